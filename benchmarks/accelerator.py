@@ -1,0 +1,248 @@
+"""Encoders and patch-all pools on whatever device JAX finds.
+
+    python -m benchmarks.accelerator --out accelerator.json [--quick] [--only TEXT]
+
+A forward pass and a training step (AdamW) of each, in float32 and bfloat16, on one
+device that holds the batch. `--quick` measures one size of each; on a CPU, where sizes
+are small in any case, it leaves out the deeper ResNets. Columns:
+
+seconds: of one step, median after warming up, each step waited for.
+tiles_per_s: tiles of the batch over seconds.
+temp_bytes, argument_bytes: what XLA sets aside for the compiled step.
+device_peak_bytes: the most the device has held since the process began, which belongs
+    to a row only if it rose there. Null where the device keeps no count.
+flops: matmuls and convolutions of the step, recomputed ones too, padding not counted.
+mfu: flops over seconds over the device's dense peak for the dtype. Float32's is TF32's
+    on NVIDIA: that is what JAX multiplies in there, unless JAX_DEFAULT_MATMUL_PRECISION
+    says otherwise. peak_from: the maker's data sheet or a large matmul in this run.
+relative_error: against float64 on the CPU, in the 2-norm, of the logits (forward) or of
+    the gradient without dropout (train), on a small batch of the same inputs.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import device, record
+from wsi_jax.methods import mil
+from wsi_jax.nets.encoder import Depth, Dtype, Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.train.flops import count_flops
+from wsi_jax.train.supervised import supervised
+from wsi_jax.types import Bag, Prediction, Task, TrainState
+
+DTYPES = ("float32", "bfloat16")
+TASK = Task(("normal", "tumor"))
+FEATURES = 1024
+
+POOLS = {
+    "mean": (mil.Mean, {}),
+    "max": (mil.Max, {}),
+    "abmil": (mil.ABMIL, {}),
+    "clam-sb": (mil.CLAM, {}),
+    "clam-mb": (mil.CLAM, {"multi_branch": True}),
+}
+
+
+class Subject(NamedTuple):
+    """Something to measure.
+
+    Attributes:
+        name: in the table.
+        px: of a tile; 0 where tiles are features already.
+        tiles: of each batch to time.
+        few: of the batch whose error is measured.
+        make: (dtype, optimiser, dropout) -> Method.
+        batch: number of tiles -> Bag, on the host.
+    """
+
+    name: str
+    px: int
+    tiles: tuple[int, ...]
+    few: int
+    make: Callable
+    batch: Callable
+
+
+def subjects(platform: str, quick: bool) -> list[Subject]:
+    """What is measured: real sizes, or sizes that a CPU finishes."""
+    depths, bags = tuple(Depth), (1_000, 10_000, 100_000)
+    sizes = ((224, 128), (256, 128))
+    if platform == "cpu":
+        depths = (Depth.resnet18,) if quick else depths
+        sizes, bags = ((64, 4), (224, 4)), (1_000, 4_000)
+    if quick:
+        sizes, bags = sizes[:1], bags[:1]
+    encoders = [encoder(depth, px, tiles) for depth in depths for px, tiles in sizes]
+    return encoders + [pool(name, *of, bags) for name, of in POOLS.items()]
+
+
+def encoder(depth: Depth, px: int, tiles: int) -> Subject:
+    """An encoder and a linear layer that classify single tiles, trained end to end."""
+
+    def make(dtype, tx, dropout):
+        del dropout
+        net = Encoder(depth=depth, norm=NormKind.frozen, dtype=Dtype(dtype)).make()
+
+        def init(key, bag):
+            del bag
+            head = {"kernel": jnp.zeros((net.dim, len(TASK.classes)))}
+            return {"encoder": net.init(key), "head": head}
+
+        def classify(params, bag):
+            features = net.apply(params["encoder"], bag.x)
+            return features @ params["head"]["kernel"].astype(features.dtype)
+
+        def loss(params, bag, key):
+            del key
+            logits = classify(params, bag)
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, bag.label
+            ), {}
+
+        def predict(params, bag, key):
+            del key
+            return Prediction(classify(params, bag), bag.mask, {})
+
+        return supervised(init, loss, predict, tx)
+
+    def batch(n):
+        x = np.random.default_rng(0).integers(0, 256, (n, px, px, 3), np.uint8)
+        return Bag(x, np.ones((n, 1)), np.arange(n) % 2, np.ones(n, np.float32))
+
+    return Subject(depth.name, px, (tiles,), 2, make, batch)
+
+
+def pool(name: str, kind: Callable, options: dict, bags: tuple[int, ...]) -> Subject:
+    """A patch-all pool on one bag of float16 features."""
+
+    def make(dtype, tx, dropout):
+        options_now = options if dropout else options | {"dropout": 0.0}
+        config = kind(**options_now, dtype=mil.Dtype(dtype))
+        return config.stages(TASK, tx)[0].method
+
+    def batch(n):
+        x = np.random.default_rng(0).normal(size=(1, n, FEATURES)).astype(np.float16)
+        return Bag(x, np.ones((1, n), bool), np.ones(1, int), np.ones(1, np.float32))
+
+    return Subject(name, 0, bags, bags[0], make, batch)
+
+
+def measure(
+    subject: Subject, steps: int, peaks: dict, peak_from: str
+) -> Iterator[dict]:
+    """Rows of one subject, as they come."""
+    key = jax.random.key(0)
+    params = draw(subject)
+    exact = answer(subject, params, "float64")
+    errors = {
+        dtype: [
+            relative_error(*both)
+            for both in zip(answer(subject, params, dtype), exact, strict=True)
+        ]
+        for dtype in DTYPES
+    }
+    tx = optax.adamw(1e-4)
+    for tiles in subject.tiles:
+        bag = jax.device_put(subject.batch(tiles))
+        for dtype in DTYPES:
+            method = subject.make(dtype, tx, True)
+
+            def forward(state, bag, method=method):
+                return state, method.predict(state.params, bag, state.key).logits
+
+            passes = {"forward": forward, "train": method.step}
+            for (which, step), error in zip(passes.items(), errors[dtype], strict=True):
+                state = TrainState(jnp.int32(0), params, tx.init(params), key)
+                state = jax.tree.map(jnp.array, state)
+                flops = count_flops(step, state, bag)
+                head = {"subject": subject.name, "px": subject.px, "tiles": tiles}
+                row = head | {"dtype": dtype, "pass": which}
+                try:
+                    row |= device.timed(step, state, bag, steps)
+                except jax.errors.JaxRuntimeError as failure:
+                    if "RESOURCE_EXHAUSTED" not in str(failure):
+                        raise
+                    yield row | {"failed": "out of memory"}
+                    continue
+                yield row | {
+                    "tiles_per_s": tiles / row["seconds"],
+                    "flops": flops,
+                    "mfu": flops / row["seconds"] / peaks[dtype],
+                    "peak_from": peak_from,
+                    "relative_error": error,
+                }
+
+
+def draw(subject: Subject):
+    """Random parameters, without compiling an initialiser for every shape."""
+    init, rng = subject.make("float32", KEEP, True).init, np.random.default_rng(0)
+    like = jax.eval_shape(init, jax.random.key(0), subject.batch(subject.few)).params
+
+    def fill(path, leaf):
+        if len(leaf.shape) > 1:
+            size = math.prod(leaf.shape[:-1]) ** -0.5
+            return rng.normal(0, size, leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, like)
+
+
+# An "optimiser" whose state is the last gradient.
+KEEP = optax.GradientTransformation(
+    lambda params: params, lambda grads, state, params: (grads, grads)
+)
+
+
+def answer(subject: Subject, params, dtype: str) -> tuple:
+    """Logits of a small batch, and the gradient of its loss without dropout."""
+    with contextlib.ExitStack() as stack:
+        if dtype == "float64":
+            stack.enter_context(jax.enable_x64(True))
+            stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+            params = jax.tree.map(np.float64, params)
+        method, bag = subject.make(dtype, KEEP, False), subject.batch(subject.few)
+
+        def both(state, bag):
+            logits = method.predict(state.params, bag, state.key).logits
+            return logits, method.step(state, bag)[0].opt
+
+        state = TrainState(jnp.int32(0), params, params, jax.random.key(1))
+        return jax.device_get(jax.jit(both)(state, bag))
+
+
+def relative_error(tree, exact) -> float:
+    """|tree - exact| / |exact|, over all leaves at once."""
+    flat, exact = (
+        np.concatenate(
+            [np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(t)]
+        )
+        for t in (tree, exact)
+    )
+    return float(np.linalg.norm(flat - exact) / np.linalg.norm(exact))
+
+
+def main() -> None:
+    parser = record.arguments(__doc__)
+    parser.add_argument("--only", default="", help="subjects whose name contains this")
+    args = parser.parse_args()
+    peaks, peak_from = device.peaks()
+    rows = []
+    for subject in subjects(jax.devices()[0].platform, args.quick):
+        if args.only not in subject.name:
+            continue
+        for row in measure(subject, 3 if args.quick else 10, peaks, peak_from):
+            rows.append(row)
+            # What is measured stays, whatever stops the rest.
+            record.write(args.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()

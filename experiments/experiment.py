@@ -1,0 +1,149 @@
+"""What an experiment is made of, and the folder that remembers it."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from wsi_jax import configs
+from wsi_jax.data.bags import Loading
+from wsi_jax.data.cohort import Cohort, CohortError, read_manifest
+from wsi_jax.data.splits import Split, assign_folds, assign_splits
+from wsi_jax.data.tiles import Reading
+from wsi_jax.methods.mil import ABMIL, Pool
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.provenance import provenance
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.tissue import Tissue
+from wsi_jax.survey import Tiling
+from wsi_jax.train.loop import Train
+
+# What may differ between two commands that are still the same run.
+FREE = ("run_dir", "reading", "max_refused", "heatmaps")
+
+
+class RunError(ValueError):
+    """A run that cannot go on as asked; the message names the flag or the file."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Manifest:
+    """Slides and labels from a CSV.
+
+    Attributes:
+        manifest: the CSV: path, label, and if you like slide_id, patient_id, split,
+            mpp, site, mask_path, annotation_path.
+        classes: labels in the order wanted, of two the positive one last; () sorts.
+        mpp: of level 0 of every slide for which the manifest has none.
+        split: shares of the splits that the manifest leaves open.
+        folds: of a cross-validation over all slides that are not "test"; 0 for none.
+    """
+
+    manifest: str = ""
+    classes: tuple[str, ...] = ()
+    mpp: float | None = None
+    split: Split = dataclasses.field(default_factory=Split)
+    folds: int = 0
+
+    def cohort(self) -> Cohort:
+        """The slides, every one with its split or its fold."""
+        if not self.manifest:
+            raise CohortError("no cohort; add --config.data.manifest=my_slides.csv")
+        # The command line makes numbers of (0,1) and one name of normal,tumor.
+        classes = tuple(map(str, self.classes))
+        if len(classes) == 1:
+            classes = tuple(name.strip() for name in classes[0].split(","))
+        cohort = with_mpp(read_manifest(self.manifest, classes), self.mpp)
+        if self.folds:
+            return assign_folds(cohort, self.folds, self.split.seed)
+        return assign_splits(cohort, self.split)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """Everything that decides a run. A method is exchanged in the config file.
+
+    Attributes:
+        run_dir: folder of the run; "" for runs/<name of the config file>.
+        features: folder of feature files, for runs to share; "" for the run's own.
+        data: the cohort.
+        grid: tiles, in um/px and pixels.
+        tissue: how it is told from background.
+        encoder: of each tile; frozen.
+        method: what is trained on slide labels.
+        train: for how long.
+        reading: threads that read tiles.
+        loading: of features as bags.
+        encode_batch: tiles encoded at a time.
+        max_refused: share of slides that may be refused before the run stops.
+        heatmaps: test slides whose attention is drawn.
+    """
+
+    run_dir: str = ""
+    features: str = ""
+    data: Any = dataclasses.field(default_factory=Manifest)
+    grid: Grid = dataclasses.field(default_factory=Grid)
+    tissue: Tissue = dataclasses.field(default_factory=Tissue)
+    encoder: Encoder = dataclasses.field(default_factory=Encoder)
+    method: Pool = dataclasses.field(default_factory=ABMIL)
+    train: Train = dataclasses.field(default_factory=Train)
+    reading: Reading = dataclasses.field(default_factory=Reading)
+    loading: Loading = dataclasses.field(default_factory=Loading)
+    encode_batch: int = 64
+    max_refused: float = 0.1
+    heatmaps: int = 12
+
+    def validate(self) -> None:
+        """Refuses weights that are not there."""
+        weights = self.encoder.weights
+        if weights and not pathlib.Path(weights).is_file():
+            raise RunError(f"--config.encoder.weights={weights}: no such file")
+
+    def tiling(self) -> Tiling:
+        """Grid, tissue and encoder."""
+        return Tiling(grid=self.grid, tissue=self.tissue, encoder=self.encoder)
+
+
+def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
+    """The cohort with `mpp` for the slides that have none in the manifest."""
+    given = lambda row: row if row.mpp else dataclasses.replace(row, mpp=mpp)
+    return cohort._replace(rows=tuple(map(given, cohort.rows)))
+
+
+def check_claim(folder: pathlib.Path, config: Experiment) -> None:
+    """Checks that a folder holds no run, or one of this very config.
+
+    Raises:
+        RunError: listing the fields that differ.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text())["config"]
+    fixed = lambda tree: {k: v for k, v in tree.items() if k not in FREE}
+    changed = configs.differences(fixed(before), fixed(configs.to_plain(config)))
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        hint = ""
+        if "features" in before:
+            features = before["features"] or folder / "features"
+            hint = f" (features are shared by --config.features={features})"
+        raise RunError(
+            f"{folder} holds a run of another config:\n{listed}\n"
+            f"change it back, or name a new folder with --config.run_dir{hint}"
+        )
+
+
+def claim(folder: pathlib.Path, config: Experiment) -> None:
+    """Makes the run's folder, unless it is made, with the config in it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        write_json(path, {"config": configs.to_plain(config)} | provenance())
+
+
+def write_json(path: pathlib.Path, tree: Any) -> None:
+    """Writes JSON under a temporary name, then renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f".{path.name}")
+    whole.write_text(json.dumps(tree, indent=1) + "\n")
+    whole.replace(path)

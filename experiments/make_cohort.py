@@ -1,0 +1,262 @@
+"""Makes a practice cohort: slides as CAMELYON16 lays them out, with a known truth.
+
+    python -m experiments.make_cohort --config experiments/configs/practice.py \
+        --config.preset=fine_only --config.out=cohorts/fine_only
+
+Run again, it goes on where it stopped. `experiments.certify` then proves where the
+signal is.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import enum
+import json
+import os
+import pathlib
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+from PIL import Image
+from skimage import measure
+
+from wsi_jax.data.cohort import COLUMNS, read_manifest
+from wsi_jax.data.lint import format_counts, lint
+from wsi_jax.slides import synthetic
+from wsi_jax.slides.annotations import Polygon, write_asap
+from wsi_jax.slides.pyramid import rescale, write_pyramid
+from wsi_jax.slides.sources import Folder, Textures, TileSource
+
+MACRO_UM = 2000
+FOLDS = 5
+SPOTS = {synthetic.LESION: "lesion", synthetic.SHAM: "sham", synthetic.TISSUE: "pair"}
+
+
+@dataclasses.dataclass(kw_only=True)
+class MakeCohort(synthetic.Practice):
+    """A practice cohort on disk.
+
+    Attributes:
+        out: folder to write, made when absent.
+        tiles: folder of real tiles with an index.csv; "" for drawn textures.
+        kinds: classes of that index.csv, the normal tissue first.
+        mpp: micrometres per pixel of the tiles. LC25000 has about 1.
+        styles: of each kind of drawn texture, over all parts of an experiment. So many
+            that hardly two slides share one: where slides share texture they are not
+            independent, and intervals come out too narrow. Fewer are quicker to draw.
+        workers: slides drawn at once; 0 for one per processor.
+    """
+
+    out: str = ""
+    tiles: str = ""
+    kinds: tuple[str, ...] = ("colon_n", "colon_aca")
+    mpp: float = 1.0
+    styles: int = 4000
+    workers: int = 0
+
+
+class MakeCohortError(ValueError):
+    """A cohort that cannot be made as asked; the message names the flag."""
+
+
+def main(argv):
+    del argv
+    try:
+        make_cohort(flags.FLAGS.config)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+
+
+def make_cohort(config: MakeCohort) -> pathlib.Path:
+    """Makes what is missing of a cohort.
+
+    Returns:
+        The path of its manifest, `slides.csv`.
+
+    Raises:
+        MakeCohortError: no folder named, or it holds another cohort.
+    """
+    if not config.out:
+        raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
+    out = pathlib.Path(config.out)
+    source = make_source(config)
+    names = synthetic.labels(source.kinds, config.preset)
+    slides = synthetic.plan(config, names)
+    _claim(out, config)
+    workers = config.workers or os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(_make, slide, config, source, names) for slide in slides]
+        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+            job.result()
+            if done % 20 == 0 or done == len(jobs):
+                logging.info("%d of %d slides", done, len(jobs))
+    _write_reference(out, slides, names)
+    manifest = _write_manifest(out, slides, names)
+    counts = format_counts(lint(read_manifest(manifest, names)))
+    logging.info("%s\n%s", manifest, counts)
+    return manifest
+
+
+def make_source(config: MakeCohort) -> TileSource:
+    """The tiles that a cohort is made of."""
+    if not config.tiles:
+        return Textures(config.mpp, config.styles)
+    law = synthetic.LAWS[config.preset]
+    if len(config.kinds) < law.n_classes:
+        raise MakeCohortError(
+            f"preset {config.preset.value} needs {law.n_classes} kinds of tiles, "
+            f"--config.kinds has {config.kinds}"
+        )
+    return Folder(config.tiles, config.kinds, config.mpp)
+
+
+def slide_path(slide: synthetic.Planned, names: tuple[str, ...]) -> str:
+    """Where a slide lies in the cohort's folder."""
+    if slide.split == "test":
+        return f"testing/images/{slide.slide_id}.tif"
+    return f"training/{names[slide.label]}/{slide.slide_id}.tif"
+
+
+def outlines(mask, scale: float) -> list[Polygon]:
+    """ASAP polygons around the cells of a mask, `scale` level-0 pixels to a cell."""
+    fine = 4  # contours cut corners: of quarter cells, then, not of cells
+    big = np.pad(mask.repeat(fine, 0).repeat(fine, 1), 1).astype(np.uint8)
+    polygons = []
+    for contour in measure.find_contours(big, 0.5):
+        contour = measure.approximate_polygon(contour, 0.01)[:-1]
+        # Contours wind one way around high values and the other way around holes.
+        y, x = contour.T
+        hole = np.dot(y, np.roll(x, 1)) < np.dot(x, np.roll(y, 1))
+        group = "_2" if hole else "_0"
+        vertices = (contour - 0.5) / fine * scale
+        polygons.append(Polygon(f"Annotation {len(polygons)}", group, vertices))
+    return polygons
+
+
+def _claim(out, config):
+    """Writes cohort.json, or checks that the folder holds this very cohort."""
+    resolved = _plain(dataclasses.asdict(config))
+    for name in ("out", "workers"):
+        del resolved[name]
+    path = out / "cohort.json"
+    if path.is_file():
+        before = json.loads(path.read_text())["config"]
+        differing = sorted(k for k in resolved if before.get(k) != resolved[k])
+        if differing:
+            name = differing[0]
+            raise MakeCohortError(
+                f"{out} holds a cohort with {name}={before.get(name)!r}, asked for is "
+                f"{resolved[name]!r}; name another folder with --config.out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(path, json.dumps({"config": resolved}, indent=2) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _make(slide, config, source, names):
+    """Writes one slide and its truth, the slide last: where it is, all is."""
+    out = pathlib.Path(config.out)
+    path = out / slide_path(slide, names)
+    if path.is_file():
+        return
+    drawn = synthetic.draw_slide(slide, config, source)
+    cell_um = synthetic.CELL_PX * source.mpp
+    cell_px0 = cell_um / drawn.mpp
+    mask = out / "masks" / f"{slide.slide_id}_mask.png"
+    mask.parent.mkdir(exist_ok=True)
+    partial = mask.with_name(f".{mask.name}.part")
+    Image.fromarray(drawn.truth).save(partial, "png")
+    os.replace(partial, mask)
+    lesion = drawn.truth == synthetic.LESION
+    polygons = outlines(lesion, cell_px0)
+    if slide.label:
+        folder = out / path.relative_to(out).parts[0] / "lesion_annotations"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_asap(folder / f"{slide.slide_id}.xml", polygons)
+    scale = source.mpp / drawn.mpp
+    truth = {
+        "mpp": drawn.mpp,
+        "quality": drawn.quality,
+        "clusters": drawn.clusters,
+        "tissue_um2": float((drawn.truth != synthetic.GLASS).sum() * cell_um**2),
+        "lesion_um2": float(lesion.sum() * cell_um**2),
+        "longest_um": _longest(lesion) * cell_um,
+        "spots": [
+            {"y": y * scale, "x": x * scale, "what": SPOTS[value]}
+            for y, x, value in drawn.spots
+        ],
+    }
+    _write_text(_truth_path(out, slide), json.dumps(truth, indent=1) + "\n")
+    image = rescale(drawn.image, source.mpp, drawn.mpp)
+    write_pyramid(path, image, drawn.mpp, drawn.quality)
+
+
+def _longest(mask):
+    regions = measure.regionprops(measure.label(mask))
+    return max((float(r.axis_major_length) for r in regions), default=0.0)
+
+
+def _truth_path(out, slide):
+    return out / "truth" / f"{slide.slide_id}.json"
+
+
+def _write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _write_reference(out, slides, names):
+    lines = []
+    for slide in slides:
+        if slide.split != "test":
+            continue
+        longest = json.loads(_truth_path(out, slide).read_text())["longest_um"]
+        size = "Macro" if longest >= MACRO_UM else "Micro" if longest else "None"
+        name = names[slide.label]
+        lines.append(f"{slide.slide_id},{name.capitalize()},practice,{size}\n")
+    _write_text(out / "testing" / "reference.csv", "".join(lines))
+
+
+def _write_manifest(out, slides, names):
+    extra = ("lesion_um2", "tissue_um2")
+    path = out / "slides.csv"
+    partial = path.with_name(f".{path.name}.part")
+    with open(partial, "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, (*COLUMNS, *extra), lineterminator="\n")
+        writer.writeheader()
+        for slide in slides:
+            truth = json.loads(_truth_path(out, slide).read_text())
+            where = slide_path(slide, names)
+            xml = f"{where.split('/')[0]}/lesion_annotations/{slide.slide_id}.xml"
+            row = {
+                "slide_id": slide.slide_id,
+                "path": where,
+                "label": names[slide.label],
+                "patient_id": f"patient_{slide.number + 1:03}",
+                "split": slide.split,
+                "mpp": repr(truth["mpp"]),
+                "site": slide.site,
+                "mask_path": f"masks/{slide.slide_id}_mask.png",
+                "annotation_path": xml if slide.label else "",
+                "fold": "" if slide.split == "test" else str(slide.number % FOLDS),
+                "cluster": ";".join(truth["clusters"]),
+            }
+            writer.writerow(row | {name: f"{truth[name]:.0f}" for name in extra})
+    os.replace(partial, path)
+    return path
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", help_string="a file with get_config()")
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,269 @@
+"""Labelled tiles in, an encoder of tiles out, as weights that say what made them.
+
+    python -m experiments.pretrain_tiles \
+        --config experiments/configs/pretrain/lc25000.py --config.tiles=FOLDER
+
+The folder of the run gets `encoder.safetensors`, for `--config.encoder.weights` of the
+other experiments. Its header names the clusters that it has learnt from, and a cohort
+with one of them among its test slides is refused. The same command resumes.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from experiments import commandline
+from experiments.cohort import device_bytes, explain, write_csv
+from experiments.experiment import RunError, check_claim, claim, write_json
+from experiments.progress import progress
+from experiments.tile_comparison import baseline, compare, name_of, only
+from experiments.training import class_weights, fit_stage, validation_metrics
+from wsi_jax import configs
+from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
+from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
+from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles, training_tiles
+from wsi_jax.evals.cost import Meter
+from wsi_jax.methods.tile_classifier import TileClassifier
+from wsi_jax.nets import pretrained
+from wsi_jax.nets.origin import Origin, to_metadata
+from wsi_jax.provenance import provenance
+from wsi_jax.report import tables
+from wsi_jax.train.compile import compile_method, make_mesh, split
+from wsi_jax.train.loop import Train
+from wsi_jax.types import Task
+
+WEIGHTS = "encoder.safetensors"
+SHOWN = {
+    "accuracy": "encoder",
+    "baseline_accuracy": "colours and gradients",
+    "difference": "difference",
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pretrain:
+    """What decides an encoder, but for its tiles.
+
+    Attributes:
+        run_dir: folder of the run; "" for runs/<name of the config file>.
+        mpp: at which tiles are seen; the encoder is for grids of this `mpp`.
+        groups: classes that are told apart among themselves when the test tiles are
+            judged; () for one group of all classes. The encoder learns all at once.
+        method: encoder and augmentation.
+        train: for how long.
+    """
+
+    run_dir: str = ""
+    mpp: float = 1.0
+    groups: tuple[tuple[str, ...], ...] = ()
+    method: TileClassifier = dataclasses.field(default_factory=TileClassifier)
+    train: Train = dataclasses.field(default_factory=Train)
+
+    def validate(self) -> None:
+        """Refuses weights that are not there."""
+        weights = self.method.encoder.weights
+        if weights and not pathlib.Path(weights).is_file():
+            raise RunError(f"--config.method.encoder.weights={weights}: no such file")
+
+
+@dataclasses.dataclass(kw_only=True)
+class PretrainFolder(Pretrain):
+    """Of a folder of tiles with an index.csv: file, class, cluster.
+
+    Attributes:
+        tiles: the folder.
+        part: of its clusters. Encoders for practice cohorts keep to the default.
+        classes: in the order wanted, others left out; () takes all.
+        tile_mpp: micrometres per pixel of the tiles. LC25000 has about 1.
+        val: share of the clusters that validate.
+        val_seed: of their draw.
+    """
+
+    tiles: str = ""
+    part: Part = Part.encoder
+    classes: tuple[str, ...] = ()
+    tile_mpp: float = 1.0
+    val: float = 0.15
+    val_seed: int = 0
+
+    def sets(self) -> TileSets:
+        """The tiles, parted by cluster."""
+        if not self.tiles:
+            raise RunError("no tiles; add --config.tiles=FOLDER with an index.csv")
+        index = index_tiles(
+            self.tiles,
+            part=self.part,
+            classes=self.classes,
+            val=self.val,
+            seed=self.val_seed,
+            seen=self.method.encoder.seen(),
+        )
+        return load_tiles(index, tile_mpp=self.tile_mpp, mpp=self.mpp)
+
+
+@dataclasses.dataclass(kw_only=True)
+class PretrainPatchCamelyon(Pretrain):
+    """Of PatchCamelyon, as TensorFlow Datasets prepares it.
+
+    Attributes:
+        data_dir: of TensorFlow Datasets; "" for its own choice.
+        most: tiles of each split; None for all, which take 9 GB of memory.
+    """
+
+    mpp: float = MPP
+    data_dir: str = ""
+    most: int | None = None
+
+    def sets(self) -> TileSets:
+        """The tiles in PatchCamelyon's own splits."""
+        return load_patch_camelyon(self.data_dir or None, mpp=self.mpp, most=self.most)
+
+
+def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
+    """Does what is left of a pre-training.
+
+    Returns:
+        The path of its weights.
+
+    Raises:
+        ValueError: anything wrong with config or tiles, before training.
+    """
+    configs.validate(config)
+    check_claim(folder, config)
+    path = folder / WEIGHTS
+    if (folder / "metrics.json").is_file():
+        return path
+    mesh = make_mesh()
+    if config.train.batch < 1 or config.train.batch % mesh.size:
+        raise RunError(
+            f"--config.train.batch={config.train.batch} does not divide among "
+            f"{mesh.size} devices; make it a multiple of them"
+        )
+    sets = config.sets()
+    groups = config.groups or (sets.classes,)
+    check_groups(groups, sets.classes)
+    claim(folder, config)
+
+    account = folder / "cost.json"
+    earlier = json.loads(account.read_text()) if account.is_file() else None
+    meter = Meter(device_bytes=device_bytes, earlier=earlier)
+    plan = config.train
+    tx = plan.optimiser.make(plan.steps)
+    (stage,) = config.method.stages(Task(sets.classes), tx)
+    method = compile_method(stage.method, mesh)
+    weights = class_weights(sets.train.label, len(sets.classes))
+    judge = lambda params, tiles: probabilities(method, params, tiles, mesh, plan.batch)
+    with progress("training", plan.steps) as advance:
+        params = fit_stage(
+            plan,
+            method,
+            lambda start: training_tiles(
+                sets.train,
+                weights if plan.class_weights else None,
+                seed=plan.seed,
+                batch_size=plan.batch,
+                balanced=plan.balanced,
+                start=start,
+            ),
+            lambda params: validation_metrics(sets.val.label, judge(params, sets.val)),
+            folder / stage.name,
+            mesh,
+            meter,
+            advance,
+        )
+    save_encoder(path, params, config, sets)
+    p = judge(params, sets.test)
+    meter.add(tiles=len(p))
+    write_json(account, meter.as_dict())
+    write_predictions(folder / "predictions.csv", sets, p)
+    metrics = evaluate(sets, p, groups, plan.seed)
+    write_json(folder / "metrics.json", metrics)
+    return path
+
+
+def evaluate(sets: TileSets, p: np.ndarray, groups, seed: int) -> dict[str, float]:
+    """Each group's accuracy on the test tiles beside that of the baseline."""
+    metrics = {}
+    for group in groups:
+        index = [sets.classes.index(name) for name in group]
+        mine = np.isin(sets.test.label, index)
+        part = only(sets, group)
+        found = compare(part.test, p[mine][:, index], baseline(part), seed)
+        metrics |= {f"test.{name_of(group)}.{k}": v for k, v in found.items()}
+    return metrics
+
+
+def save_encoder(path: pathlib.Path, params, config: Pretrain, sets: TileSets) -> None:
+    """Writes encoder and classifier, and what made them."""
+    encoder = config.method.encoder
+    made = {"config": configs.to_plain(config)} | provenance()
+    seen = tuple(sorted({*sets.seen, *encoder.seen()}))
+    origin = Origin(encoder.describe(), sets.classes, seen, made)
+    net = jax.device_get(params["encoder"]["params"] | {"fc": params["fc"]})
+    pretrained.save(path, net, to_metadata(origin))
+
+
+def probabilities(method, params, tiles: Tiles, mesh, batch: int) -> np.ndarray:
+    """Of each class for each tile [n c]."""
+    key, found = jax.random.key(0), []
+    for bag in evaluation_tiles(tiles, batch_size=batch):
+        said = method.predict(params, split(bag, mesh), key)
+        found.append(np.asarray(jax.nn.softmax(said.logits), np.float64))
+    return np.concatenate(found)[: len(tiles.label)]
+
+
+def check_groups(groups, classes: tuple[str, ...]) -> None:
+    """Every group has two classes or more, and there are tiles of each."""
+    for group in groups:
+        unknown = sorted(set(group) - set(classes))
+        if unknown or len(set(group)) < 2:
+            raise RunError(
+                f"--config.groups has {group}: a group is two or more of {classes}"
+            )
+
+
+def write_predictions(path: pathlib.Path, sets: TileSets, p: np.ndarray) -> None:
+    """One line a test tile: what it is, what it is called, each class's probability."""
+    tiles, classes = sets.test, sets.classes
+    lines = []
+    for i, name in enumerate(tiles.name):
+        who = {"file": name, "cluster": tiles.cluster[i]}
+        said = {"label": classes[tiles.label[i]], "prediction": classes[p[i].argmax()]}
+        each = {f"p_{c}": f"{v:.6f}" for c, v in zip(classes, p[i], strict=True)}
+        lines.append(who | said | each)
+    write_csv(path, lines)
+
+
+def text(metrics: dict[str, float]) -> str:
+    """The groups' accuracies in a few lines of plain text."""
+    lines = ["accuracy on test tiles, 95 % intervals by cluster"]
+    for group in [name.removesuffix(".n") for name in metrics if name.endswith(".n")]:
+        of = {name: tables.interval(metrics, f"{group}.{name}") for name in SHOWN}
+        lines.append(f"  {group.removeprefix('test.')}")
+        lines += [f"    {SHOWN[name]:<22} {value}" for name, value in of.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv) -> None:
+    """Runs the config on the command line; an error of the user's is one message."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    config, file = flags.FLAGS.config, flags.FLAGS["config"].config_filename
+    folder = pathlib.Path(
+        config.run_dir or pathlib.Path("runs") / pathlib.Path(file).stem
+    )
+    config = dataclasses.replace(config, run_dir="")
+    try:
+        weights = run(config, folder)
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise SystemExit(explain(error, folder)) from error
+    print(text(json.loads((folder / "metrics.json").read_text())))
+    print(f"weights: {weights}")
+
+
+if __name__ == "__main__":
+    commandline.launch(main)

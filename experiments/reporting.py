@@ -1,0 +1,255 @@
+"""From verdicts to what someone looks at: curves, heatmaps, a page, a short text."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.experiment import Experiment
+from experiments.training import Predicted, coordinates
+from wsi_jax.configs import flatten
+from wsi_jax.data.cohort import Cohort
+from wsi_jax.evals.bootstrap import roc_band
+from wsi_jax.evals.calibration import calibration, confidence
+from wsi_jax.evals.ranking import roc_points
+from wsi_jax.evals.summary import REPLICATES
+from wsi_jax.report import curves, tables
+from wsi_jax.report.figure import save_png, svg
+from wsi_jax.report.heatmap import heatmap
+from wsi_jax.report.page import Report, headline, write_page
+from wsi_jax.report.parts import Drawing, Verdict
+from wsi_jax.report.tiles import top_tiles
+from wsi_jax.slides.regions import read_annotations
+from wsi_jax.slides.slide import open_slide
+from wsi_jax.train.log import read_metrics
+
+OVERVIEW_PX = 1000  # longer side of a heatmap's overview
+TOP_TILES = 8
+NAMES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "f1": "F1"}
+
+
+def write(
+    folder: pathlib.Path,
+    config: Experiment,
+    cohort: Cohort,
+    slides: Sequence[dict],
+    verdicts: Sequence[Predicted],
+    metrics: dict[str, float],
+    cost: dict,
+    progress,
+) -> None:
+    """Writes metrics.txt, roc.png, heatmaps/ and, last of all, report.html."""
+    summary = {name.removeprefix("test."): v for name, v in metrics.items()}
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "metrics.txt").write_text(text(summary, len(verdicts)))
+    shown = interesting(verdicts, cohort)[: config.heatmaps]
+    pictures = {}
+    with progress("heatmaps", len(shown)) as advance:
+        for one in shown:
+            pictures[one.row.slide_id] = draw(folder / "heatmaps", config, cohort, one)
+            advance(1)
+    report = Report(
+        title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
+        subtitle=(
+            f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px, "
+            f"{config.encoder.depth.name} features, trained on slide labels."
+        ),
+        metrics=headline(summary, NAMES),
+        n_slides=len(verdicts),
+        n_patients=int(summary["n_patients"]),
+        results=results(summary),
+        cohort=tables.counts(
+            [{"split": r.split, "site": r.site, "label": r.label} for r in cohort.rows],
+            ("split", "site"),
+            cohort.classes,
+        ),
+        cost=tables.cost(cost),
+        drawings=drawings(folder, cohort, verdicts, summary),
+        verdicts=tuple(
+            Verdict(
+                slide_id=one.row.slide_id,
+                label=one.row.label,
+                predicted=cohort.classes[one.called],
+                probability=float(one.probabilities[one.called]),
+                images=pictures.get(one.row.slide_id, ()),
+            )
+            for one in verdicts
+        ),
+        refused={
+            s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"
+        },
+        config={k: str(v) for k, v in flatten(record["config"]).items()},
+        versions=record["versions"] | {k: str(v) for k, v in record["machine"].items()},
+        commit=record["commit"],
+        date=record["date"][:10],
+        limits=limits(config),
+    )
+    write_page(folder / "report.html", report)
+
+
+def text(summary: dict[str, float], n: int) -> str:
+    """The headline in a few lines of plain text."""
+    lines = [f"test, {n} slides, 95 % intervals"]
+    lines += [f"  {NAMES[m]:<18} {tables.interval(summary, m)}" for m in NAMES]
+    return "\n".join(lines) + "\n"
+
+
+def interesting(verdicts: Sequence[Predicted], cohort: Cohort) -> list[Predicted]:
+    """Wrong verdicts first, then the surest of each class in turn."""
+    wrong = [v for v in verdicts if cohort.classes[v.called] != v.row.label]
+    right = [v for v in verdicts if cohort.classes[v.called] == v.row.label]
+    sure = lambda v: -v.probabilities[v.called]
+    turns = []
+    for c in reversed(range(len(cohort.classes))):
+        mine = sorted((v for v in right if v.called == c), key=sure)
+        turns += [(place, -c, v) for place, v in enumerate(mine)]
+    return sorted(wrong, key=sure) + [v for *_, v in sorted(turns, key=lambda t: t[:2])]
+
+
+def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
+    """The heatmap of one slide and its most attended tiles."""
+    folder.mkdir(exist_ok=True)
+    yx, grid = coordinates(one), config.grid
+    called = cohort.classes[one.called]
+    paths = (
+        folder / f"{one.row.slide_id}.png",
+        folder / f"{one.row.slide_id}_top.png",
+    )
+    outlined = one.row.annotation_path
+    lesions = read_annotations(outlined) if outlined else ()
+    with open_slide(one.row.path, one.row.mpp) as slide:
+        scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
+        heatmap(
+            slide.overview(slide.mpp * scale),
+            one.attention,
+            yx,
+            grid.size_px * grid.mpp / slide.mpp,
+            scale,
+            paths[0],
+            title=f"{one.row.slide_id}: {one.row.label}, called {called}",
+            mpp_level0=slide.mpp,
+            label="attention",
+            lesions=[polygon.vertices for polygon in lesions],
+        )
+        best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
+        corners = yx[best] * slide.mpp / grid.mpp
+        tiles = [slide.read(at, grid.size_px, grid.mpp) for at in corners]
+    top_tiles(
+        np.stack(tiles),
+        one.attention[best],
+        paths[1],
+        title=one.row.slide_id,
+        mpp=grid.mpp,
+    )
+    return paths
+
+
+def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
+    """By slide and patient, by class, by site."""
+    recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
+    found = [
+        tables.levels(summary, NAMES),
+        tables.breakdown(summary, "per_class.", "Each class against the rest", recall),
+    ]
+    if any(name.startswith("site.") for name in summary):
+        found.append(tables.breakdown(summary, "site.", "By site", NAMES))
+    return tuple(found)
+
+
+def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
+    """ROC (also as roc.png), calibration, confusion, training."""
+    labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
+    p = np.stack([v.probabilities for v in verdicts])
+    patients = np.array([v.row.patient_id for v in verdicts])
+    ranked = [1] if len(cohort.classes) == 2 else range(len(cohort.classes))
+    lines = [_roc(labels == c, p[:, c], patients, cohort, c, summary) for c in ranked]
+    at = (
+        (1 - summary["specificity"], summary["sensitivity"])
+        if len(lines) == 1
+        else None
+    )
+    roc = curves.roc(lines, at)
+    save_png(roc, folder / "roc.png")
+    several = len(cohort.classes) > 2
+    claim = "largest probability" if several else f"probability of {cohort.classes[1]}"
+    matrix = np.array(
+        [
+            [int(summary[f"confusion.{label}.{said}"]) for said in cohort.classes]
+            for label in cohort.classes
+        ]
+    )
+    drawn = [
+        Drawing(
+            title="ROC",
+            svg=svg(roc),
+            alt="; ".join(f"{c.name}: AUC {c.auc:.3f}" for c in lines),
+            caption="Test slides; band: pointwise 95 % of patients resampled.",
+        ),
+        Drawing(
+            title="Calibration",
+            svg=svg(curves.calibration(*calibration(*confidence(labels, p)), claim)),
+            alt=f"calibration error {summary['calibration_error']:.3f}",
+            caption="Numbers: slides in the bin.",
+        ),
+        Drawing(
+            title="Confusion",
+            svg=svg(curves.confusion(matrix, cohort.classes)),
+            alt=f"confusion matrix {matrix.tolist()} of {', '.join(cohort.classes)}",
+            caption="Rows: labels; columns: verdicts.",
+        ),
+    ]
+    logs = sorted(folder.glob("**/metrics.jsonl"))
+    if logs:
+        drawn.append(_training(logs[-1]))
+    return tuple(drawn)
+
+
+def limits(config: Experiment) -> tuple[str, ...]:
+    """What a reader of this run must know besides."""
+    said = []
+    if not config.encoder.weights:
+        said.append(
+            "The encoder is random: its features know colour and texture, not tissue. "
+            "Weights trained on histology (--config.encoder.weights) do better."
+        )
+    if getattr(config.data, "practice", None):
+        said.append(
+            "The slides are drawn, not scanned, and their lesions are plain to see: "
+            "this run shows that the parts work together and is no evidence of more."
+        )
+    return tuple(said)
+
+
+def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
+    name = cohort.classes[c]
+    fpr, tpr = roc_points(positive, scores)
+    grid = np.linspace(0, 1, 101)
+    lo, hi = roc_band(positive, scores, patients, grid, seed=0, replicates=REPLICATES)
+    prefix = f"per_class.{name}." if len(cohort.classes) > 2 else ""
+    auc, auc_lo, auc_hi = (summary[f"{prefix}auc{end}"] for end in ("", "_lo", "_hi"))
+    return curves.Roc(
+        name=name, fpr=fpr, tpr=tpr, auc=auc, lo=auc_lo, hi=auc_hi, grid=grid,
+        tpr_lo=lo, tpr_hi=hi,
+    )  # fmt: skip
+
+
+def _training(log: pathlib.Path) -> Drawing:
+    lines = read_metrics(log)
+
+    def line(name):
+        points = [(one["step"], one[name]) for one in lines if name in one]
+        return tuple(np.array(points).T)
+
+    known = {name for one in lines for name in one}
+    losses = {"training": "train.loss", "validation": "val.log_loss"}
+    scores = {"validation AUC": "val.auc", "training accuracy": "train.accuracy"}
+    pick = lambda wanted: {n: line(m) for n, m in wanted.items() if m in known}
+    figure = curves.training(pick(losses), pick(scores))
+    return Drawing(
+        title="Training",
+        svg=svg(figure),
+        alt=f"loss and scores over {lines[-1]['step']} steps",
+        caption="The step that validation liked best was kept.",
+        wide=True,
+    )

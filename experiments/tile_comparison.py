@@ -1,0 +1,124 @@
+"""An encoder's verdicts on tiles against what colours and gradients alone can say."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn import linear_model, pipeline, preprocessing
+
+from wsi_jax.data.tile_sets import Tiles, TileSets
+from wsi_jax.evals.bootstrap import bootstrap
+from wsi_jax.evals.intervals import wilson
+from wsi_jax.evals.metrics import log_loss
+from wsi_jax.evals.summary import REPLICATES
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+OCTAVES = 3
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse ridge penalties to choose from
+CHUNK = 256
+
+
+def statistics(pixels: np.ndarray) -> np.ndarray:
+    """Colours and gradients of tiles [n s s 3]: 39 numbers each, whatever their order.
+
+    Mean, deviation and quantiles of each channel, and mean and deviation of the steps
+    between neighbours of each channel in each of three octaves.
+    """
+    chunks = range(0, len(pixels), CHUNK)
+    return np.concatenate([_statistics(pixels[i : i + CHUNK]) for i in chunks])
+
+
+def _statistics(pixels):
+    x = pixels.astype(np.float32) / 255
+    found = [x.mean((1, 2)), x.std((1, 2)), *np.quantile(x, QUANTILES, axis=(1, 2))]
+    for _ in range(OCTAVES):
+        down, right = (np.abs(np.diff(x, axis=axis)) for axis in (1, 2))
+        found.append(down.mean((1, 2)) + right.mean((1, 2)))
+        found.append(down.std((1, 2)) + right.std((1, 2)))
+        half = x.shape[1] // 2
+        x = x[:, : 2 * half, : 2 * half].reshape(-1, half, 2, half, 2, 3).mean((2, 4))
+    return np.concatenate(found, axis=1)
+
+
+def baseline(sets: TileSets) -> np.ndarray:
+    """Probabilities [n c] of the test tiles by logistic regression on statistics.
+
+    It learns from the training tiles and its penalty is chosen on the validation tiles,
+    as an encoder learns and is chosen.
+    """
+    train, val, test = (statistics(tiles.pixels) for tiles in sets[:3])
+    best, least = None, np.inf
+    for strength in STRENGTHS:
+        model = pipeline.make_pipeline(
+            preprocessing.StandardScaler(),
+            linear_model.LogisticRegression(C=strength, max_iter=10_000),
+        )
+        model.fit(train, sets.train.label)
+        loss = log_loss(sets.val.label, model.predict_proba(val))
+        if loss < least:
+            best, least = model, loss
+    return best.predict_proba(test)
+
+
+def only(sets: TileSets, group: Sequence[str]) -> TileSets:
+    """The tiles of some classes, in the order of the group."""
+    index = [sets.classes.index(name) for name in group]
+
+    def pick(tiles: Tiles) -> Tiles:
+        (kept,) = np.nonzero(np.isin(tiles.label, index))
+        new = {old: i for i, old in enumerate(index)}
+        return Tiles(
+            pixels=tiles.pixels[kept],
+            label=np.array([new[label] for label in tiles.label[kept]], np.int32),
+            cluster=tuple(tiles.cluster[i] for i in kept),
+            name=tuple(tiles.name[i] for i in kept),
+        )
+
+    train, val, test = map(pick, sets[:3])
+    return TileSets(train, val, test, tuple(group), sets.seen)
+
+
+def compare(
+    tiles: Tiles, p: np.ndarray, q: np.ndarray, seed: int
+) -> dict[str, float | int]:
+    """Accuracy of two classifiers on the same tiles, and by how much the first leads.
+
+    Args:
+        tiles: with their labels and clusters; clusters are resampled, not tiles.
+        p: probabilities [n c] of the classifier in question.
+        q: those of the baseline.
+        seed: of the bootstrap.
+
+    Returns:
+        `n`, `n_clusters`, and `accuracy`, `baseline_accuracy` and `difference`, each
+        with `_lo` and `_hi`.
+    """
+    hits = {"accuracy": p.argmax(-1) == tiles.label}
+    hits["baseline_accuracy"] = q.argmax(-1) == tiles.label
+    hits = {name: hit.astype(np.float64) for name, hit in hits.items()}
+    hits["difference"] = hits["accuracy"] - hits["baseline_accuracy"]
+
+    def means(weights):
+        total = weights.sum(-1)
+        return {name: weights @ hit / total for name, hit in hits.items()}
+
+    ends = bootstrap(
+        means, tiles.cluster, tiles.label, seed=seed, replicates=REPLICATES
+    )
+    n_clusters = len(set(tiles.cluster))
+    found = {"n": len(tiles.label), "n_clusters": n_clusters}
+    for name, hit in hits.items():
+        value, (lo, hi) = float(hit.mean()), ends[name]
+        if name != "difference" and np.isclose(lo, hi, rtol=0, atol=1e-9):
+            # All right, or all wrong: resampling repeats it.
+            lo, hi = wilson(value, n_clusters)
+        found |= {name: value, f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
+    return found
+
+
+def name_of(group: Sequence[str]) -> str:
+    """What its classes' names share up to an underscore: "colon" of colon_n, colon_aca.
+
+    All names where they share nothing.
+    """
+    shared = {name.partition("_")[0] for name in group}
+    return shared.pop() if len(shared) == 1 else "+".join(group)

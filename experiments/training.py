@@ -1,0 +1,249 @@
+"""One training on a cohort's features: fit, choose on validation, predict the test."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.experiment import Experiment, RunError
+from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
+from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
+from wsi_jax.data.features import read_features
+from wsi_jax.data.parallel import prefetch_to_device
+from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.metrics import choose_threshold, slide_metrics
+from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.run import WEIGHTS, Card, save_card
+from wsi_jax.train.checkpoint import Checkpoints
+from wsi_jax.train.compile import compile_method, replicate, split
+from wsi_jax.train.log import MetricsLog
+from wsi_jax.train.loop import Best, Train, fit
+from wsi_jax.types import Bag, Method, Task
+
+
+class Predicted(NamedTuple):
+    """A trained model's word on one slide.
+
+    Attributes:
+        row: of the manifest.
+        path: of its features.
+        probabilities: [c].
+        called: class index at the threshold.
+        attention: [n].
+        flops: of the method.
+    """
+
+    row: Row
+    path: pathlib.Path
+    probabilities: np.ndarray
+    called: int
+    attention: np.ndarray
+    flops: float
+
+
+def train(
+    config: Experiment,
+    cohort: Cohort,
+    features: pathlib.Path,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    meter: Meter,
+    progress,
+) -> tuple[list[Predicted], float | None]:
+    """Trains on train, chooses on val; returns test predictions and the threshold.
+
+    Run again, it goes on from the last checkpoint.
+    """
+    of_split = {name: in_split(cohort, name) for name in ("train", "val", "test")}
+    path_of = lambda row: features / f"{row.slide_id}.h5"
+
+    def bags_of(name, weights=None):
+        part = of_split[name]
+        paths = [path_of(row) for row in part.rows]
+        return Bags(paths, label_ids(part), weights, config.loading)
+
+    weights = class_weights(label_ids(of_split["train"]), len(cohort.classes))
+    training = bags_of("train", weights if config.train.class_weights else None)
+    tx = config.train.optimiser.make(config.train.steps)
+    stages = config.method.stages(Task(cohort.classes), tx)
+    validation = bags_of("val")
+
+    def stream(start):
+        batches = training_bags(
+            training,
+            seed=config.train.seed,
+            batch_size=config.train.batch,
+            balanced=config.train.balanced,
+            start=start,
+            process=0,
+            processes=1,
+        )
+        return (batch.bag for batch in batches)
+
+    def validate(method, params):
+        found = probabilities(method, params, validation, mesh, config.train.batch)
+        return validation_metrics(*found)
+
+    for stage in stages:
+        method = compile_method(stage.method, mesh)
+        with progress(f"training ({stage.name})", config.train.steps) as advance:
+            params = fit_stage(
+                config.train,
+                method,
+                stream,
+                lambda params, method=method: validate(method, params),
+                folder / stage.name,
+                mesh,
+                meter,
+                advance,
+            )
+    threshold = None
+    if len(cohort.classes) == 2:
+        _, p = probabilities(method, params, validation, mesh, config.train.batch)
+        threshold = choose_threshold(validation.labels, p[:, 1])
+    tested, called = of_split["test"].rows, []
+    with progress("test", len(tested)) as advance, meter.span("test"):
+        found = predict_bags(method, params, bags_of("test"), mesh, config.train.batch)
+        for row, (p, attention, flops) in zip(tested, found, strict=True):
+            label = int(decide(p[None], threshold)[0])
+            called.append(Predicted(row, path_of(row), p, label, attention, flops))
+            advance(1)
+    meter.add(flops=sum(one.flops for one in called))
+    card = Card(
+        classes=cohort.classes,
+        tiling=config.tiling(),
+        method=config.method,
+        encoder=config.encoder.provenance(),
+        threshold=threshold,
+        dim=training.d,
+    )
+    save_card(folder, card)
+    return called, threshold
+
+
+def fit_stage(
+    plan: Train,
+    method: Method,
+    stream: Callable[[int], Iterator[Bag]],
+    validate: Callable[[Any], dict[str, float]],
+    folder: pathlib.Path,
+    mesh: Mesh,
+    meter: Meter,
+    advance: Callable,
+) -> Any:
+    """Fits one stage, resuming; returns the parameters that validation liked best.
+
+    Args:
+        plan: of the training.
+        method: compiled.
+        stream: step -> its batch and all that follow.
+        validate: params -> metrics.
+        folder: of the stage.
+        mesh: over whose devices batches are split.
+        meter: is charged with the device's seconds.
+        advance: of a progress bar.
+    """
+    checkpoints = Checkpoints(folder / "state")
+    kept = Checkpoints(folder / WEIGHTS)
+    first = split(next(stream(0)), mesh)
+    state = method.init(jax.random.key(plan.seed), first)
+    best = Best()
+    if found := checkpoints.restore(state):
+        state, memory = found
+        best = Best(**memory["best"])
+    log = MetricsLog(folder / "metrics.jsonl", int(state.step))
+    advance(int(state.step), before=True)
+    batches = Feed(
+        prefetch_to_device(
+            stream(int(state.step)), lambda batch: split(batch, mesh), 2
+        ),
+        advance,
+    )
+
+    def save(step, state, best):
+        kept.wait()  # no checkpoint may know of a best step that is not on disk
+        checkpoints.save(step, state, {"best": best._asdict()})
+
+    began = time.perf_counter()
+    # Closed even where training fails: the last checkpoint is whole then.
+    with contextlib.closing(checkpoints), contextlib.closing(kept):
+        state, best = fit(
+            method,
+            state,
+            batches,
+            plan,
+            log=log,
+            save=save,
+            validate=validate,
+            keep=lambda step, params: kept.save(step, params, {"step": step}),
+            best=best,
+        )
+        meter.add(device_s=time.perf_counter() - began - batches.waited_s)
+        kept.wait()
+        found = kept.restore(state.params)
+    if found is None:
+        raise RunError(
+            f"{folder / WEIGHTS} holds no weights: validation never had a "
+            f"{plan.monitor.removeprefix('-')} that is a number; choose another "
+            "--config.train.monitor"
+        )
+    return replicate(found[0], mesh)
+
+
+def validation_metrics(labels: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    """All metrics, at one half: the best step must not hang on a threshold."""
+    half = 0.5 if p.shape[1] == 2 else None
+    return {name: float(v) for name, v in slide_metrics(labels, p, half).items()}
+
+
+def predict_bags(
+    method: Method, params, bags: Bags, mesh: Mesh, batch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """(probabilities [c], attention [n], flops) of each slide, in order."""
+    key = jax.random.key(0)
+    for found in evaluation_bags(bags, batch_size=batch, process=0, processes=1):
+        said = jax.device_get(method.predict(params, split(found.bag, mesh), key))
+        p = np.asarray(jax.nn.softmax(said.logits.astype(np.float32)), np.float64)
+        for i, slide in enumerate(found.slide):
+            if slide >= 0:
+                n = int(bags.lengths[slide])
+                yield p[i], said.attention[i, :n], float(said.counts["flops"][i])
+
+
+def probabilities(method, params, bags, mesh, batch) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] and probabilities [n c] of all slides of some bags."""
+    found = predict_bags(method, params, bags, mesh, batch)
+    return bags.labels, np.stack([p for p, _, _ in found])
+
+
+def class_weights(labels: np.ndarray, c: int) -> np.ndarray:
+    """Each slide's weight, so that classes weigh alike and the mean is 1."""
+    count = np.bincount(labels, minlength=c)
+    return (len(labels) / (c * count[labels])).astype(np.float32)
+
+
+def coordinates(one: Predicted) -> np.ndarray:
+    """Corners of a slide's tiles [n 2], (y, x) in level-0 pixels."""
+    return read_features(one.path).yx
+
+
+class Feed:
+    """Batches for the loop; moves a progress bar and counts the seconds waited."""
+
+    def __init__(self, batches: Iterator, advance):
+        self.batches, self.advance, self.waited_s = batches, advance, 0.0
+
+    def __next__(self):
+        began = time.perf_counter()
+        batch = next(self.batches)
+        self.waited_s += time.perf_counter() - began
+        self.advance(1)
+        return batch
+
+    def __iter__(self):
+        return self

@@ -1,0 +1,48 @@
+"""Strictness in one place: eight devices, no silent broadcasting, no reused keys."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+# Compiling is most of what the tests cost, and laws hold at any optimisation.
+jax.config.update("jax_disable_most_optimizations", True)
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real slides and reference numbers, named by WSI_JAX_SHARED."""
+    folder = pathlib.Path(os.environ.get("WSI_JAX_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        message = f"{folder} is absent; set WSI_JAX_SHARED to the shared test material"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+@pytest.fixture
+def x64():
+    """float64 within one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def optimised():
+    """XLA's full optimisation within one test, for laws about what it compiles."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)

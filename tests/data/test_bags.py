@@ -1,0 +1,169 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from wsi_jax.data.bags import Bags, Loading, bucket, evaluation_bags, training_bags
+from wsi_jax.data.features import FeatureError, Origin, write_features
+from wsi_jax.data.order import bag_batch_indices
+
+LENGTHS = (3, 9, 0, 17, 4, 8, 5)
+LABELS = np.array([0, 1, 0, 1, 1, 1, 0], np.int32)
+WEIGHTS = np.linspace(0.5, 2, 7).astype(np.float32)
+ORIGIN = Origin(
+    slide_id="s",
+    shape=(1000, 1000),
+    mpp=0.5,
+    target_mpp=0.5,
+    size_px=64,
+    overlap_px=0,
+    encoder="none",
+    config_hash="",
+    bad_tiles=0,
+)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features")
+    for i, n in enumerate(LENGTHS):
+        # Feature (slide, tile) is recognisable: [slide + 1, tile].
+        x = np.stack([np.full(n, i + 1.0), np.arange(n)], -1)
+        write_features(folder / f"{i}.h5", x, np.zeros((n, 2), int), ORIGIN)
+    return [folder / f"{i}.h5" for i in range(len(LENGTHS))]
+
+
+def load(paths, **options):
+    options = {"min_bucket": 4, "threads": 4} | options
+    return Bags(paths, LABELS, WEIGHTS, Loading(**options))
+
+
+def train(bags, n, **options):
+    given = {
+        "seed": 0,
+        "batch_size": 4,
+        "balanced": False,
+        "start": 0,
+        "process": 0,
+        "processes": 1,
+    }
+    return list(itertools.islice(training_bags(bags, **given | options), n))
+
+
+def same(one, two):
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.slide, b.slide)
+        for x, y in zip(a.bag, b.bag, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("n", "smallest", "length"),
+    [(0, 4, 4), (4, 4, 4), (5, 4, 8), (16, 4, 16), (17, 4, 32), (1, 1, 1), (3, 1, 4)],
+)
+def test_buckets(n, smallest, length):
+    assert bucket(n, smallest) == length
+
+
+def test_what_a_batch_holds(paths):
+    for step, (bag, slide) in enumerate(train(load(paths), 6)):
+        want = bag_batch_indices(0, step, LABELS, 4, False)
+        np.testing.assert_array_equal(slide, want)
+        lengths = np.array(LENGTHS)[slide]
+        n = bucket(int(max(lengths)), 4)
+        assert bag.x.shape == (4, n, 2)
+        assert bag.x.dtype == np.float16
+        np.testing.assert_array_equal(bag.mask, np.arange(n) < lengths[:, None])
+        np.testing.assert_array_equal(bag.label, LABELS[slide])
+        np.testing.assert_array_equal(bag.weight, WEIGHTS[slide])
+        for x, mask, i in zip(bag.x, bag.mask, slide, strict=True):
+            assert not x[~mask].any()
+            assert (x[mask][:, 0] == i + 1).all()
+            np.testing.assert_array_equal(x[mask][:, 1], np.arange(LENGTHS[i]))
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("max_tiles", [None, 6])
+def test_resumed_at_step_k_is_the_tail_of_the_uninterrupted_run(
+    paths, balanced, max_tiles
+):
+    bags = load(paths, max_tiles=max_tiles)
+    whole = train(bags, 7, balanced=balanced)
+    again = load(paths, max_tiles=max_tiles, cache_gib=0.0, threads=1)
+    same(train(again, 4, balanced=balanced, start=3), whole[3:])
+
+
+def test_max_tiles_draws_anew_at_every_step_and_only_in_training(paths):
+    bags = load(paths, max_tiles=6)
+    drawn = set()
+    for bag, slide in train(bags, 14):
+        assert bag.x.shape[1] <= 8
+        assert bag.mask.sum(1).max() <= 6
+        drawn |= {
+            tuple(x[m][:, 1])
+            for x, m, i in zip(bag.x, bag.mask, slide, strict=True)
+            if i == 3
+        }
+    assert len(drawn) == 8
+    assert all(len(set(tiles)) == 6 for tiles in drawn)
+    (bag, _), _ = evaluation_bags(bags, batch_size=4, process=0, processes=1)
+    np.testing.assert_array_equal(bag.mask.sum(1), LENGTHS[:4])
+
+
+def test_evaluation_goes_once_through_all_and_fills_up_with_nothing(paths):
+    run = list(evaluation_bags(load(paths), batch_size=3, process=0, processes=1))
+    assert [b.slide.tolist() for b in run] == [[0, 1, 2], [3, 4, 5], [6, -1, -1]]
+    bag = run[-1].bag
+    np.testing.assert_array_equal(bag.weight, [WEIGHTS[6], 0, 0])
+    assert bag.mask[0].sum() == 5
+    assert not bag.mask[1:].any()
+    assert not bag.x[1:].any()
+
+
+def test_processes_load_their_rows_of_one_batch(paths):
+    bags = load(paths, max_tiles=6)
+    for run in (
+        lambda **p: train(bags, 5, **p),
+        lambda **p: list(evaluation_bags(bags, batch_size=4, **p)),
+    ):
+        whole = run(process=0, processes=1)
+        parts = [run(process=p, processes=2) for p in range(2)]
+        for batch, *two in zip(whole, *parts, strict=True):
+            joined = np.concatenate([part.slide for part in two])
+            np.testing.assert_array_equal(joined, batch.slide)
+            for field, *halves in zip(
+                batch.bag, *(part.bag for part in two), strict=True
+            ):
+                np.testing.assert_array_equal(np.concatenate(halves), field)
+
+
+def test_a_cohort_that_fits_is_read_once_and_one_that_does_not_is_read_again(paths):
+    for cache_gib, kept in ((1.0, 7), (80e-9, 0)):
+        bags = load(paths, cache_gib=cache_gib)
+        train(bags, 4)
+        first, second = bags.load(3), bags.load(3)
+        assert (first is second) == bool(kept)
+
+
+def test_bad_files_are_all_named_before_the_first_step(paths, tmp_path):
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(paths[3].read_bytes()[:-1])
+    with pytest.raises(
+        FeatureError, match=r"(?s)cut\.h5: truncated.*none\.h5: no such"
+    ):
+        load([paths[0], cut, tmp_path / "none.h5", *paths[3:]])
+    wide = tmp_path / "wide.h5"
+    write_features(wide, np.zeros((2, 3)), np.zeros((2, 2), int), ORIGIN)
+    with pytest.raises(FeatureError, match=r"one width.*wide\.h5 has 3"):
+        load([*paths[1:], wide])
+    with pytest.raises(FeatureError, match="no feature files"):
+        Bags([], LABELS[:0], None, Loading())
+
+
+def test_a_file_that_changes_under_training_is_named(paths, tmp_path):
+    path = tmp_path / "0.h5"
+    path.write_bytes(paths[0].read_bytes())
+    bags = Bags([path, *paths[1:]], LABELS, None, Loading(min_bucket=4))
+    write_features(path, np.zeros((2, 2)), np.zeros((2, 2), int), ORIGIN)
+    with pytest.raises(FeatureError, match=r"0\.h5: had 3 tiles and now has 2"):
+        train(bags, 2)

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from wsi_jax.data.cohort import (
+    Cohort,
+    CohortError,
+    Row,
+    in_split,
+    label_ids,
+    read_manifest,
+    write_manifest,
+)
+
+
+def write(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "cohort.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_what_is_written_is_read(tmp_path):
+    rows = (
+        Row("007", str(tmp_path / "a/007.svs"), "b", "p,1", "train", mpp=0.2431),
+        Row("x.y", "/elsewhere/x.y.tif", "a", "p2", "", site="Ütrecht", cluster="k;l"),
+    )
+    path = tmp_path / "cohort.csv"
+    write_manifest(path, Cohort(rows, ("a", "b")))
+    assert read_manifest(path) == Cohort(rows, ("a", "b"))
+    assert "a/007.svs" in path.read_text()
+    assert str(tmp_path) not in path.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["cohort.csv"]
+
+
+def test_optional_columns_nobody_fills_are_left_out(tmp_path):
+    path = tmp_path / "cohort.csv"
+    write_manifest(path, Cohort((Row("s", "", "a", "s", ""),), ("a",)))
+    assert path.read_text().splitlines()[0] == "slide_id,path,label,patient_id,split"
+
+
+def test_path_and_label_are_enough(tmp_path):
+    path = write(tmp_path, "path,label\nTCGA-05.d4ff-32.svs,LUAD\n")
+    (row,) = read_manifest(path).rows
+    assert row.slide_id == row.patient_id == "TCGA-05.d4ff-32"
+    assert row.path == str(tmp_path / "TCGA-05.d4ff-32.svs")
+    assert row.split == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_spreadsheets_are_forgiven(tmp_path, encoding, separator):
+    lines = ["Slide_ID , label,mpp,,", " 001, a ,0.25,,", "", "002,b,,,", ",,,,"]
+    text = "\r\n".join(lines).replace(",", separator)
+    cohort = read_manifest(write(tmp_path, text, encoding))
+    assert [(r.slide_id, r.label, r.mpp) for r in cohort.rows] == [
+        ("001", "a", 0.25),
+        ("002", "b", None),
+    ]
+
+
+def test_classes_are_sorted_or_in_the_order_given(tmp_path):
+    path = write(tmp_path, "slide_id,label\n1,benign\n2,tumour\n3,atypia\n")
+    assert read_manifest(path).classes == ("atypia", "benign", "tumour")
+    cohort = read_manifest(path, ("benign", "atypia", "tumour"))
+    np.testing.assert_array_equal(label_ids(cohort), [0, 2, 1])
+
+
+def test_a_split_keeps_its_order_and_all_classes(tmp_path):
+    path = write(tmp_path, "slide_id,label,split\n1,a,test\n2,b,train\n3,a,TEST\n")
+    test = in_split(read_manifest(path), "test")
+    assert [r.slide_id for r in test.rows] == ["1", "3"]
+    assert test.classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("slide_id,label\n", "no slide below"),
+        ("slide_id,split\n1,train\n", "no column 'label'"),
+        ("label,split\na,train\n", "no 'slide_id' or 'path'"),
+        (
+            "slide_id,label\n1,a\n2,b\n1,b\n",
+            "line 4: slide_id '1' is already on line 2",
+        ),
+        ("path,label\na/1.svs,a\nb/1.tif,b\n", "line 3: slide_id '1' is already"),
+        ("slide_id,label\n1,a\n2,\n", "line 3: slide '2' has no label"),
+        ("slide_id,label,split\n1,a,valid\n", "line 2: split 'valid'; use train, val"),
+        ("slide_id,label,mpp\n1,a,40x\n", "line 2: mpp '40x' is not micrometres"),
+        ("slide_id,label,mpp\n1,a,-1\n", "line 2: mpp '-1'"),
+        ("slide_id,label\n1,a,b\n", "line 2: 3 cells under 2 column names"),
+        (
+            "slide_id,label,patient\n1,a,p\n",
+            "'patient' is unknown; call it 'patient_id'",
+        ),
+        ("slide_id,label,label\n1,a,a\n", "two columns 'label'"),
+        ("slide_id,label\na/1,a\n", "line 2: slide_id 'a/1' names files"),
+        ("slide_id,label\n1,c\n", "line 2: label 'c' of slide '1' is not among"),
+    ],
+)
+def test_errors_name_the_file_the_line_and_the_mend(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(CohortError, match=r"cohort\.csv") as error:
+        read_manifest(path, ("a", "b"))
+    assert message in str(error.value)
+
+
+def test_no_file_and_not_text(tmp_path):
+    with pytest.raises(CohortError, match="no such manifest"):
+        read_manifest(tmp_path / "none.csv")
+    with pytest.raises(CohortError, match="UTF-8"):
+        read_manifest(write(tmp_path, "slide_id,label\né,a\n", "latin-1"))

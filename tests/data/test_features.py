@@ -1,0 +1,162 @@
+import dataclasses
+import enum
+
+import h5py
+import numpy as np
+import pytest
+
+from wsi_jax.data.features import (
+    FeatureError,
+    Origin,
+    config_hash,
+    feature_shape,
+    is_whole,
+    read_features,
+    write_features,
+)
+
+ORIGIN = Origin(
+    slide_id="s.1",
+    shape=(3000, 2000),
+    mpp=0.25,
+    target_mpp=0.5,
+    size_px=256,
+    overlap_px=32,
+    encoder="resnet50",
+    config_hash="0123456789abcdef",
+    bad_tiles=3,
+)
+
+
+def bag(n=5, d=4):
+    rng = np.random.default_rng(0)
+    yx = rng.integers(0, 2000, (n, 2)).astype(np.int64)
+    return rng.normal(size=(n, d)).astype(np.float32), yx
+
+
+@pytest.mark.parametrize("n", [5, 0])
+def test_what_is_written_is_read(tmp_path, n):
+    x, yx = bag(n)
+    path = tmp_path / "features_resnet50" / "s.1.h5"
+    write_features(path, x, yx, ORIGIN)
+    found = read_features(path)
+    np.testing.assert_array_equal(found.x, x.astype(np.float16))
+    np.testing.assert_array_equal(found.yx, yx)
+    assert feature_shape(path) == (n, 4)
+    assert [p.name for p in path.parent.iterdir()] == ["s.1.h5"]
+
+
+def test_the_file_is_the_ecosystems(tmp_path):
+    x, yx = bag()
+    write_features(tmp_path / "s.h5", x, yx, ORIGIN)
+    with h5py.File(tmp_path / "s.h5") as f:
+        features, coords = f["features"], f["coords"]
+        assert features.chunks is None
+        assert features.dtype == np.float16
+        assert coords.dtype == np.int32
+        np.testing.assert_array_equal(coords[:, 0], yx[:, 1])  # (x, y)
+        assert set(features.attrs) == {"name", "savetodir", "encoder"}
+        attrs = dict(coords.attrs)
+    trident = "patch_size patch_size_level0 level0_magnification target_magnification "
+    trident += "overlap name savetodir level0_width level0_height"
+    ours = "mpp target_mpp wsi_jax_version config_hash bad_coords"
+    assert set(attrs) == {*trident.split(), *ours.split()}
+    assert attrs["patch_size"] == 256
+    assert attrs["patch_size_level0"] == 512
+    assert (attrs["level0_width"], attrs["level0_height"]) == (2000, 3000)
+    assert (attrs["level0_magnification"], attrs["target_magnification"]) == (40, 20)
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 4)])
+@pytest.mark.parametrize("lead", [(), (1,)])
+def test_clam_and_trident_variants(tmp_path, chunks, lead):
+    x, yx = bag()
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as f:
+        chunks = (*lead, *chunks) if chunks else None
+        f.create_dataset("features", data=x.reshape(*lead, 5, 4), chunks=chunks)
+        f.create_dataset("coords", data=yx[:, ::-1].reshape(*lead, 5, 2))
+    found = read_features(path)
+    np.testing.assert_array_equal(found.x, x.astype(np.float16))
+    np.testing.assert_array_equal(found.yx, yx)
+    assert feature_shape(path) == (5, 4)
+
+
+def test_a_real_clam_file(shared):
+    path = shared / "data/features/TCGA-AD-6964-01Z-00-DX1.h5"
+    assert feature_shape(path) == (777, 512)
+    found = read_features(path)
+    assert found.x.shape == (777, 512)
+    assert np.isfinite(found.x).all()
+    np.testing.assert_array_equal(found.yx[:2], [[21504, 10240], [22016, 10240]])
+
+
+def test_a_file_is_whole_or_it_is_not(tmp_path):
+    x, yx = bag(100, 64)
+    path = tmp_path / "s.h5"
+    assert not is_whole(path, ORIGIN.config_hash)
+    write_features(path, x, yx, ORIGIN)
+    assert is_whole(path, ORIGIN.config_hash)
+    assert not is_whole(path, "other settings")
+    data = path.read_bytes()
+    for size in (0, 10, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
+        assert not is_whole(path, ORIGIN.config_hash)
+        for read in (read_features, feature_shape):
+            with pytest.raises(FeatureError, match=r"s\.h5: truncated or not HDF5"):
+                read(path)
+
+
+def test_a_crash_leaves_the_old_file(tmp_path):
+    x, yx = bag()
+    path = tmp_path / "s.h5"
+    write_features(path, x, yx, ORIGIN)
+    before = path.read_bytes()
+    with pytest.raises(FeatureError, match="1 of 5 tiles"):
+        write_features(
+            path, np.where(np.arange(5)[:, None] == 2, np.nan, x), yx, ORIGIN
+        )
+    with pytest.raises(FeatureError, match="5 of 5 tiles"):
+        write_features(path, x * 1e30, yx, ORIGIN)
+    assert path.read_bytes() == before
+
+
+def test_what_is_wrong_with_a_file_is_said(tmp_path):
+    path = tmp_path / "s.h5"
+    with pytest.raises(FeatureError, match="no such feature file"):
+        read_features(path)
+    for data, message in (
+        ({"features": np.zeros((3, 4))}, "datasets .'features'."),
+        ({"features": np.zeros((3, 4)), "coords": np.zeros((2, 2), int)}, "disagree"),
+        ({"features": np.zeros(3), "coords": np.zeros((3, 2), int)}, "must be .n, d."),
+    ):
+        with h5py.File(path, "w") as f:
+            for name, values in data.items():
+                f[name] = values
+        with pytest.raises(FeatureError, match=message):
+            read_features(path)
+        assert not is_whole(path, "")
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclasses.dataclass
+class Settings:
+    size_px: int = 256
+    colour: Colour = Colour.RED
+
+
+def test_the_hash_changes_with_any_setting():
+    hashes = {
+        config_hash(Settings()),
+        config_hash(Settings(size_px=224)),
+        config_hash(Settings(colour=Colour.BLUE)),
+        config_hash(Settings(), "weights"),
+    }
+    assert len(hashes) == 4
+    assert config_hash(Settings()) in hashes
+    # The hash names files on disk: it must not change from release to release.
+    assert config_hash({"a": 1}) == "2696610e78752a9e"

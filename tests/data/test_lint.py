@@ -1,0 +1,128 @@
+import pytest
+
+from wsi_jax.data.cohort import Cohort, CohortError, Row
+from wsi_jax.data.lint import MIB, format_counts, lint
+
+
+def rows(tmp_path, n=12):
+    """Two slides of each class in each split, each with a file of its own."""
+    made = []
+    for i in range(n):
+        path = tmp_path / f"{i}.tif"
+        path.write_bytes(b"%02d" % i * MIB)
+        split = ("train", "val", "test")[i % 3]
+        label = ("normal", "tumor")[i // 3 % 2]
+        made.append(Row(f"s{i}", str(path), label, f"p{i}", split, site="R"))
+    return made
+
+
+def change(row, **new):
+    return Row(**vars(row) | new)
+
+
+def check(rows, seen=()):
+    return lint(Cohort(tuple(rows), ("normal", "tumor")), seen)
+
+
+def test_a_clean_cohort_is_counted(tmp_path):
+    slides = rows(tmp_path)
+    slides[0] = change(slides[0], site="U")
+    found = check(slides)
+    assert found.missing == ()
+    assert len(found.counts) == 7
+    assert found.counts[0] == ("train", "normal", "R", 1, 1)
+    assert sum(count.slides for count in found.counts) == 12
+    assert format_counts(found).splitlines()[0].split() == list(found.counts[0]._fields)
+
+
+@pytest.mark.parametrize(
+    ("which", "new", "message"),
+    [
+        (1, {"patient_id": "p0"}, "patient 'p0' is in 'train' and 'val'"),
+        (1, {"slide_id": "s0"}, "slide_id 's0' is in 'train' and 'val'"),
+        (3, {"label": "normla"}, "label 'normla', which is not among"),
+        (0, {"split": ""}, "1 slides have no split"),
+        (0, {"split": "tets"}, "1 slides have split 'tets'"),
+    ],
+)
+def test_each_fault_is_named(tmp_path, which, new, message):
+    slides = rows(tmp_path)
+    slides[which] = change(slides[which], **new)
+    with pytest.raises(CohortError, match=r"the cohort has \d faults") as error:
+        check(slides)
+    assert message in str(error.value)
+
+
+def test_one_file_under_two_names(tmp_path):
+    slides = rows(tmp_path)
+    (tmp_path / "link.tif").symlink_to(tmp_path / "0.tif")
+    slides[2] = change(slides[2], path=str(tmp_path / "link.tif"))
+    with pytest.raises(CohortError, match=r"'s0' .train.*'s2' .test.*same path"):
+        check(slides)
+
+
+def test_a_copied_file_and_one_that_differs_only_at_its_end(tmp_path):
+    slides = rows(tmp_path)
+    data = (tmp_path / "0.tif").read_bytes()
+    (tmp_path / "2.tif").write_bytes(data[:-1] + b"!")
+    check(slides)
+    (tmp_path / "2.tif").write_bytes(data)
+    with pytest.raises(CohortError, match=r"'s0' .train.*'s2' .test.*same content"):
+        check(slides)
+
+
+def test_a_copy_within_a_split_is_a_fault_only_when_labels_differ(tmp_path):
+    slides = rows(tmp_path)
+    (tmp_path / "6.tif").write_bytes((tmp_path / "0.tif").read_bytes())
+    assert slides[0].split == slides[6].split
+    assert slides[0].label == slides[6].label
+    check(slides)
+    slides[6] = change(slides[6], label="tumor")
+    with pytest.raises(CohortError, match="same content"):
+        check(slides)
+
+
+def test_a_class_or_a_split_that_is_too_small(tmp_path):
+    slides = rows(tmp_path)
+    no_tumor = [r for r in slides if (r.split, r.label) != ("test", "tumor")]
+    with pytest.raises(CohortError, match="'test' has no slide of class 'tumor'"):
+        check(no_tumor)
+    with pytest.raises(CohortError, match="split 'val' has 1 slides"):
+        check([r for r in slides if r.split != "val"] + [slides[1]])
+    with pytest.raises(CohortError, match="split 'train' has 0 slides"):
+        check([r for r in slides if r.split != "train"])
+    check([r for r in slides if r.split != "val"])
+
+
+def test_clusters_may_be_shared_by_train_and_val_only(tmp_path):
+    slides = rows(tmp_path)
+    shared = [change(r, cluster=f"k{r.split == 'test'};m{r.slide_id}") for r in slides]
+    check(shared)
+    shared[2] = change(shared[2], cluster="x;kFalse")
+    with pytest.raises(
+        CohortError, match="cluster 'kFalse' is in 'test' and 'train or"
+    ):
+        check(shared)
+
+
+def test_what_the_encoder_has_seen_is_not_tested_on(tmp_path):
+    check(rows(tmp_path), seen={"p0", "s1"})
+    with pytest.raises(CohortError, match=r"test slide 's2': .* learnt from \['p2'\]"):
+        check(rows(tmp_path), seen={"p2"})
+
+
+def test_missing_files_are_reported_and_not_refused(tmp_path):
+    slides = rows(tmp_path)
+    (tmp_path / "4.tif").unlink()
+    found = check(slides)
+    assert found.missing == (str(tmp_path / "4.tif"),)
+    assert "missing files: 1" in format_counts(found)
+
+
+def test_every_fault_is_listed(tmp_path):
+    slides = rows(tmp_path)
+    slides[1] = change(slides[1], patient_id="p0")
+    slides[2] = change(slides[2], path=slides[0].path)
+    with pytest.raises(CohortError, match="has 2 faults") as error:
+        check(slides)
+    assert str(error.value).count("\n  - ") == 2

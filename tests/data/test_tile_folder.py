@@ -1,0 +1,154 @@
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsi_jax.data.cohort import CohortError
+from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
+from wsi_jax.slides.clusters import split_of
+
+HOW = {"part": Part.encoder, "classes": (), "val": 0.25, "seed": 0}
+
+
+def write_index(folder, rows, header=("file", "class", "cluster")):
+    with open(folder / "index.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, 24 clusters each, two tiles a cluster of 8 px, every one its own."""
+    rng, rows = np.random.default_rng(0), []
+    for kind in ("stroma", "tumor"):
+        (tmp_path / kind).mkdir()
+        for i in range(48):
+            name = f"{kind}/{i}.png"
+            tile = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(tile).save(tmp_path / name)
+            rows.append((name, kind, f"{kind}:{i // 2}"))
+    write_index(tmp_path, rows)
+    return tmp_path
+
+
+def load(folder, tile_mpp=1.0, mpp=1.0, **change):
+    return load_tiles(index_tiles(folder, **HOW | change), tile_mpp=tile_mpp, mpp=mpp)
+
+
+def rewrite(folder, change):
+    with open(folder / "index.csv", newline="") as file:
+        header, *rows = list(csv.reader(file))
+    write_index(folder, [new for row in rows if (new := change(row))], header)
+
+
+@pytest.mark.parametrize("part", Part)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_cluster_is_in_two_sets(folder, part, seed):
+    sets = load(folder, part=part, seed=seed)
+    train, val, test = (set(tiles.cluster) for tiles in sets[:3])
+    assert not train & val
+    assert not test & (train | val)
+    assert {split_of(c) for c in test} == {"test"}
+    assert {split_of(c) for c in train | val} == set(part.value)
+    assert set(sets.seen) == train | val
+    all_clusters = {f"{kind}:{i}" for kind in sets.classes for i in range(24)}
+    parts = (*part.value, "test")
+    assert train | val | test == {c for c in all_clusters if split_of(c) in parts}
+    for tiles in sets[:3]:
+        assert set(tiles.label) == {0, 1}
+
+
+def test_an_encoder_of_the_default_has_seen_nothing_that_slides_are_made_of(folder):
+    assert {split_of(cluster) for cluster in load(folder).seen} == {"encoder"}
+
+
+def test_tiles_are_those_of_the_files_with_their_classes(folder):
+    sets = load(folder)
+    for tiles in sets[:3]:
+        for pixels, label, name, cluster in zip(
+            *tiles[:2], *tiles[3:1:-1], strict=True
+        ):
+            with Image.open(folder / name) as image:
+                np.testing.assert_array_equal(pixels, np.asarray(image))
+            assert name.split("/")[0] == sets.classes[label] == cluster.split(":")[0]
+
+
+def test_the_seed_draws_other_validation_clusters_and_the_same_test(folder):
+    one, two = load(folder, seed=0), load(folder, seed=1)
+    assert set(one.val.cluster) != set(two.val.cluster)
+    assert one.test.name == two.test.name
+    assert one.seen == two.seen
+
+
+def test_coarser_tiles_are_box_means_not_decimated(folder):
+    """Noise loses most of its variance: a decimated tile would keep it."""
+    fine, coarse = load(folder), load(folder, mpp=2.0)
+    assert coarse.train.pixels.shape[1:] == (4, 4, 3)
+    assert coarse.train.pixels.std() < 0.7 * fine.train.pixels.std()
+    with pytest.raises(CohortError, match=r"no detail of 0\.5; raise --config\.mpp"):
+        load(folder, mpp=0.5)
+
+
+def test_classes_come_in_the_order_asked_for_and_others_are_left_out(folder):
+    extra = ("stroma/0.png", "fat", "fat:1")
+    with open(folder / "index.csv", "a") as file:
+        file.write(",".join(extra) + "\n")
+    sets = load(folder, classes=("tumor", "stroma"))
+    assert sets.classes == ("tumor", "stroma")
+    assert all(
+        n.startswith(sets.classes[k])
+        for n, k in zip(sets.test.name, sets.test.label, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: (r[0], r[1], "") if r[0] == "tumor/3.png" else r,
+            "no cluster; fill",
+        ),
+        (lambda r: r if r[1] == "tumor" else None, "a classifier needs two"),
+        (
+            lambda r: r if r[1] == "tumor" or split_of(r[2]) != "encoder" else None,
+            "split 'train' has no slide of class 'stroma'",
+        ),
+        (
+            lambda r: (r[0], r[1], "tumor:same") if r[1] == "tumor" else r,
+            r"'tumor'",
+        ),
+    ],
+)
+def test_an_index_that_cannot_serve_is_refused(folder, change, message):
+    rewrite(folder, change)
+    with pytest.raises(CohortError, match=message):
+        index_tiles(folder, **HOW)
+
+
+def test_an_index_or_a_column_that_is_missing_is_named(folder, tmp_path):
+    write_index(folder, [("a.png", "tumor")], ("file", "class"))
+    with pytest.raises(CohortError, match=r"index\.csv: no column 'cluster'"):
+        index_tiles(folder, **HOW)
+    with pytest.raises(CohortError, match=r"nowhere.*index\.csv"):
+        index_tiles(tmp_path / "nowhere", **HOW)
+
+
+def test_tiles_that_cannot_be_used_are_all_named(folder):
+    sets = load(folder)
+    broken, small, gone = sets.train.name[:3]
+    (folder / broken).write_bytes(b"no picture")
+    Image.new("RGB", (8, 6)).save(folder / small)
+    (folder / gone).unlink()
+    with pytest.raises(CohortError, match="3 tiles cannot be used") as caught:
+        load(folder)
+    for name in (broken, f"{small}: 8x6 px; tiles are square and alike (8x8 px)", gone):
+        assert name in str(caught.value)
+
+
+def test_weights_that_have_seen_a_test_tile_are_no_start(folder):
+    cluster = load(folder).test.cluster[0]
+    with pytest.raises(CohortError, match=f"has learnt from .*{cluster}"):
+        index_tiles(folder, **HOW, seen=[cluster])
+    index_tiles(folder, **HOW, seen=load(folder).seen)

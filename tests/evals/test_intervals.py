@@ -1,0 +1,251 @@
+"""Intervals hold what they promise: by brute force, by closed form, by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from wsi_jax.evals import intervals
+from wsi_jax.evals.bootstrap import bootstrap, roc_band
+from wsi_jax.evals.ranking import auc
+
+Z = stats.norm.ppf(0.975)
+
+
+def draw(seed, m=15, n=22, shift=1.0, digits=1):
+    """Scores of two classifiers that agree a little, rounded so that they tie."""
+    rng = np.random.default_rng(seed)
+    positive = np.r_[np.ones(m, bool), np.zeros(n, bool)]
+    common = rng.normal(size=m + n) + shift * positive
+    a, b = (np.round(common + rng.normal(size=m + n), digits) for _ in range(2))
+    return positive, a, b
+
+
+def components(positive, scores):
+    """DeLong's, by the O(n^2) kernel: 1 for a win, 1/2 for a tie."""
+    gap = scores[positive][:, None] - scores[~positive]
+    wins = (gap > 0) + 0.5 * (gap == 0)
+    return wins.mean(1), wins.mean(0)
+
+
+def test_delong_is_the_brute_force_formula():
+    positive, a, _ = draw(0)
+    v10, v01 = components(positive, a)
+    sd = np.sqrt(v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01))
+    area = v10.mean()
+    half = Z * sd / (area * (1 - area))
+    ends = 1 / (1 + np.exp(-(np.log(area / (1 - area)) + np.array([-half, half]))))
+    found = intervals.delong(positive, a)
+    np.testing.assert_allclose(found, [area, *ends], rtol=1e-12)
+    assert found.value == pytest.approx(auc(positive, a))
+
+
+def test_the_paired_difference_is_the_brute_force_formula():
+    positive, a, b = draw(1)
+    both = zip(components(positive, a), components(positive, b), strict=True)
+    gaps = [one - two for one, two in both]
+    sd = np.sqrt(sum(gap.var(ddof=1) / len(gap) for gap in gaps))
+    value = gaps[0].mean()
+    found = intervals.delong_difference(positive, a, b)
+    expected = value, value - Z * sd, value + Z * sd, 2 * stats.norm.sf(abs(value) / sd)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_the_paired_difference_is_antisymmetric():
+    positive, a, b = draw(2)
+    one = intervals.delong_difference(positive, a, b)
+    two = intervals.delong_difference(positive, b, a)
+    mirrored = -two.value, -two.hi, -two.lo, two.p
+    np.testing.assert_allclose(one, mirrored, rtol=1e-12)
+    assert intervals.delong_difference(positive, a, 3 * a + 1) == (0, 0, 0, 1)
+
+
+def test_copies_of_a_patients_slide_say_nothing_new():
+    positive, a, b = draw(3)
+    patients = np.arange(len(a))
+    thrice = [np.repeat(x, 3) for x in (positive, a, b, patients)]
+    np.testing.assert_allclose(
+        intervals.delong(thrice[0], thrice[1], thrice[3]),
+        intervals.delong(positive, a),
+        rtol=1e-10,
+    )
+    np.testing.assert_allclose(
+        intervals.delong_difference(*thrice),
+        intervals.delong_difference(positive, a, b),
+        rtol=1e-10,
+    )
+    naive = intervals.delong(thrice[0], thrice[1])
+    assert naive.hi - naive.lo < 0.7 * np.diff(intervals.delong(positive, a)[1:])[0]
+
+
+def test_patients_with_both_kinds_of_slide_are_obuchowskis_formula():
+    positive, a, _ = draw(8)
+    patients = np.random.default_rng(8).integers(0, 12, len(a))
+    v10, v01 = components(positive, a)
+    area, m, n = v10.mean(), len(v10), len(v01)
+    ids = np.unique(patients)
+    ill = [v10[patients[positive] == i] for i in ids]
+    well = [v01[patients[~positive] == i] for i in ids]
+    up = np.array([v.sum() - len(v) * area for v in ill])
+    down = np.array([v.sum() - len(v) * area for v in well])
+    some_ill, some_well = (sum(len(v) > 0 for v in of) for of in (ill, well))
+    s10 = some_ill / ((some_ill - 1) * m) * (up**2).sum()
+    s01 = some_well / ((some_well - 1) * n) * (down**2).sum()
+    s11 = len(ids) / (len(ids) - 1) * (up * down).sum()
+    sd = np.sqrt(s10 / m + s01 / n + 2 * s11 / (m * n))
+    _, lo, hi = intervals.delong(positive, a, patients)
+    width = np.log(hi / (1 - hi)) - np.log(lo / (1 - lo))
+    np.testing.assert_allclose(width, 2 * Z * sd / (area * (1 - area)), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("shift", "n"), [(1.19, 30), (2.33, 30), (3.6, 20)])
+def test_the_interval_covers_the_truth(shift, n):
+    truth = stats.norm.cdf(shift / np.sqrt(2))
+    rng = np.random.default_rng(0)
+    positive = np.arange(2 * n) < n
+    trials = 600
+    held = 0
+    for _ in range(trials):
+        scores = rng.normal(size=2 * n) + shift * positive
+        _, lo, hi = intervals.delong(positive, scores)
+        held += lo <= truth <= hi
+    # Three standard errors of 600 trials at 95 % are 0.027.
+    assert 0.923 <= held / trials <= 0.985
+
+
+def test_the_interval_covers_when_patients_have_several_slides():
+    truth = stats.norm.cdf(1.19 / np.sqrt(2))
+    rng = np.random.default_rng(1)
+    patients = np.repeat(np.arange(60), 4)
+    positive = patients < 30
+    held = np.zeros(2)
+    for _ in range(300):
+        own = np.sqrt(0.7) * rng.normal(size=60)[patients]
+        scores = own + np.sqrt(0.3) * rng.normal(size=240) + 1.19 * positive
+        for k, who in enumerate((patients, None)):
+            _, lo, hi = intervals.delong(positive, scores, who)
+            held[k] += lo <= truth <= hi
+    by_patient, by_slide = held / 300
+    assert by_patient >= 0.912
+    assert by_slide < 0.85  # what the test must be able to see
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 30), (30, 30), (80, 120)])
+def test_perfect_separation_is_not_certainty(m, n):
+    positive = np.r_[np.ones(m, bool), np.zeros(n, bool)]
+    value, lo, hi = intervals.delong(positive, positive.astype(float))
+    assert (value, hi) == (1, 1)
+    more = (m + n) / 2 - 1
+    spread = 1 + more * ((1 - lo) / (2 - lo) + lo / (1 + lo))
+    assert (1 - lo) ** 2 == pytest.approx(Z**2 * lo * (1 - lo) * spread / (m * n))
+    assert 0 < lo < 1
+    worst = intervals.delong(positive, -positive.astype(float))
+    np.testing.assert_allclose(worst, [0, 0, 1 - lo], atol=1e-9)
+
+
+def test_two_perfect_classifiers_may_still_differ():
+    positive = np.arange(40) < 20
+    rng = np.random.default_rng(0)
+    a, b = (positive + 0.1 * rng.random(40) for _ in range(2))
+    value, lo, hi, p = intervals.delong_difference(positive, a, b)
+    assert value == 0
+    assert p == 1
+    assert lo == pytest.approx(-hi)
+    assert hi == pytest.approx(1 - intervals.delong(positive, a).lo)
+
+
+def test_p_and_interval_tell_one_story():
+    verdicts = set()
+    for n in range(1, 12):  # perfect against constant, where the variance is zero
+        positive = np.arange(2 * n) < n
+        one, two = positive.astype(float), np.zeros(2 * n)
+        for a, b in ((one, two), (two, one)):
+            value, lo, hi, p = intervals.delong_difference(positive, a, b)
+            assert abs(value) == 0.5
+            assert (p < 0.05) == (lo > 0 or hi < 0)
+            verdicts.add(p < 0.05)
+    assert verdicts == {True, False}
+
+
+def test_a_missing_class_has_no_interval():
+    nothing = np.zeros(5, bool)
+    assert np.isnan(intervals.delong(nothing, np.arange(5.0))).all()
+    both = np.arange(5.0), np.arange(5.0)[::-1]
+    assert np.isnan(intervals.delong_difference(nothing, *both)).all()
+    with pytest.raises(ValueError, match="2 patients for 5 slides"):
+        intervals.delong(nothing, np.arange(5.0), ["a", "b"])
+
+
+def test_all_scores_tied_is_a_guess_of_some_width():
+    value, lo, hi = intervals.delong(np.arange(40) < 20, np.zeros(40))
+    assert value == 0.5
+    assert lo == pytest.approx(1 - hi)
+    assert hi - lo > 0.2
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 5), (5, 5), (3, 17), (200, 201)])
+def test_wilson_is_scipys(k, n):
+    theirs = stats.binomtest(k, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose(intervals.wilson(k / n, n), theirs, atol=1e-12)
+
+
+def test_the_bootstrap_agrees_with_delong():
+    positive, a, _ = draw(4, m=90, n=110)
+    ends = bootstrap(
+        lambda weights: {"auc": auc(positive, a, weights)},
+        np.arange(200),
+        positive.astype(int),
+        seed=0,
+        replicates=2000,
+    )
+    np.testing.assert_allclose(
+        ends["auc"], intervals.delong(positive, a)[1:], atol=0.01
+    )
+
+
+def test_patients_are_drawn_whole_and_within_their_class():
+    patients = np.array(["a", "a", "b", "c", "c", "d"])
+    labels = np.array([0, 1, 1, 0, 0, 0])  # a and b are ill, c and d are not
+    seen = []
+
+    def look(weights):
+        seen.append(weights)
+        return {"n": weights.sum(-1)}
+
+    bootstrap(look, patients, labels, seed=0, replicates=50)
+    (weights,) = seen
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    np.testing.assert_array_equal(weights[:, 3], weights[:, 4])
+    assert (weights[:, 0] + weights[:, 2] == 2).all()
+    assert (weights[:, 3] + weights[:, 5] == 2).all()
+    assert len(np.unique(weights, axis=0)) == 9
+
+
+def test_a_seed_is_a_draw():
+    positive, a, _ = draw(5)
+    how = {"patients": np.arange(37), "labels": positive.astype(int)}
+
+    def ends(seed):
+        statistic = lambda weights: {"auc": auc(positive, a, weights)}
+        return bootstrap(statistic, **how, seed=seed, replicates=300)["auc"]
+
+    assert ends(0) == ends(0)
+    assert ends(0) != ends(1)
+
+
+def test_a_statistic_that_is_mostly_undefined_has_no_interval():
+    def half(weights):
+        return {"x": np.where(np.arange(len(weights)) % 2, np.nan, 1.0)}
+
+    found = bootstrap(half, ["a", "b"], np.array([0, 1]), seed=0, replicates=100)
+    assert np.isnan(found["x"]).all()
+
+
+def test_the_roc_band_holds_the_curve_and_ends_at_one():
+    positive, a, _ = draw(6, m=40, n=40)
+    grid = np.linspace(0, 1, 11)
+    lo, hi = roc_band(positive, a, np.arange(80), grid, seed=0, replicates=300)
+    assert (lo <= hi).all()
+    assert (np.diff(lo) >= 0).all()
+    assert lo[-1] == hi[-1] == 1
+    middle = ((lo + hi) / 2).mean()
+    assert middle == pytest.approx(auc(positive, a), abs=0.05)

@@ -1,0 +1,90 @@
+"""One flat dict, in which no number pretends to be surer than it is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from wsi_jax.evals import intervals, metrics
+from wsi_jax.evals.summary import summarise
+
+CLASSES = ("normal", "tumor")
+
+
+def cohort(n=80, c=2, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % c
+    logits = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[labels]
+    p = np.exp(logits)
+    return labels, p / p.sum(1, keepdims=True)
+
+
+def test_the_parts_are_the_metrics_of_the_parts():
+    labels, p = cohort()
+    patients = [f"p{i // 4 * 2 + i % 2}" for i in range(80)]  # two slides, one class
+    sites = np.array(["rumc", "umcu", "umcu", ""] * 20)
+    found = summarise(
+        labels, p, CLASSES, seed=0, patients=patients, sites=sites, threshold=0.4
+    )
+    plain = metrics.slide_metrics(labels, p, 0.4)
+    assert {k: found[k] for k in plain} == pytest.approx(plain)
+    assert (found["n"], found["n_patients"], found["patient.n"]) == (80, 40, 40)
+    pooled = metrics.by_patient(labels, p, patients)
+    assert found["patient.auc"] == pytest.approx(
+        metrics.auc(pooled[0] == 1, pooled[1][:, 1])
+    )
+    expected = intervals.delong(labels == 1, p[:, 1], patients)
+    assert [found[k] for k in ("auc", "auc_lo", "auc_hi")] == pytest.approx(expected)
+    assert "calibration_error_lo" not in found
+    at = sites == "umcu"
+    assert found["site.umcu.n"] == at.sum()
+    assert found["site.umcu.f1"] == metrics.slide_metrics(labels[at], p[at], 0.4)["f1"]
+    assert found["site.unknown.n"] == 20
+    assert found["per_class.tumor.recall"] == found["sensitivity"]
+    cells = [found[f"confusion.{i}.{j}"] for i in CLASSES for j in CLASSES]
+    assert (
+        cells == metrics.confusion(labels, metrics.predict(p, 0.4), 2).ravel().tolist()
+    )
+    assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)
+
+
+def test_every_interval_holds_its_value():
+    for c, threshold in ((2, 0.5), (3, None)):
+        labels, p = cohort(c=c)
+        names = ("normal", "tumor", "mimic")[:c]
+        found = summarise(labels, p, names, seed=0, threshold=threshold)
+        ends = [key.removesuffix("_lo") for key in found if key.endswith("_lo")]
+        assert {"auc", "balanced_accuracy", "f1", "accuracy"} <= set(ends)
+        for name in ends:
+            assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"], name
+            assert found[f"{name}_lo"] < found[f"{name}_hi"], name
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_a_perfect_score_on_few_slides_is_not_certain(c):
+    labels = np.arange(10 * c) % c
+    p = 0.9 * np.eye(c)[labels] + 0.1 / c
+    names = ("normal", "tumor", "mimic")[:c]
+    found = summarise(labels, p, names, seed=0, threshold=0.5 if c == 2 else None)
+    shares = ["auc", "balanced_accuracy", "f1", "accuracy", "average_precision"]
+    for name in shares + ["sensitivity", "specificity"] * (c == 2):
+        assert found[name] == found[f"{name}_hi"] == 1
+        assert 0.6 < found[f"{name}_lo"] < 0.95, name
+    assert found["balanced_accuracy_lo"] == intervals.wilson(1.0, 10)[0]
+
+
+def test_a_site_of_one_class_has_accuracy_but_no_auc():
+    labels, p = cohort(n=12)
+    sites = np.where(labels == 1, "rumc", "umcu")
+    found = summarise(labels, p, CLASSES, seed=0, sites=sites, threshold=0.5)
+    for end in ("", "_lo", "_hi"):
+        assert np.isnan(found[f"site.umcu.auc{end}"])
+        assert not np.isnan(found[f"site.umcu.accuracy{end}"])
+
+
+def test_patients_ill_in_part_of_their_slides():
+    labels, p = np.array([0, 1, 0, 1]), np.array([[0.8, 0.2], [0.1, 0.9]] * 2)
+    found = summarise(labels, p, CLASSES, seed=0, patients=list("aabb"), threshold=0.5)
+    assert found["specificity"] == 1
+    assert found["patient.sensitivity"] == 1
+    assert np.isnan(found["patient.auc"])

@@ -1,0 +1,95 @@
+"""One small practice cohort and one finished run of it, for all tests here."""
+
+import csv
+import pathlib
+import runpy
+
+import jax
+import pytest
+
+from experiments import cohort as experiment
+from experiments.make_cohort import MakeCohort, make_cohort
+from wsi_jax.slides.nuisance import Nuisance
+
+TINY = pathlib.Path(__file__).parent / "tiny.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory):
+    """Runs and folds of one shape share what XLA made."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(
+        names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True
+    ):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def tiny_file() -> pathlib.Path:
+    """The config file, for the command line."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory) -> pathlib.Path:
+    """Of 20 plain slides: 10 train, 4 validate, 6 test."""
+    config = MakeCohort(
+        out=str(tmp_path_factory.mktemp("practice")),
+        n_train=10,
+        n_val=4,
+        n_test=6,
+        side_px=384,
+        styles=6,
+        workers=2,
+        nuisance=Nuisance(mpps=(0.5, 0.8)),
+    )
+    return make_cohort(config)
+
+
+@pytest.fixture(scope="session")
+def tiny(manifest, tmp_path_factory):
+    """A fresh copy of the config; all runs share one folder of features."""
+    features = tmp_path_factory.mktemp("features")
+
+    def config():
+        made = runpy.run_path(str(TINY))["get_config"]()
+        made.data.manifest = str(manifest)
+        made.features = str(features)
+        return made
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory) -> pathlib.Path:
+    """A finished run with features of its own; not to be changed."""
+    config = tiny()
+    config.features = ""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    experiment.run(config, folder)
+    return folder
+
+
+@pytest.fixture
+def edited(manifest, tmp_path):
+    """A copy of the manifest, changed row by row: edited(change) -> its path."""
+
+    def write(change) -> pathlib.Path:
+        with open(manifest, newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            for name in ("path", "mask_path", "annotation_path"):
+                row[name] = row[name] and str(manifest.parent / row[name])
+        rows = [row for row in map(change, rows) if row]
+        path = tmp_path / "edited.csv"
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write

@@ -1,0 +1,386 @@
+"""Everything that is wrong has one message that names it and what mends it.
+
+A bad slide is recorded and the others go on; a bad file, flag or disk stops the run,
+and the same command works once it is mended.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+
+from experiments import cohort as experiment
+from experiments import commandline
+from experiments.experiment import RunError
+from wsi_jax.data.features import Origin, is_whole, read_features, write_features
+from wsi_jax.data.space import check_space
+from wsi_jax.slides.tissue import Source
+from wsi_jax.train.log import read_metrics
+
+# How ml_collections reads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """Files that are not what they should be."""
+    folder = tmp_path_factory.mktemp("slides")
+    (folder / "broken.svs").write_bytes(b"II*\0 and then nothing of sense")
+    Image.new("RGB", (400, 400), (243, 243, 243)).save(folder / "glass.png")
+    Image.new("RGB", (400, 400), (200, 80, 160)).save(folder / "unknown.png")
+    Image.new("RGB", (400, 400), (210, 80, 160)).save(folder / "coarse.png")
+    return folder
+
+
+BAD_SLIDES = {
+    "broken.svs": ("0.5", r"broken\.svs cannot be opened as a slide; copy it again"),
+    "glass.png": ("1.0", r"no tissue .*lower --config\.grid\.min_tissue"),
+    "unknown.png": ("", r"unknown.*no usable um/px.*manifest's mpp column"),
+    "coarse.png": ("9.0", r"coarse.*Set --config\.grid\.mpp to 9 or coarser"),
+    "gone.svs": ("0.5", r"no file .*gone\.svs; mend its path in the manifest"),
+}
+
+
+@pytest.fixture(scope="module")
+def went_on(tiny, manifest, slides, tmp_path_factory):
+    """A run of the practice cohort with every bad slide in it, under other names."""
+    folder = tmp_path_factory.mktemp("bad")
+    rows = table(manifest)
+    for row in rows:
+        row["path"] = str(manifest.parent / row["path"])
+        row["mask_path"] = row["annotation_path"] = ""
+    for i, (name, (mpp, _)) in enumerate(BAD_SLIDES.items()):
+        who = {"slide_id": f"bad_{i}", "path": str(slides / name), "mpp": mpp}
+        rows.append(dict(rows[i]) | who | {"cluster": "", "patient_id": f"b{i}"})
+    with open(folder / "slides.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    config = tiny()
+    config.data.manifest = str(folder / "slides.csv")
+    config.max_refused, config.heatmaps, config.train.steps = 0.2, 0, 2
+    experiment.run(config, folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("name", BAD_SLIDES)
+def test_a_bad_slide_is_recorded_and_the_others_go_on(went_on, name):
+    index = list(BAD_SLIDES).index(name)
+    found = {s["slide_id"]: s for s in table(went_on / "slides.csv")}
+    bad = found[f"bad_{index}"]
+    assert bad["status"] == "refused"
+    assert bad["reason"].startswith(f"bad_{index}: ")
+    with pytest.raises(ValueError, match=BAD_SLIDES[name][1]):
+        raise ValueError(bad["reason"])
+    assert [s["status"] for s in found.values()].count("encoded") == 20
+    assert len(table(went_on / "predictions.csv")) == 6
+    page = (went_on / "report.html").read_text()
+    assert f"bad_{index}" in page
+    assert f"{len(BAD_SLIDES)} slides are in no number above" in page
+
+
+def test_the_contact_sheet_shows_them_all(went_on):
+    with Image.open(went_on / "tissue.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    framed = (pixels == (0xB8, 0x3A, 0)).all(-1)
+    assert framed.any()
+    outlined = (pixels == (0, 158, 115)).all(-1)
+    assert outlined.any()
+
+
+@pytest.fixture
+def command(tiny_file, tiny, monkeypatch, tmp_path):
+    """Runs a command line in this process; what it ends with, None where it is well."""
+
+    def run(*words):
+        config = tiny()
+        named = {
+            "--config.data.manifest": config.data.manifest,
+            "--config.features": config.features,
+            "--config.run_dir": tmp_path / "run",
+            "--config.heatmaps": 0,
+            "--config.train.steps": 4,
+        }
+        line = [f"{name}={value}" for name, value in named.items()]
+        argv = ["cohort", "--config", str(tiny_file), *line, *words]
+        monkeypatch.setattr(sys, "argv", argv)
+        config_flags.DEFINE_config_file("config")
+        try:
+            commandline.parse(argv)
+            experiment.main(argv[:1])
+        except SystemExit as stop:
+            return stop.code
+        finally:
+            for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
+                delattr(flags.FLAGS, name)
+        return None
+
+    return run
+
+
+def wrong_label(rows):
+    rows[3]["label"] = "tumour"
+
+
+def no_label(rows):
+    rows[3]["label"] = ""
+
+
+def word_for_mpp(rows):
+    rows[3]["mpp"] = "40x"
+
+
+def two_of_one_name(rows):
+    rows[3]["slide_id"] = rows[2]["slide_id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (wrong_label, r"line 5: label 'tumour' of slide '\w+' is not among"),
+        (no_label, r"line 5: slide '\w+' has no label; add it"),
+        (word_for_mpp, r"line 5: mpp '40x' is not micrometres per pixel; write 0\.25"),
+        (two_of_one_name, r"line 5: slide_id '\w+' is already on line 4"),
+    ],
+)
+def test_a_bad_manifest_stops_before_anything(
+    command, edited, tmp_path, change, message
+):
+    rows = []
+    path = edited(lambda row: rows.append(row) or row)
+    change(rows)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    classes = "--config.data.classes=('normal','tumor')"
+    said = command(f"--config.data.manifest={path}", classes)
+    with pytest.raises(ValueError, match=rf"CohortError: .*edited\.csv, {message}"):
+        raise ValueError(said)
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.tissue.sauce=MASK", "did you mean --config.tissue.source?"),
+        ("--config.tissue.source=MUSK", "--config.tissue.source=MUSK"),
+        ("--config.grid.size_px=big", "--config.grid.size_px=big: invalid literal"),
+        ("--config.grid.mpp=-1", "--config.grid.mpp=-1.0 must be positive"),
+        ("--config.grid.min_tissue=25", "--config.grid.min_tissue=25.0 is a fraction"),
+        ("--config.tissue.min_area_um2=-1", "--config.tissue.min_area_um2=-1.0"),
+    ],
+)
+def test_a_wrong_key_type_or_value_stops_before_anything(
+    command, tmp_path, word, message
+):
+    said = command(word)
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_and_nothing_is_lost(command, tiny, tmp_path):
+    """Its features serve the next run; no checkpoint holds a number that is none."""
+    wild = ("--config.train.optimiser.learning_rate=1e30", "--config.train.log_every=1")
+    said = command(*wild, "--config.train.steps=30")
+    assert said.startswith("DivergedError: step ")
+    assert "is not finite; lower --config.train.optimiser.learning_rate" in said
+    assert "--config.run_dir" in said
+    for line in read_metrics(tmp_path / "run" / "train" / "metrics.jsonl"):
+        assert np.isfinite([*line.values()]).all()
+    assert not (tmp_path / "run" / "model.json").exists()
+    said = command("--config.train.optimiser.learning_rate=1e-3")
+    assert "train.optimiser.learning_rate: was 1e+30, is 0.001" in said
+    assert said.splitlines()[-1].endswith(f"--config.features={tiny().features})")
+
+
+def test_a_feature_file_cut_short_is_made_anew(
+    went_on, command, tiny, tmp_path, capsys
+):
+    """Cut anywhere; with a note, and none of the others."""
+    folder = pathlib.Path(tiny().features, tiny().tiling().folder())
+    cut = {"normal_001": 0.0, "tumor_001": 0.5, "test_001": 0.999}
+    before = {name: read_features(folder / f"{name}.h5") for name in cut}
+    others = [path for path in folder.glob("*.h5") if path.stem not in cut]
+    times = {path: path.stat().st_mtime_ns for path in others}
+    for name, share in cut.items():
+        data = (folder / f"{name}.h5").read_bytes()
+        (folder / f"{name}.h5").write_bytes(data[: int(len(data) * share)])
+    assert command() is None
+    said = capsys.readouterr().err
+    found = {s["slide_id"]: s for s in table(tmp_path / "run" / "slides.csv")}
+    for name in cut:
+        note = f"{name}.h5 was damaged and is made anew"
+        assert f"note: {name}: {note}" in said
+        assert (found[name]["status"], found[name]["reason"]) == ("encoded", note)
+        after = read_features(folder / f"{name}.h5")
+        np.testing.assert_array_equal(after.x, before[name].x)
+        np.testing.assert_array_equal(after.yx, before[name].yx)
+    assert said.count("note: ") == len(cut)
+    assert {path: path.stat().st_mtime_ns for path in others} == times
+
+
+@pytest.fixture
+def extracted(tiny, edited, tmp_path):
+    """Surveys and encodes an edited cohort and stops there; its slides.csv."""
+
+    def run(config, change):
+        lose = lambda row: (
+            row | {"path": "gone"} if row["slide_id"] == "test_006" else row
+        )
+        config.data.manifest = str(edited(lambda row: change(lose(row))))
+        config.max_refused = 0.0
+        with pytest.raises(RunError, match=r"--config\.max_refused=0;"):
+            experiment.run(config, tmp_path / "run")
+        return {s["slide_id"]: s for s in table(tmp_path / "run" / "slides.csv")}
+
+    return run
+
+
+def test_a_mended_mpp_makes_a_slides_features_anew(went_on, extracted, tiny, tmp_path):
+    """And only that slide's: what was encoded at a wrong scale must not be kept."""
+    config = tiny()
+    config.features = shutil.copytree(config.features, tmp_path / "features").as_posix()
+    (folder,) = pathlib.Path(config.features).glob("*/*")
+    before = {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.h5")}
+    mend = lambda row: row | {"mpp": "0.6"} if row["slide_id"] == "tumor_001" else row
+    extracted(config, mend)
+    after = {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.h5")}
+    assert [n for n in after if after[n] != before[n]] == ["tumor_001"]
+    with h5py.File(folder / "tumor_001.h5") as file:
+        assert file["coords"].attrs["mpp"] == 0.6
+
+
+def test_masks_are_used_only_if_asked_for(extracted, tiny, tmp_path):
+    """The practice cohort's are its truth; a slide that has none is refused by name."""
+    config = tiny()
+    config.features = str(tmp_path / "features")
+    config.tissue.source = Source.MASK
+    lose = lambda row: row | {"mask_path": ""} if row["slide_id"] == "test_001" else row
+    found = extracted(config, lose)
+    truth = {s["slide_id"]: float(s["tissue_um2"]) for s in table(config.data.manifest)}
+    reasons = {n: s["reason"] for n, s in found.items() if s["status"] == "refused"}
+    assert list(reasons) == ["test_001", "test_006"]
+    assert reasons["test_001"].startswith("test_001: no mask_path; give one in the")
+    for name in truth.keys() - reasons.keys():
+        area = float(found[name]["tissue_mm2"]) * 1e6
+        assert area == pytest.approx(truth[name], rel=0.05)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own; disk(kib) makes or resizes it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def sized(kib):
+        again = ["-o", "remount"] if os.path.ismount(folder) else ["-t", "tmpfs"]
+        options = [*again, "-o", f"size={kib}k", "tmpfs", str(folder)]
+        done = subprocess.run(["mount", *options], capture_output=True)
+        if done.returncode:
+            pytest.skip("only root may mount a small disk")
+        return folder
+
+    yield sized
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder, leave_kib):
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    (folder / "ballast").write_bytes(bytes(free - 1024 * leave_kib))
+
+
+ORIGIN = Origin(
+    slide_id="a", shape=(100, 100), mpp=0.5, target_mpp=0.5, size_px=32, overlap_px=0,
+    encoder="resnet18", config_hash="c", bad_tiles=0,
+)  # fmt: skip
+
+
+def test_features_that_do_not_fit_are_said_before_they_are_made(disk, command):
+    folder = disk(4)
+    said = command(f"--config.features={folder / 'features'}")
+    assert said.startswith(f"FeatureError: {folder}/features/")
+    assert "tiles take" in said
+    assert "name another folder with --config.features" in said
+    assert not list(folder.rglob("*.h5"))
+
+
+def test_a_disk_that_fills_up_while_features_are_written(disk):
+    """What was there stays, no half file does, and the error has the file's name."""
+    folder = disk(256)
+    x, yx = np.ones((500, 64), np.float32), np.zeros((500, 2), np.int64)
+    write_features(folder / "a.h5", x, yx, ORIGIN)
+    fill(folder, 16)
+    for name in ("a.h5", "b.h5"):
+        with pytest.raises(OSError, match=rf"{name}'$") as caught:
+            write_features(folder / name, x, yx, ORIGIN)
+        assert "no space left on its disk" in experiment.explain(caught.value, folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["a.h5", "ballast"]
+    assert is_whole(folder / "a.h5", "c")
+
+
+def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(disk, command):
+    """Full before the first slide, then while training; both times nothing is lost."""
+    plan = ("--config.train.steps=30", "--config.train.patience=0")
+    folder = disk(4_000)
+    run = f"--config.run_dir={folder / 'run'}"
+    for leave_kib in (8, 1410):  # at the start; past the first checkpoint
+        fill(folder, leave_kib)
+        said = command(run, *plan)
+        assert f"{folder}/run" in said
+        assert "no space left on its disk. Free some and give the same" in said
+        assert len(said.splitlines()) == 1
+        assert not (folder / "run" / "report.html").exists()
+        (folder / "ballast").unlink()
+    assert list((folder / "run" / "train" / "state").iterdir())  # to go on from
+    assert not [*folder.rglob("*.orbax-checkpoint-tmp")]
+    log = folder / "run" / "train" / "metrics.jsonl"
+    first, *rest = read_metrics(log)
+    marked = [first | {"mark": 1}, *rest]  # stays only if the run goes on
+    log.write_text("".join(json.dumps(line) + "\n" for line in marked))
+    assert command(run, *plan) is None
+    lines = read_metrics(log)
+    assert lines[0]["mark"] == 1
+    steps = [line["step"] for line in lines if "train.loss" in line]
+    assert steps == [5, 10, 15, 20, 25, 30]
+    assert len(table(folder / "run" / "predictions.csv")) == 6
+
+
+def test_a_file_the_system_refuses_to_grow(tiny_file, manifest, tmp_path):
+    """A quota, where no disk can be mounted: the process ends with one line."""
+    limited = (
+        "import resource, runpy; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); "
+        "runpy.run_module('experiments.cohort', run_name='__main__')"
+    )
+    config = ["--config", str(tiny_file), f"--config.data.manifest={manifest}"]
+    words = [*config, f"--config.run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-c", limited, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("it goes on from where it was")
+    assert "Traceback" not in done.stderr
+
+
+def test_room_is_asked_of_the_disk_that_will_hold_the_files(tmp_path):
+    check_space(tmp_path / "not" / "yet" / "there", 1000, 512)
+    with pytest.raises(ValueError, match=r"there: the features of 10+ tiles take"):
+        check_space(tmp_path / "not" / "there", 10**13, 512)

@@ -1,0 +1,120 @@
+"""What is typed wrong stops the run with one line that says how to type it."""
+
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import cohort, commandline
+from wsi_jax.nets.encoder import Depth
+
+# How ml_collections reads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture
+def read(tiny_file, monkeypatch):
+    """The config that words on a command line make, or what `then` does with it."""
+
+    def from_words(*words, file=tiny_file, then=lambda argv: flags.FLAGS.config):
+        argv = ["cohort", *(("--config", str(file)) if file else ()), *words]
+        monkeypatch.setattr(sys, "argv", argv)
+        config_flags.DEFINE_config_file("config")
+        try:
+            return then(commandline.parse(argv))
+        finally:
+            for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
+                delattr(flags.FLAGS, name)
+
+    return from_words
+
+
+def test_every_kind_of_field_can_be_set(read):
+    config = read(
+        "--config.train.steps=7",
+        "--config.grid.mpp=0.25",
+        "--config.train.optimiser.learning_rate",
+        "1e-3",
+        "--config.encoder.depth=resnet50",
+        "--noconfig.train.class_weights",
+        "--config.loading.max_tiles=100",
+        "--config.data.mpp=0.5",
+        "--config.data.classes=('tumor','normal')",
+        "--config.data.manifest=my slides.csv",
+    )
+    assert config.train.steps == 7
+    assert config.grid.mpp == 0.25
+    assert config.train.optimiser.learning_rate == 1e-3
+    assert config.encoder.depth is Depth.resnet50
+    assert config.train.class_weights is False
+    assert config.loading.max_tiles == 100
+    assert config.data.mpp == 0.5
+    assert config.data.classes == ("tumor", "normal")
+    assert config.data.manifest == "my slides.csv"
+
+
+def test_what_is_not_set_stays_as_in_the_file(read):
+    assert read().train.steps == 30
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.train.stepz=3", "did you mean --config.train.steps?"),
+        ("--config.trian.steps=3", "did you mean --config.train.steps?"),
+        ("--config.steps=3", "did you mean --config.train.steps?"),
+        ("--config.learning_rate=3", "--config.train.optimiser.learning_rate?"),
+        ("--noconfig.train.balancd", "did you mean --config.train.balanced?"),
+        ("--config.train.steps.x=3", "did you mean --config.train.steps?"),
+        ("--config.grid.qqq=3", "one of mpp, size_px, overlap_px, min_tissue?"),
+        ("--config.qqq=3", "one of run_dir, features, data, grid,"),
+        ("--config.train.steps=abc", "--config.train.steps=abc: invalid literal"),
+        ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal"),
+        ("--config.grid.mpp=fine", "--config.grid.mpp=fine: could not convert"),
+        ("--config.encoder.depth=resnet19", "resnet18|resnet34|resnet50"),
+        ("--config.train.class_weights=maybe", "--config.train.class_weights=maybe"),
+        ("--confg.train.steps=3", "confg.train.steps"),
+        ("config.train.steps=3", "config.train.steps=3: not a flag"),
+    ],
+)
+def test_a_wrong_word_is_one_line(read, word, message):
+    with pytest.raises(SystemExit) as caught:
+        read(word)
+    assert message in caught.value.code
+    assert len(caught.value.code.splitlines()) == 1
+
+
+def test_a_missing_file_names_its_neighbour(read, tiny_file):
+    with pytest.raises(SystemExit) as caught:
+        read(file=tiny_file.with_name("tny.py"))
+    assert caught.value.code.endswith(f"no such file; did you mean {tiny_file}?")
+
+
+def test_no_file_says_how_to_name_one(read):
+    with pytest.raises(SystemExit, match="add --config FILE"):
+        read(file=None)
+
+
+def test_an_error_of_the_cohort_is_one_line(read, tmp_path):
+    folder = tmp_path / "run"
+    words = "--config.data.manifest=gone.csv", f"--config.run_dir={folder}"
+    with pytest.raises(SystemExit) as caught:
+        read(*words, then=cohort.main)
+    assert caught.value.code.startswith("CohortError: gone.csv: no such manifest")
+    assert len(caught.value.code.splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_the_process_ends_with_that_line(tiny_file):
+    """No traceback, and an exit status that scripts see."""
+    words = ["--config", str(tiny_file), "--config.train.stepz=3"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.cohort", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    line = "--config.train.stepz: no such field; did you mean --config.train.steps?"
+    assert done.stderr == line + "\n"

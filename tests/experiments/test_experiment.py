@@ -1,0 +1,218 @@
+"""Cohorts in all their states: bad slides, leaks, folds, classes in any order."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import cohort as experiment
+from experiments.experiment import Manifest, RunError
+from wsi_jax.data.cohort import CohortError
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def short(tiny):
+    """Four steps, no pictures."""
+    config = tiny()
+    config.heatmaps = 0
+    config.train = dataclasses.replace(
+        config.train, steps=4, validate_every=2, save_every=2
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def bad(tiny, manifest, tmp_path_factory):
+    """A run whose cohort has one slide of junk and one whose file is gone."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "junk.tif").write_bytes(b"II*\0 and then nothing of sense")
+    rows = table(manifest)
+    for row in rows:
+        row["path"] = str(manifest.parent / row["path"])
+        row["mask_path"] = row["annotation_path"] = ""
+    rows[0]["path"] = str(folder / "junk.tif")
+    rows[-2]["path"] = str(folder / "gone.tif")
+    with open(folder / "slides.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    config = tiny()
+    config.data = Manifest(
+        manifest=str(folder / "slides.csv"), classes=("tumor", "normal")
+    )
+    config.heatmaps = 0
+    config.train.steps = 4
+    experiment.run(config, folder / "run")
+    return folder / "run", config
+
+
+def test_bad_slides_are_refused_with_their_reason_and_the_run_goes_on(bad):
+    folder, _ = bad
+    slides = {s["slide_id"]: s for s in table(folder / "slides.csv")}
+    refused = {n: s for n, s in slides.items() if s["status"] == "refused"}
+    assert list(refused) == ["normal_001", "test_005"]
+    assert "junk.tif" in refused["normal_001"]["reason"]
+    assert "gone.tif" in refused["test_005"]["reason"]
+    assert all(not s["reason"] for n, s in slides.items() if n not in refused)
+    tested = [line["slide_id"] for line in table(folder / "predictions.csv")]
+    assert tested == [f"test_{i:03}" for i in (1, 2, 3, 4, 6)]
+    page = (folder / "report.html").read_text()
+    assert "2 slides are in no number above" in page
+
+
+def test_classes_come_in_the_order_asked_for(bad):
+    """The second is the positive one."""
+    folder, _ = bad
+    lines = table(folder / "predictions.csv")
+    assert list(lines[0])[-2:] == ["p_tumor", "p_normal"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    p = np.array([float(line["p_normal"]) for line in lines])
+    called = np.array([line["prediction"] == "normal" for line in lines])
+    np.testing.assert_array_equal(called, p >= metrics["test.threshold"])
+    normal = np.array([line["label"] == "normal" for line in lines])
+    assert metrics["test.sensitivity"] == pytest.approx(called[normal].mean())
+    assert metrics["test.specificity"] == pytest.approx(1 - called[~normal].mean())
+
+
+def test_too_many_bad_slides_stop_the_run_before_training(bad, tmp_path, capsys):
+    _, config = bad
+    config = dataclasses.replace(config, max_refused=0.05)
+    with pytest.raises(RunError, match=r"2 of 20 .*--config\.max_refused=0\.05"):
+        experiment.run(config, tmp_path / "run")
+    assert capsys.readouterr().err.count("refused: ") == 2
+    assert (tmp_path / "run" / "slides.csv").is_file()
+    assert not (tmp_path / "run" / "train").exists()
+
+
+def test_a_class_whose_every_slide_of_a_split_is_refused_stops_it(
+    short, edited, tmp_path
+):
+    def lose(row):
+        lost = row["split"] == "val" and row["label"] == "tumor"
+        return row | {"path": f"gone/{row['slide_id']}.tif"} if lost else row
+
+    short.data.manifest = str(edited(lose))
+    with pytest.raises(CohortError, match="split 'val' has no slide of class 'tumor'"):
+        experiment.run(short, tmp_path / "run")
+
+
+def stops_before_encoding(config, folder, error, message):
+    """And leaves no claim, so that the same command works once the fault is mended."""
+    config.features = str(folder / "features")
+    with pytest.raises(error, match=message):
+        experiment.run(config, folder / "run")
+    assert not list(folder.rglob("*.h5"))
+    assert not (folder / "run").exists()
+
+
+def test_a_patient_in_train_and_test_stops_the_run(short, edited, tmp_path):
+    move = {"patient_001": "patient_020"}
+    leak = lambda row: (
+        row | {"patient_id": move.get(row["patient_id"], row["patient_id"])}
+    )
+    short.data.manifest = str(edited(leak))
+    stops_before_encoding(
+        short, tmp_path, CohortError, "patient 'patient_020' is in splits 'train' and"
+    )
+
+
+def test_a_slide_in_train_and_test_stops_the_run(short, edited, tmp_path):
+    """One file under two names, each of its own patient."""
+    paths = []
+
+    def leak(row):
+        paths.append(row["path"])
+        return row | {"path": paths[0]} if row["slide_id"] == "test_001" else row
+
+    short.data.manifest = str(edited(leak))
+    stops_before_encoding(short, tmp_path, CohortError, "'test_001' .* the same path")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_cohort_without_a_split_stops_the_run(short, edited, tmp_path, split):
+    short.data.manifest = str(
+        edited(lambda row: row if row["split"] != split else None)
+    )
+    stops_before_encoding(short, tmp_path, CohortError, f"no slide in split '{split}'")
+
+
+@pytest.mark.parametrize("name", ["encode_batch", "train.batch"])
+def test_batches_that_do_not_divide_stop_the_run(short, tmp_path, name):
+    short.encode_batch = 12 if name == "encode_batch" else 8
+    short.train.batch = 12 if name == "train.batch" else 8
+    message = rf"--config\.{name}=12 does not divide among 8 devices"
+    stops_before_encoding(short, tmp_path, RunError, message)
+
+
+def test_weights_that_are_not_there_stop_the_run(short, tmp_path):
+    short.encoder.weights = "resnet.safetensors"
+    message = r"--config\.encoder\.weights=resnet\.safetensors: no such file"
+    stops_before_encoding(short, tmp_path, RunError, message)
+
+
+def test_a_manifest_that_is_not_there_stops_the_run(short, tmp_path):
+    short.data.manifest = "my_slides.csv"
+    stops_before_encoding(short, tmp_path, CohortError, "my_slides.csv: no such")
+    short.data.manifest = ""
+    stops_before_encoding(short, tmp_path, CohortError, r"add --config\.data\.manifest")
+
+
+def test_folds_of_three_classes_test_every_slide_once(short, edited, tmp_path):
+    """Invented labels; a fold is trained, chosen and tested on slides of its own."""
+    names = ("blue", "green", "red")
+    relabel = lambda row: row | {
+        "label": names[int(row["patient_id"][-3:]) % 3], "split": "", "fold": "",
+        "cluster": "",
+    }  # fmt: skip
+    short.data = Manifest(manifest=str(edited(relabel)), folds=3)
+    short.train.steps = 2
+    experiment.run(short, tmp_path)
+    lines = table(tmp_path / "predictions.csv")
+    assert sorted(line["slide_id"] for line in lines) == sorted(
+        row["slide_id"] for row in table(short.data.manifest)
+    )
+    for line in lines:
+        p = [float(line[f"p_{name}"]) for name in names]
+        assert sum(p) == pytest.approx(1, abs=2e-6)
+        assert line["prediction"] == names[int(np.argmax(p))]
+    cards = sorted(tmp_path.glob("fold_*/model.json"))
+    assert [card.parent.name for card in cards] == ["fold_0", "fold_1", "fold_2"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["test.n"] == 20
+    assert "test.threshold" not in metrics
+
+
+def test_folds_of_a_cohort_with_a_test_split_share_it(short):
+    short.data.folds = 2
+    cohort = short.data.cohort()
+    assert {row.fold for row in cohort.rows if row.split == "test"} == {""}
+    assert {row.fold for row in cohort.rows if row.split != "test"} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    "classes", [("tumor", "normal"), ("tumor,normal",), ("tumor, normal",)]
+)
+def test_class_names_as_a_shell_gives_them(short, classes):
+    short.data.classes = classes
+    assert short.data.cohort().classes == ("tumor", "normal")
+
+
+def test_numbers_may_be_classes(short, edited):
+    number = lambda row: row | {"label": str(int(row["label"] == "tumor"))}
+    short.data = Manifest(manifest=str(edited(number)), classes=(1, 0))
+    assert short.data.cohort().classes == ("1", "0")
+
+
+def test_the_mpp_of_the_config_fills_what_the_manifest_leaves_open(short, edited):
+    blank = lambda row: row | {"mpp": "" if row["split"] == "test" else row["mpp"]}
+    short.data = Manifest(manifest=str(edited(blank)), mpp=0.3)
+    rows = short.data.cohort().rows
+    assert {row.mpp for row in rows if row.split == "test"} == {0.3}
+    assert {row.mpp for row in rows if row.split != "test"} == {0.5, 0.8}

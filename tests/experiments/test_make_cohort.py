@@ -1,0 +1,183 @@
+"""A practice cohort on disk: laid out as CAMELYON16, resumable, its truth certified."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import certify as certifier
+from experiments import probe
+from experiments.configs.practice import get_config
+from experiments.make_cohort import MakeCohort, MakeCohortError, make_cohort, outlines
+from wsi_jax.data.camelyon16 import read_camelyon16, read_reference
+from wsi_jax.data.cohort import read_manifest
+from wsi_jax.data.lint import lint
+from wsi_jax.slides.annotations import rasterise, read_asap
+from wsi_jax.slides.nuisance import Nuisance
+from wsi_jax.slides.presets import Preset
+from wsi_jax.slides.slide import open_slide
+from wsi_jax.slides.synthetic import CELL_PX, LESION, labels, plan
+
+
+def small(folder, **changes) -> MakeCohort:
+    settings = {
+        "preset": Preset.DIFFUSE,
+        "n_train": 4,
+        "n_val": 2,
+        "n_test": 4,
+        "side_px": 512,
+        "styles": 8,
+        "workers": 2,
+        "nuisance": Nuisance(mpps=(0.5, 0.8)),
+    }
+    return MakeCohort(out=str(folder), **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    make_cohort(small(folder))
+    return folder
+
+
+def bytes_of(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.rglob("*.tif"))}
+
+
+def test_the_folder_reads_as_camelyon16_and_as_a_manifest(cohort):
+    manifest = read_manifest(cohort / "slides.csv")
+    camelyon = read_camelyon16(cohort, val=0.3, seed=0)
+    assert manifest.classes == camelyon.classes == ("normal", "tumor")
+    ours = {row.slide_id: row for row in manifest.rows}
+    theirs = {row.slide_id: row for row in camelyon.rows}
+    assert ours.keys() == theirs.keys()
+    for name, row in ours.items():
+        assert row.label == theirs[name].label
+        assert pathlib.Path(row.path).samefile(theirs[name].path)
+        assert (row.split == "test") == (theirs[name].split == "test")
+        assert row.annotation_path == theirs[name].annotation_path
+    assert lint(manifest).missing == ()
+    reference = read_reference(cohort / "testing/reference.csv")
+    for name, truth in reference.items():
+        assert truth.lesion == ("Micro" if truth.label == "tumor" else "None")
+        assert ours[name].label == truth.label
+
+
+def test_slides_have_the_mpp_that_the_manifest_says(cohort):
+    for row in read_manifest(cohort / "slides.csv").rows:
+        with open_slide(row.path) as slide:
+            assert slide.mpp == pytest.approx(row.mpp, rel=1e-5)
+            truth = np.asarray(Image.open(row.mask_path))
+            cells = np.array(slide.shape) * slide.mpp / CELL_PX
+            np.testing.assert_allclose(cells, truth.shape, atol=0.2)
+
+
+def test_the_outlines_are_those_of_the_planted_lesions(cohort):
+    rows = read_manifest(cohort / "slides.csv").rows
+    seen = 0
+    for row in rows:
+        truth = np.asarray(Image.open(row.mask_path))
+        assert (truth == LESION).any() == (row.label == "tumor")
+        if not row.annotation_path:
+            continue
+        seen += 1
+        polygons = read_asap(row.annotation_path)
+        drawn = rasterise(polygons, truth.shape, float(CELL_PX), row.mpp)
+        np.testing.assert_array_equal(drawn, truth == LESION)
+    assert seen == sum(row.label == "tumor" for row in rows) > 0
+
+
+def test_outlines_keep_holes_and_single_cells():
+    mask = np.zeros((12, 16), bool)
+    mask[1:8, 2:10] = True
+    mask[3:5, 4:7] = False
+    mask[10, 13] = True
+    polygons = outlines(mask, 20.0)
+    assert sorted(p.group for p in polygons) == ["_0", "_0", "_2"]
+    np.testing.assert_array_equal(rasterise(polygons, mask.shape, 20.0, 1.0), mask)
+
+
+def test_areas_in_the_manifest_are_those_of_the_masks(cohort):
+    with open(cohort / "slides.csv", newline="") as f:
+        for row in csv.DictReader(f):
+            truth = np.asarray(Image.open(cohort / row["mask_path"]))
+            lesion = (truth == LESION).sum() * CELL_PX**2
+            assert float(row["lesion_um2"]) == lesion
+            assert float(row["tissue_um2"]) == (truth > 0).sum() * CELL_PX**2
+
+
+def test_a_second_run_draws_only_what_is_missing_and_draws_it_the_same(cohort):
+    before = bytes_of(cohort)
+    times = {p.name: p.stat().st_mtime_ns for p in cohort.rglob("*.tif")}
+    gone = cohort / "training/tumor/tumor_001.tif"
+    gone.unlink()
+    make_cohort(small(cohort))
+    assert bytes_of(cohort) == before
+    again = {p.name: p.stat().st_mtime_ns for p in cohort.rglob("*.tif")}
+    assert {n for n in times if times[n] != again[n]} == {"tumor_001.tif"}
+    assert not list(cohort.rglob(".*.part"))
+
+
+def test_a_folder_keeps_one_cohort_only(cohort):
+    with pytest.raises(MakeCohortError, match="holds a cohort with seed=0, asked for"):
+        make_cohort(small(cohort, seed=1))
+
+
+def test_it_asks_for_a_folder_and_for_enough_kinds(tmp_path):
+    with pytest.raises(MakeCohortError, match=r"--config\.out"):
+        make_cohort(get_config())
+    (tmp_path / "index.csv").write_text("file,class,cluster\n")
+    with pytest.raises(MakeCohortError, match="three needs 3 kinds"):
+        make_cohort(small(tmp_path, preset=Preset.THREE, tiles=str(tmp_path)))
+
+
+def test_the_certificate_lies_in_the_folder_and_names_every_probe(cohort):
+    certificate = certifier.certify(cohort)
+    assert certificate == json.loads((cohort / "certificate.json").read_text())
+    assert certificate["preset"] == "diffuse"
+    expected = {row["probe"] for row in certificate["rows"]}
+    assert expected >= {"field in focus", "metadata only", "labels shuffled"}
+    assert any(row["auc"] is not None for row in certificate["rows"])
+    for row in certificate["rows"]:
+        if row["auc"] is None:  # too few slides had such fields
+            assert not row["ok"]
+            continue
+        assert row["lo"] <= row["auc"] <= row["hi"]
+        if row["expected"] == "none":
+            assert row["ok"] == (row["lo"] <= 0.5 <= row["hi"])
+        if row["expected"] == "signal":
+            assert row["ok"] == (row["auc"] >= certifier.REACHES)
+
+
+def test_every_preset_says_where_its_signal_is_and_is_not():
+    for preset in Preset:
+        inside, outside = certifier.IN_BAND[preset], certifier.OFF_BAND[preset]
+        assert not set(inside) & set(outside)
+
+
+def test_the_probe_finds_fine_detail_and_not_after_box_means():
+    rng = np.random.default_rng(0)
+    grain = rng.normal(0, 1, (80, 64, 64, 3))
+    label = np.arange(80) % 2
+    grain *= (20 + 5 * label)[:, None, None, None]
+    grain = grain.reshape(80, 8, 8, 8, 8, 3)
+    grain = grain - grain.mean((2, 4), keepdims=True)
+    base = rng.normal(170, 15, (80, 8, 1, 8, 1, 3))
+    images = (base + grain).reshape(80, 64, 64, 3).clip(0, 255).round().astype(np.uint8)
+    coarse = images.reshape(80, 8, 8, 8, 8, 3).mean((2, 4)).round().astype(np.uint8)
+    for pixels, low, high in ((images, 0.95, 1), (coarse, 0.2, 0.8)):
+        x = probe.describe(pixels)
+        scores = probe.judge(x[:40], label[:40], x[40:])
+        pairs = scores[label[40:] == 1][:, None] > scores[label[40:] == 0]
+        assert low <= pairs.mean() <= high
+
+
+def test_names_are_camelyon16s():
+    config = small("unused")
+    names = labels(("normal", "tumor"), config.preset)
+    planned = plan(config, names)
+    assert planned[-1].slide_id == "test_004"
+    assert {p.slide_id.split("_")[0] for p in planned} == {"normal", "tumor", "test"}

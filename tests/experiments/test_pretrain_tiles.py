@@ -1,0 +1,307 @@
+"""An encoder from labelled tiles: what it leaves, resumes from, and may not be used on.
+
+Tiles are smooth or rough, of any colour: seconds suffice to tell them apart.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from experiments import cohort, pretrain_tiles, tile_comparison
+from experiments.configs.pretrain import lc25000, patch_camelyon
+from experiments.experiment import RunError
+from experiments.pretrain_tiles import PretrainFolder, PretrainPatchCamelyon
+from wsi_jax import configs
+from wsi_jax.data.cohort import CohortError, read_manifest
+from wsi_jax.data.patch_camelyon import MPP
+from wsi_jax.data.tensorflow import import_tf
+from wsi_jax.data.tile_sets import Tiles
+from wsi_jax.methods.tile_classifier import Augment, TileClassifier
+from wsi_jax.nets import pretrained
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.origin import Origin, read_origin, to_metadata
+from wsi_jax.nets.pretrained import WeightsError
+from wsi_jax.slides.clusters import split_of
+from wsi_jax.train.log import read_metrics
+from wsi_jax.train.loop import Train
+from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.types import Task
+
+KINDS = ("x_smooth", "x_rough", "y_bright", "y_dark")
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory):
+    """Four classes in two groups, 24 clusters of two tiles each; 32 px at 1 um/px."""
+    folder, rng, rows = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0), []
+    for kind in KINDS:
+        (folder / kind).mkdir()
+        for i in range(48):
+            light = {"y_bright": 190, "y_dark": 70}.get(kind, 130)
+            tile = rng.normal(light, 15, (1, 1, 3)) + np.zeros((32, 32, 3))
+            tile += rng.normal(0, 50 if kind == "x_rough" else 4, (32, 32, 1))
+            name = f"{kind}/{i}.png"
+            Image.fromarray(tile.clip(0, 255).astype(np.uint8)).save(folder / name)
+            rows.append((name, kind, f"{kind}:{i // 2}"))
+    with open(folder / "index.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "class", "cluster"), *rows])
+    return folder
+
+
+@pytest.fixture
+def config(tiles):
+    return small(tiles)
+
+
+def small(tiles, **train):
+    plan = {"steps": 12, "batch": 8, "log_every": 1, "validate_every": 4}
+    return PretrainFolder(
+        tiles=str(tiles),
+        mpp=2.0,
+        val=0.3,
+        groups=(KINDS[:2], KINDS[2:]),
+        method=TileClassifier(
+            encoder=Encoder(stages=1, width=8), augment=Augment(crop=1.0)
+        ),
+        train=Train(
+            **plan | {"save_every": 4} | train, optimiser=Optimiser(learning_rate=5e-3)
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiles, tmp_path_factory):
+    """The folder of a finished pre-training; not to be changed."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    assert pretrain_tiles.run(small(tiles), folder) == folder / "encoder.safetensors"
+    return folder
+
+
+def test_weights_say_what_made_them(trained, tiles):
+    origin = read_origin(trained / "encoder.safetensors")
+    assert origin.classes == tuple(sorted(KINDS))
+    with open(tiles / "index.csv", newline="") as file:
+        clusters = {row["cluster"] for row in csv.DictReader(file)}
+    assert set(origin.seen) == {c for c in clusters if split_of(c) == "encoder"}
+    assert {"config", "commit", "date", "versions"} <= origin.made.keys()
+    made = configs.from_plain(origin.made["config"])
+    assert made == small(tiles)
+
+
+def test_an_encoder_loads_them_and_gives_the_features_that_were_trained(trained, tiles):
+    """Features and classifier of the file give the probabilities that were written."""
+    path = trained / "encoder.safetensors"
+    encoder = Encoder(stages=1, width=8, weights=str(path))
+    sets = small(tiles).sets()
+    x = jax.jit(encoder.make().apply)(encoder.params(), sets.test.pixels)
+    file = load_file(path)
+    logits = x @ file["fc.weight"].T + file["fc.bias"][None]
+    with open(trained / "predictions.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    assert [line["file"] for line in lines] == list(sets.test.name)
+    said = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
+    np.testing.assert_allclose(jax.nn.softmax(logits), said, atol=1e-5)
+    for change in ({"norm": NormKind.group}, {"width": 4}):
+        with pytest.raises(WeightsError, match="this one has"):
+            dataclasses.replace(encoder, **change).params()
+
+
+def test_metrics_are_those_of_the_predictions(trained):
+    """Within a group, its own classes alone compete."""
+    metrics = json.loads((trained / "metrics.json").read_text())
+    with open(trained / "predictions.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    for group, kinds in (("x", KINDS[:2]), ("y", KINDS[2:])):
+        mine = [line for line in lines if line["label"] in kinds]
+        p = np.array([[float(line[f"p_{kind}"]) for kind in kinds] for line in mine])
+        right = [
+            kinds[k] == line["label"] for k, line in zip(p.argmax(1), mine, strict=True)
+        ]
+        of = {
+            name.removeprefix(f"test.{group}."): value
+            for name, value in metrics.items()
+            if name.startswith(f"test.{group}.")
+        }
+        assert of["n"] == len(mine)
+        assert of["n_clusters"] == len({line["cluster"] for line in mine})
+        assert of["accuracy"] == pytest.approx(np.mean(right))
+        between = of["accuracy"] - of["baseline_accuracy"]
+        assert of["difference"] == pytest.approx(between)
+        for name in ("accuracy", "baseline_accuracy", "difference"):
+            assert of[f"{name}_lo"] <= of[name] <= of[f"{name}_hi"]
+        # Smooth or rough, bright or dark: colours and gradients say all there is.
+        assert of["baseline_accuracy"] > 0.95
+        assert of["n_clusters"] < of["n"]
+    shown = pretrain_tiles.text(metrics)
+    assert shown.count("colours and gradients") == 2
+
+
+def test_the_same_command_does_nothing_and_another_config_is_refused(trained, config):
+    times = lambda: {p: p.stat().st_mtime_ns for p in sorted(trained.rglob("*"))}
+    before = times()
+    pretrain_tiles.run(config, trained)
+    config.train.seed = 1
+    with pytest.raises(RunError, match=r"train\.seed: was 0, is 1"):
+        pretrain_tiles.run(config, trained)
+    assert times() == before
+
+
+def test_resumed_is_uninterrupted(trained, config, tmp_path, monkeypatch):
+    """Stopped in step 7, after the checkpoint of step 4: bit for bit."""
+
+    @contextlib.contextmanager
+    def stop(what, total):
+        done = 0
+
+        def advance(n=1, note="", before=False):
+            nonlocal done
+            done += n
+            if done == 7:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_tiles, "progress", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_tiles.run(config, tmp_path)
+    assert not (tmp_path / "encoder.safetensors").exists()
+    pretrain_tiles.run(config, tmp_path)
+    for name in ("metrics.json", "predictions.csv"):
+        assert (tmp_path / name).read_text() == (trained / name).read_text()
+    one, two = (load_file(f / "encoder.safetensors") for f in (trained, tmp_path))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    logged = lambda f: read_metrics(f / "train" / "metrics.jsonl")
+    assert logged(tmp_path) == logged(trained)
+
+
+def test_training_stops_early_on_validation_clusters(tiles, tmp_path):
+    """Two looks after the best one, of a monitor that learning lowers."""
+    config = small(tiles, steps=100, monitor="log_loss", patience=2)
+    pretrain_tiles.run(config, tmp_path)
+    lines = read_metrics(tmp_path / "train" / "metrics.jsonl")
+    losses = [line["val.log_loss"] for line in lines if "val.log_loss" in line]
+    assert len(losses) == int(np.argmax(losses)) + 3 < 25
+
+
+def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
+    def refused(match, error=RunError, **change):
+        with pytest.raises(error, match=match):
+            pretrain_tiles.run(dataclasses.replace(config, **change), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused(r"add --config\.tiles=FOLDER", tiles="")
+    refused(r"--config\.groups has .*two or more of", groups=(("x_rough", "bone"),))
+    refused(r"--config\.train\.batch=12", train=Train(batch=12))
+    method = TileClassifier(encoder=Encoder(weights="gone.safetensors"))
+    refused(r"method\.encoder\.weights=gone\.safetensors: no such", method=method)
+    method = TileClassifier(encoder=Encoder(norm=NormKind.frozen))
+    refused("set it to layer or group", ValueError, method=method)
+
+
+def test_what_weights_have_seen_is_handed_on(config, tmp_path):
+    """Trained on from weights, an encoder has seen what they have seen."""
+    encoder = Encoder(stages=1, width=8)
+    path = tmp_path / "first.safetensors"
+    origin = Origin(encoder.describe(), ("a", "b"), ("elsewhere:1",), {})
+    pretrained.save(
+        path, jax.device_get(encoder.params()["params"]), to_metadata(origin)
+    )
+    config.method.encoder.weights = str(path)
+    method = config.method.stages(Task(KINDS), optax.identity())[0].method
+    params = jax.jit(method.init)(jax.random.key(0), None).params
+    first = params["encoder"]["params"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(first, encoder.params()["params"]["conv1"]["kernel"])
+    sets = config.sets()
+    pretrain_tiles.save_encoder(tmp_path / "next.safetensors", params, config, sets)
+    seen = read_origin(tmp_path / "next.safetensors").seen
+    assert set(seen) == {*sets.seen, "elsewhere:1"}
+
+
+def test_a_cohort_is_refused_that_the_encoder_has_seen(tiny, manifest, tmp_path):
+    """By the clusters that its weights name; those of training slides do not matter."""
+    config = tiny()
+    rows = read_manifest(manifest).rows
+    cluster_of = lambda split: next(r for r in rows if r.split == split).cluster
+    net = jax.device_get(config.encoder.params()["params"])
+    encoder = config.encoder
+
+    def with_seen(*seen):
+        path = tmp_path / "weights.safetensors"
+        origin = Origin(encoder.describe(), ("a", "b"), seen, {})
+        pretrained.save(path, net, to_metadata(origin))
+        return dataclasses.replace(encoder, weights=str(path))
+
+    config.encoder = with_seen(cluster_of("test").split(";")[0])
+    config.features = str(tmp_path / "features")
+    with pytest.raises(
+        CohortError, match=r"test slide 'test_.*encoder has learnt from"
+    ):
+        cohort.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "features").exists()
+    innocent = with_seen(cluster_of("train").split(";")[0], "colon_n:1")
+    cohort.check_cohort(config.data.cohort(), innocent.seen())
+
+
+def test_statistics_do_not_depend_on_how_a_tile_lies():
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    found = tile_comparison.statistics(x)
+    assert found.shape == (3, 39)
+    turned = tile_comparison.statistics(np.rot90(x, 1, (1, 2)))
+    np.testing.assert_allclose(turned, found, rtol=1e-4, atol=1e-6)
+    finer = tile_comparison.statistics(x // 2)
+    assert np.abs(finer - found).min(0).max() > 0.1
+
+
+def test_clusters_are_resampled_and_not_tiles():
+    """Ten tiles of a cluster are worth one: the interval knows."""
+    n = 400
+    p = np.eye(2)[np.repeat(np.arange(n // 10) % 4 == 0, 10).astype(int)]
+    label = np.zeros(n, np.int32)
+    pixels = np.zeros((n, 1, 1, 3), np.uint8)
+    names = tuple(map(str, range(n)))
+    clustered = tuple(str(i // 10) for i in range(n))
+    wide, narrow = (
+        tile_comparison.compare(Tiles(pixels, label, of, names), p, p, 0)
+        for of in (clustered, names)
+    )
+    length = lambda found: found["accuracy_hi"] - found["accuracy_lo"]
+    assert length(wide) > 2.5 * length(narrow)
+    assert wide["difference"] == wide["difference_lo"] == wide["difference_hi"] == 0
+    sure = tile_comparison.compare(
+        Tiles(pixels, label, clustered, names), np.eye(2)[label], p, 0
+    )
+    assert sure["accuracy"] == 1 == pytest.approx(sure["accuracy_hi"])
+    assert 0.8 < sure["accuracy_lo"] < 0.95  # forty clusters: Wilson's 0.912
+
+
+@pytest.mark.parametrize("module", [lc25000, patch_camelyon])
+def test_configs_are_whole(module):
+    config = module.get_config()
+    configs.validate(config)
+    assert configs.from_plain(configs.to_plain(config)) == config
+
+
+def test_patch_camelyon_is_a_source():
+    """On TFDS's mock data."""
+    import_tf()
+    import tensorflow_datasets as tfds
+
+    config = PretrainPatchCamelyon(mpp=6 * MPP, most=5)
+    with tfds.testing.mock_data(num_examples=8):
+        sets = config.sets()
+    assert [len(tiles.label) for tiles in sets[:3]] == [5, 5, 5]
+    assert "tumor_111" in sets.seen
+    assert not [name for name in sets.seen if name.startswith("test")]

@@ -1,0 +1,200 @@
+"""A run that is killed, without warning, and started again is a run."""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import pytest
+
+from wsi_jax.train.log import read_metrics
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SAID = ("metrics.json", "predictions.csv")
+# Long enough to be caught in the middle, with a checkpoint every five steps.
+LONG = (
+    "--config.train.steps=40",
+    "--config.train.save_every=5",
+    "--config.train.validate_every=10",
+    "--config.train.patience=0",
+    "--config.heatmaps=0",
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts a command in a process of its own, with nothing of this one's settings."""
+    kept = {name: v for name, v in os.environ.items() if not name.startswith("JAX_")}
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    started = []
+
+    def process(module, *words):
+        log = tmp_path_factory.mktemp("log") / "log.txt"
+        with log.open("w") as file:
+            command = [sys.executable, "-m", module, *words]
+            one = subprocess.Popen(
+                command, cwd=ROOT, env=kept | settings, stdout=file, stderr=file
+            )
+        started.append(one)
+        one.log = log
+        return one
+
+    yield process
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+@pytest.fixture(scope="module")
+def words(tiny_file, manifest, tmp_path_factory):
+    """A command line; all share features, unless extraction is to be seen."""
+    shared = tmp_path_factory.mktemp("features")
+
+    def line(folder, *more, features=shared):
+        return (
+            "--config",
+            str(tiny_file),
+            f"--config.data.manifest={manifest}",
+            f"--config.features={features or ''}",
+            f"--config.run_dir={folder}",
+            *LONG,
+            *more,
+        )
+
+    return line
+
+
+def finish(process):
+    assert process.wait() == 0, process.log.read_text()
+
+
+def kill_at(process, folder, sight):
+    """Kills a process as soon as there is a file."""
+    while not any(folder.glob(sight)):
+        assert process.poll() is None, process.log.read_text()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def said(folder):
+    return [(folder / name).read_bytes() for name in SAID]
+
+
+def slides_of(folder):
+    with open(folder / "predictions.csv", newline="") as file:
+        return [line["slide_id"] for line in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(start("experiments.cohort", *words(folder)))
+    assert len(slides_of(folder)) == 6
+    return folder
+
+
+def test_killed_in_training_it_ends_as_if_nothing_had_been(
+    start, words, undisturbed, tmp_path
+):
+    folder = tmp_path / "run"
+    command = ("experiments.cohort", *words(folder))
+    kill_at(start(*command), folder, "train/state/5")
+    assert not (folder / "model.json").exists()
+    log = folder / "train" / "metrics.jsonl"
+    # A mark in its log survives only if the run goes on, rather than begin again.
+    first, *rest = read_metrics(log)
+    assert first["step"] == 5
+    marked = [first | {"mark": 1}, *rest]
+    log.write_text("".join(json.dumps(line) + "\n" for line in marked))
+    finish(start(*command))
+    assert said(folder) == said(undisturbed)
+    lines = read_metrics(log)
+    assert lines[0].pop("mark") == 1
+    assert lines == read_metrics(undisturbed / "train" / "metrics.jsonl")
+
+
+@pytest.mark.long
+def test_killed_in_extraction_it_encodes_only_what_is_missing(
+    start, words, undisturbed, tmp_path
+):
+    folder = tmp_path / "run"
+    small = "--config.encode_batch=1"  # slides come one by one, not all at once
+    command = ("experiments.cohort", *words(folder, small, features=None))
+    process = start(*command)
+    kill_at(process, folder, "features/*/*/*.h5")
+    done = {p: p.stat().st_mtime_ns for p in folder.glob("features/*/*/*.h5")}
+    assert 0 < len(done) < 20
+    assert not (folder / "train").exists()
+    for path in done:  # what has its name is whole
+        with h5py.File(path) as file:
+            assert len(file["features"]) == len(file["coords"])
+    finish(start(*command))
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert len(list(folder.glob("features/*/*/*.h5"))) == 20
+    assert slides_of(folder) == slides_of(undisturbed)
+    again = tmp_path / "again"
+    finish(start("experiments.cohort", *words(again, small, features=None)))
+    assert said(folder) == said(again)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sight", ["train/state/40", "model.json", "metrics.json"])
+def test_killed_after_training_it_still_reports(
+    start, words, undisturbed, tmp_path, sight
+):
+    """And accounts for what it did before it was killed, too."""
+    folder = tmp_path / "run"
+    command = ("experiments.cohort", *words(folder, features=None))
+    kill_at(start(*command), folder, sight)
+    assert not (folder / "report.html").exists()
+    before = json.loads((folder / "cost.json").read_text())
+    finish(start(*command))
+    assert said(folder) == said(undisturbed)
+    assert (folder / "report.html").is_file()
+    cost = json.loads((folder / "cost.json").read_text())
+    assert cost["slides"] == before["slides"] == 20
+    assert cost["tiles"] == before["tiles"] > 0
+    assert cost["wall_s"] > before["wall_s"]
+
+
+@pytest.mark.long
+def test_killed_again_and_again_the_demo_ends_the_same(start, tmp_path):
+    """Drawing its slides, too; moments are drawn from a seed."""
+
+    def command(folder):
+        return (
+            "experiments.camelyon16",
+            "--config",
+            "experiments/configs/demo.py",
+            f"--config.data.root={tmp_path / folder / 'slides'}",
+            f"--config.run_dir={tmp_path / folder / 'run'}",
+        )
+
+    finish(start(*command("whole")))
+    rng, kills = random.Random(0), 0
+    while kills < 12:
+        process = start(*command("killed"))
+        try:
+            process.wait(rng.uniform(2, 40))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        else:
+            finish(process)
+            break
+    finish(start(*command("killed")))
+    assert kills > 2
+    assert said(tmp_path / "killed" / "run") == said(tmp_path / "whole" / "run")

@@ -1,0 +1,166 @@
+"""A run's folder, and a run opened again."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import wsi_jax
+from experiments import cohort as experiment
+from experiments.experiment import RunError
+from wsi_jax.data.cohort import read_manifest
+from wsi_jax.methods import mil
+from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.train.log import read_metrics
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def times(folder):
+    return {p: p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+def test_a_run_leaves_all_there_is_to_know(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert 0 <= metrics["test.auc_lo"] <= metrics["test.auc"] <= metrics["test.auc_hi"]
+    assert metrics["test.n"] == 6
+    cost = json.loads((finished / "cost.json").read_text())
+    slides = table(finished / "slides.csv")
+    assert cost["slides"] == len(slides) == 20
+    assert cost["tiles"] == sum(int(s["tiles"]) for s in slides)
+    assert {s["status"] for s in slides} == {"encoded"}
+    record = json.loads((finished / "config.json").read_text())
+    assert {"config", "commit", "versions"} <= record.keys()
+    assert (finished / "model.json").is_file()
+    assert "AUC" in (finished / "metrics.txt").read_text()
+    assert "<svg" in (finished / "report.html").read_text()
+    pictures = [finished / "roc.png", *(finished / "heatmaps").glob("*.png")]
+    assert len(pictures) == 3  # of one slide: where it was looked at, and at what
+    for path in pictures:
+        with Image.open(path) as image:
+            image.verify()
+    assert not [p for p in finished.iterdir() if p.name.startswith(".")]
+
+
+def test_every_test_slide_has_one_line_and_probabilities(finished, manifest):
+    lines = table(finished / "predictions.csv")
+    rows = {r.slide_id: r for r in read_manifest(manifest).rows if r.split == "test"}
+    assert [line["slide_id"] for line in lines] == list(rows)
+    for line in lines:
+        row = rows[line["slide_id"]]
+        told = row.label, row.patient_id, row.site
+        assert (line["label"], line["patient_id"], line["site"]) == told
+        p = [float(line["p_normal"]), float(line["p_tumor"])]
+        assert sum(p) == pytest.approx(1, abs=2e-6)
+
+
+def test_metrics_are_those_of_the_predictions(finished):
+    lines = table(finished / "predictions.csv")
+    metrics = json.loads((finished / "metrics.json").read_text())
+    positive = np.array([line["label"] == "tumor" for line in lines])
+    scores = np.array([float(line["p_tumor"]) for line in lines])
+    pairs = scores[positive][:, None] - scores[~positive]
+    auc = (np.sign(pairs) + 1).mean() / 2
+    assert metrics["test.auc"] == pytest.approx(auc)
+    called = np.array([line["prediction"] == "tumor" for line in lines])
+    np.testing.assert_array_equal(called, scores >= metrics["test.threshold"])
+    assert metrics["test.accuracy"] == pytest.approx((called == positive).mean())
+
+
+def test_every_step_is_logged_once(finished):
+    lines = read_metrics(finished / "train" / "metrics.jsonl")
+    steps = lambda name: [line["step"] for line in lines if name in line]
+    assert steps("train.loss") == [5, 10, 15, 20, 25, 30]
+    assert steps("val.log_loss") == [10, 20, 30]
+
+
+def test_the_same_command_does_nothing_more(finished, tiny):
+    config = tiny()
+    config.features = ""
+    config.run_dir, config.heatmaps, config.max_refused = "elsewhere", 3, 0.5
+    before = times(finished)
+    assert experiment.run(config, finished) == finished / "report.html"
+    assert times(finished) == before
+
+
+def test_another_config_is_refused_field_by_field(finished, tiny):
+    config = tiny()
+    config.train.steps, config.grid.mpp = 31, 4.0
+    config.features = ""
+    before = times(finished)
+    with pytest.raises(RunError) as caught:
+        experiment.run(config, finished)
+    lines = str(caught.value).splitlines()
+    assert lines[1:-1] == [
+        "  grid.mpp: was 2.0, is 4.0",
+        "  train.steps: was 30, is 31",
+    ]
+    assert "--config.run_dir" in lines[-1]
+    assert times(finished) == before
+
+
+def test_another_method_is_refused_though_its_fields_are_the_same(tiny, tmp_path):
+    folder, config = tmp_path / "run", tiny()
+    config.method = mil.Mean(width=8)
+    experiment.claim(folder, config)
+    config.method = mil.Max(width=8)
+    with pytest.raises(RunError, match=r"method .*was 'Mean', is 'Max'"):
+        experiment.run(config, folder)
+
+
+def test_an_opened_run_says_what_it_said(finished, manifest, tmp_path):
+    """Of a test slide, from its file alone."""
+    lines = {line["slide_id"]: line for line in table(finished / "predictions.csv")}
+    row = next(r for r in read_manifest(manifest).rows if r.split == "test")
+    predictor = wsi_jax.load(finished)
+    verdict = predictor.predict(row.path)
+    line = lines[row.slide_id]
+    assert verdict.slide_id == row.slide_id
+    assert verdict.label == line["prediction"]
+    for name, p in verdict.probabilities.items():
+        assert p == pytest.approx(float(line[f"p_{name}"]), abs=1e-5)
+    assert verdict.attention.sum() == pytest.approx(1, abs=1e-5)
+    assert len(verdict.attention) == len(verdict.yx) == verdict.cost["tiles"]
+    verdict.heatmap(tmp_path / "heatmap.png")
+    with Image.open(tmp_path / "heatmap.png") as image:
+        image.verify()
+    with open_slide(row.path) as slide:
+        assert (verdict.yx >= 0).all()
+        assert (verdict.yx + verdict.tile_px <= np.array(slide.shape) + 1).all()
+
+    glass = tmp_path / "glass.tif"
+    Image.new("RGB", (400, 400), "white").save(glass)
+    with pytest.raises(SlideError, match=r"no tissue.*--config\.grid\.min_tissue"):
+        predictor.predict(glass, mpp=1.0)
+
+
+def test_a_folder_without_a_model_cannot_be_opened(finished, tmp_path):
+    with pytest.raises(FileNotFoundError, match="let its run end first"):
+        wsi_jax.load(tmp_path)
+    shutil.copytree(finished, tmp_path / "folds" / "fold_0")
+    with pytest.raises(FileNotFoundError, match="one of its folds: fold_0"):
+        wsi_jax.load(tmp_path / "folds")
+
+
+def test_weights_that_have_changed_since_are_refused(finished, tmp_path):
+    """Seed and file alike are told by what they hold, not by their names."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    card = json.loads((finished / "model.json").read_text())
+    card["tiling"]["encoder"]["seed"] = 1
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"random:0.*now has random:1"):
+        wsi_jax.load(folder)
+
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"other weights")
+    card["tiling"]["encoder"]["weights"] = str(weights)
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"weights\.safetensors' now has sha256:"):
+        wsi_jax.load(folder)

@@ -1,0 +1,150 @@
+"""What every method must do. A new method adds one line to METHODS."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wsi_jax.methods import mil
+from wsi_jax.train.checkpoint import Checkpoints
+from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
+from wsi_jax.types import Bag, Method, Task, TrainState
+
+SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}
+METHODS = {
+    "mean": mil.Mean(**SMALL),
+    "max": mil.Max(**SMALL),
+    "abmil": mil.ABMIL(**SMALL, attention=4),
+    "clam-sb": mil.CLAM(**SMALL, attention=4, sampled=2),
+    "clam-mb": mil.CLAM(
+        **SMALL, attention=4, sampled=2, multi_branch=True, subtyping=True
+    ),
+}
+TASK = Task(("normal", "tumor"))
+ONE = make_mesh(jax.devices()[:1])
+
+
+class Case(NamedTuple):
+    """A method, as it is and compiled for one device: compiling is what costs."""
+
+    method: Method
+    compiled: Method
+    state: TrainState
+
+
+@pytest.fixture(params=METHODS, scope="module")
+def case(request) -> Case:
+    return case_of(METHODS[request.param], bags())
+
+
+def case_of(config, bag) -> Case:
+    (stage,) = config.stages(TASK, optax.adam(1e-2))
+    compiled = compile_method(stage.method, ONE)
+    state = compiled.init(jax.random.key(0), split(bag, ONE))
+    return Case(stage.method, compiled, state)
+
+
+def fresh(case, mesh):
+    """A copy to donate."""
+    return replicate(jax.tree.map(jnp.copy, case.state), mesh)
+
+
+def bags(dtype=np.float32) -> Bag:
+    """Eight slides of 24 tiles or fewer; a tumour slide has one tile that shows it.
+
+    The last two only fill the batch.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 24, 6)).astype(dtype)
+    label = np.arange(8) % 2
+    x[label == 1, 3] += 4
+    mask = np.arange(24) < rng.integers(8, 25, 8)[:, None]
+    weight = np.where(np.arange(8) < 6, 1, 0).astype(dtype)
+    mask[weight == 0] = False
+    return Bag(x, mask, label.astype(np.int32), weight)
+
+
+def steps(compiled, state, mesh, count, bag=None):
+    batch = split(bags() if bag is None else bag, mesh)
+    losses = []
+    for _ in range(count):
+        state, metrics = compiled.step(state, batch)
+        losses.append(metrics["loss"])
+    return state, np.asarray(losses)
+
+
+def test_it_learns(case):
+    _, losses = steps(case.compiled, fresh(case, ONE), ONE, 150)
+    assert losses[-10:].mean() < losses[:3].mean() / 3
+
+
+def first_step(case, mesh, bag):
+    """Loss and gradient of one step; Adam's first moment is a tenth of the gradient."""
+    compiled = case.compiled if mesh is ONE else compile_method(case.method, mesh)
+    state, losses = steps(compiled, fresh(case, mesh), mesh, 1, bag)
+    return losses, jax.device_get(state.opt[0].mu)
+
+
+def test_one_device_is_eight(case):
+    one, eight = (first_step(case, mesh, bags()) for mesh in (ONE, make_mesh()))
+    chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_device_is_eight_to_the_last_digit():
+    config = mil.CLAM(**SMALL, attention=4, sampled=2, dtype=mil.Dtype.float64)
+    bag = bags(np.float64)
+    case = case_of(config, bag)
+    one, eight = (first_step(case, mesh, bag) for mesh in (ONE, make_mesh()))
+    chex.assert_trees_all_close(one, eight, rtol=1e-12, atol=1e-15)
+
+
+def test_padding_is_invisible(case):
+    """Junk behind the mask, NaN included, changes neither verdict nor training."""
+    clean = bags()
+    junk = clean._replace(x=np.where(clean.mask[..., None], clean.x, np.nan))
+    key = jax.random.key(1)
+    predict = lambda bag: jax.device_get(
+        case.compiled.predict(case.state.params, split(bag, ONE), key)
+    )
+    chex.assert_trees_all_equal(predict(junk), predict(clean))
+    trained = lambda bag: steps(case.compiled, fresh(case, ONE), ONE, 2, bag)[0].params
+    chex.assert_trees_all_equal(trained(junk), trained(clean))
+
+    found = predict(clean)
+    assert not found.attention[~clean.mask].any()
+    np.testing.assert_allclose(found.attention[:6].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.counts["tiles"], clean.mask.sum(-1))
+
+
+def test_longer_padding_is_invisible(case):
+    """A bag padded to twice its length gives the same verdict and attention."""
+    bag, key = bags(), jax.random.key(1)
+    wide = lambda a: np.pad(a, [(0, 0), (0, 24)] + [(0, 0)] * (a.ndim - 2))
+    longer = bag._replace(x=wide(bag.x), mask=wide(bag.mask))
+    predict = lambda bag: case.compiled.predict(case.state.params, split(bag, ONE), key)
+    short, long = predict(bag), predict(longer)
+    long = long._replace(attention=long.attention[:, :24])
+    chex.assert_trees_all_close(long, short, rtol=1e-5, atol=1e-6)
+
+
+def test_resumed_is_uninterrupted(case, tmp_path):
+    whole, _ = steps(case.compiled, fresh(case, ONE), ONE, 5)
+    half, _ = steps(case.compiled, fresh(case, ONE), ONE, 2)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, half, {"best": 0.5})
+    checkpoints.close()
+    found, memory = Checkpoints(tmp_path).restore(fresh(case, ONE))
+    assert memory == {"best": 0.5}
+    assert int(found.step) == 2
+    resumed, _ = steps(case.compiled, found, ONE, 3)
+    chex.assert_trees_all_equal(_comparable(resumed), _comparable(whole))
+
+
+def _comparable(tree):
+    is_key = lambda a: jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, tree)

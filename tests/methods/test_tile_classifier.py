@@ -1,0 +1,131 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wsi_jax.methods.tile_classifier import Augment, TileClassifier
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.train.compile import compile_method, make_mesh, split
+from wsi_jax.types import Bag, Task
+
+TASK = Task(("smooth", "rough", "absent"))
+CONFIG = TileClassifier(
+    encoder=Encoder(stages=1, width=8), augment=Augment(crop=0.75), smoothing=0.0
+)
+ONE = make_mesh(jax.devices()[:1])
+
+
+def tiles() -> Bag:
+    """Eight tiles, smooth or rough; the last two only fill the batch."""
+    rng = np.random.default_rng(0)
+    label = (np.arange(8) % 2).astype(np.int32)
+    rough = rng.integers(-60, 61, (8, 16, 16, 1)) * label[:, None, None, None]
+    x = (rng.integers(100, 180, (8, 1, 1, 3)) + rough).astype(np.uint8)
+    real = np.arange(8) < 6
+    return Bag(x, real[:, None], label, real.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def method():
+    (stage,) = CONFIG.stages(TASK, optax.adam(1e-2))
+    return stage.method
+
+
+@pytest.fixture(scope="module")
+def compiled(method):
+    return compile_method(method, ONE)
+
+
+@pytest.fixture(scope="module")
+def state(compiled):
+    return compiled.init(jax.random.key(0), split(tiles(), ONE))
+
+
+def steps(compiled, state, bag, mesh=ONE, count=1):
+    state = jax.tree.map(jnp.copy, state)
+    losses = []
+    for _ in range(count):
+        state, metrics = compiled.step(state, split(bag, mesh))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def test_it_learns_and_the_trunk_with_it(compiled, state):
+    trained, losses = steps(compiled, state, tiles(), count=40)
+    assert losses[0] == pytest.approx(np.log(3), abs=1e-6)
+    assert np.mean(losses[-5:]) < 0.2
+    kernel = lambda s: np.asarray(s.params["encoder"]["params"]["conv1"]["kernel"])
+    assert np.abs(kernel(trained) - kernel(state)).max() > 1e-3
+
+
+def test_tiles_that_fill_the_batch_change_nothing(compiled, state):
+    bag = tiles()
+    x = bag.x.copy()
+    x[6:] = 255
+    other = bag._replace(x=x, label=np.where(bag.weight > 0, bag.label, 2))
+    one, _ = steps(compiled, state, bag)
+    two, _ = steps(compiled, state, other)
+    chex.assert_trees_all_close(one.params, two.params, rtol=1e-6, atol=1e-8)
+
+
+def test_one_device_is_eight(method, compiled, state):
+    """Loss and gradient: Adam's first moment is a tenth of it."""
+    mesh = make_mesh()
+    everywhere = compile_method(method, mesh)
+    one, loss = steps(compiled, state, tiles())
+    copy = jax.device_put(
+        jax.tree.map(jnp.copy, state),
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+    )
+    eight, losses = steps(everywhere, copy, tiles(), mesh)
+    np.testing.assert_allclose(losses, loss, rtol=1e-5)
+    moment = lambda s: jax.device_get(s.opt[0].mu)
+    chex.assert_trees_all_close(moment(eight), moment(one), rtol=1e-4, atol=1e-6)
+
+
+def test_each_step_sees_the_tiles_otherwise(compiled, state):
+    """Of one batch: the key of the state and the step decide."""
+    _, again = steps(compiled, state, tiles(), count=2)
+    _, same = steps(compiled, state, tiles(), count=2)
+    assert again == same
+    trained, _ = steps(compiled, state, tiles(), count=3)
+    later = trained._replace(step=trained.step + 1)
+    _, one = steps(compiled, trained, tiles())
+    _, two = steps(compiled, later, tiles())
+    assert one != two
+
+
+def test_a_prediction_changes_no_tile(compiled, state):
+    trained, _ = steps(compiled, state, tiles(), count=3)
+    bag = split(tiles(), ONE)
+    one, two = (
+        compiled.predict(trained.params, bag, jax.random.key(i)) for i in range(2)
+    )
+    chex.assert_trees_all_equal(one, two)
+    head = trained.params["fc"]
+    features = CONFIG.encoder.make().apply(
+        trained.params["encoder"], jnp.asarray(tiles().x)
+    )
+    expected = features @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(one.logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(one.attention[:, 0], tiles().weight)
+    np.testing.assert_array_equal(one.counts["tiles"], tiles().weight)
+    assert (one.counts["flops"][:6] > 1e5).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TileClassifier(augment=Augment(crop=1.5)), r"augment\.crop=1\.5"),
+        (
+            TileClassifier(encoder=Encoder(norm=NormKind.frozen)),
+            r"encoder\.norm=frozen .* set it to layer or group",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        config.validate()

@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsi_jax.ops.augment import HED, augment, restain, turn
+
+AS_IT_IS = {"stain": 0.0, "shade": 0.0}
+augmented = jax.jit(augment, static_argnames=("crop_px", "stain", "shade"))
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    return jnp.asarray(
+        np.random.default_rng(0).integers(0, 256, (16, 6, 6, 3), np.uint8)
+    )
+
+
+def symmetries(tile):
+    turned = [np.rot90(tile, i) for i in range(4)]
+    return [t.copy() for t in (*turned, *(t[::-1] for t in turned))]
+
+
+def test_eight_turns_are_the_eight_symmetries_of_the_square(tiles):
+    """Each exactly, and none twice."""
+    same = jnp.repeat(tiles[:1], 8, 0)
+    turned = np.asarray(turn(same, jnp.arange(8)))
+    as_set = lambda images: {image.tobytes() for image in images}
+    assert turned.dtype == np.uint8
+    assert len(as_set(turned)) == 8
+    assert as_set(turned) == as_set(symmetries(tiles[0]))
+
+
+def test_no_stain_changes_nothing(tiles):
+    ones, zeros = jnp.ones((16, 3)), jnp.zeros((16, 3))
+    np.testing.assert_allclose(restain(tiles, ones, zeros), tiles, atol=2e-3)
+
+
+def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
+    """Of a pixel of pure haematoxylin, then of white."""
+    density = 0.8 * HED[0].astype(np.float32)
+    pixel = jnp.asarray(256 * np.exp(-density) - 1)[None, None, None]
+    gains = jnp.array([[1.5, 9.0, 9.0]])
+    stronger = restain(pixel, gains, jnp.zeros((1, 3)))
+    np.testing.assert_allclose(
+        np.asarray(stronger)[0, 0, 0], 256 * np.exp(-1.5 * density) - 1, rtol=1e-4
+    )
+    white = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
+    stained = restain(white, jnp.ones((1, 3)), jnp.array([[0.0, 0.3, 0.0]]))
+    np.testing.assert_allclose(
+        np.asarray(stained)[0, 0, 0], 256 * np.exp(-0.3 * HED[1]) - 1, rtol=1e-4
+    )
+
+
+def test_grey_levels_stay_grey_levels(tiles):
+    strong = jnp.full((16, 3), -2.0)
+    found = np.asarray(restain(tiles, jnp.full((16, 3), 3.0), strong))
+    assert found.min() >= 0
+    assert found.max() <= 255
+
+
+def test_without_stain_a_tile_is_turned_and_nothing_else(tiles, key):
+    keys = jax.random.split(key, 16)
+    found = np.rint(augmented(keys, tiles, crop_px=6, **AS_IT_IS)).astype(np.uint8)
+    place = [
+        next(i for i, s in enumerate(symmetries(tile)) if np.array_equal(s, one))
+        for tile, one in zip(tiles, found, strict=True)
+    ]
+    assert len(set(place)) >= 4
+
+
+def test_a_crop_is_a_window_of_the_tile(tiles, key):
+    """And windows differ in where they lie."""
+    keys = jax.random.split(key, 16)
+    found = np.rint(augmented(keys, tiles, crop_px=4, **AS_IT_IS)).astype(np.uint8)
+    corners = set()
+    for tile, one in zip(tiles, found, strict=True):
+        at = [
+            (y, x)
+            for y in range(3)
+            for x in range(3)
+            if any(
+                np.array_equal(s, one) for s in symmetries(tile[y : y + 4, x : x + 4])
+            )
+        ]
+        assert len(at) == 1
+        corners |= set(at)
+    assert len(corners) >= 5
+
+
+def test_a_key_decides_and_the_rest_of_the_batch_does_not(tiles, key):
+    keys = jax.random.split(key, 16)
+    run = lambda keys, tiles: np.asarray(
+        augmented(keys, tiles, crop_px=5, stain=0.3, shade=0.1)
+    )
+    again, for_one = jax.random.clone(keys)[3:5], jax.random.clone(keys)
+    whole = run(keys, tiles)
+    np.testing.assert_allclose(run(again, tiles[3:5]), whole[3:5], rtol=1e-5)
+    same = jnp.repeat(tiles[:1], 16, 0)
+    assert len({image.tobytes() for image in run(for_one, same)}) == 16

@@ -1,0 +1,89 @@
+"""Every slide is on the sheet, refused ones first; small pictures, pages of a few."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsi_jax.report import contact
+from wsi_jax.report.contact import SIDE_PX, Contact, contact_sheet, shrink
+
+GREEN = (0, 158, 115)
+
+
+def slide(name, reason="", size=(800, 1200)):
+    overview = np.full((*size, 3), 240, np.uint8)
+    tissue = np.zeros(size, bool)
+    tissue[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = True
+    overview[tissue] = (200, 80, 160)
+    picture = shrink(overview, tissue)
+    return Contact(name, picture, "12 tiles, 3 mm2, 0.5 um/px (property)", reason)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("size", [(800, 1200), (3000, 90), (1, 2000), (40, 30), (1, 1)])
+def test_a_picture_is_small_and_in_proportion(size):
+    overview = np.zeros((*size, 3), np.uint8)
+    image, tissue = shrink(overview, np.ones(size, bool))
+    assert image.shape == (*tissue.shape, 3)
+    assert max(tissue.shape) == SIDE_PX
+    for n, small in zip(size, tissue.shape, strict=True):
+        assert abs(small - n * SIDE_PX / max(size)) <= 1
+    assert tissue.all()
+    assert image.nbytes + tissue.nbytes <= 4 * SIDE_PX**2
+
+
+def test_the_outline_is_around_the_tissue(tmp_path):
+    one = slide("a")
+    (path,) = contact_sheet([one], tmp_path / "tissue.png")
+    sheet = pixels(path)
+    y, x = np.nonzero((sheet == GREEN).all(-1))
+    h, w = one.picture.tissue.shape
+    inside = np.argwhere(one.picture.tissue)
+    outline = np.array([y.max() - y.min(), x.max() - x.min()]) + 1
+    np.testing.assert_array_equal(outline, np.ptp(inside, 0) + 1 + 4)
+    tissue = (sheet == (200, 80, 160)).all(-1)
+    assert tissue.sum() >= one.picture.tissue.sum() - 2 * (h + w)
+    whole = one.picture._replace(tissue=np.ones((h, w), bool))
+    (path,) = contact_sheet([one._replace(picture=whole)], path)
+    assert (pixels(path) == GREEN).all(-1).sum() == h * w - (h - 4) * (w - 4)
+
+
+def test_pages_hold_every_slide_and_refused_ones_come_first(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(contact, "_cell", lambda *a: shown.append(a[-1].name))
+    slides = [slide(f"s{i}", "broken" if i in (3, 6) else "") for i in range(7)]
+    paths = contact_sheet(slides, tmp_path / "tissue.png", per_page=3)
+    assert [p.name for p in paths] == ["tissue.png", "tissue_2.png", "tissue_3.png"]
+    assert shown == ["s3", "s6", "s0", "s1", "s2", "s4", "s5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
+
+
+def test_a_hundred_slides_fit_one_page(tmp_path):
+    slides = [slide("x" * 300 + "é 漢", "", (20, 30))] * 101
+    first, second = contact_sheet(slides, tmp_path / "tissue.png")
+    assert pixels(first).shape[0] < 3000
+    assert pixels(second).shape[0] < 400
+
+
+def test_a_refused_slide_is_framed_and_needs_no_picture(tmp_path):
+    nothing = Contact("b", None, "", "b: no file b.svs; mend its path " * 9)
+    (path,) = contact_sheet([slide("a"), nothing], tmp_path / "tissue.png")
+    red = (pixels(path) == (0xB8, 0x3A, 0)).all(-1)
+    _, x = np.nonzero(red)
+    assert x.max() < SIDE_PX + 20  # the first cell
+    assert red.sum() > 4 * SIDE_PX * 3
+
+
+def test_text_stays_in_its_cell():
+    font = contact._font(11)
+    for text in ("a" * 500, "a few words " * 40, "short", "", "/a/path/" * 30):
+        lines = contact._wrap(text, 3)
+        assert len(lines) <= 3
+        assert all(font.getlength(line) <= SIDE_PX for line in lines)
+        said = "".join(lines).removesuffix("…").replace(" ", "")
+        assert text.replace(" ", "").startswith(said)
+        assert (lines[-1].endswith("…") if lines else False) == (len(text) > 100)

@@ -1,0 +1,259 @@
+"""The page holds all it shows, says it in words, and opens without a network."""
+
+import dataclasses
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from wsi_jax.evals import calibration, metrics, ranking
+from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.summary import summarise
+from wsi_jax.report import curves, page, parts, tables
+from wsi_jax.report.figure import save_png, svg
+
+CLASSES = ("normal <&>", 'tumor "$x$"')
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    p = 1 / (1 + np.exp(-rng.normal(size=40) - 2 * labels + 1))
+    p = np.stack([1 - p, p], -1)
+    sites = ["rumc", "umcu"] * 20
+    patients = [f"p{i // 2}" for i in range(40)]
+    found = summarise(
+        labels,
+        p,
+        CLASSES,
+        seed=0,
+        patients=patients,
+        sites=sites,
+        threshold=0.5,
+        replicates=200,
+    )
+    return labels, p, found
+
+
+@pytest.fixture(scope="module")
+def drawings(evaluated):
+    labels, p, found = evaluated
+    fpr, tpr = ranking.roc_points(labels == 1, p[:, 1])
+    ends = {"auc": found["auc"], "lo": found["auc_lo"], "hi": found["auc_hi"]}
+    grid = np.linspace(0, 1, 5)
+    band = {"grid": grid, "tpr_lo": grid, "tpr_hi": np.sqrt(grid)}
+    one = curves.Roc(name=CLASSES[1], fpr=fpr, tpr=tpr, **ends, **band)
+    bins = calibration.calibration(*calibration.confidence(labels, p))
+    matrix = metrics.confusion(labels, metrics.predict(p, 0.5), 2)
+    steps = np.arange(5)
+    return {
+        "roc": curves.roc([one, one], (0.1, 0.8)),
+        "calibration": curves.calibration(*bins, "probability of tumor"),
+        "confusion": curves.confusion(matrix, CLASSES),
+        "training": curves.training(
+            {"training loss": (steps, 1 / (1 + steps))}, {"AUC": (steps, steps / 5)}, 3
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def report(evaluated, drawings, tmp_path_factory):
+    labels, p, found = evaluated
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    image = folder / "map.png"
+    pixels = rng.integers(0, 255, (20, 3000, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(image)
+    meter = Meter(device_bytes=lambda: 5_000_000)
+    meter.add(slides=40, tiles=1234, bytes_decoded=10**9, device_s=0.5)
+    with meter.span("read"):
+        pass
+    said = metrics.predict(p, 0.5)
+    columns = {"auc": "AUC", "f1": "F1"}
+    rows = [{"split": "test", "site": "", "label": CLASSES[k]} for k in labels]
+    return page.Report(
+        title="A <script>alert(1)</script> & B",
+        subtitle="Sub",
+        metrics=page.headline(found, {"auc": "AUC", "f1": "F1"}),
+        n_slides=40,
+        n_patients=found["n_patients"],
+        results=(
+            tables.levels(found, columns),
+            tables.breakdown(found, "per_class.", "By class", columns),
+            tables.breakdown(found, "site.", "By site", columns),
+        ),
+        cohort=tables.counts(rows, ("split", "site"), CLASSES),
+        cost=tables.cost(meter.as_dict()),
+        drawings=tuple(
+            page.Drawing(title=name, svg=svg(figure), alt=f"{name} curve")
+            for name, figure in drawings.items()
+        ),
+        verdicts=tuple(
+            page.Verdict(
+                slide_id=f"s_{i}",
+                label=CLASSES[labels[i]],
+                predicted=CLASSES[said[i]],
+                probability=float(p[i, said[i]]),
+                images=(image,) if i < 5 or said[i] != labels[i] else (),
+            )
+            for i in range(40)
+        ),
+        refused={"s_<b>": "no mpp in the file: pass it in the manifest"},
+        config={"train.steps": "100"},
+        versions={"jax": "0.10.2"},
+        commit="0123456789abcdef",
+        date="2026-11-21",
+        limits=("Stained in one laboratory.",),
+    )
+
+
+def test_nothing_that_is_data_becomes_markup(report):
+    text = page.render(report)
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "s_&lt;b&gt;" in text
+    assert "<normal" not in text
+    assert "normal <&>" not in text
+
+
+def test_the_page_holds_all_it_shows(report):
+    text = page.render(report)
+    links = re.findall(r'(?:src|href)="([^"]{0,20})', text)
+    assert all(link.startswith(("data:image/webp;base", "#")) for link in links)
+    assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert "https://" not in text
+    for said in (
+        *("40 slides of 20 patients", "Stained in one laboratory", "research"),
+        *("train.steps", "0.10.2", "0123456789abcdef", "no mpp in the file", "1,234"),
+    ):
+        assert said in text, said
+
+
+def test_wrong_verdicts_come_first_and_are_named(report):
+    text = page.render(report)
+    wrong = [v for v in report.verdicts if v.label != v.predicted]
+    assert wrong
+    assert text.count("✗ wrong") == len(wrong)
+    assert text.count("✓ correct") == len(report.verdicts) - len(wrong)
+    shown = [kind == "wrong" for kind in re.findall(r'<li class="(\w+)"', text)]
+    assert shown == sorted(shown, reverse=True)
+    assert set(shown) == {True, False}
+    assert report.verdicts[0].label == report.verdicts[0].predicted
+
+
+def test_images_are_bounded(report):
+    uri = parts.data_uri(report.verdicts[0].images[0])
+    assert uri.startswith("data:image/webp;base64,")
+    assert len(uri) < 60_000
+
+
+def test_an_undefined_metric_is_a_dash(report):
+    lost = dataclasses.replace(report.metrics[0], value=np.nan, lo=np.nan, hi=np.nan)
+    text = page.render(dataclasses.replace(report, metrics=(lost,)))
+    assert ">nan" not in text
+    assert tables.DASH in text
+
+
+def test_drawings_are_well_formed_and_take_the_pages_ink(drawings, tmp_path):
+    for name, figure in drawings.items():
+        text = svg(figure)
+        ET.fromstring(text)
+        assert "currentColor" in text, name
+        assert "font-family" not in text, name
+        save_png(figure, tmp_path / f"{name}.png")
+        with PIL.Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 300
+    shown = "".join(ET.fromstring(svg(drawings["roc"])).itertext())
+    assert 'tumor "$x$"' in shown
+
+
+def test_the_cohort_table_adds_up(report):
+    assert report.cohort.header == ("split", "site", *CLASSES, "all")
+    assert report.cohort.rows == (
+        ("test", tables.DASH, "20", "20", "40"),
+        ("all", tables.DASH, "20", "20", "40"),
+    )
+
+
+def test_breakdowns_have_one_row_each(report):
+    slides_and_patients, by_class, by_site = report.results
+    assert [row[:2] for row in slides_and_patients.rows] == [
+        ("slides", "40"),
+        ("patients", "20"),
+    ]
+    assert [row[:2] for row in by_class.rows] == [(name, "20") for name in CLASSES]
+    assert [row[:2] for row in by_site.rows] == [("rumc", "20"), ("umcu", "20")]
+    assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", by_class.rows[0][2])
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999 B"), (20_600_000_000, "20.6 GB"), (None, "not known")],
+)
+def test_sizes_have_units(count, text):
+    assert tables.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0.0047, "4.7 ms"), (5.04, "5.04 s"), (600, "10.0 min")]
+)
+def test_seconds_have_units(count, text):
+    assert tables.seconds(count) == text
+
+
+PROBE = """<script>
+let refused = 0;
+document.addEventListener("securitypolicyviolation", () => refused++);
+addEventListener("load", () => { document.body.dataset.found = JSON.stringify({
+  images: document.images.length,
+  broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length,
+  drawings: [...document.querySelectorAll("figure svg")].filter(
+    s => s.getBoundingClientRect().height > 100).length,
+  wide: document.documentElement.scrollWidth > innerWidth, refused }); });
+</script>"""
+
+
+def test_a_browser_shows_every_image(report, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        message = "no chromium on PATH (apt-get install chromium)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    page.write_page(tmp_path / "report.html", report)
+    text = (tmp_path / "report.html").read_text()
+    # The page itself runs no script: this copy may run the one that looks at it.
+    policy = "default-src 'none'"
+    assert text.count(policy) == 1
+    text = text.replace(policy, f"{policy}; script-src 'unsafe-inline'")
+    copy = tmp_path / "probed.html"
+    copy.write_text(text.replace("<title>", PROBE + "<title>"))
+    run = subprocess.run(
+        [
+            browser,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,800"),
+            copy.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    title = re.search("<title>(.*)</title>", run.stdout).group(1)
+    assert html.unescape(title) == report.title
+    found = re.search(r'data-found="([^"]*)"', run.stdout).group(1)
+    found = json.loads(html.unescape(found))
+    assert found == {
+        "images": sum(len(v.images) for v in report.verdicts),
+        "broken": 0,
+        "drawings": 4,
+        "wide": False,
+        "refused": 0,
+    }

@@ -1,0 +1,135 @@
+"""What is written is read back; a mask is the centres inside lesions, less holes."""
+
+import numpy as np
+import pytest
+from skimage import draw
+
+from wsi_jax.slides.annotations import (
+    AnnotationError,
+    Polygon,
+    rasterise,
+    read_asap,
+    write_asap,
+)
+
+
+def box(y, x, h, w, group="_0", name="a"):
+    corners = [(y, x), (y, x + w), (y + h, x + w), (y + h, x)]
+    return Polygon(name, group, np.array(corners, float))
+
+
+def test_read_is_the_inverse_of_write(tmp_path):
+    rng = np.random.default_rng(0)
+    written = [
+        Polygon(f'<{i}> & "é"', group, rng.random((3 + i, 2)) * 1e5)
+        for i, group in enumerate(("_0", "_2", "Tumor", "None"))
+    ]
+    write_asap(tmp_path / "tumor_001.xml", written)
+    back = read_asap(tmp_path / "tumor_001.xml")
+    assert [p[:2] for p in back] == [p[:2] for p in written]
+    for a, b in zip(back, written, strict=True):
+        np.testing.assert_array_equal(a.vertices, b.vertices)
+    assert [path.name for path in tmp_path.iterdir()] == ["tumor_001.xml"]
+
+
+def test_no_lesion_is_a_file_too(tmp_path):
+    write_asap(tmp_path / "none.xml", [])
+    assert read_asap(tmp_path / "none.xml") == []
+
+
+CAMELYON = """<?xml version="1.0"?>
+<ASAP_Annotations><Annotations>
+<Annotation Name="Annotation 0" Type="Polygon" PartOfGroup="_0" Color="#F4FA58">
+<Coordinates><Coordinate Order="1" X="30.5" Y="2" /><Coordinate Order="0" X="3" Y="4" />
+<Coordinate Order="2" X="5" Y="60" /></Coordinates></Annotation>
+<Annotation Name="dot" Type="Dot" PartOfGroup="None" Color="#F4FA58">
+<Coordinates><Coordinate Order="0" X="1" Y="1" /></Coordinates></Annotation>
+</Annotations><AnnotationGroups><Group Name="_0" PartOfGroup="None" Color="#00ff00">
+<Attributes /></Group></AnnotationGroups></ASAP_Annotations>"""
+
+
+def test_camelyons_own_form_is_read(tmp_path):
+    (tmp_path / "tumor_001.xml").write_text(CAMELYON)
+    (polygon,) = read_asap(tmp_path / "tumor_001.xml")
+    assert polygon[:2] == ("Annotation 0", "_0")
+    np.testing.assert_array_equal(polygon.vertices, [(4, 3), (2, 30.5), (60, 5)])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (CAMELYON[:300], "not a plain XML"),
+        ("<html></html>", "<html>"),
+        (CAMELYON.replace('"30.5"', '"3o.5"'), "Annotation 0"),
+        (CAMELYON.replace('"30.5"', '"nan"'), "Annotation 0"),
+        (CAMELYON.replace('Y="2"', ""), "Annotation 0"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "bbb">]><ASAP_Annotations>&b;</ASAP_Annotations>',
+            "not a plain XML",
+        ),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, text, says):
+    path = tmp_path / "tumor_009.xml"
+    path.write_text(text)
+    with pytest.raises(AnnotationError, match=rf"(?s)tumor_009\.xml.*{says}"):
+        read_asap(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(AnnotationError, match=r"gone\.xml.*annotation_path"):
+        read_asap(tmp_path / "gone.xml")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fill_is_the_centres_inside(seed):
+    """Against a point-in-polygon test of every pixel; half of each lies outside."""
+    rng = np.random.default_rng(seed)
+    vertices = rng.random((4 + 5 * seed, 2)) * 60 - 5
+    mask = rasterise([Polygon("", "_0", vertices)], (40, 50), 0.5, 0.5)
+    expected = draw.polygon2mask((40, 50), vertices - 0.5)
+    np.testing.assert_array_equal(mask, expected)
+    assert mask.any()
+
+
+def test_whole_pixels_are_filled_exactly():
+    mask = rasterise([box(3, 5, 10, 20)], (30, 40), 0.25, 0.25)
+    expected = np.zeros((30, 40), bool)
+    expected[3:13, 5:25] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_scale_is_physical():
+    polygon = box(160, 80, 320, 640)
+    mask = rasterise([polygon], (100, 100), 4.0, 0.25)
+    assert mask.sum() == (320 / 16) * (640 / 16)
+    assert mask[10:30, 5:45].all()
+
+
+def test_area_is_kept_at_any_scale():
+    turn = np.linspace(0, 2 * np.pi, 500, endpoint=False)
+    circle = np.stack([np.sin(turn), np.cos(turn)], -1) * 900 + 1000
+    for mpp in (0.5, 1.7, 4.0):
+        mask = rasterise([Polygon("", "Tumor", circle)], (1000, 1000), mpp, 0.25)
+        area = mask.sum() * mpp**2
+        assert area == pytest.approx(np.pi * (900 * 0.25) ** 2, rel=0.01)
+
+
+@pytest.mark.parametrize("group", ["_2", "Exclusion", "None"])
+def test_holes_are_cut_after_every_lesion_is_filled(group):
+    lesions = [box(0, 0, 20, 20), box(10, 10, 20, 20, "_1")]
+    hole = box(12, 12, 4, 4, group)
+    mask = rasterise([hole, *lesions], (40, 40), 1.0, 1.0)
+    assert not mask[12:16, 12:16].any()
+    assert mask.sum() == 400 + 400 - 100 - 16
+
+
+def test_crooked_polygons_are_tolerated():
+    bow = Polygon("", "_0", np.array([(0, 0), (20, 20), (0, 20), (20, 0)], float))
+    line = Polygon("", "_0", np.array([(25, 0), (25, 30.0)]))
+    point = Polygon("", "_0", np.array([(35.5, 5.5)] * 4))
+    nothing = Polygon("", "_0", np.zeros((0, 2)))
+    away = box(-90, -90, 20, 20)
+    mask = rasterise([bow, line, point, nothing, away], (40, 40), 1.0, 1.0)
+    assert abs(mask.sum() - 200) <= 20
+    assert not mask[20:].any()

@@ -1,0 +1,67 @@
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from benchmarks import accelerator, device
+from wsi_jax.methods import mil
+from wsi_jax.nets.encoder import Depth
+
+
+def test_rows_of_a_pool_have_every_column():
+    options = {"width": 8, "attention": 4}
+    subject = accelerator.pool("abmil", mil.ABMIL, options, (16,))
+    peaks = {"float32": 1e12, "bfloat16": 2e12}
+    rows = list(accelerator.measure(subject, 1, peaks, "a guess"))
+    assert [(row["dtype"], row["pass"]) for row in rows] == [
+        ("float32", "forward"),
+        ("float32", "train"),
+        ("bfloat16", "forward"),
+        ("bfloat16", "train"),
+    ]
+    assert len({tuple(row) for row in rows}) == 1
+    for row in rows:
+        assert row["tiles_per_s"] == 16 / row["seconds"]
+        assert row["mfu"] == row["flops"] / row["seconds"] / peaks[row["dtype"]]
+    # The embedding's, the attention's two layers' and its logits' matmuls, the pooling
+    # and the verdict.
+    forward = 2 * (16 * (1024 * 8 + 2 * 8 * 4 + 4 + 8) + 8 * 2)
+    assert rows[0]["flops"] == forward
+    assert rows[1]["flops"] > 1.9 * forward
+    errors = [row["relative_error"] for row in rows]
+    assert max(errors[:2]) < 1e-4 < min(errors[2:])
+    assert max(errors[2:]) < 0.2
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_every_encoder_and_pool_is_measured(platform):
+    full = {subject.name for subject in accelerator.subjects(platform, False)}
+    assert full == {depth.name for depth in Depth} | accelerator.POOLS.keys()
+    quick = accelerator.subjects(platform, True)
+    assert full - {s.name for s in quick} <= {"resnet34", "resnet50"}
+    assert all(len(subject.tiles) == 1 for subject in quick)
+
+
+def test_encoders_classify_tile_by_tile():
+    subject = accelerator.encoder(Depth.resnet18, 32, 4)
+    method, bag = subject.make("float32", accelerator.KEEP, False), subject.batch(3)
+    params = jax.eval_shape(method.init, jax.random.key(0), bag).params
+    predict = jax.eval_shape(method.predict, params, bag, jax.random.key(0))
+    assert predict.logits.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bfloat16"),
+    [("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 80GB HBM3", 989e12)],
+)
+def test_peaks_go_by_the_longest_name(kind, bfloat16):
+    found = next(peak for name, peak in device.PEAKS.items() if kind.startswith(name))
+    assert found[0] == bfloat16
+
+
+def test_runs_without_what_an_accelerator_machine_lacks():
+    absent = ("tensorflow", "openslide", "ml_collections", "tensorflow_datasets")
+    code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+    code += "from benchmarks import accelerator"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,95 @@
+"""Configs as JSON and back: nothing lost, nothing foreign let in."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments.configs import demo
+from experiments.configs.camelyon16 import abmil, clam_mb
+from wsi_jax import configs
+from wsi_jax.methods import mil
+from wsi_jax.slides.grid import Grid
+
+
+@pytest.mark.parametrize("get_config", [demo.get_config, clam_mb.get_config])
+def test_json_and_back_is_the_same_config(get_config):
+    config = get_config()
+    plain = json.loads(json.dumps(configs.to_plain(config)))
+    back = configs.from_plain(plain)
+    assert back == config
+    assert type(back.method) is type(config.method)
+    assert configs.to_plain(back) == plain
+    assert configs.differences(plain, configs.to_plain(config)) == []
+
+
+def test_differences_name_fields_and_both_values():
+    before, now = demo.get_config(), demo.get_config()
+    now.train.optimiser.learning_rate = 0.5
+    now.encoder.stages = 2
+    now.data.practice.preset = type(now.data.practice.preset).THREE
+    assert configs.differences(*map(configs.to_plain, (before, now))) == [
+        "data.practice.preset: was 'PLAIN', is 'THREE'",
+        "encoder.stages: was 3, is 2",
+        "train.optimiser.learning_rate: was 0.001, is 0.5",
+    ]
+
+
+def test_another_method_with_the_same_fields_is_a_difference():
+    before, now = abmil.get_config(), abmil.get_config()
+    before.method, now.method = mil.Mean(), mil.Max()
+    assert configs.differences(*map(configs.to_plain, (before, now))) == [
+        "method (type): was 'Mean', is 'Max'"
+    ]
+
+
+def test_a_field_of_one_side_only_is_a_difference():
+    plain = configs.to_plain(Grid())
+    older = {name: v for name, v in plain.items() if name != "overlap_px"}
+    assert configs.differences(older, plain) == ["overlap_px: was '(absent)', is 0"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "wsi_jax.configs.to_plain",
+        "wsi_jax.run.Predictor",
+        "wsi_jax.slides.grid.Grit",
+        "experimental.Config",
+    ],
+)
+def test_what_is_no_config_of_ours_is_refused(name):
+    with pytest.raises(ValueError, match=name):
+        configs.from_plain({"type": name, "args": "true"})
+
+
+def test_flatten_names_the_leaves():
+    flat = configs.flatten(configs.to_plain(demo.get_config()))
+    assert flat["train.optimiser.learning_rate"] == 1e-3
+    assert flat["encoder.depth"] == "resnet18"
+    assert not any(name.split(".")[-1] == "type" for name in flat)
+
+
+def test_validate_asks_the_inmost_first():
+    asked = []
+
+    @dataclasses.dataclass
+    class Inner:
+        name: str
+
+        def validate(self):
+            asked.append(self.name)
+
+    @dataclasses.dataclass
+    class Outer:
+        a: Inner
+        b: Inner
+        c: int = 0
+
+        def validate(self):
+            asked.append("outer")
+
+    configs.validate(Outer(Inner("a"), Inner("b")))
+    assert asked == ["a", "b", "outer"]

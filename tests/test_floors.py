@@ -1,0 +1,102 @@
+"""Imports point down: what each room may import, the package's own and others'."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "wsi_jax"
+
+FLOORS = {
+    "types": 0,
+    "configs": 0,
+    "provenance": 0,
+    "ops": 1,
+    "nets": 2,
+    "slides": 2,
+    "data": 2,
+    "train": 2,
+    "evals": 2,
+    "report": 2,
+    "methods": 3,
+    "encode": 4,
+    "survey": 4,
+    "pipeline": 5,
+    "run": 6,
+    "__init__": 7,
+}
+SIDEWAYS = {("data", "slides"), ("report", "slides")}
+ONLY_IN = {
+    "flax": {"nets"},
+    "tensorflow": {"data"},
+    "tensorflow_datasets": {"data"},
+    "h5py": {"data"},
+    "openslide": {"slides"},
+    "tifffile": {"slides"},
+    "orbax": {"train"},
+    "safetensors": {"nets"},
+    "matplotlib": {"report"},
+    "ml_collections": set(),
+    "rich": set(),
+}
+NOT_IN = {"jax": {"slides", "evals", "report"}, "optax": {"slides", "data", "ops"}}
+
+
+def imports(path):
+    """The absolute names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path):
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    here = room(path)
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "wsi_jax" and rest:
+            there = rest[0]
+            if there not in FLOORS:  # a name of wsi_jax/__init__.py
+                continue
+            below = FLOORS[there] < FLOORS[here] or there == here
+            assert below or (here, there) in SIDEWAYS, f"{here} imports {name}"
+            assert (here, there) != ("methods", "methods"), "methods stand alone"
+        assert first not in ("experiments", "benchmarks", "tests")
+        assert here in ONLY_IN.get(first, {here}), f"{here} imports {first}"
+        assert here not in NOT_IN.get(first, ()), f"{here} imports {first}"
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path in FILES} == set(FLOORS)
+
+
+def test_what_runs_on_an_accelerator_needs_no_reader_of_slides():
+    """Imports where tensorflow, openslide and their like are not installed."""
+    absent = ("tensorflow", "tensorflow_datasets", "openslide", "ml_collections")
+    program = f"""
+import importlib, pathlib, pkgutil, sys
+sys.modules.update(dict.fromkeys({absent!r}))
+import wsi_jax, wsi_jax.types, benchmarks.accelerator
+for name in ("ops", "nets", "methods", "train"):
+    room = importlib.import_module("wsi_jax." + name)
+    for module in pkgutil.iter_modules(room.__path__):
+        importlib.import_module(room.__name__ + "." + module.name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()

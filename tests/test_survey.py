@@ -1,0 +1,108 @@
+"""What is surveyed is what was asked for: computed tissue, or the manifest's."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsi_jax.data.cohort import Row
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.slides.annotations import Polygon, write_asap
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.tissue import Source, Tissue
+from wsi_jax.survey import Tiling, survey
+
+SIDE = 1024
+TILING = Tiling(
+    grid=Grid(mpp=1.0, size_px=64, min_tissue=0.5),
+    tissue=Tissue(mpp=8.0),
+    encoder=Encoder(stages=1, width=8),
+)
+MASKED = dataclasses.replace(TILING, tissue=Tissue(source=Source.MASK))
+
+
+@pytest.fixture
+def row(tmp_path):
+    """A slide whose left half is pink, with a mask of its upper half."""
+    pixels = np.full((SIDE, SIDE, 3), 240, np.uint8)
+    pixels[:, : SIDE // 2] = (200, 80, 160)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:16], mask[4:6] = 1, 3  # tissue, sham
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    path, mask_path = str(tmp_path / "a.png"), str(tmp_path / "mask.png")
+    return Row("a", path, "x", "a", "train", 1.0, mask_path=mask_path)
+
+
+def test_tissue_is_computed_unless_a_mask_is_asked_for(row):
+    """A mask may be the truth of a practice cohort: it must not leak by itself."""
+    computed, told = survey(row, TILING), survey(row, MASKED)
+    assert len(computed.yx) == len(told.yx) == 128
+    assert computed.yx[:, 1].max() == 448
+    assert computed.yx[:, 0].max() == 960
+    assert told.yx[:, 1].max() == 960
+    assert told.yx[:, 0].max() == 448
+    assert told.tissue_mm2 == pytest.approx(SIDE**2 / 2 / 1e6)
+    blank = dataclasses.replace(row, mask_path="")
+    np.testing.assert_array_equal(survey(blank, TILING).yx, computed.yx)
+
+
+def test_outlines_may_be_the_mask(row, tmp_path):
+    corners = np.array([(0, 0), (0, 1024), (512, 1024), (512, 0)], float)
+    write_asap(tmp_path / "a.xml", [Polygon("tissue", "None", corners)])
+    outlined = dataclasses.replace(row, mask_path=str(tmp_path / "a.xml"))
+    found, told = survey(outlined, MASKED), survey(row, MASKED)
+    np.testing.assert_array_equal(found.yx, told.yx)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ("", r"a: no mask_path; .*--config\.tissue\.source=AUTO"),
+        ("gone.png", r"a: .*gone\.png cannot be read \(No such file"),
+        ("a.txt", r"a: .*a\.txt cannot be opened as a mask"),
+        ("tall.png", r"a: .*tall\.png is 20 x 10 px"),
+    ],
+)
+def test_a_slide_without_its_mask_is_refused_by_name(row, tmp_path, mask, message):
+    (tmp_path / "a.txt").write_text("tissue")
+    Image.new("L", (10, 20), 1).save(tmp_path / "tall.png")
+    path = mask and str(tmp_path / mask)
+    found = survey(dataclasses.replace(row, mask_path=path), MASKED)
+    assert not len(found.yx)
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(found.reason)
+    assert not survey(dataclasses.replace(row, mask_path=path), TILING).reason
+
+
+def test_an_empty_mask_is_no_tissue(row, tmp_path):
+    Image.new("L", (9, 9), 0).save(tmp_path / "none.png")
+    empty = dataclasses.replace(row, mask_path=str(tmp_path / "none.png"))
+    assert "a: no tissue (0 mm2" in survey(empty, MASKED).reason
+
+
+def test_features_are_known_by_their_tiles_and_mpp(row):
+    """A mended mask or mpp makes them anew; the same survey does not."""
+    prints = {
+        survey(one, tiling).fingerprint("settings")
+        for one in (row, dataclasses.replace(row, mpp=1.001))
+        for tiling in (TILING, MASKED)
+    }
+    assert len(prints) == 4
+    assert survey(row, TILING).fingerprint("settings") in prints
+    assert survey(row, TILING).fingerprint("others") not in prints
+
+
+def test_the_picture_shows_the_slide_and_its_tissue(row):
+    picture = survey(row, MASKED).picture
+    h = picture.tissue.shape[0]
+    assert picture.tissue[: h // 2 - 2].all()
+    assert not picture.tissue[h // 2 + 2 :].any()
+    assert (picture.image[:, 4] == (200, 80, 160)).all()
+    contact = survey(row, MASKED).contact("")
+    assert contact.told == "128 tiles, 0.524 mm2, 1 um/px (manifest)"
+    gone = dataclasses.replace(row, path="here/gone.svs")
+    found = survey(gone, TILING)
+    assert found.picture is None
+    assert found.contact(found.reason).reason.startswith("a: no file gone.svs")

@@ -1,0 +1,224 @@
+"""CAMELYON16: from its folders to a cohort.
+
+Two layouts are read, the challenge's own and that of `s3://camelyon-dataset`:
+
+    training/normal/normal_001.tif            images/normal_001.tif
+    training/tumor/tumor_001.tif              images/tumor_001.tif
+    training/lesion_annotations/tumor_001.xml annotations/tumor_001.xml
+    testing/images/test_001.tif               images/test_001.tif
+    testing/lesion_annotations/test_001.xml   annotations/test_001.xml
+    testing/reference.csv                     evaluation/reference.csv
+                                              masks/tumor_001_mask.tif
+
+A practice cohort has the first layout, any number of slides, and a `slides.csv` (our
+manifest) that tells patients, sites and clusters.
+"""
+
+import csv
+import dataclasses
+import os
+import pathlib
+from typing import NamedTuple
+
+from absl import logging
+
+from wsi_jax.data.cohort import Cohort, CohortError, Row, read_manifest
+from wsi_jax.data.splits import Split, assign_splits
+
+CLASSES = ("normal", "tumor")
+
+# normal_086 was a tumour and became tumor_111; test_049 was a duplicate.
+TRAINING = tuple(
+    [f"normal_{i:03}" for i in range(1, 161) if i != 86]
+    + [f"tumor_{i:03}" for i in range(1, 112)]
+)
+TESTING = tuple(f"test_{i:03}" for i in range(1, 131) if i != 49)
+
+# Tumours whose lesions were not all outlined: a normal tile of theirs may be tumour.
+_PARTLY = (10, 15, 18, 20, 25, 29, 33, 34, 44, 46)
+_PARTLY += (51, 54, 55, 56, 67, 79, 85, 92, 95, 110)
+PARTLY_ANNOTATED = frozenset({"test_114", *(f"tumor_{i:03}" for i in _PARTLY)})
+
+CENTRES = {0.0: "RUMC", 1.0: "UMCU"}
+
+
+class Reference(NamedTuple):
+    """The truth about a test slide.
+
+    Attributes:
+        label: "normal" or "tumor".
+        lesion: "Macro" (2 mm or more), "Micro" or "None"; "" where it is not told.
+    """
+
+    label: str
+    lesion: str
+
+
+def read_camelyon16(
+    folder: str | os.PathLike,
+    *,
+    val: float,
+    seed: int,
+    metadata: str | os.PathLike | None = None,
+    complete: bool = True,
+) -> Cohort:
+    """Reads the folders into a cohort: official test set, val drawn from training.
+
+    Every slide counts as a patient of its own, unless `slides.csv` says otherwise. The
+    validation slides are drawn by class and site, always the same for one seed.
+
+    Args:
+        folder: the one that holds `training/` or `images/`.
+        val: share of the training slides that validate.
+        seed: of the draw.
+        metadata: CSV with each slide's centre: columns slide_name, image or slide_id,
+            and hospital_corrected, hospital, center or site. The labels it may hold are
+            not read: for test_114 they disagree with reference.csv, which decides.
+        complete: refuse a folder that lacks slides of the challenge or of
+            reference.csv; when False they are left out with a warning.
+
+    Raises:
+        CohortError: naming the file or the slides and the mend.
+    """
+    folder = pathlib.Path(folder)
+    aws = (folder / "images").is_dir()
+    if not aws and not (folder / "training").is_dir():
+        raise CohortError(
+            f"{folder}: neither images/ nor training/ in it; give the folder of "
+            "CAMELYON16 that holds one of them"
+        )
+    reference = read_reference(
+        folder / ("evaluation" if aws else "testing") / "reference.csv"
+    )
+    found = _slides(folder, aws)
+    known = {row.slide_id: row for row in _practice_rows(folder)}
+    practice = set(reference) != set(TESTING)
+    training = sorted(set(found) - set(reference)) if practice else TRAINING
+    _check_complete(folder, found, {*training, *reference}, complete)
+    rows = []
+    for slide_id in (*training, *sorted(reference)):
+        if slide_id not in found:
+            continue
+        test = slide_id in reference
+        label = reference[slide_id].label if test else slide_id.split("_")[0]
+        row = Row(slide_id, str(found[slide_id]), label, slide_id, "")
+        if slide_id in known:
+            told = ("patient_id", "site", "cluster", "mpp", "mask_path")
+            row = dataclasses.replace(
+                row, **{name: getattr(known[slide_id], name) for name in told}
+            )
+        rows.append(
+            dataclasses.replace(
+                row,
+                split="test" if test else "",
+                annotation_path=_annotation(folder, aws, slide_id, test),
+                mask_path=row.mask_path or _mask(folder, slide_id),
+            )
+        )
+    if metadata is not None:
+        rows = _with_sites(rows, metadata)
+    config = Split(train=1 - val, val=val, test=0.0, seed=seed)
+    return assign_splits(Cohort(tuple(rows), CLASSES), config)
+
+
+def read_reference(path: str | os.PathLike) -> dict[str, Reference]:
+    """{test slide: Reference} of a reference.csv, with or without a header.
+
+    Raises:
+        CohortError: naming the file, the line and the mend.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(f) if line]
+    except FileNotFoundError:
+        raise CohortError(
+            f"{path}: no such file; it has one line per test slide, test_001,Tumor,..."
+        ) from None
+    reference = {}
+    for number, cells in enumerate(lines, start=1):
+        label = cells[1].casefold() if len(cells) > 1 else ""
+        if number == 1 and label not in CLASSES:
+            continue  # the column names
+        if label not in CLASSES:
+            raise CohortError(
+                f"{path}, line {number}: {','.join(cells)!r}; "
+                "write slide,Tumor or slide,Normal"
+            )
+        slide_id = cells[0].removesuffix(".tif")
+        if slide_id in reference:
+            raise CohortError(f"{path}, line {number}: {slide_id} again; remove one")
+        if slide_id.startswith("test_"):
+            lesions = [c.capitalize() for c in cells[2:]]
+            told = [c for c in lesions if c in ("Macro", "Micro", "None")]
+            reference[slide_id] = Reference(label, told[-1] if told else "")
+    if not reference:
+        raise CohortError(f"{path}: no test slide in it; write test_001,Tumor,...")
+    return reference
+
+
+def _slides(folder, aws):
+    names = ("images",) if aws else ("training/normal", "training/tumor")
+    names = names if aws else (*names, "testing/images")
+    paths = [path for name in names for path in sorted((folder / name).glob("*.tif"))]
+    return {path.stem: path for path in paths if not path.name.startswith(".")}
+
+
+def _practice_rows(folder):
+    path = folder / "slides.csv"
+    return read_manifest(path).rows if path.is_file() else ()
+
+
+def _check_complete(folder, found, expected, complete):
+    extra = sorted(set(found) - expected)
+    if extra:
+        logging.warning("%s: not of the challenge, left out: %s", folder, _list(extra))
+    missing = sorted(expected - set(found))
+    if missing and complete:
+        raise CohortError(
+            f"{folder}: {len(missing)} of {len(expected)} slides are missing: "
+            f"{_list(missing)}; copy them, or pass complete=False to go on without"
+        )
+    if missing:
+        logging.warning("%s: missing, left out: %s", folder, _list(missing))
+
+
+def _list(names):
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" * (len(names) > 10))
+
+
+def _annotation(folder, aws, slide_id, test):
+    part = "testing" if test else "training"
+    inside = "annotations" if aws else f"{part}/lesion_annotations"
+    path = folder / inside / f"{slide_id}.xml"
+    return str(path) if path.is_file() else ""
+
+
+def _mask(folder, slide_id):
+    path = folder / "masks" / f"{slide_id}_mask.tif"
+    return str(path) if path.is_file() else ""
+
+
+def _with_sites(rows, path):
+    with open(path, newline="", encoding="utf-8-sig") as f:
+        reader = csv.DictReader(f)
+        lines, names = list(reader), reader.fieldnames or []
+    ids = [c for c in ("slide_name", "image", "slide_id") if c in names]
+    centres = ("hospital_corrected", "hospital", "center", "site")
+    centres = [c for c in centres if c in names]
+    if not ids or not centres:
+        raise CohortError(
+            f"{path}: columns {names}; it needs slide_name, image or slide_id, and "
+            "hospital_corrected, hospital, center or site"
+        )
+    sites = {line[ids[0]].removesuffix(".tif"): line[centres[0]] for line in lines}
+    unknown = [row.slide_id for row in rows if not sites.get(row.slide_id)]
+    if unknown:
+        raise CohortError(f"{path}: no centre for {_list(unknown)}; add their lines")
+    return [dataclasses.replace(row, site=_centre(sites[row.slide_id])) for row in rows]
+
+
+def _centre(text):
+    try:
+        return CENTRES[float(text)]
+    except (ValueError, KeyError):
+        return text

@@ -1,0 +1,203 @@
+"""A cohort: one tidy CSV, one row per slide."""
+
+import csv
+import dataclasses
+import difflib
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from wsi_jax.data.table import CohortError, read_table
+from wsi_jax.slides.slide import known_stem
+
+SPLITS = ("train", "val", "test")
+PATH_COLUMNS = ("path", "mask_path", "annotation_path")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One slide of a cohort.
+
+    Attributes:
+        slide_id: unique in the cohort; names the slide's feature file.
+        path: of the slide; "" for a cohort that exists as features only.
+        label: one of the cohort's classes.
+        patient_id: slides of one patient are never in two splits.
+        split: "train", "val", "test", or "" where it is still to be assigned.
+        mpp: micrometres per level-0 pixel; wins over what the slide's file says.
+        site: hospital or scanner; "" where unknown.
+        mask_path: tissue or lesion mask; "" where there is none.
+        annotation_path: lesion polygons; "" where there are none.
+        fold: of a cross-validation; "" where none was assigned.
+        cluster: what the slide's pixels were made of, names parted by semicolons.
+    """
+
+    slide_id: str
+    path: str
+    label: str
+    patient_id: str
+    split: str
+    mpp: float | None = None
+    site: str = ""
+    mask_path: str = ""
+    annotation_path: str = ""
+    fold: str = ""
+    cluster: str = ""
+
+
+class Cohort(NamedTuple):
+    """Slides and the names of their classes.
+
+    Attributes:
+        rows: one per slide.
+        classes: label names; a label's index here is the integer that methods see.
+    """
+
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def read_manifest(path: str | os.PathLike, classes: Sequence[str] = ()) -> Cohort:
+    """Reads a manifest: CSV with `label` and `slide_id` or `path`; the rest optional.
+
+    Every column is read as text, so ids keep their leading zeros; a byte-order mark,
+    blanks around cells, and semicolons or tabs for commas do not matter. Relative
+    paths are relative to the manifest. `slide_id` defaults to the file's name without
+    its extension, `patient_id` to `slide_id`. Columns that are not a Row's are skipped.
+
+    Args:
+        path: of the CSV.
+        classes: label names in the order wanted; sorted when empty.
+
+    Raises:
+        CohortError: naming the file, the line and the mend.
+    """
+    path = pathlib.Path(path)
+    header, lines = read_table(path)
+    _check_header(path, header)
+    rows, first = [], {}
+    for number, cells in lines:
+        where = f"{path}, line {number}"
+        row = _row(cells, path.parent, where)
+        if row.slide_id in first:
+            raise CohortError(
+                f"{where}: slide_id {row.slide_id!r} is already on line "
+                f"{first[row.slide_id]}; remove one or give it another slide_id"
+            )
+        if classes and row.label not in classes:
+            raise CohortError(
+                f"{where}: label {row.label!r} of slide {row.slide_id!r} is not among "
+                f"the classes {tuple(classes)}; mend the cell or add the class"
+            )
+        first[row.slide_id] = number
+        rows.append(row)
+    if not rows:
+        raise CohortError(f"{path}: no slide below the column names; add one per line")
+    return Cohort(tuple(rows), tuple(classes) or tuple(sorted({r.label for r in rows})))
+
+
+def write_manifest(path: str | os.PathLike, cohort: Cohort) -> None:
+    """Writes what `read_manifest` reads, leaving out optional columns nobody fills.
+
+    Files below the manifest's folder are named relative to it, others absolutely.
+    """
+    path = pathlib.Path(path)
+    folder = path.absolute().parent
+    table = [_cells(row, folder) for row in cohort.rows]
+    keep = [c for c in COLUMNS if c in COLUMNS[:5] or any(cells[c] for cells in table)]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, keep, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    os.replace(temporary, path)
+
+
+def in_split(cohort: Cohort, split: str) -> Cohort:
+    """The cohort's slides of one split, in order, with all its classes."""
+    return cohort._replace(rows=tuple(r for r in cohort.rows if r.split == split))
+
+
+def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
+    """Each slide's label as its index among the cohort's classes."""
+    index = {name: i for i, name in enumerate(cohort.classes)}
+    return np.array([index[row.label] for row in cohort.rows], np.int32)
+
+
+def _check_header(path, header):
+    for name in header:
+        if header.count(name) > 1 and name in COLUMNS:
+            raise CohortError(f"{path}: two columns {name!r}; remove one")
+        # A misspelt optional column must not vanish: patients would leak.
+        near = difflib.get_close_matches(name, set(COLUMNS) - set(header), 1, 0.8)
+        if near and name not in COLUMNS:
+            raise CohortError(
+                f"{path}: column {name!r} is unknown; call it {near[0]!r}, "
+                "or give it a name that cannot be mistaken"
+            )
+    if "label" not in header:
+        raise CohortError(f"{path}: no column 'label' among {header}; add it")
+    if "slide_id" not in header and "path" not in header:
+        raise CohortError(f"{path}: no 'slide_id' or 'path' among {header}; add one")
+
+
+def _row(cells, folder, where):
+    cells = dict.fromkeys(COLUMNS, "") | {n: cells[n] for n in cells if n in COLUMNS}
+    for name in PATH_COLUMNS:
+        if cells[name]:
+            cells[name] = str(folder / cells[name])
+    cells["slide_id"] = cells["slide_id"] or (
+        cells["path"] and known_stem(cells["path"])
+    )
+    cells["patient_id"] = cells["patient_id"] or cells["slide_id"]
+    cells["split"] = cells["split"].casefold()
+    if not cells["slide_id"]:
+        raise CohortError(f"{where}: neither slide_id nor path; fill one in")
+    if set(cells["slide_id"]) & set("/\\"):
+        raise CohortError(
+            f"{where}: slide_id {cells['slide_id']!r} names files, so no slash in it; "
+            "give the file in column 'path'"
+        )
+    if not cells["label"]:
+        raise CohortError(f"{where}: slide {cells['slide_id']!r} has no label; add it")
+    if cells["split"] not in (*SPLITS, ""):
+        raise CohortError(
+            f"{where}: split {cells['split']!r}; use train, val, test or leave it empty"
+        )
+    return Row(**cells | {"mpp": parse_mpp(cells["mpp"], where)})
+
+
+def parse_mpp(text: str, where: str) -> float | None:
+    """The mpp in a cell of a CSV, None where it is empty; `where` is for the error."""
+    if not text:
+        return None
+    try:
+        mpp = float(text)
+    except ValueError:
+        mpp = math.nan
+    if not 0 < mpp < math.inf:
+        raise CohortError(
+            f"{where}: mpp {text!r} is not micrometres per pixel; write 0.25, "
+            "or leave it empty to use the slide's own"
+        )
+    return mpp
+
+
+def _cells(row, folder):
+    cells = dataclasses.asdict(row) | {"mpp": "" if row.mpp is None else repr(row.mpp)}
+    for name in PATH_COLUMNS:
+        if cells[name]:
+            absolute = pathlib.Path(cells[name]).absolute()
+            inside = absolute.is_relative_to(folder)
+            cells[name] = (
+                absolute.relative_to(folder) if inside else absolute
+            ).as_posix()
+    return cells

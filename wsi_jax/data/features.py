@@ -1,0 +1,256 @@
+"""A slide's features on disk: HDF5 that CLAM and TRIDENT read, and theirs read here.
+
+    features  (n, d) float16, contiguous    attributes: encoder, name, savetodir
+    coords    (n, 2) int32, level-0 (x, y)  attributes: TRIDENT's, and our own below
+
+float16 and contiguous because a whole slide is read at once: much faster than TRIDENT's
+one-row float32 chunks, and half the bytes.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Float, Float16, Int, Int32
+
+FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
+
+
+class FeatureError(ValueError):
+    """A feature file that cannot be used; the message names it and the mend."""
+
+
+class Features(NamedTuple):
+    """The features of one slide's tiles.
+
+    Attributes:
+        x: one vector per tile.
+        yx: top-left corner of each tile, in level-0 pixels.
+        attrs: of both datasets.
+    """
+
+    x: Float16[np.ndarray, "n d"]
+    yx: Int32[np.ndarray, "n 2"]
+    attrs: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where features came from: what their file's attributes tell.
+
+    Attributes:
+        slide_id: of the slide.
+        shape: (h, w) of level 0, in pixels.
+        mpp: of level 0, micrometres per pixel.
+        target_mpp: at which the tiles were read.
+        size_px: side of a tile at `target_mpp`.
+        overlap_px: of neighbouring tiles at `target_mpp`.
+        encoder: its name.
+        config_hash: of every setting that shapes the features (see `config_hash`).
+        bad_tiles: tiles that could not be read and are not in the file.
+    """
+
+    slide_id: str
+    shape: tuple[int, int]
+    mpp: float
+    target_mpp: float
+    size_px: int
+    overlap_px: int
+    encoder: str
+    config_hash: str
+    bad_tiles: int
+
+
+def config_hash(*settings: Any) -> str:
+    """16 hex digits that change when any setting does.
+
+    Args:
+        settings: dataclasses, enums, or anything JSON can write.
+    """
+    plain = [
+        dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s for s in settings
+    ]
+    text = json.dumps(plain, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_features(
+    path: str | os.PathLike,
+    x: Float[np.ndarray, "n d"],
+    yx: Int[np.ndarray, "n 2"],
+    origin: Origin,
+) -> None:
+    """Writes one slide's features whole, under a temporary name first.
+
+    A slide without tissue has n = 0 and a file all the same.
+
+    Args:
+        path: of the file; its folder is made.
+        x: features, in the order of `yx`.
+        yx: top-left corners in level-0 pixels.
+        origin: of the features.
+
+    Raises:
+        FeatureError: a feature is not a finite float16.
+        OSError: the disk is full or not to be written to; it names the file.
+    """
+    path = pathlib.Path(path)
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(x, np.float16)
+    _check_finite(half, path)
+    whole = io.BytesIO()  # a disk that fills up meanwhile is no HDF5 error then
+    with h5py.File(whole, "w") as f:
+        features = f.create_dataset("features", data=half)
+        coords = f.create_dataset("coords", data=yx[:, ::-1].astype(np.int32))
+        # TRIDENT writes a folder here; ours has no machine's path in it.
+        named = {"name": origin.slide_id, "savetodir": path.parent.name}
+        features.attrs.update(named | {"encoder": origin.encoder})
+        coords.attrs.update(named | _coords_attrs(origin))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(whole.getbuffer())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def read_features(path: str | os.PathLike) -> Features:
+    """Reads a feature file of ours, CLAM's or TRIDENT's.
+
+    Datasets may be (n, d) or (1, n, d), of any float and integer type, in any layout.
+
+    Raises:
+        FeatureError: the file is truncated, not such a file, or beyond float16.
+    """
+    with _opened(path) as f:
+        features, coords = _datasets(f, path)
+        with np.errstate(over="ignore"):
+            x = (
+                features[()]
+                .reshape(-1, features.shape[-1])
+                .astype(np.float16, copy=False)
+            )
+        yx = coords[()].reshape(-1, 2)[:, ::-1].astype(np.int32)
+        attrs = dict(features.attrs) | dict(coords.attrs)
+    _check_finite(x, path)
+    return Features(x, yx, attrs)
+
+
+def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
+    """(n, d) of a feature file, from its header alone.
+
+    Raises:
+        FeatureError: the file is truncated or not such a file.
+    """
+    with _opened(path) as f:
+        features, _ = _datasets(f, path)
+        n, d = features.shape[-2:]
+    return int(n), int(d)
+
+
+def is_whole(path: str | os.PathLike, expect: str) -> bool:
+    """Whether a file is there, complete, and made with these settings.
+
+    Args:
+        path: of the feature file.
+        expect: the `config_hash` it must carry.
+    """
+    try:
+        with _opened(path) as f:
+            _, coords = _datasets(f, path)
+            return (
+                "config_hash" in coords.attrs and coords.attrs["config_hash"] == expect
+            )
+    except FeatureError:
+        return False
+
+
+def _coords_attrs(origin):
+    h, w = origin.shape
+    return {
+        "patch_size": origin.size_px,
+        "patch_size_level0": round(origin.size_px * origin.target_mpp / origin.mpp),
+        # Nominal: "40x" is 0.25 um/px. Nothing here reads it.
+        "level0_magnification": round(10 / origin.mpp, 3),
+        "target_magnification": round(10 / origin.target_mpp, 3),
+        "overlap": origin.overlap_px,
+        "level0_width": w,
+        "level0_height": h,
+        "mpp": origin.mpp,
+        "target_mpp": origin.target_mpp,
+        "wsi_jax_version": _version(),
+        "config_hash": origin.config_hash,
+        "bad_coords": origin.bad_tiles,
+    }
+
+
+@contextlib.contextmanager
+def _opened(path):
+    try:
+        with h5py.File(path, "r") as f:
+            yield f
+    except FileNotFoundError:
+        raise FeatureError(
+            f"{path}: no such feature file; extract the slide's features first"
+        ) from None
+    except OSError as error:
+        raise FeatureError(
+            f"{path}: truncated or not HDF5 ({error}); delete it and extract again"
+        ) from None
+
+
+def _datasets(f, path):
+    names = [name for name in FEATURE_NAMES if name in f]
+    if not names or "coords" not in f:
+        raise FeatureError(
+            f"{path}: datasets {sorted(f)}; a feature file has 'features' and 'coords'"
+        )
+    features, coords = f[names[0]], f["coords"]
+    for name, data in ((names[0], features), ("coords", coords)):
+        if data.ndim not in (2, 3) or (data.ndim == 3 and data.shape[0] != 1):
+            raise FeatureError(f"{path}: {name} is {data.shape}; it must be (n, d)")
+    if features.shape[-2] != coords.shape[-2] or coords.shape[-1] != 2:
+        raise FeatureError(
+            f"{path}: features {features.shape} and coords {coords.shape} disagree; "
+            "delete it and extract again"
+        )
+    return features, coords
+
+
+def _check_finite(x, path):
+    # Of all float16s only inf and nan have all exponent bits set. Asked of the bits, it
+    # takes a seventh of isfinite's time, which is longer than reading the file.
+    if (x.view(np.uint16) & 0x7FFF).max(initial=0) >= 0x7C00:
+        finite = np.isfinite(x).all(-1)
+        raise FeatureError(
+            f"{path}: {np.sum(~finite)} of {len(x)} tiles have features that are no "
+            "finite float16; check the encoder's weights, or scale its output"
+        )
+
+
+def _version():
+    try:
+        return importlib.metadata.version("wsi_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a checkout
+
+
+def _plain(value):
+    if isinstance(value, enum.Enum):
+        return value.name
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a setting of type {type(value).__name__} cannot be hashed")

@@ -1,0 +1,202 @@
+"""Cohorts as other tools keep them: their CSVs and splits in, a `Cohort` out.
+
+    CLAM, SASHA    case_id,slide_id,label; a split file (`split_files.py`)
+    torchmil       bag_name,split; labels from any CSV
+    StreamingCLAM  slide,label; one CSV for each split
+    TRIDENT        wsi,mpp; labels from any CSV
+
+Slides are found anywhere below a folder by their name without extension. A slide that a
+split file leaves out is left out, as those tools do, with a warning.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+
+from wsi_jax.data.cohort import SPLITS, Cohort, Row, parse_mpp
+from wsi_jax.data.slide_folder import find_slides, some
+from wsi_jax.data.split_files import (
+    read_clam_split,
+    read_sasha_split,
+    read_torchmil_split,
+)
+from wsi_jax.data.table import CohortError, read_table
+from wsi_jax.slides.slide import known_stem
+
+PathLike = str | os.PathLike
+IDS = ("slide_id", "slide", "image", "bag_name", "wsi")
+PATIENTS = ("patient_id", "patient", "case_id")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Slides:
+    """Where an imported cohort's slides and labels are.
+
+    Attributes:
+        folder: searched for slides, with all folders below it.
+        label: column of the labels.
+        classes: labels in the order wanted; sorted when empty.
+        complete: refuse a cohort some of whose slides are not in the folder; when False
+            they are left out with a warning.
+    """
+
+    folder: PathLike
+    label: str = "label"
+    classes: tuple[str, ...] = ()
+    complete: bool = True
+
+
+def from_clam(table: PathLike, splits: PathLike | None, slides: Slides) -> Cohort:
+    """CLAM's dataset CSV and one of its splits, `splits_0.csv` or `splits_0_bool.csv`.
+
+    Args:
+        table: columns slide_id, label, and case_id for the patient.
+        splits: None leaves the splits to be assigned.
+        slides: where they are.
+
+    Raises:
+        CohortError: naming the file, the slides and the mend; so do all below.
+    """
+    split_of = None if splits is None else read_clam_split(splits)
+    return _cohort(_labelled([table], slides), split_of, slides)
+
+
+def from_sasha(table: PathLike, splits: PathLike, slides: Slides) -> Cohort:
+    """SASHA's CSV (CLAM's, or TCGA's with a patient_id) and its split JSON."""
+    return _cohort(_labelled([table], slides), read_sasha_split(splits), slides)
+
+
+def from_torchmil(table: PathLike, splits: PathLike, slides: Slides) -> Cohort:
+    """torchmil's `splits.csv`; labels from a CSV with slide_id (or bag_name)."""
+    return _cohort(_labelled([table], slides), read_torchmil_split(splits), slides)
+
+
+def from_streaming_clam(
+    train: PathLike, val: PathLike, test: PathLike, slides: Slides
+) -> Cohort:
+    """StreamingCLAM's three CSVs, slide,label each; every slide its own patient."""
+    files = dict(zip(SPLITS, (train, val, test), strict=True))
+    split_of = {
+        slide_id: split
+        for split, path in files.items()
+        for slide_id in _labelled([path], slides)
+    }
+    return _cohort(_labelled(list(files.values()), slides), split_of, slides)
+
+
+def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
+    """TRIDENT's list of slides, wsi,mpp; labels from a CSV with slide_id.
+
+    Args:
+        table: columns slide_id, label, and patient_id or case_id.
+        wsis: `wsi` is a path below the folder, with its extension; `mpp` may be empty.
+        slides: where they are.
+    """
+    known = _labelled([table], slides)
+    header, lines = read_table(wsis)
+    if "wsi" not in header:
+        raise CohortError(f"{wsis}: no column 'wsi' among {header}; it is wsi,mpp")
+    rows, lost = {}, []
+    for number, cells in lines:
+        path = pathlib.Path(slides.folder, cells["wsi"])
+        slide_id = known_stem(path)
+        if slide_id not in known:
+            raise CohortError(
+                f"{wsis}, line {number}: no label of {slide_id!r} in {table}; add it"
+            )
+        if slide_id in rows:
+            raise CohortError(
+                f"{wsis}, line {number}: {slide_id!r} again; give its slides other "
+                "names, or remove one"
+            )
+        mpp = parse_mpp(cells.get("mpp", ""), f"{wsis}, line {number}")
+        rows[slide_id] = dataclasses.replace(known[slide_id], path=str(path), mpp=mpp)
+        if not path.is_file():
+            lost.append(slide_id)
+    _warn(f"{wsis} does not list", [s for s in known if s not in rows])
+    return _finish(rows, lost, slides)
+
+
+def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
+    """{slide_id: Row without path and split} of some CSVs."""
+    rows, label = {}, slides.label.casefold()
+    for table in tables:
+        header, lines = read_table(table)
+        name = _column(table, header, IDS)
+        _column(table, header, (label,))
+        patient = [column for column in PATIENTS if column in header]
+        for number, cells in lines:
+            where, slide_id = f"{table}, line {number}", known_stem(cells[name])
+            if not slide_id or not cells[label]:
+                empty = name if cells[label] else label
+                raise CohortError(f"{where}: {empty!r} is empty; fill it in")
+            if slides.classes and cells[label] not in slides.classes:
+                raise CohortError(
+                    f"{where}: label {cells[label]!r} of slide {slide_id!r} is not "
+                    f"among the classes {slides.classes}; mend the cell or the classes"
+                )
+            if slide_id in rows:
+                raise CohortError(f"{where}: slide {slide_id!r} again; remove one")
+            patient_id = (patient and cells[patient[0]]) or slide_id
+            site = cells.get("site", "")
+            rows[slide_id] = Row(slide_id, "", cells[label], patient_id, "", site=site)
+    return rows
+
+
+def _column(path, header, names):
+    for name in names:
+        if header.count(name) == 1:
+            return name
+    raise CohortError(
+        f"{path}: no column {' or '.join(names)} among {header}; add it, or name the "
+        "column of the labels with label= (--label)"
+    )
+
+
+def _cohort(
+    rows: dict[str, Row], split_of: Mapping[str, str] | None, slides: Slides
+) -> Cohort:
+    if split_of is not None:
+        # pandas makes floats of whole numbers in columns of unequal length.
+        split_of = {_as_in(rows, name): split for name, split in split_of.items()}
+        unknown = sorted(set(split_of) - set(rows))
+        if unknown:
+            raise CohortError(
+                f"{len(unknown)} slides have a split and no label: {some(unknown)}; "
+                "add them to the CSV of labels"
+            )
+        _warn("no split names", [name for name in rows if name not in split_of])
+        rows = {
+            name: dataclasses.replace(row, split=split_of[name])
+            for name, row in rows.items()
+            if name in split_of
+        }
+    found = find_slides(slides.folder, rows)
+    rows = {n: dataclasses.replace(r, path=found.get(n, "")) for n, r in rows.items()}
+    return _finish(rows, [name for name in rows if name not in found], slides)
+
+
+def _as_in(rows, name):
+    whole = name.removesuffix(".0")
+    return whole if name not in rows and whole in rows else name
+
+
+def _finish(rows: dict[str, Row], lost: list[str], slides: Slides) -> Cohort:
+    if lost and (slides.complete or len(lost) == len(rows)):
+        raise CohortError(
+            f"{len(lost)} of {len(rows)} slides are not below {slides.folder}: "
+            f"{some(lost)}; copy them there, or leave them out with complete=False "
+            "(--allow-missing)"
+        )
+    _warn(f"not below {slides.folder}", lost)
+    rows = tuple(row for name, row in rows.items() if name not in set(lost))
+    classes = slides.classes or tuple(sorted({row.label for row in rows}))
+    return Cohort(rows, classes)
+
+
+def _warn(why: str, names: Sequence[str]) -> None:
+    if names:
+        logging.warning("%d slides left out, %s: %s", len(names), why, some(names))

@@ -1,0 +1,187 @@
+"""Refuses a cohort whose test slides were seen in training."""
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from typing import NamedTuple
+
+from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
+
+MIB = 1 << 20
+
+
+class Count(NamedTuple):
+    """How many slides and patients a split has of one class at one site."""
+
+    split: str
+    label: str
+    site: str
+    slides: int
+    patients: int
+
+
+class Lint(NamedTuple):
+    """What `lint` found in a cohort without fault.
+
+    Attributes:
+        counts: split x class x site, where there is at least one slide.
+        missing: files that rows name and that are not there.
+    """
+
+    counts: tuple[Count, ...]
+    missing: tuple[str, ...]
+
+
+def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
+    """Counts a cohort's slides and refuses it when a split leaks into another.
+
+    A missing file is reported, not refused: one bad slide does not stop a cohort.
+    Clusters may be shared by train and val, which are drawn from one pool, but not with
+    test. Files are compared by size, first and last MiB.
+
+    Args:
+        cohort: with every split assigned.
+        seen: slide ids, patient ids and clusters that the encoder has learnt from; no
+            test slide may be among them.
+
+    Raises:
+        CohortError: listing every fault.
+    """
+    faults = [
+        *_labels(cohort),
+        *_splits(cohort),
+        *_shared(cohort, "patient", lambda row: [row.patient_id]),
+        *_shared(cohort, "slide_id", lambda row: [row.slide_id]),
+        *_same_files(cohort),
+        *_clusters(cohort),
+        *_seen(cohort, set(seen)),
+    ]
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in faults)
+        raise CohortError(f"the cohort has {len(faults)} faults:\n{listed}")
+    named = {getattr(row, name) for row in cohort.rows for name in PATH_COLUMNS}
+    missing = tuple(sorted(path for path in named - {""} if not os.path.exists(path)))
+    return Lint(_counts(cohort), missing)
+
+
+def format_counts(found: Lint) -> str:
+    """The counts as a text table, and the missing files below it."""
+    table = [Count._fields, *([str(cell) for cell in count] for count in found.counts)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip()
+        for cells in table
+    ]
+    if found.missing:
+        lines += [f"missing files: {len(found.missing)}", *found.missing]
+    return "\n".join(lines)
+
+
+def _counts(cohort):
+    slides = Counter((row.split, row.label, row.site) for row in cohort.rows)
+    patients = defaultdict(set)
+    for row in cohort.rows:
+        patients[row.split, row.label, row.site].add(row.patient_id)
+    order = sorted(
+        slides, key=lambda k: (SPLITS.index(k[0]), cohort.classes.index(k[1]), k[2])
+    )
+    return tuple(Count(*key, slides[key], len(patients[key])) for key in order)
+
+
+def _labels(cohort):
+    if len(cohort.classes) < 2:
+        yield f"classes {cohort.classes}: a classifier needs two; mend the labels"
+    for row in cohort.rows:
+        if row.label not in cohort.classes:
+            yield (
+                f"slide {row.slide_id!r} has label {row.label!r}, which is not among "
+                f"{cohort.classes}; mend the label or add the class"
+            )
+
+
+def _splits(cohort):
+    strange = Counter(row.split for row in cohort.rows if row.split not in SPLITS)
+    for split, n in strange.items():
+        name = f"split {split!r}" if split else "no split"
+        yield f"{n} slides have {name}; use train, val, test or run assign_splits"
+    for split in SPLITS:
+        rows = in_split(cohort, split).rows
+        if not rows and split != "train":
+            continue
+        if len(rows) < 2:
+            yield f"split {split!r} has {len(rows)} slides; give it at least 2"
+            continue
+        for label in cohort.classes:
+            if not any(row.label == label for row in rows):
+                yield (
+                    f"split {split!r} has no slide of class {label!r}; "
+                    "move some there or assign the splits anew"
+                )
+
+
+def _shared(cohort, what, names):
+    """Names that rows of different splits share."""
+    splits = defaultdict(set)
+    for row in cohort.rows:
+        for name in names(row):
+            splits[name].add(row.split)
+    for name, found in sorted(splits.items()):
+        if len(found) > 1:
+            both = " and ".join(repr(s) for s in sorted(found))
+            yield f"{what} {name!r} is in {both}; keep it in one"
+
+
+def _same_files(cohort):
+    """One file under two slide ids, in two splits or with two labels."""
+    by_path, by_content = defaultdict(list), defaultdict(list)
+    for row in cohort.rows:
+        if row.path:
+            by_path[os.path.realpath(row.path)].append(row)
+    by_size = defaultdict(list)
+    for path in by_path:
+        if os.path.isfile(path):
+            by_size[os.path.getsize(path)].append(path)
+    # Only files of equal size can be equal: few are opened.
+    for size, paths in by_size.items():
+        for path in paths if len(paths) > 1 else ():
+            by_content[_ends(path, size)].append(by_path[path][0])
+    for how, groups in (("path", by_path), ("content", by_content)):
+        for rows in groups.values():
+            if len({(row.split, row.label) for row in rows}) > 1:
+                listed = ", ".join(
+                    f"{r.slide_id!r} ({r.split}, {r.label})" for r in rows
+                )
+                yield f"slides {listed} have the same {how}; keep one"
+
+
+def _ends(path, size):
+    with open(path, "rb") as f:
+        digest = hashlib.sha256(f.read(MIB))
+        f.seek(max(0, size - MIB))
+        digest.update(f.read(MIB))
+    return size, digest.hexdigest()
+
+
+def _clusters_of(row):
+    return [name for name in row.cluster.split(";") if name]
+
+
+def _clusters(cohort):
+    pool = {"train": "train or val", "val": "train or val"}
+    rows = tuple(
+        dataclasses.replace(row, split=pool[row.split]) if row.split in pool else row
+        for row in cohort.rows
+    )
+    return _shared(cohort._replace(rows=rows), "cluster", _clusters_of)
+
+
+def _seen(cohort, seen):
+    for row in in_split(cohort, "test").rows:
+        known = {row.slide_id, row.patient_id, *_clusters_of(row)} & seen
+        if known:
+            yield (
+                f"test slide {row.slide_id!r}: the encoder has learnt from "
+                f"{sorted(known)}; take another encoder or leave the slide out"
+            )

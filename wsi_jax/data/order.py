@@ -1,0 +1,121 @@
+"""Which item comes when: pure functions, so that resuming needs no saved state."""
+
+import functools
+import threading
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+TILES, BAGS, DRAW = 0, 1, 2  # keep the uses of one seed apart
+
+
+def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
+    """A permutation of range(n) that depends on nothing but the key.
+
+    Sorts raw random words: NumPy promises their stream for ever, but not that of
+    `Generator.permutation`.
+
+    Args:
+        n: items.
+        key: non-negative integers, such as a seed and an epoch.
+    """
+    return np.argsort(np.random.PCG64(key).random_raw(n), kind="stable")
+
+
+def epoch_order(n: int, seed: int, *key: int) -> Int64[np.ndarray, " n"]:
+    """`permutation(n, seed, *key)`, remembered: every batch of an epoch asks for it."""
+    with _lock:  # threads wait for the first to sort, rather than all sort
+        return _remembered(n, seed, *key)
+
+
+def tile_order(
+    n: int, batch_size: int, step: int, seed: int | None
+) -> Int64[np.ndarray, " b"]:
+    """Which of n tiles make up batch `step`; -1 fills the last batch of a pass.
+
+    Args:
+        n: tiles in all.
+        batch_size: over all processes.
+        step: counts on through the passes.
+        seed: of a new order for every pass; None for the order given.
+    """
+    epoch, step = divmod(step, -(-n // batch_size))
+    index = np.arange(step * batch_size, (step + 1) * batch_size)
+    real = index < n
+    if seed is not None:
+        index[real] = epoch_order(n, seed, TILES, epoch)[index[real]]
+    return np.where(real, index, -1)
+
+
+def bag_batch_indices(
+    seed: int,
+    step: int,
+    labels: Int32[np.ndarray, " slides"],
+    batch_size: int,
+    balanced: bool,
+) -> Int64[np.ndarray, " b"]:
+    """Which slides make up training batch `step`.
+
+    Every slide comes once before any comes again, in a new order each time; a batch may
+    hold the end of one order and the beginning of the next. Balanced, the classes take
+    turns and each goes through its own slides so.
+
+    Args:
+        seed: of the orders.
+        step: of the training.
+        labels: index of each slide's class.
+        batch_size: slides, over all processes.
+        balanced: whether classes take turns.
+    """
+    position = np.arange(step * batch_size, (step + 1) * batch_size)
+    if not balanced:
+        return _stream(np.arange(len(labels)), position, seed, 0)
+    classes = np.unique(labels)
+    turn, position = position % len(classes), position // len(classes)
+    index = np.empty(batch_size, np.int64)
+    for i, label in enumerate(classes):
+        slides = np.flatnonzero(labels == label)
+        index[turn == i] = _stream(slides, position[turn == i], seed, 1 + i)
+    return index
+
+
+def draw_tiles(
+    seed: int, step: int, slide: int, n: int, most: int
+) -> Int64[np.ndarray, " {most}"]:
+    """`most` of a slide's n tiles, in order, drawn anew at every step."""
+    return np.sort(permutation(n, seed, DRAW, step, slide)[:most])
+
+
+def process_rows(batch_size: int, process: int, processes: int) -> slice:
+    """The rows of a global batch that one process loads.
+
+    Raises:
+        ValueError: the batch does not divide among the processes.
+    """
+    if batch_size % processes:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide among {processes} processes; "
+            "make the batch a multiple of them"
+        )
+    rows = batch_size // processes
+    return slice(process * rows, (process + 1) * rows)
+
+
+def _stream(slides, position, seed, which):
+    """Slides at some positions of an endless run of orders of them."""
+    epoch, place = np.divmod(position, len(slides))
+    index = np.empty(len(position), np.int64)
+    for e in np.unique(epoch):
+        order = epoch_order(len(slides), seed, BAGS, which, int(e))
+        index[epoch == e] = slides[order[place[epoch == e]]]
+    return index
+
+
+_lock = threading.Lock()
+
+
+@functools.lru_cache(maxsize=4)
+def _remembered(n, *key):
+    order = permutation(n, *key)
+    order.flags.writeable = False
+    return order

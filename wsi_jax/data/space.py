@@ -1,0 +1,46 @@
+"""Room on a disk, before it is needed and when there is none."""
+
+import errno
+import os
+import pathlib
+import shutil
+
+from wsi_jax.data.features import FeatureError
+
+GIB = 1 << 30
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def check_space(folder: str | os.PathLike, tiles: int, d: int) -> None:
+    """Checks that features to be written have room.
+
+    Args:
+        folder: of the files; need not be there yet.
+        tiles: of all slides.
+        d: features of a tile.
+
+    Raises:
+        FeatureError: with what is needed and what is free.
+    """
+    there = pathlib.Path(folder).absolute()
+    while not there.exists():
+        there = there.parent
+    need, free = tiles * (2 * d + 8), shutil.disk_usage(there).free
+    if need > free:
+        raise FeatureError(
+            f"{folder}: the features of {tiles} tiles take {need / GIB:.3g} GiB and "
+            f"its disk has {free / GIB:.3g} free; free some, or name another folder "
+            "with --config.features"
+        )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, says that a disk is full.
+
+    Orbax passes on a full disk as a ValueError with a text.
+    """
+    told = isinstance(error, OSError) and error.errno in _FULL
+    if told or os.strerror(errno.ENOSPC) in str(error):
+        return True
+    earlier = error.__cause__ or error.__context__
+    return earlier is not None and is_full(earlier)

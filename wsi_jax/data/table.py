@@ -1,0 +1,50 @@
+"""CSVs as spreadsheets, pandas and people write them."""
+
+import csv
+import os
+
+
+class CohortError(ValueError):
+    """A cohort that cannot be used as it is; the message says where and the mend."""
+
+
+def read_table(
+    path: str | os.PathLike,
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Any CSV with column names: those, and (line number, {column: cell}) of each line.
+
+    Names are in lower case, cells are text without blanks around them, empty lines are
+    left out. Commas, semicolons and tabs all separate.
+
+    Raises:
+        CohortError: no such file, not a CSV, or more or fewer cells than names.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            head = f.readline()
+            f.seek(0)
+            separator = max(",;\t", key=head.count)
+            reader = csv.reader(f, delimiter=separator, strict=True)
+            table = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
+    except FileNotFoundError:
+        raise CohortError(f"{path}: no such manifest; mend the path") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(
+            f"{path}: not a CSV in UTF-8 ({error}); save it as one"
+        ) from None
+    table = [(number, cells) for number, cells in table if any(cells)]
+    if not table:
+        raise CohortError(f"{path}: empty; its first line names the columns")
+    (_, header), *lines = table
+    header = [name.casefold() for name in header]
+    named = []
+    for number, cells in lines:
+        while len(cells) > len(header) and not cells[-1]:  # as spreadsheets export
+            cells = cells[:-1]
+        if len(cells) != len(header):
+            raise CohortError(
+                f"{path}, line {number}: {len(cells)} cells under {len(header)} "
+                "column names; quote a cell that holds the separator"
+            )
+        named.append((number, dict(zip(header, cells, strict=True))))
+    return header, named

@@ -1,0 +1,29 @@
+"""The one door to TensorFlow."""
+
+import functools
+import os
+from types import ModuleType
+
+
+@functools.cache
+def import_tf() -> ModuleType:
+    """Imports TensorFlow for tf.data alone: quiet, and off the accelerators.
+
+    Left to itself TensorFlow takes all of a GPU's memory, and JAX is left with none.
+
+    Raises:
+        RuntimeError: TensorFlow was used before and holds an accelerator already.
+    """
+    # Errors only; TensorFlow reads this once, when it is first imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        try:
+            tf.config.set_visible_devices([], kind)
+        except RuntimeError:
+            raise RuntimeError(
+                f"TensorFlow already holds a {kind}; call "
+                "wsi_jax.data.tensorflow.import_tf() before anything uses TensorFlow"
+            ) from None
+    return tf

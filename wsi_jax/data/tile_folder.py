@@ -1,0 +1,147 @@
+"""A folder of labelled tiles with an index.csv, parted by cluster of origin."""
+
+import concurrent.futures
+import enum
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
+from wsi_jax.data.lint import lint
+from wsi_jax.data.splits import Split, assign_splits
+from wsi_jax.data.table import CohortError, read_table
+from wsi_jax.data.tile_sets import Tiles, TileSets
+from wsi_jax.slides.clusters import split_of
+from wsi_jax.slides.pyramid import rescale
+
+INDEX = "index.csv"
+COLUMNS = ("file", "class", "cluster")
+
+
+class Part(enum.Enum):
+    """Which clusters an encoder learns from; `slides.clusters.split_of` names them.
+
+    encoder: those that practice slides are never made of: no cohort leaks.
+    train_and_encoder: those of training slides too: more tiles, for comparisons of
+        encoders on the tiles of test clusters.
+    """
+
+    encoder = ("encoder",)
+    train_and_encoder = ("train", "encoder")
+
+
+def index_tiles(
+    folder: str | os.PathLike,
+    *,
+    part: Part,
+    classes: Sequence[str],
+    val: float,
+    seed: int,
+    seen: Sequence[str] = (),
+) -> Cohort:
+    """The tiles of an index.csv as a cohort: a tile a row, its cluster the patient.
+
+    Clusters of `part` train and validate, drawn by class; those of the part "test"
+    test; all others are left out.
+
+    Args:
+        folder: that holds index.csv, with columns file, class and cluster.
+        part: of the clusters.
+        classes: in the order wanted, others left out; () takes all, sorted.
+        val: share of the clusters that validate.
+        seed: of their draw.
+        seen: what the encoder has learnt from before.
+
+    Raises:
+        CohortError: no index, a column or cell missing, a class of too few clusters,
+            or a test tile that was seen.
+    """
+    path = pathlib.Path(folder) / INDEX
+    header, lines = read_table(path)
+    for name in COLUMNS:
+        if name not in header:
+            raise CohortError(f"{path}: no column {name!r} among {header}; add it")
+    wanted = tuple(classes) or tuple(sorted({cells["class"] for _, cells in lines}))
+    rows = []
+    for number, cells in lines:
+        empty = [name for name in COLUMNS if not cells[name]]
+        if empty:
+            raise CohortError(f"{path}, line {number}: no {empty[0]}; fill it in")
+        split = split_of(cells["cluster"])
+        if cells["class"] in wanted and split in (*part.value, "test"):
+            row = Row(
+                slide_id=cells["file"],
+                path=str(path.parent / cells["file"]),
+                label=cells["class"],
+                patient_id=cells["cluster"],
+                split="test" if split == "test" else "",
+                cluster=cells["cluster"],
+            )
+            rows.append(row)
+    cohort = Cohort(tuple(rows), wanted)
+    cohort = assign_splits(cohort, Split(train=1 - val, val=val, test=0.0, seed=seed))
+    lint(cohort, seen)
+    return cohort
+
+
+def load_tiles(cohort: Cohort, *, tile_mpp: float, mpp: float) -> TileSets:
+    """Reads the tiles of an index, resampled from `tile_mpp` to `mpp`, antialiased.
+
+    Raises:
+        CohortError: listing the tiles that cannot be read or are of another shape; an
+            `mpp` finer than the tiles'.
+    """
+    if mpp < tile_mpp:
+        raise CohortError(
+            f"tiles of {tile_mpp:g} um/px hold no detail of {mpp:g}; raise "
+            f"--config.mpp to {tile_mpp:g} or more"
+        )
+    sets = [_read_split(in_split(cohort, s), tile_mpp, mpp) for s in _SPLITS]
+    shapes = {tiles.pixels.shape[1:] for tiles in sets}
+    if len(shapes) > 1:
+        raise CohortError(f"tiles of one folder have one size, not {sorted(shapes)}")
+    seen = {row.cluster for row in cohort.rows if row.split != "test"}
+    return TileSets(*sets, cohort.classes, tuple(sorted(seen)))
+
+
+_SPLITS = ("train", "val", "test")
+
+
+def _read_split(part: Cohort, tile_mpp: float, mpp: float) -> Tiles:
+    def read(row):
+        try:
+            with Image.open(row.path) as image:
+                return rescale(np.asarray(image.convert("RGB")), tile_mpp, mpp)
+        except OSError as error:
+            return f"{row.path}: {error}"
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = list(pool.map(read, part.rows))
+    _check(part, found)
+    return Tiles(
+        pixels=np.stack(found),
+        label=label_ids(part),
+        cluster=tuple(row.cluster for row in part.rows),
+        name=tuple(row.slide_id for row in part.rows),
+    )
+
+
+def _check(part: Cohort, found: Sequence[UInt8[np.ndarray, "h w 3"] | str]) -> None:
+    faults = [one for one in found if isinstance(one, str)]
+    shapes = Counter(one.shape for one in found if not isinstance(one, str))
+    usual = max(shapes, key=lambda shape: shapes[shape], default=None)
+    for row, one in zip(part.rows, found, strict=True):
+        if not isinstance(one, str) and (one.shape != usual or usual[0] != usual[1]):
+            is_, others = (f"{w}x{h} px" for h, w, _ in (one.shape, usual))
+            faults.append(f"{row.path}: {is_}; tiles are square and alike ({others})")
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in faults)
+        raise CohortError(
+            f"{len(faults)} tiles cannot be used; mend them, or take their lines out "
+            f"of {INDEX}:\n{listed}"
+        )

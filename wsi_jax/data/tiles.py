@@ -1,0 +1,216 @@
+"""Batches of tiles, of many slides at once, read by threads ahead of the device."""
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, UInt8
+
+from wsi_jax.data.order import process_rows, tile_order
+from wsi_jax.data.parallel import parallel_batches
+from wsi_jax.slides.slide import SlideError, open_slide
+
+CHUNK = 16  # tiles per Python call: enough to make the call itself free
+ENDLESS = np.iinfo(np.int64).max
+
+
+class TileSource(NamedTuple):
+    """The tiles wanted of one slide.
+
+    Attributes:
+        path: of the slide.
+        mpp: of its level 0, if the manifest gives it; wins over the file.
+        yx: top-left corners, in pixels at the grid's mpp.
+    """
+
+    path: str
+    mpp: float | None
+    yx: Int[np.ndarray, "n 2"]
+
+
+class TileBatch(NamedTuple):
+    """Tiles of any number of slides.
+
+    Attributes:
+        pixels: zeros where not `ok`.
+        slide: index into the sources; -1 where a tile only fills the batch.
+        tile: index into that source's `yx`; -1 likewise.
+        ok: False where there is no tile or it could not be read.
+    """
+
+    pixels: UInt8[np.ndarray, "b h w 3"]
+    slide: Int32[np.ndarray, " b"]
+    tile: Int32[np.ndarray, " b"]
+    ok: Bool[np.ndarray, " b"]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Reading:
+    """How tiles are read.
+
+    Attributes:
+        threads: that read and decode.
+        prefetch: batches kept ready.
+    """
+
+    threads: int = 16
+    prefetch: int = 2
+
+
+@dataclasses.dataclass
+class TileCounts:
+    """What a loader has done so far.
+
+    Attributes:
+        tiles: read, over all threads.
+        failed: tiles that could not be read.
+        decoded_bytes: of pixels decoded from the slides' levels.
+        reading_s: seconds in reads, summed over threads.
+        waiting_s: seconds that whoever takes the batches waited for them.
+        reasons: the first error of each slide that had one, by its index.
+    """
+
+    tiles: int = 0
+    failed: int = 0
+    decoded_bytes: int = 0
+    reading_s: float = 0.0
+    waiting_s: float = 0.0
+    reasons: dict[int, str] = dataclasses.field(default_factory=dict)
+
+
+def tile_batches(
+    sources: Sequence[TileSource],
+    *,
+    mpp: float,
+    size_px: int,
+    batch_size: int,
+    reading: Reading,
+    seed: int | None = None,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    counts: TileCounts | None = None,
+) -> Iterator[TileBatch]:
+    """Reads tiles in batches that do not care where a slide ends.
+
+    Without a seed there is one pass, in the order given; with one, passes without end,
+    each in a new order. Batch i is a function of the seed and i alone: to resume, start
+    there. A tile that cannot be read has `ok` False and is counted with its reason.
+
+    Args:
+        sources: the slides and their tiles.
+        mpp: of the tiles, micrometres per pixel.
+        size_px: side of a tile.
+        batch_size: tiles per batch, over all processes.
+        reading: threads and buffers.
+        seed: of the order.
+        start: the first batch to yield.
+        process: which of the `processes` this is; it gets its rows of every batch.
+        processes: that share each batch.
+        counts: is kept up to date while batches are read.
+
+    Raises:
+        ValueError: the batch does not divide among the processes.
+    """
+    rows = process_rows(batch_size, process, processes)
+    n_rows = rows.stop - rows.start
+    ends = np.cumsum([len(source.yx) for source in sources], dtype=np.int64)
+    n = int(ends[-1]) if len(ends) else 0
+    endless = seed is not None and n > 0
+    chunk = min([c for c in range(CHUNK, n_rows) if n_rows % c == 0], default=n_rows)
+    parts = n_rows // chunk
+    counts = TileCounts() if counts is None else counts
+    read = _Reader(sources, mpp, size_px, counts)
+
+    def locate(step):
+        index = tile_order(n, batch_size, step, seed)[rows]
+        slide = np.searchsorted(ends, index, side="right")
+        tile = index - np.concatenate([[0], ends])[slide]
+        slide, tile = np.where(index >= 0, (slide, tile), -1).astype(np.int32)
+        return slide, tile
+
+    def read_part(i):
+        step, part = divmod(i, parts)
+        slide, tile = locate(step)
+        rows = slice(part * chunk, (part + 1) * chunk)
+        return read(slide[rows], tile[rows])
+
+    steps = ENDLESS // parts if endless else -(-n // batch_size)
+    stacks = parallel_batches(
+        read_part,
+        range(start * parts, steps * parts),
+        dtypes=(np.uint8, np.bool_),
+        group=parts,
+        threads=reading.threads,
+        prefetch=reading.prefetch,
+    )
+    return _batches(range(start, steps), stacks, locate, read, counts)
+
+
+def _batches(steps, stacks, locate, read, counts):
+    with contextlib.closing(stacks), contextlib.closing(read):
+        for step in steps:
+            began = time.perf_counter()
+            pixels, ok = next(stacks)
+            counts.waiting_s += time.perf_counter() - began
+            pixels = pixels.reshape(-1, *pixels.shape[2:])
+            yield TileBatch(pixels, *locate(step), ok.reshape(-1))
+
+
+class _Reader:
+    """Reads chunks of tiles; called by many threads at once."""
+
+    def __init__(self, sources, mpp, size_px, counts):
+        self.sources, self.mpp, self.size_px = sources, mpp, size_px
+        self.counts, self.lock = counts, threading.Lock()
+        self.slides, self.unopened = {}, set()
+
+    def __call__(self, slides, tiles):
+        began = time.perf_counter()
+        pixels = np.zeros((len(slides), self.size_px, self.size_px, 3), np.uint8)
+        ok = np.zeros(len(slides), bool)
+        for i, (slide, tile) in enumerate(zip(slides, tiles, strict=True)):
+            if slide >= 0:
+                ok[i] = self._read(int(slide), int(tile), pixels[i])
+        read, wanted = int(ok.sum()), int(np.sum(slides >= 0))
+        with self.lock:
+            self.counts.tiles += read
+            self.counts.failed += wanted - read
+            self.counts.decoded_bytes = sum(
+                slide.bytes_decoded for slide in self.slides.values()
+            )
+            self.counts.reading_s += time.perf_counter() - began
+        return pixels, ok
+
+    def _read(self, index, tile, out):
+        source = self.sources[index]
+        try:
+            slide = self._slide(index)
+            if slide is not None:
+                out[:] = slide.read(source.yx[tile], self.size_px, self.mpp)
+            return slide is not None
+        except SlideError as error:
+            with self.lock:
+                self.counts.reasons.setdefault(index, str(error))
+            return False
+
+    def _slide(self, index):
+        """The slide, opened when it is first read; None if it did not open before."""
+        if index not in self.slides and index not in self.unopened:
+            source = self.sources[index]
+            try:
+                slide = open_slide(source.path, source.mpp)
+            except SlideError:
+                self.unopened.add(index)
+                raise
+            with self.lock:
+                self.slides.setdefault(index, slide)
+        return self.slides.get(index)
+
+    def close(self):
+        for slide in self.slides.values():
+            slide.close()

@@ -1,0 +1,101 @@
+"""Intervals of any metric: patients drawn again and again, two thousand at a time."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from wsi_jax.evals.intervals import LEVEL, one_each
+from wsi_jax.evals.ranking import roc_points
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    patients: Sequence[str] | np.ndarray,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    replicates: int,
+    level: float = LEVEL,
+) -> dict[str, tuple[np.ndarray | float, np.ndarray | float]]:
+    """Percentile intervals of any statistic, resampling patients within each class.
+
+    A patient is drawn with all slides, from the patients of the same class (the highest
+    label of the patient's slides), so that no class vanishes.
+
+    Args:
+        statistic: weights [r n] -> named values, each [r ...].
+        patients: of each slide [n].
+        labels: class indices [n].
+        seed: of the draws.
+        replicates: how many draws.
+        level: of confidence.
+
+    Returns:
+        name -> (lo, hi), each [...]; NaN where 5 % of the replicates or more are NaN.
+    """
+    _, index = np.unique(one_each(patients, len(labels)), return_inverse=True)
+    stratum = np.zeros(index.max() + 1, np.int64)
+    np.maximum.at(stratum, index, labels)
+    rng = np.random.default_rng(seed)
+    # Small enough for the cache and large enough that Python's share is nothing.
+    at_once = max(1, 2**20 // len(index))
+    parts = []
+    for start in range(0, replicates, at_once):
+        rows = min(at_once, replicates - start)
+        counts = np.empty((rows, len(stratum)))
+        for k in np.unique(stratum):
+            (those,) = np.nonzero(stratum == k)
+            even = np.full(len(those), 1 / len(those))
+            counts[:, those] = rng.multinomial(len(those), even, rows)
+        parts.append(statistic(counts[:, index]))
+    tails = (1 - level) / 2, (1 + level) / 2
+    return {
+        name: _percentiles(np.concatenate([part[name] for part in parts]), tails)
+        for name in parts[0]
+    }
+
+
+def _percentiles(draws: np.ndarray, tails: tuple[float, float]) -> tuple:
+    missing = np.isnan(draws)
+    enough = missing.mean(0) < 0.05
+    lo, hi = np.nanquantile(np.where(missing & ~enough, 0, draws), tails, axis=0)
+    return np.where(enough, lo, np.nan)[()], np.where(enough, hi, np.nan)[()]
+
+
+def roc_band(
+    positive: np.ndarray,
+    scores: np.ndarray,
+    patients: Sequence[str] | np.ndarray,
+    grid: np.ndarray,
+    *,
+    seed: int,
+    replicates: int,
+    level: float = LEVEL,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pointwise interval of the true positive rate at each false positive rate.
+
+    Args:
+        positive: bool [n]; both classes present.
+        scores: [n].
+        patients: of each slide [n].
+        grid: false positive rates [g].
+        seed, replicates, level: as `bootstrap`.
+
+    Returns:
+        lo [g] and hi [g]. Of no width where the classes separate perfectly: the
+        interval of the AUC tells how little that says.
+    """
+    positive = np.asarray(positive, bool)
+
+    def rates(weights):
+        pairs = zip(*roc_points(positive, scores, weights), strict=True)
+        return {"tpr": np.array([np.interp(grid, *pair) for pair in pairs])}
+
+    return bootstrap(
+        rates,
+        patients,
+        positive.astype(np.int64),
+        seed=seed,
+        replicates=replicates,
+        level=level,
+    )["tpr"]

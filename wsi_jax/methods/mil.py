@@ -1,0 +1,228 @@
+"""Patch-all: every tile through a frozen encoder, and a pool trained on slides."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
+from wsi_jax.ops import pooling
+from wsi_jax.train.flops import count_flops
+from wsi_jax.train.supervised import supervised
+from wsi_jax.types import Dtype, Prediction, Stage, Task
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pool:
+    """What every patch-all pool has.
+
+    Attributes:
+        width: of the embedding of each tile.
+        dropout: rate, while training.
+        standardise: shift and scale the features by the mean and deviation of the first
+            training batch. For encoders whose features vary little about a large mean,
+            as random ones do; what CLAM publishes goes without.
+        chunk: tiles embedded at a time; a longer bag is pooled exactly, chunk by chunk.
+        dtype: of the matmuls.
+    """
+
+    width: int = 512
+    dropout: float = 0.25
+    standardise: bool = False
+    chunk: int = 16384
+    dtype: Dtype = Dtype.float32
+
+
+@dataclasses.dataclass(kw_only=True)
+class Mean(Pool):
+    """Average of the embedded tiles, then a linear layer."""
+
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+        net = _pooled_head(self, task)
+
+        def forward(params, bag, key):
+            def embed(x, key):
+                h = _embed(net, params, x, key)
+                return h, jnp.zeros((*h.shape[:2], 1))
+
+            seen = pooling.attend(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
+            logits = net.apply(params, seen.pooled[:, 0], method="classify")
+            return logits, pooling.masked_softmax(seen.logits[:, 0], bag.mask)
+
+        return _one_stage(net, forward, tx)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Max(Pool):
+    """Greatest value of each embedded feature, then a linear layer.
+
+    A tile's attention is the share of the features that it gave.
+    """
+
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+        net = _pooled_head(self, task)
+
+        def forward(params, bag, key):
+            embed = lambda x, key: _embed(net, params, x, key)
+            best = pooling.maximum(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
+            count = lambda winner, mask: jnp.zeros(mask.shape).at[winner].add(1) * mask
+            attention = jax.vmap(count)(best.winner, bag.mask) / best.winner.shape[-1]
+            return net.apply(params, best.pooled, method="classify"), attention
+
+        return _one_stage(net, forward, tx)
+
+
+@dataclasses.dataclass(kw_only=True)
+class ABMIL(Pool):
+    """Gated attention pooling (Ilse et al. 2018, eq. 9).
+
+    Attributes:
+        attention: hidden width of the attention.
+    """
+
+    attention: int = 256
+
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+        return _attention_stage(self, task, tx, branches=1)
+
+
+@dataclasses.dataclass(kw_only=True)
+class CLAM(ABMIL):
+    """Clustering-constrained attention (Lu et al. 2021).
+
+    Attributes:
+        multi_branch: an attention for each class (CLAM-MB) rather than one (CLAM-SB).
+        instance_weight: share of the clustering loss in the total.
+        sampled: tiles clustered from each end of the attention.
+        subtyping: whether the classes exclude each other, so that the most attended
+            tiles of one class are evidence against the others.
+    """
+
+    multi_branch: bool = False
+    instance_weight: float = 0.3
+    sampled: int = 8
+    subtyping: bool = False
+
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+        branches = len(task.classes) if self.multi_branch else 1
+        return _attention_stage(
+            self,
+            task,
+            tx,
+            branches=branches,
+            instance_weight=self.instance_weight,
+            instance_options={"sampled": self.sampled, "subtyping": self.subtyping},
+        )
+
+
+def _attention_stage(
+    config: ABMIL,
+    task: Task,
+    tx: optax.GradientTransformation,
+    *,
+    branches: int,
+    instance_weight: float = 0.0,
+    instance_options: dict[str, Any] | None = None,
+) -> tuple[Stage]:
+    c = len(task.classes)
+    net = AttentionHead(
+        n_classes=c,
+        branches=branches,
+        width=config.width,
+        attention=config.attention,
+        dropout=config.dropout,
+        standardise=config.standardise,
+        dtype=config.dtype.value,
+    )
+
+    def attend(params, bag, key):
+        embed = lambda x, key: _embed(net, params, x, key)
+        seen = pooling.attend(embed, bag.x, bag.mask, chunk=config.chunk, key=key)
+        return net.apply(params, seen.pooled, method="classify"), seen.logits
+
+    def forward(params, bag, key):
+        logits, seen = attend(params, bag, key)
+        # Of several attentions, the one that speaks for the verdict.
+        branch = logits.argmax(-1) if branches > 1 else jnp.zeros(len(logits), int)
+        seen = jnp.take_along_axis(seen, branch[:, None, None], 1)[:, 0]
+        return logits, pooling.masked_softmax(seen, bag.mask)
+
+    def clustered(params, bag, key):
+        key, judge_key = jax.random.split(key)
+        logits, seen = attend(params, bag, key)
+        # A short slide's ends reach into the padding, which may hold anything.
+        clean = jnp.where(bag.mask[..., None], bag.x, 0)
+
+        def judge(ids):
+            x = jnp.take_along_axis(clean, ids[..., None], 1)
+            return net.apply(
+                params, _embed(net, params, x, judge_key)[0], method="judge"
+            )
+
+        instance = pooling.instance_loss(
+            judge, seen, bag.mask, bag.label, n_classes=c, **instance_options
+        )
+        surprise = _cross_entropy(logits, bag.label)
+        metrics = {"bag_loss": surprise, "instance_loss": instance}
+        w = instance_weight
+        return (1 - w) * surprise + w * instance, metrics | _accuracy(logits, bag)
+
+    return _one_stage(net, forward, tx, clustered if instance_weight else None)
+
+
+def _one_stage(net, forward, tx, loss=None) -> tuple[Stage]:
+    """The Method of a net and its `forward(params, bag, key)`: logits, attention."""
+
+    def init(key, bag):
+        params = net.init(key, bag.x[:1, :1])
+        if not net.standardise:
+            return params
+        return with_statistics(params, *pooling.moments(bag.x, bag.mask))
+
+    def cross_entropy(params, bag, key):
+        logits, _ = forward(params, bag, key)
+        return _cross_entropy(logits, bag.label), _accuracy(logits, bag)
+
+    def predict(params, bag, key):
+        del key
+        logits, attention = forward(params, bag, None)
+        tiles = bag.mask.sum(-1)
+        one, two = (_flops(forward, params, bag, n) for n in (1, 2))
+        flops = one + (tiles - 1).astype(jnp.float32) * (two - one)
+        return Prediction(logits, attention, {"tiles": tiles, "flops": flops})
+
+    return (Stage("train", supervised(init, loss or cross_entropy, predict, tx)),)
+
+
+def _flops(forward, params, bag, n):
+    shape = lambda a, *s: jax.ShapeDtypeStruct((1, *s), a.dtype)
+    x, mask = shape(bag.x, n, bag.x.shape[-1]), shape(bag.mask, n)
+    one = bag._replace(x=x, mask=mask, label=shape(bag.label))
+    return count_flops(lambda params, bag: forward(params, bag, None), params, one)
+
+
+def _pooled_head(config: Pool, task: Task) -> PooledHead:
+    return PooledHead(
+        n_classes=len(task.classes),
+        width=config.width,
+        dropout=config.dropout,
+        standardise=config.standardise,
+        dtype=config.dtype.value,
+    )
+
+
+def _embed(net, params, x, key):
+    """Embeds tiles; with a key, drops out as in training."""
+    rngs = {} if key is None else {"dropout": key}
+    train = key is not None
+    return net.apply(params, x, train, method="embed", rngs=rngs)
+
+
+def _cross_entropy(logits, label):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def _accuracy(logits, bag):
+    return {"accuracy": (logits.argmax(-1) == bag.label).astype(jnp.float32)}

@@ -1,0 +1,130 @@
+"""Weights in safetensors files, under PyTorch's names and in PyTorch's layout."""
+
+import os
+import pathlib
+
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
+from safetensors.numpy import save_file
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Of a kernel in our layout, by its rank: [i o] -> [o i], [h w i o] -> [o i h w].
+_TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+
+
+class WeightsError(ValueError):
+    """A file of weights that does not fit the net."""
+
+
+def load(path: str | os.PathLike, like: PyTree, ignore: tuple[str, ...] = ()) -> PyTree:
+    """The weights of a file with PyTorch's names, as parameters of one of our nets.
+
+    Args:
+        path: a `.safetensors` file.
+        like: the `params` collection of the net, as arrays or
+            `jax.ShapeDtypeStruct`s; the weights are cast to its dtypes.
+        ignore: first parts of names in the file that the net does without, such as
+            "fc."; `num_batches_tracked` is never asked for.
+
+    Returns:
+        numpy arrays in the tree of `like`.
+
+    Raises:
+        WeightsError: naming what is missing, what is unexpected and which shapes
+            disagree; or the file is no safetensors file.
+    """
+    wanted = flatten_dict(like)
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = file.keys()
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            _check(path, there, wanted, ignore)
+            tensors = {where: file.get_tensor(_name(where)) for where in wanted}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    return unflatten_dict(
+        {where: _to_ours(where, t, wanted[where].dtype) for where, t in tensors.items()}
+    )
+
+
+def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, str]) -> None:
+    """Writes parameters as a file that `load` and PyTorch read.
+
+    Args:
+        path: written whole or not at all.
+        params: the `params` collection of a net.
+        metadata: what made them, kept in the file's header.
+    """
+    tensors = {
+        # The format stores bytes as they lie: a transposed view must be laid out anew.
+        _name(where): np.ascontiguousarray(
+            np.asarray(leaf).transpose(_axes(where, leaf.ndim))
+        )
+        for where, leaf in flatten_dict(params).items()
+    }
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata)
+    os.replace(temporary, path)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a file's header says beside its tensors; {} where it says nothing.
+
+    Raises:
+        WeightsError: the file is no safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _check(path, there, wanted, ignore):
+    expected = {
+        _name(where): tuple(leaf.shape[a] for a in _axes(where, len(leaf.shape)))
+        for where, leaf in wanted.items()
+    }
+    unasked = {
+        name
+        for name in there.keys() - expected.keys()
+        if not name.startswith(ignore) and not name.endswith(".num_batches_tracked")
+    }
+    problems = {
+        "missing from the file": sorted(expected.keys() - there.keys()),
+        "unexpected in the file": sorted(unasked),
+        "of another shape": [
+            f"{name} {there[name]} for {shape}"
+            for name, shape in sorted(expected.items())
+            if name in there and there[name] != shape
+        ],
+    }
+    if any(problems.values()):
+        lines = (f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        raise WeightsError(f"{path} does not fit the net; {'; '.join(lines)}")
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join(names[:most] + more)
+
+
+def _to_ours(where, tensor, dtype):
+    return tensor.transpose(np.argsort(_axes(where, tensor.ndim))).astype(dtype)
+
+
+def _name(where: tuple[str, ...]) -> str:
+    return ".".join((*where[:-1], _LEAVES[where[-1]]))
+
+
+def _axes(where: tuple[str, ...], rank: int) -> tuple[int, ...]:
+    return _TO_TORCH[rank] if where[-1] == "kernel" else tuple(range(rank))

@@ -1,0 +1,226 @@
+"""ResNet trunks: torchvision's arithmetic and names, written against few operations."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
+
+from wsi_jax.nets.norm import Norm, NormKind
+
+# An array [b h w d] to DENSE; to other operations, what they take for one.
+Map = Any
+
+
+class Ops(NamedTuple):
+    """All that a trunk does to maps, so that the same trunk runs dense or tile by tile.
+
+    Attributes:
+        conv: (map, kernel [i j d e], stride, padding) -> map, zero-padded.
+        max_pool: (map, size, stride, padding) -> map, padded with -inf.
+        add: (map, map) -> map, of maps alike in shape.
+        each: (f, map) -> map, where f treats every position by itself.
+        whole: (f, map) -> map, where f needs the whole map at once.
+    """
+
+    conv: Callable
+    max_pool: Callable
+    add: Callable
+    each: Callable
+    whole: Callable
+
+
+def conv(
+    x: Float[Array, "b h w d"],
+    kernel: Float[Array, "i j d e"],
+    stride: int,
+    padding: int,
+) -> Float[Array, "b y x e"]:
+    """Cross-correlation, as every network library has it."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def max_pool(
+    x: Float[Array, "b h w d"], size: int, stride: int, padding: int
+) -> Float[Array, "b y x d"]:
+    """The largest of each window; padding never wins."""
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, edges)
+
+
+def apply(f: Callable, x: Array) -> Array:
+    """f(x): a dense map holds every position."""
+    return f(x)
+
+
+DENSE = Ops(conv=conv, max_pool=max_pool, add=jnp.add, each=apply, whole=apply)
+
+
+class Conv(nn.Module):
+    """A convolution without bias, padded by half its kernel.
+
+    Attributes:
+        d_in: channels in.
+        d: channels out.
+        size: of the kernel.
+        stride: in both directions.
+        dtype: the kernel is cast to it where it is used.
+    """
+
+    d_in: int
+    d: int
+    size: int
+    stride: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        # Fan out, not truncated: torchvision's choice (He et al. 2015, eq. 14).
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        shape = (self.size, self.size, self.d_in, self.d)
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        return ops.conv(x, kernel.astype(self.dtype), self.stride, self.size // 2)
+
+
+class Block(nn.Module):
+    """A residual block (He et al. 2016, fig. 5).
+
+    Two 3x3 convolutions, or as a bottleneck 1x1, 3x3, 1x1 with d / 4 channels inside.
+    The stride is on the first 3x3 ("v1.5"), as in torchvision and timm.
+
+    Attributes:
+        d_in: channels in.
+        d: channels out.
+        stride: of the block.
+        bottleneck: which of the two.
+        norm: after each convolution.
+        dtype: of the convolutions.
+    """
+
+    d_in: int
+    d: int
+    stride: int
+    bottleneck: bool
+    norm: NormKind
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        inner = self.d // 4
+        narrow = ((inner, 1, 1), (inner, 3, self.stride), (self.d, 1, 1))
+        plain = ((self.d, 3, self.stride), (self.d, 3, 1))
+        y, d_in = x, self.d_in
+        for i, (d, size, stride) in enumerate(narrow if self.bottleneck else plain, 1):
+            y = y if i == 1 else ops.each(nn.relu, y)
+            y = Conv(d_in, d, size, stride, self.dtype, name=f"conv{i}")(y, ops)
+            y = _normalise(Norm(self.norm, name=f"bn{i}"), y, ops)
+            d_in = d
+        if self.stride != 1 or self.d_in != self.d:
+            shape = self.d_in, self.d, self.stride
+            x = Downsample(*shape, self.norm, self.dtype, name="downsample")(x, ops)
+        return ops.each(nn.relu, ops.add(y, x))
+
+
+class Downsample(nn.Module):
+    """The skip connection where the shape changes: a strided 1x1 convolution."""
+
+    d_in: int
+    d: int
+    stride: int
+    norm: NormKind
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        x = Conv(self.d_in, self.d, 1, self.stride, self.dtype, name="0")(x, ops)
+        return _normalise(Norm(self.norm, name="1"), x, ops)
+
+
+class Stage(nn.Module):
+    """Blocks of one width, named 0, 1, ...; the first has the stride."""
+
+    d_in: int
+    d: int
+    stride: int
+    blocks: int
+    bottleneck: bool
+    norm: NormKind
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        alike = self.bottleneck, self.norm, self.dtype
+        x = Block(self.d_in, self.d, self.stride, *alike, name="0")(x, ops)
+        for i in range(1, self.blocks):
+            x = Block(self.d, self.d, 1, *alike, name=str(i))(x, ops)
+        return x
+
+
+class ResNet(nn.Module):
+    """The trunk of a ResNet (He et al. 2016): grey levels in, a map of features out.
+
+    Parameters are where torchvision has them: conv1, bn1, layer1.0.conv1,
+    layer1.0.downsample.0, ... The stride is 32 px with four stages, 16 px with three.
+
+    Attributes:
+        blocks: in each stage, one number for each stage wanted.
+        bottleneck: blocks four times as wide outside as inside, as from ResNet-50 on.
+        norm: after each convolution.
+        dtype: of convolutions and activations; norms compute in float32 at least.
+        mean: of red, green, blue in the pretraining images, where white is 1.
+        std: their standard deviation.
+        width: channels after the first convolution; each stage doubles it.
+    """
+
+    blocks: tuple[int, ...]
+    bottleneck: bool
+    norm: NormKind
+    dtype: DTypeLike
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    width: int = 64
+
+    @property
+    def dim(self) -> int:
+        """Channels of the features."""
+        return self.width * 2 ** (len(self.blocks) - 1) * (4 if self.bottleneck else 1)
+
+    @nn.compact
+    def __call__(self, pixels: Map, ops: Ops = DENSE) -> Map:
+        """Pixels [b h w 3] -> features [b y x d], as maps of `ops`.
+
+        Args:
+            pixels: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
+            ops: dense, or tile by tile.
+        """
+        x = ops.each(self._standardise, pixels)
+        x = Conv(3, self.width, 7, 2, self.dtype, name="conv1")(x, ops)
+        x = _normalise(Norm(self.norm, name="bn1"), x, ops)
+        x = ops.max_pool(ops.each(nn.relu, x), 3, 2, 1)
+        alike = self.bottleneck, self.norm, self.dtype
+        d_in, d, stride = self.width, self.width * (4 if self.bottleneck else 1), 1
+        for i, blocks in enumerate(self.blocks, start=1):
+            x = Stage(d_in, d, stride, blocks, *alike, name=f"layer{i}")(x, ops)
+            d_in, d, stride = d, 2 * d, 2
+        return x
+
+    def _standardise(self, x: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        mean, std = (
+            255 * jnp.array(v, wide)[None, None, None] for v in (self.mean, self.std)
+        )
+        return ((x.astype(wide) - mean) / std).astype(self.dtype)
+
+
+def _normalise(norm: Norm, x: Map, ops: Ops) -> Map:
+    return (ops.whole if norm.kind is NormKind.group else ops.each)(norm, x)

@@ -1,0 +1,88 @@
+"""Tiles changed as tissue may look without its label changing; one key an image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt8
+
+# Rows: haematoxylin, eosin and DAB in optical density (Ruifrok and Johnston, 2001).
+_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+HED = _HED / np.linalg.norm(_HED, axis=1, keepdims=True)
+
+
+def augment(
+    keys: Key[Array, " b"],
+    pixels: UInt8[Array, "b s s 3"],
+    *,
+    crop_px: int,
+    stain: float,
+    shade: float,
+) -> Float[Array, "b {crop_px} {crop_px} 3"]:
+    """Cuts, turns and restains each tile by its own key, whatever else is in the batch.
+
+    Args:
+        keys: one a tile.
+        pixels: grey levels.
+        crop_px: side of the square that is cut out, anywhere.
+        stain: the log gain of each stain is drawn from -stain to stain.
+        shade: what is added to the density of each stain, from -shade to shade.
+
+    Returns:
+        Grey levels, 0 to 255, not rounded.
+    """
+
+    def one(key, tile):
+        where, which, gain, shift = jax.random.split(key, 4)
+        free = tile.shape[0] - crop_px + 1
+        y, x = jax.random.randint(where, (2,), 0, free)
+        tile = lax.dynamic_slice(tile, (y, x, 0), (crop_px, crop_px, 3))
+        gain = jnp.exp(jax.random.uniform(gain, (3,), minval=-stain, maxval=stain))
+        shift = jax.random.uniform(shift, (3,), minval=-shade, maxval=shade)
+        return tile, jax.random.randint(which, (), 0, 8), gain, shift
+
+    tiles, which, gains, shifts = jax.vmap(one)(keys, pixels)
+    return restain(turn(tiles, which), gains, shifts)
+
+
+def turn(
+    pixels: Shaped[Array, "b s s d"], which: Int[Array, " b"]
+) -> Shaped[Array, "b s s d"]:
+    """One of the eight turns and flips of each square, which moves pixels exactly.
+
+    Args:
+        pixels: squares.
+        which: 0 to 7; bit 0 transposes, then bit 1 reverses y, then bit 2 reverses x.
+    """
+    bit = lambda i: (which >> i & 1 == 1)[:, None, None, None]
+    pixels = jnp.where(bit(0), pixels.swapaxes(1, 2), pixels)
+    pixels = jnp.where(bit(1), pixels[:, ::-1], pixels)
+    return jnp.where(bit(2), pixels[:, :, ::-1], pixels)
+
+
+def restain(
+    pixels: Num[Array, "b h w 3"],
+    gains: Float[Array, "b 3"],
+    shifts: Float[Array, "b 3"],
+) -> Float[Array, "b h w 3"]:
+    """Changes how much haematoxylin, eosin and rest there is (Tellez et al. 2018).
+
+    Of each stain's optical density s, `gain * s + shift`; gains of 1 and shifts of 0
+    change nothing.
+
+    Args:
+        pixels: grey levels.
+        gains: of each image's stains.
+        shifts: of each image's stains.
+
+    Returns:
+        Grey levels, 0 to 255, not rounded.
+    """
+    dtype = gains.dtype
+    mix, unmix = (jnp.asarray(m, dtype) for m in (HED, np.linalg.inv(HED)))
+    # Gains and shifts as one affine map of RGB densities: [b 3 3] and [b 3].
+    matrix = jnp.einsum("ij,bj,jk->bik", unmix, gains, mix)
+    offset = shifts @ mix
+    density = -jnp.log((pixels.astype(dtype) + 1) / 256)
+    density = jnp.einsum("bhwi,bik->bhwk", density, matrix) + offset[:, None, None]
+    return jnp.clip(256 * jnp.exp(-density) - 1, 0, 255)

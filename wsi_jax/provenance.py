@@ -1,0 +1,73 @@
+"""What made a number: commit, date, machine, versions."""
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+PACKAGES = (
+    *("wsi_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("tensorflow-cpu", "tensorflow", "openslide-python", "openslide-bin", "tifffile"),
+)
+
+
+def provenance() -> dict:
+    """{"commit", "date", "machine", "versions"} of this process."""
+    return {
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def commit() -> str:
+    """Of this checkout, marked where files differ from it; "unknown" outside git."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    run = {"capture_output": True, "text": True, "check": True}
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], **run).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}-changed" if changed else head
+
+
+def machine() -> dict:
+    """Devices, processor, cores, memory, system; no name of a host."""
+    device = jax.devices()[0]
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(pages / 2**30, 1),
+        "system": platform.platform(terse=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages the numbers depend on, and JAX's backend."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    backend = jax.devices()[0].client.platform_version
+    return found | {"backend": " ".join(backend.split())}
+
+
+def _cpu() -> str:
+    lines = pathlib.Path("/proc/cpuinfo")
+    if lines.exists():
+        for line in lines.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

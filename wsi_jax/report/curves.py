@@ -1,0 +1,183 @@
+"""A report's curves: ROC, calibration, training, confusion. Arrays in, figures out.
+
+Numbers are computed in `evals`; here they are drawn. `figure.svg` puts the result into
+a page and `figure.save_png` into a file.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wsi_jax.report.figure import BLUE, COLOURS, INK, new_figure, plain, quiet
+
+
+@dataclasses.dataclass(kw_only=True)
+class Roc:
+    """One ROC curve.
+
+    Attributes:
+        name: of the class that counts as positive.
+        fpr, tpr: points [g].
+        auc, lo, hi: area and its interval.
+        grid, tpr_lo, tpr_hi: pointwise band; empty for none.
+    """
+
+    name: str
+    fpr: np.ndarray
+    tpr: np.ndarray
+    auc: float
+    lo: float
+    hi: float
+    grid: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    tpr_lo: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    tpr_hi: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+
+
+def roc(
+    curves: Sequence[Roc], operating_point: tuple[float, float] | None = None
+) -> Figure:
+    """ROC curves with their bands and areas.
+
+    Args:
+        curves: one for two classes; one of each class against the rest for more.
+        operating_point: (fpr, tpr) at the threshold in use.
+    """
+    figure = new_figure(3.75, 3.6)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", alpha=0.6)
+    for k, curve in enumerate(curves):
+        colour = COLOURS[k % len(COLOURS)]
+        if len(curve.grid):
+            axes.fill_between(
+                curve.grid, curve.tpr_lo, curve.tpr_hi, color=colour, alpha=0.18, lw=0
+            )
+        text = f"{curve.name}: {curve.auc:.3f} ({curve.lo:.3f} to {curve.hi:.3f})"
+        axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=1.8, label=plain(text))
+    if operating_point is not None:
+        axes.plot(*operating_point, "o", color=INK, markersize=5, label="threshold")
+    axes.set(
+        xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1), ylim=(0, 1.01)
+    )
+    axes.set_aspect("equal")
+    quiet(axes)
+    _legend(axes, "lower right", "AUC (95 % interval)")
+    return figure
+
+
+def calibration(
+    claimed: np.ndarray, came_true: np.ndarray, count: np.ndarray, xlabel: str
+) -> Figure:
+    """How often a claimed probability came true; area of a dot: slides in the bin.
+
+    Args:
+        claimed: mean probability of each bin [m].
+        came_true: share of slides for which it came true [m].
+        count: slides in the bin [m].
+        xlabel: which probability it is.
+    """
+    figure = new_figure(3.75, 3.6)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", alpha=0.6)
+    axes.plot(claimed, came_true, color=BLUE, linewidth=1.2, alpha=0.6)
+    size = 18 + 260 * np.asarray(count) / np.sum(count)
+    axes.scatter(claimed, came_true, s=size, color=BLUE, zorder=3)
+    for x, y, n, area in zip(claimed, came_true, count, size, strict=True):
+        below = y > 0.85
+        axes.annotate(
+            f"{n}",
+            (x, y),
+            (0, (-1 if below else 1) * (4 + np.sqrt(area) / 2)),
+            textcoords="offset points",
+            ha="center",
+            va="top" if below else "bottom",
+            fontsize=8,
+            color=INK,
+        )
+    axes.set(
+        xlabel=plain(xlabel),
+        ylabel="share that came true",
+        xlim=(0, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    axes.set_aspect("equal")
+    quiet(axes)
+    return figure
+
+
+def training(
+    losses: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    chosen_step: int | None = None,
+) -> Figure:
+    """Losses, and scores beside them, against the training step.
+
+    Args:
+        losses: name -> (steps, values).
+        scores: name -> (steps, values) between 0 and 1; may be empty.
+        chosen_step: marked with a line: the step whose parameters were kept.
+    """
+    panels = [("loss", losses)] + ([("score", scores)] if scores else [])
+    figure = new_figure(5.6 * len(panels), 3.2)
+    for axes, (ylabel, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        for k, (name, (steps, values)) in enumerate(lines.items()):
+            few = "o" if len(steps) <= 30 else None
+            colour = COLOURS[k % len(COLOURS)]
+            axes.plot(
+                steps,
+                values,
+                color=colour,
+                lw=1.6,
+                label=plain(name),
+                marker=few,
+                ms=3.5,
+            )
+        if chosen_step is not None:
+            axes.axvline(chosen_step, color=INK, lw=0.8, ls="--", label="kept")
+        axes.set(xlabel="step", ylabel=ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if ylabel == "score":
+            axes.set_ylim(min(0.45, axes.get_ylim()[0]), 1.01)
+        quiet(axes)
+        _legend(axes, "best", None)
+    return figure
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Counts [c c], row the label and column the verdict; shade: share of the row."""
+    c = len(classes)
+    side = max(3.2, 0.85 * c + 1.4)
+    figure = new_figure(side + 0.4, side)
+    axes = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    for i in range(c):
+        for j in range(c):
+            shade = to_rgba(BLUE, 0.04 + 0.5 * share[i, j])
+            axes.fill_between(
+                [j - 0.48, j + 0.48], i - 0.48, i + 0.48, color=shade, lw=0
+            )
+            text = f"{matrix[i, j]:g}\n{100 * share[i, j]:.0f} %"
+            axes.text(j, i, text, ha="center", va="center", fontsize=10, color=INK)
+    axes.set(xlabel="verdict", ylabel="label", xlim=(-0.5, c - 0.5))
+    axes.set_ylim(c - 0.5, -0.5)
+    names = [plain(name) for name in classes]
+    axes.set_xticks(range(c), names)
+    axes.set_yticks(range(c), names, rotation=90 if c <= 3 else 0, va="center")
+    axes.set_aspect("equal")
+    quiet(axes)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def _legend(axes, place: str, title: str | None) -> None:
+    legend = axes.legend(
+        loc=place, fontsize=9, frameon=False, title=title, title_fontsize=9
+    )
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_color(INK)

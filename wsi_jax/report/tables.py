@@ -1,0 +1,166 @@
+"""Tables of a report, made from the flat dicts of `evals`."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+DASH = "\N{EN DASH}"  # stands where there is no number
+
+
+@dataclasses.dataclass(kw_only=True)
+class Table:
+    """Rows of text; the first column names the row, the others align right."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def number(value: int | float | None, digits: int = 3) -> str:
+    """A share with fixed digits; an en dash where it is not defined."""
+    if value is None or math.isnan(value):
+        return DASH
+    return f"{value:.{digits}f}"
+
+
+def interval(summary: Mapping[str, int | float], name: str) -> str:
+    """Value and, where the summary has one, interval: "0.912 (0.850 to 0.951)"."""
+    if f"{name}_lo" not in summary:
+        return number(summary[name])
+    ends = (number(summary[f"{name}_{end}"]) for end in ("lo", "hi"))
+    return f"{number(summary[name])} ({' to '.join(ends)})"
+
+
+def breakdown(
+    summary: Mapping[str, int | float],
+    prefix: str,
+    caption: str,
+    columns: Mapping[str, str],
+) -> Table:
+    """One row of each `<prefix><row>.<metric>` in a summary.
+
+    Args:
+        summary: of `evals.summary.summarise`.
+        prefix: "per_class." or "site.".
+        caption: above the table.
+        columns: metric -> heading, besides n.
+    """
+    names = [key.removeprefix(prefix) for key in summary if key.startswith(prefix)]
+    things = [name.removesuffix(".n") for name in names if name.endswith(".n")]
+    rows = tuple(
+        (
+            thing,
+            f"{summary[f'{prefix}{thing}.n']:,.0f}",
+            *(interval(summary, f"{prefix}{thing}.{metric}") for metric in columns),
+        )
+        for thing in things
+    )
+    header = (prefix.strip(".").replace("per_", ""), "slides", *columns.values())
+    return Table(caption=caption, header=header, rows=rows)
+
+
+def levels(summary: Mapping[str, int | float], columns: Mapping[str, str]) -> Table:
+    """Slides, and patients where the summary has them; arguments as `breakdown`."""
+    prefixes = {"slides": ""} | (
+        {"patients": "patient."} if "patient.n" in summary else {}
+    )
+    rows = tuple(
+        (
+            name,
+            f"{summary[at + 'n']:,.0f}",
+            *(interval(summary, at + m) for m in columns),
+        )
+        for name, at in prefixes.items()
+    )
+    header = ("verdicts of", "n", *columns.values())
+    return Table(caption="By slide and by patient", header=header, rows=rows)
+
+
+def counts(
+    rows: Iterable[Mapping[str, str]], by: Sequence[str], classes: Sequence[str]
+) -> Table:
+    """Slides of each class, of each combination of `by`, and in all.
+
+    Args:
+        rows: of each slide at least `by` and "label".
+        by: e.g. ("split", "site").
+        classes: columns.
+    """
+    tally: dict[tuple[str, ...], list[int]] = {}
+    for row in rows:
+        of = tally.setdefault(tuple(row[name] for name in by), [0] * len(classes))
+        of[classes.index(row["label"])] += 1
+    columns = zip(*tally.values(), strict=True)
+    everything = ("all", *[""] * (len(by) - 1)), [sum(column) for column in columns]
+    return Table(
+        caption="Slides by " + ", ".join(by) + " and class",
+        header=(*by, *classes, "all"),
+        rows=tuple(
+            (*(part or DASH for part in key), *map(str, of), str(sum(of)))
+            for key, of in (*sorted(tally.items()), everything)
+        ),
+    )
+
+
+def size(count: int | float | None) -> str:
+    """Bytes in a unit that leaves few digits."""
+    if count is None:
+        return "not known"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def seconds(count: int | float) -> str:
+    """Milliseconds, seconds up to two minutes, then minutes, then hours."""
+    if count < 1:
+        return f"{1000 * count:.3g} ms"
+    if count < 120:
+        return f"{count:.3g} s"
+    return f"{count / 60:.1f} min" if count < 7200 else f"{count / 3600:.1f} h"
+
+
+def cost(account: Mapping[str, int | float | None]) -> Table:
+    """The account of `evals.cost.Meter.as_dict`, in all and per slide."""
+    slides = account["slides"]
+
+    def each(value, form):
+        return form(value / slides) if slides else DASH
+
+    rows = [
+        ("slides", f"{slides:,}", ""),
+        (
+            "tiles read",
+            f"{account['tiles']:,}",
+            each(account["tiles"], "{:,.1f}".format),
+        ),
+    ]
+    for name, key, form in (
+        ("pixels decoded", "bytes_decoded", size),
+        ("wall time", "wall_s", seconds),
+        ("device time", "device_s", seconds),
+    ):
+        rows.append((name, form(account[key]), each(account[key], form)))
+    if account["flops"]:
+        rows.append(
+            (
+                "arithmetic",
+                f"{account['flops'] / 1e12:.3g} TFLOP",
+                each(account["flops"] / 1e12, "{:.3g} TFLOP".format),
+            )
+        )
+    for key, percent in account.items():
+        if key.startswith("span.") and key.endswith(".percent"):
+            of = key.removesuffix("percent")
+            share = "" if percent is None else f"{percent:.0f} % of wall time"
+            name = of.split(".", 1)[1].rstrip(".")
+            rows.append((f"time in {name}", seconds(account[of + "wall_s"]), share))
+    rows.append(("peak host memory", size(account["peak_host_bytes"]), ""))
+    rows.append(("peak device memory", size(account["peak_device_bytes"]), ""))
+    return Table(
+        caption="Cost of this run; shares overlap where work runs side by side",
+        header=("", "in all", "per slide"),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,216 @@
+"""A trained run, opened: a slide in, a verdict out."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from wsi_jax.configs import from_plain, to_plain
+from wsi_jax.data.bags import bucket
+from wsi_jax.data.cohort import Row
+from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.encode import encode
+from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.report.heatmap import heatmap
+from wsi_jax.slides.grid import level0
+from wsi_jax.slides.slide import SlideError, known_stem, open_slide
+from wsi_jax.survey import Tiling, survey
+from wsi_jax.train.checkpoint import Checkpoints
+from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
+from wsi_jax.types import Bag, Task
+
+CARD = "model.json"
+WEIGHTS = "best"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Card:
+    """All that a trained run must tell to be used again.
+
+    Attributes:
+        classes: of the verdict.
+        tiling: of the slides, with their encoder.
+        method: that was trained.
+        encoder: its provenance; weights that have changed since are refused.
+        threshold: on the second class's probability, chosen on validation; None where
+            the likeliest class wins.
+        dim: features of a tile.
+    """
+
+    classes: tuple[str, ...]
+    tiling: Tiling
+    method: Any
+    encoder: str
+    threshold: float | None = None
+    dim: int
+
+
+class Verdict(NamedTuple):
+    """What a run says of one slide.
+
+    Attributes:
+        slide_id: of the slide.
+        label: the class it is called.
+        probabilities: of each class.
+        attention: [n], of each tile.
+        yx: [n 2], corners of the tiles in level-0 pixels.
+        tile_px: side of a tile in level-0 pixels.
+        path: of the slide.
+        mpp: of level 0.
+        cost: tiles, bytes, seconds.
+    """
+
+    slide_id: str
+    label: str
+    probabilities: dict[str, float]
+    attention: np.ndarray
+    yx: np.ndarray
+    tile_px: float
+    path: str
+    mpp: float
+    cost: dict
+
+    def heatmap(self, path: str | os.PathLike, mpp: float = 8.0) -> None:
+        """Writes the attention over the slide's overview at `mpp` as a PNG."""
+        with open_slide(self.path, self.mpp) as slide:
+            overview = slide.overview(mpp)
+        share = self.probabilities[self.label]
+        heatmap(
+            overview,
+            self.attention,
+            self.yx,
+            self.tile_px,
+            mpp / self.mpp,
+            path,
+            title=f"{self.slide_id}: {self.label} ({share:.2f})",
+            mpp_level0=self.mpp,
+            label="attention",
+        )
+
+
+def save_card(folder: pathlib.Path, card: Card) -> None:
+    """Writes what `load` needs beside the weights."""
+    whole = folder / f".{CARD}"
+    whole.write_text(json.dumps(to_plain(card), indent=1))
+    whole.replace(folder / CARD)
+
+
+def load(run: str | os.PathLike) -> "Predictor":
+    """Opens the folder of a trained run, or of one fold of it.
+
+    Raises:
+        FileNotFoundError: there is no trained model in it.
+        ValueError: its encoder's weights are not those it was trained with.
+    """
+    folder = pathlib.Path(run)
+    if not (folder / CARD).is_file():
+        folds = sorted(p.parent.name for p in folder.glob(f"fold_*/{CARD}"))
+        hint = f"; open one of its folds: {', '.join(folds)}" if folds else ""
+        raise FileNotFoundError(
+            f"{folder} has no trained model ({CARD}){hint or '; let its run end first'}"
+        )
+    card = from_plain(json.loads((folder / CARD).read_text()))
+    now = card.tiling.encoder.provenance()
+    if now != card.encoder:
+        raise ValueError(
+            f"{folder} was trained on features of an encoder with weights "
+            f"{card.encoder}; {card.tiling.encoder.weights!r} now has {now}: put the "
+            "first ones back"
+        )
+    return Predictor(folder, card)
+
+
+class Predictor:
+    """A trained model with its tiling; made by `load`.
+
+    Attributes:
+        card: what it is.
+    """
+
+    def __init__(self, folder: pathlib.Path, card: Card):
+        self.card = card
+        self._mesh = make_mesh(jax.local_devices()[:1])
+        *_, stage = card.method.stages(Task(card.classes), optax.identity())
+        self._method = compile_method(stage.method, self._mesh)
+        nothing = _bag(np.zeros((1, card.dim), np.float32), 1)
+        like = jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
+        found = Checkpoints(folder / stage.name / WEIGHTS).restore(like)
+        if found is None:
+            raise FileNotFoundError(
+                f"{folder / stage.name / WEIGHTS} holds no weights; train the run again"
+            )
+        self._params = replicate(found[0], self._mesh)
+        self._encoder = replicate(card.tiling.encoder.params(), self._mesh)
+
+    def predict(
+        self,
+        path: str | os.PathLike,
+        mpp: float | None = None,
+        batch: int = 64,
+        reading: Reading | None = None,
+        mask: str | os.PathLike = "",
+    ) -> Verdict:
+        """The verdict on a slide.
+
+        Args:
+            path: of the slide.
+            mpp: of its level 0, if the file does not say or is wrong.
+            batch: tiles encoded at a time.
+            reading: threads and buffers.
+            mask: of the tissue, for a run whose tissue.source is MASK.
+
+        Raises:
+            SlideError: the slide cannot be read at the run's mpp, or has no tissue.
+        """
+        tiling, meter, counts = self.card.tiling, Meter(), TileCounts()
+        name = known_stem(path)
+        row = Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
+        found = survey(row, tiling)
+        if found.reason:
+            raise SlideError(found.reason)
+        (encoded,) = encode(
+            [TileSource(row.path, mpp, found.yx)],
+            tiling.grid,
+            tiling.encoder,
+            params=self._encoder,
+            mesh=self._mesh,
+            batch=batch,
+            reading=reading or Reading(),
+            meter=meter,
+            counts=counts,
+        )
+        if not len(encoded.kept):
+            raise SlideError(encoded.reason)
+        meter.add(slides=1, tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
+        # As on disk in training: float16, padded to a bucket.
+        x = encoded.x.astype(np.float16)
+        bag = split(_bag(x, bucket(len(x), 256)), self._mesh)
+        said = jax.device_get(
+            self._method.predict(self._params, bag, jax.random.key(0))
+        )
+        p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
+        label = int(decide(p[None], self.card.threshold)[0])
+        return Verdict(
+            slide_id=name,
+            label=self.card.classes[label],
+            probabilities=dict(zip(self.card.classes, p.tolist(), strict=True)),
+            attention=np.asarray(said.attention[0, : len(x)]),
+            yx=level0(found.yx[encoded.kept], tiling.grid.mpp, found.mpp),
+            tile_px=tiling.grid.size_px * tiling.grid.mpp / found.mpp,
+            path=row.path,
+            mpp=found.mpp,
+            cost=meter.as_dict(),
+        )
+
+
+def _bag(x: np.ndarray, length: int) -> Bag:
+    """One slide's features as a padded bag."""
+    mask = np.arange(length) < len(x)
+    x = np.pad(x, [(0, length - len(x)), (0, 0)])
+    return Bag(x[None], mask[None], np.zeros(1, np.int32), np.ones(1, np.float32))

@@ -1,0 +1,90 @@
+"""Puts the fine detail of one texture on the coarse look of another, exactly.
+
+A practice slide should say where its signal is. `low_band` is what an antialiased
+overview can still see of a texture, the box means over k pixels; `detail` is the
+rest, whose box means are exactly 0. `join` adds the detail of one texture to the low
+band of another without moving a single box mean. Every region of a slide gets this
+treatment, the ones without a lesion too (the sham), since the composite itself can
+be recognised.
+"""
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+from scipy import ndimage
+
+PROJECTIONS = 8
+
+
+def box_means(
+    x: Float32[np.ndarray, "h w c"], k: int
+) -> Float32[np.ndarray, "h2 w2 c"]:
+    """Means over the k x k boxes of an image whose sides k divides."""
+    height, width, channels = x.shape
+    if height % k or width % k:
+        raise ValueError(f"image {height}x{width} does not divide into boxes of {k} px")
+    rows = x.reshape(height // k, k, width * channels).mean(axis=1)
+    return rows.reshape(height // k, width // k, k, channels).mean(axis=2)
+
+
+def smooth(
+    means: Float32[np.ndarray, "h w c"], k: int
+) -> Float32[np.ndarray, "h2 w2 c"]:
+    """A smooth image k times finer whose box means are exactly `means`.
+
+    Bilinear interpolation smooths the box means a little, by a known kernel along each
+    axis; so the image is interpolated from means that were sharpened against it. What
+    is still missing, some 1e-3 grey levels, is added as a constant per box.
+    """
+    right = ((np.arange(k) + 0.5) / k - 0.5).clip(0).mean()
+    kernel = [right, 1 - 2 * right, right]
+    sharp = means.copy()
+    for _ in range(PROJECTIONS):
+        seen = ndimage.correlate1d(sharp, kernel, axis=0, mode="nearest")
+        sharp += means - ndimage.correlate1d(seen, kernel, axis=1, mode="nearest")
+    fine = _bilinear(sharp, k)
+    return fine + _repeat(means - box_means(fine, k), k)
+
+
+def low_band(x: Float32[np.ndarray, "h w c"], k: int) -> Float32[np.ndarray, "h w c"]:
+    """What box means over k pixels see of an image, as a smooth image."""
+    return smooth(box_means(x, k), k)
+
+
+def detail(x: Float32[np.ndarray, "h w c"], k: int) -> Float32[np.ndarray, "h w c"]:
+    """What box means over k pixels do not see of an image: its box means are 0."""
+    return x - low_band(x, k)
+
+
+def join(
+    low: Float32[np.ndarray, "h w c"], detail: Float32[np.ndarray, "h w c"], k: int
+) -> Float32[np.ndarray, "h w c"]:
+    """Adds detail to a low band within 0..255, keeping every box mean of `low`.
+
+    Clipping would move the means of just those boxes with strong detail, which are the
+    lesion's. Instead the contrast of a box about its mean is reduced until it fits.
+
+    Args:
+        low: an image with box means in 0..255.
+        detail: an image with box means 0.
+        k: side of a box, px.
+    """
+    means = box_means(low, k)
+    rest = low + detail - _repeat(means, k)
+    height, width, channels = means.shape
+    boxes = rest.reshape(height, k, width, k, channels)
+    top = boxes.max(axis=(1, 3)).clip(1e-6)
+    bottom = (-boxes.min(axis=(1, 3))).clip(1e-6)
+    fit = np.minimum((255 - means) / top, means / bottom).clip(0, 1)
+    return _repeat(means, k) + rest * _repeat(fit.astype(rest.dtype), k)
+
+
+def _repeat(x, k):
+    return x.repeat(k, axis=0).repeat(k, axis=1)
+
+
+def _bilinear(x, k):
+    height, width, channels = x.shape
+    size, bilinear = (width * k, height * k), Image.Resampling.BILINEAR
+    planes = [Image.fromarray(np.ascontiguousarray(x[..., c])) for c in range(channels)]
+    return np.stack([np.asarray(plane.resize(size, bilinear)) for plane in planes], -1)

@@ -1,0 +1,252 @@
+"""One slide on disk, read anywhere at any resolution given in um/px."""
+
+import math
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from wsi_jax.slides import handles
+from wsi_jax.slides.readers import SlideError, open_reader
+from wsi_jax.slides.resolution import downsample, resolve_mpp
+
+MAX_UPSAMPLING = 1.25
+# A level this little coarser than asked still counts as finer.
+_HAIR = 1e-3
+# Over the whole slide, less than this many pixels of drift is no drift.
+_NATIVE_PX = 0.05
+# Source pixels a side that are decoded at once: bounds memory per thread.
+_CHUNK_PX = 2048
+_EXTENSIONS = (
+    *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs", ".ndpi", ".mrxs", ".dcm"),
+    *(".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".zvi", ".isyntax"),
+    *(".png", ".jpeg", ".jpg", ".bmp"),
+)
+
+
+class Level(NamedTuple):
+    """One stored resolution: (h, w) in its pixels, um/px."""
+
+    shape: tuple[int, int]
+    mpp: float
+
+
+class Slide:
+    """One slide; safe to share between threads, cheap to hold, pickled as its path.
+
+    Make it with `open_slide`. Files are opened when read and kept among a bounded
+    number of open ones (`handles.py`).
+
+    Attributes:
+        path: of the file.
+        slide_id: its name without a slide's extension.
+        mpp: um/px of level 0.
+        mpp_source: "manifest", "property" or "tiff".
+        shape: (h, w) of level 0.
+        levels: finest first.
+        background: RGB of places that were never scanned or lie outside the slide.
+        bytes_decoded: uncompressed RGB bytes read from levels so far.
+    """
+
+    def __init__(self, path, key, given_mpp, reader):
+        self.path = pathlib.Path(path)
+        self.slide_id = known_stem(path)
+        self.mpp, self.mpp_source = resolve_mpp(
+            self.slide_id, reader.properties, given_mpp
+        )
+        self.shape = reader.shapes[0]
+        self.levels = tuple(
+            Level(shape, self.mpp * downsample(self.shape, shape))
+            for shape in reader.shapes
+        )
+        self.background = reader.background
+        self.bytes_decoded = 0
+        self._given_mpp = given_mpp
+        self._key = key
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        return open_slide, (self.path, self._given_mpp)
+
+    def __repr__(self):
+        h, w = self.shape
+        return f"Slide({self.slide_id}, {h} x {w} px at {self.mpp:.4g} um/px)"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; a later read opens it again."""
+        handles.close(self._key)
+
+    def shape_at(self, mpp: float) -> tuple[int, int]:
+        """(h, w) of the whole slide at `mpp`: the pixels whose centre is on it."""
+        return tuple(max(1, _centres(n * self.mpp / mpp)) for n in self.shape)
+
+    def overview(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
+        """The whole slide at `mpp`, antialiased; its shape is `shape_at(mpp)`."""
+        return self.read((0, 0), self.shape_at(mpp), mpp)
+
+    def read(
+        self,
+        yx: Sequence | np.ndarray,
+        size_px: int | np.integer | Sequence,
+        mpp: float,
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """A rectangle of the slide at exactly `mpp`.
+
+        The coarsest level at least as fine as `mpp` is resampled by an antialiased
+        bilinear filter. At a level's own mpp and whole coordinates the stored pixels
+        come back untouched. All reads at one mpp are cut from one plane: neighbours
+        agree (to one grey level where the ratio is not dyadic). Places outside the
+        slide have its `background` (white unless the file says otherwise, fluorescence
+        included: only pixels that were scanned stay black).
+
+        Args:
+            yx: top-left corner in pixels at `mpp`, whole or not.
+            size_px: height and width in pixels at `mpp`, or one number for both.
+            mpp: um/px of the result.
+
+        Raises:
+            SlideError: `mpp` needs more than 1.25x upsampling, or the file is damaged
+                there.
+        """
+        h, w = size_px if np.ndim(size_px) else (size_px, size_px)
+        y, x = map(float, yx)
+        index, ratio = self._level_for(mpp)
+        out = np.empty((int(h), int(w), 3), np.uint8)
+        top, bottom = _on_slide(y, h, self.shape[0] * self.mpp / mpp)
+        left, right = _on_slide(x, w, self.shape[1] * self.mpp / mpp)
+        if (top, bottom, left, right) != (0, h, 0, w):
+            out[:] = self.background
+        step = max(1, int(_CHUNK_PX / ratio))
+        for i in range(top, bottom, step):
+            for j in range(left, right, step):
+                part = min(step, bottom - i), min(step, right - j)
+                pixels = self._resample(index, ratio, (y + i, x + j), part)
+                out[i : i + part[0], j : j + part[1]] = pixels
+        return out
+
+    def _level_for(self, mpp):
+        """Index of the level to read for `mpp`, and its pixels per pixel at `mpp`."""
+        finest = self.levels[0].mpp
+        if mpp * MAX_UPSAMPLING < finest * (1 - _HAIR):
+            raise SlideError(
+                f"{self.slide_id}: {mpp:g} um/px was asked for, its finest level has "
+                f"{finest:g}: upsampling {finest / mpp:.2f}x, more than "
+                f"{MAX_UPSAMPLING}x. Set --config.grid.mpp to {finest:g} or coarser, "
+                "or leave the slide out"
+            )
+        finer = [i for i, one in enumerate(self.levels) if one.mpp <= mpp * (1 + _HAIR)]
+        index = finer[-1] if finer else 0
+        level = self.levels[index]
+        ratio = mpp / level.mpp
+        native = abs(ratio - 1) * max(level.shape) < _NATIVE_PX
+        return index, 1.0 if native else ratio
+
+    def _resample(self, index, ratio, yx, size):
+        whole = tuple(map(round, yx))
+        if ratio == 1 and np.allclose(yx, whole, rtol=0, atol=1e-3):
+            return self._pixels(index, whole, size)
+        # The filter reaches one output pixel (or one source pixel) beyond its centre.
+        support = max(1.0, ratio)
+        start = tuple(at * ratio for at in yx)
+        stop = tuple((at + n) * ratio for at, n in zip(yx, size, strict=True))
+        origin = tuple(math.floor(at - support) for at in start)
+        extent = tuple(
+            math.ceil(at + support) - o for at, o in zip(stop, origin, strict=True)
+        )
+        image = Image.fromarray(self._pixels(index, origin, extent))
+        (top, left), (bottom, right) = np.subtract((start, stop), origin)
+        box = (left, top, right, bottom)
+        return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+
+    def _pixels(self, index, yx, size):
+        """Stored pixels of a level; its outermost are repeated beyond its edges."""
+        # A level may lack the last row or column of the slide: writers round down.
+        rows, cols = (
+            np.clip(np.arange(at, at + n), 0, limit - 1)
+            for at, n, limit in zip(yx, size, self.levels[index].shape, strict=True)
+        )
+        y, x = int(rows[0]), int(cols[0])
+        h, w = int(rows[-1]) + 1 - y, int(cols[-1]) + 1 - x
+        pixels = self._decode(index, y, x, h, w)
+        if (h, w) == size:
+            return pixels
+        return pixels[np.ix_(rows - y, cols - x)]
+
+    def _decode(self, *region):
+        try:
+            with handles.lease(self._key) as handle:
+                try:
+                    pixels = handle.reader.read(*region)
+                except Exception:  # decoders raise whatever they like
+                    handles.retire(handle)
+                    raise
+        except Exception:
+            pixels = self._decode_alone(region)
+        with self._lock:
+            self.bytes_decoded += pixels.size
+        return pixels
+
+    def _decode_alone(self, region):
+        """Reads once more with a handle of its own, which no other thread's bad tile
+        can have poisoned."""
+        level, y, x, h, w = region
+        reader = open_reader(self._key[0])
+        try:
+            return reader.read(*region)
+        except Exception as error:
+            raise SlideError(
+                f"{self.slide_id}: level {level} cannot be read at (y, x) = ({y}, {x}),"
+                f" {h} x {w} px: {error}. Copy {self.path} again, or leave it out"
+            ) from error
+        finally:
+            reader.close()
+
+
+def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
+    """Opens a slide that OpenSlide, tifffile or Pillow can read.
+
+    Args:
+        path: of the file.
+        mpp: um/px of level 0 from the manifest; wins over what the file says.
+
+    Raises:
+        SlideError: no such file, not a slide, pixels not square, or no mpp: neither
+            given, nor a slide property, nor in the TIFF resolution tags.
+    """
+    path = os.fspath(path)
+    key = handles.key_of(path)
+    with handles.lease(key) as handle:
+        return Slide(path, key, mpp, handle.reader)
+
+
+def known_stem(path: str | os.PathLike) -> str:
+    """The slide_id of a path: its name less a slide's extension.
+
+    Other suffixes stay, for names hold dots (TCGA-...-DX1.d4ff32cd-....svs).
+    """
+    name = os.path.basename(os.fspath(path))
+    for extension in _EXTENSIONS:
+        if name.lower().endswith(extension):
+            return name[: -len(extension)]
+    return name
+
+
+def _centres(edge):
+    """How many of the pixel centres 0.5, 1.5, ... lie before `edge`."""
+    return math.ceil(edge - 0.5)
+
+
+def _on_slide(at, n, extent):
+    """Of `n` pixels from `at` on, the first and the end of those on [0, extent)."""
+    return tuple(min(max(_centres(edge - at), 0), n) for edge in (0, extent))

@@ -1,0 +1,135 @@
+"""Where the tiles of a practice slide come from: drawn, or a folder of real ones."""
+
+import csv
+import functools
+import os
+import pathlib
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from wsi_jax.slides import textures
+from wsi_jax.slides.clusters import split_of
+
+
+class SourceError(ValueError):
+    """A folder of tiles that cannot serve; the message says why and the mend."""
+
+
+class Tiles(NamedTuple):
+    """Tiles for one slide.
+
+    Attributes:
+        pixels: square tiles, all of one size.
+        clusters: of their origin, without repetition.
+    """
+
+    pixels: UInt8[np.ndarray, "n s s 3"]
+    clusters: tuple[str, ...]
+
+
+@runtime_checkable
+class TileSource(Protocol):
+    """Anything that a practice slide can be made of.
+
+    Attributes:
+        mpp: micrometres per pixel of its tiles.
+        kinds: names of what its tiles show, the normal tissue first.
+    """
+
+    mpp: float
+    kinds: tuple[str, ...]
+
+    def draw(self, kind: str, part: str, n: int, rng: np.random.Generator) -> Tiles:
+        """Draws up to n tiles of a kind from clusters whose `split_of` is `part`."""
+
+
+class Textures:
+    """The package's own textures. A cluster is one style, and a draw is of one style.
+
+    Args:
+        mpp: micrometres per pixel.
+        styles: how many there are of each kind, over all parts.
+        size_px: side of a tile.
+        variants: tiles of one style; they fit side by side without a seam.
+    """
+
+    def __init__(self, mpp: float, styles: int, size_px: int = 256, variants: int = 3):
+        self.mpp = mpp
+        self.kinds = tuple(kind.value for kind in textures.Kind)
+        self._styles = styles
+        # Drawn when first wanted: a slide wants some five.
+        self._draw = functools.lru_cache(maxsize=256)(
+            lambda kind, style: textures.draw(kind, style, variants, size_px, mpp)
+        )
+        self._of = functools.cache(
+            lambda kind, part: [
+                style for style in range(styles) if split_of(f"{kind}:{style}") == part
+            ]
+        )
+
+    def draw(self, kind: str, part: str, n: int, rng: np.random.Generator) -> Tiles:
+        """Draws up to n tiles of one style."""
+        mine = self._of(kind, part)
+        if not mine:
+            raise SourceError(
+                f"none of {self._styles} styles of {kind!r} falls to {part!r}; raise "
+                "--config.styles"
+            )
+        style = int(rng.choice(mine))
+        return Tiles(self._draw(textures.Kind(kind), style)[:n], (f"{kind}:{style}",))
+
+
+class Folder:
+    """A folder of real tiles with an `index.csv`: columns file, class, cluster.
+
+    Args:
+        path: of the folder; files are named relative to it.
+        kinds: classes to use, the normal tissue first.
+        mpp: micrometres per pixel of the tiles.
+
+    Raises:
+        SourceError: no index, or a class without tiles.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, kinds: tuple[str, ...], mpp: float = 1.0
+    ):
+        self.mpp, self.kinds = mpp, kinds
+        self._path = pathlib.Path(path)
+        index = self._path / "index.csv"
+        if not index.is_file():
+            raise SourceError(
+                f"{index}: no such file; it lists the tiles: file,class,cluster"
+            )
+        with open(index, newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+        self._rows = {}
+        for kind in kinds:
+            self._rows[kind] = [row for row in rows if row["class"] == kind]
+            if not self._rows[kind]:
+                found = sorted({row["class"] for row in rows})
+                raise SourceError(
+                    f"{index}: no tile of class {kind!r}, but of {found}; mend kinds"
+                )
+        self._read = functools.lru_cache(maxsize=4096)(self._read_file)
+
+    def draw(self, kind: str, part: str, n: int, rng: np.random.Generator) -> Tiles:
+        """Draws up to n different tiles, each turned and flipped at random."""
+        rows = [row for row in self._rows[kind] if split_of(row["cluster"]) == part]
+        if not rows:
+            raise SourceError(
+                f"{self._path}: no cluster of {kind!r} falls to {part!r}; add tiles"
+            )
+        chosen = [rows[i] for i in rng.permutation(len(rows))[:n]]
+        pixels = [self._read(row["file"]) for row in chosen]
+        turned = [np.rot90(tile, rng.integers(4)) for tile in pixels]
+        flipped = [tile[:, ::-1] if rng.integers(2) else tile for tile in turned]
+        clusters = dict.fromkeys(row["cluster"] for row in chosen)
+        return Tiles(np.stack(flipped), tuple(clusters))
+
+    def _read_file(self, name):
+        with Image.open(self._path / name) as image:
+            return np.asarray(image.convert("RGB"))

@@ -1,0 +1,148 @@
+"""What of a slide is encoded: tissue, tiles, or why there are none."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from wsi_jax.data.cohort import Row
+from wsi_jax.data.features import config_hash
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.report.contact import Contact, Picture, shrink
+from wsi_jax.slides.annotations import AnnotationError
+from wsi_jax.slides.grid import Grid, tile_grid
+from wsi_jax.slides.regions import read_mask
+from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.tissue import Source, Tissue, tissue_mask
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tiling:
+    """Which tiles of a slide are encoded, and with what.
+
+    Attributes:
+        grid: of the tiles.
+        tissue: how tissue is told from background.
+        encoder: of each tile.
+    """
+
+    grid: Grid = dataclasses.field(default_factory=Grid)
+    tissue: Tissue = dataclasses.field(default_factory=Tissue)
+    encoder: Encoder = dataclasses.field(default_factory=Encoder)
+
+    def fingerprint(self) -> str:
+        """Of everything that decides a slide's features."""
+        return config_hash(self.grid, self.tissue, self.encoder.describe())
+
+    def folder(self) -> str:
+        """Of the feature files: tiles, then encoder, as TRIDENT names them."""
+        g = self.grid
+        grid = f"{g.mpp:g}mpp_{g.size_px}px_{g.overlap_px}px_overlap"
+        return f"{grid}/features_{self.encoder.depth.name}_{self.fingerprint()[:8]}"
+
+
+class Surveyed(NamedTuple):
+    """A slide's tissue and tiles, or why there are none.
+
+    Attributes:
+        row: of the manifest.
+        yx: corners of the tiles [n 2], in pixels at the grid's mpp.
+        mpp: of level 0.
+        mpp_source: "manifest", "property" or "tiff".
+        shape: (h, w) of level 0.
+        tissue_mm2: area of tissue.
+        reason: why the slide is refused, or "".
+        picture: of the slide and its tissue, small; None where it cannot be read.
+    """
+
+    row: Row
+    yx: np.ndarray
+    mpp: float = 0.0
+    mpp_source: str = ""
+    shape: tuple[int, int] = (0, 0)
+    tissue_mm2: float = 0.0
+    reason: str = ""
+    picture: Picture | None = None
+
+    def fingerprint(self, settings: str) -> str:
+        """Of the slide's features: of `settings`, its mpp and its tiles."""
+        tiles = hashlib.sha256(self.yx.tobytes()).hexdigest()
+        return config_hash(settings, self.mpp, tiles)
+
+    def contact(self, reason: str) -> Contact:
+        """The slide on a contact sheet; `reason` is why it is refused, or ""."""
+        mpp = f"{self.mpp:.3g} um/px ({self.mpp_source})"
+        told = f"{len(self.yx)} tiles, {self.tissue_mm2:.3g} mm2, {mpp}"
+        for path in (os.path.abspath(self.row.path), self.row.path):
+            reason = reason.replace(path, os.path.basename(path))  # for want of room
+        return Contact(self.row.slide_id, self.picture, told, reason)
+
+
+def survey(row: Row, tiling: Tiling) -> Surveyed:
+    """Finds a slide's tissue and the tiles on it; an unreadable slide has a reason."""
+    nothing = Surveyed(row, np.zeros((0, 2), np.int32))
+    if not os.path.exists(row.path):
+        missing = f"{row.slide_id}: no file {row.path}; mend its path in the manifest"
+        return nothing._replace(reason=missing)
+    try:
+        with open_slide(row.path, row.mpp) as slide:
+            slide.read((0, 0), 1, tiling.grid.mpp)  # can this mpp be had at all?
+            # Tissue is told from the finest there is where that is coarse already.
+            tissue = dataclasses.replace(
+                tiling.tissue, mpp=max(tiling.tissue.mpp, slide.mpp)
+            )
+            overview = slide.overview(tissue.mpp)
+            mask = _tissue(row, slide, overview, tissue)
+    except (SlideError, AnnotationError) as error:
+        return nothing._replace(reason=_naming(row, str(error)))
+    yx = tile_grid(slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid)
+    area = float(mask.sum()) * (tissue.mpp / 1000) ** 2
+    reason = ""
+    if not len(yx):
+        reason = (
+            f"{row.slide_id}: no tissue ({area:.3g} mm2 found, no tile of "
+            f"{tiling.grid.size_px} px at {tiling.grid.mpp:g} um/px with "
+            f"{tiling.grid.min_tissue:.0%} of it); lower --config.grid.min_tissue "
+            "or --config.tissue.min_area_um2, or leave the slide out"
+        )
+    return Surveyed(
+        row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
+        shrink(overview, mask),
+    )  # fmt: skip
+
+
+def _tissue(row, slide, overview, tissue) -> np.ndarray:
+    """Where tissue is [h w], computed or from the manifest's mask."""
+    if tissue.source is Source.AUTO:
+        return tissue_mask(overview, tissue)
+    if not row.mask_path:
+        raise SlideError(
+            f"{row.slide_id}: no mask_path; give one in the manifest (to predict: "
+            "mask=...), or set --config.tissue.source=AUTO"
+        )
+    shape = overview.shape[:2]
+    return read_mask(row.mask_path, shape, tissue.mpp, slide.shape, slide.mpp)
+
+
+def _naming(row, message):
+    """A message that names its slide, not a file of it alone."""
+    name = f"{row.slide_id}: "
+    return name + message.removeprefix(name)
+
+
+def survey_all(
+    rows: Sequence[Row], tiling: Tiling, threads: int, done: Callable
+) -> list[Surveyed]:
+    """Surveys slides side by side; calls `done()` after each."""
+
+    def one(row):
+        found = survey(row, tiling)
+        done()
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(one, rows))

@@ -1,0 +1,118 @@
+"""What a function costs before it runs: multiply-adds and memory."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+_OPAQUE = ("pallas_call", "custom_call", "ffi_call", "ragged_dot_general")
+
+
+def count_flops(fn: Callable, *args) -> int:
+    """Floating-point operations of the matmuls and convolutions in `fn(*args)`.
+
+    Read off the jaxpr: nothing runs, and loops count as often as they turn (XLA's
+    `cost_analysis` counts a loop's body once). A multiply-add is 2. Of a convolution
+    only products of two real elements count, not those with padding or with the holes
+    of a dilation; so each of its gradients costs what it does, and dense nets agree
+    with XLA. Elementwise work is not counted. Of a `cond` the dearest branch counts;
+    under `shard_map` all devices together; what `checkpoint` recomputes, again.
+
+    Args:
+        fn: anything that jit takes.
+        args: arrays, tracers or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: a `while_loop` with matmuls in it, whose turns are not known before
+            it runs (those of `scan` and of `fori_loop` with fixed bounds are), or a
+            kernel that hides its arithmetic.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def compiled_temp_bytes(fn: Callable, *args) -> int:
+    """Bytes of temporaries that XLA sets aside for `fn(*args)`, arguments not counted.
+
+    Compiles, but does not run. On CPU, `checkpoint` saves memory inside loops only.
+
+    Args:
+        fn: anything that jit takes, jitted or not.
+        args: arrays or `jax.ShapeDtypeStruct`s.
+    """
+    return jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def _jaxpr_flops(jaxpr: Jaxpr) -> int:
+    return sum(map(_eqn_flops, jaxpr.eqns))
+
+
+def _eqn_flops(eqn) -> int:
+    name = eqn.primitive.name
+    match name:
+        case "dot_general":
+            return _dot_flops(eqn)
+        case "conv_general_dilated":
+            return _conv_flops(eqn)
+        case "scan":
+            return eqn.params["length"] * _jaxpr_flops(eqn.params["jaxpr"].jaxpr)
+        case "cond":
+            return max(_jaxpr_flops(branch.jaxpr) for branch in eqn.params["branches"])
+    inner = sum(map(_jaxpr_flops, _jaxprs_in(eqn)))
+    if name == "shard_map":
+        mesh = eqn.params["mesh"]
+        return inner * math.prod(mesh.shape[a] for a in eqn.params["newly_manual_axes"])
+    if name == "while" and inner:
+        raise ValueError(
+            "cannot count a while_loop with matmuls in it: its turns are not known "
+            "before it runs; use scan, or fori_loop with fixed bounds"
+        )
+    if name in _OPAQUE:
+        raise ValueError(f"cannot count the arithmetic inside {name}")
+    return inner
+
+
+def _jaxprs_in(eqn):
+    """The jaxprs an equation calls: pjit, checkpoint, custom_vjp, closed_call, ..."""
+    for value in eqn.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, Jaxpr):
+                yield part
+
+
+def _dot_flops(eqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    lhs = eqn.invars[0].aval
+    return 2 * eqn.outvars[0].aval.size * math.prod(lhs.shape[i] for i in contracted)
+
+
+def _conv_flops(eqn) -> int:
+    lhs, rhs = (v.aval.shape for v in eqn.invars)
+    out = eqn.outvars[0].aval.shape
+    p, dims = eqn.params, eqn.params["dimension_numbers"]
+    products = [
+        _products(lhs[i], rhs[k], out[o], stride, pad[0], lhs_dilation, rhs_dilation)
+        for i, k, o, stride, pad, lhs_dilation, rhs_dilation in zip(
+            dims.lhs_spec[2:],
+            dims.rhs_spec[2:],
+            dims.out_spec[2:],
+            p["window_strides"],
+            p["padding"],
+            p["lhs_dilation"],
+            p["rhs_dilation"],
+            strict=True,
+        )
+    ]
+    # The kernel's input features are already those of one group.
+    batch, features = (out[i] for i in dims.out_spec[:2])
+    return 2 * batch * features * rhs[dims.rhs_spec[1]] * math.prod(products)
+
+
+def _products(size, taps, outputs, stride, pad, lhs_dilation, rhs_dilation) -> int:
+    """(output, tap) pairs along one dimension that meet an element of the input."""
+    at = np.arange(outputs)[:, None] * stride + np.arange(taps) * rhs_dilation - pad
+    inside = (at >= 0) & (at < size * lhs_dilation)
+    return int((inside & (at % lhs_dilation == 0)).sum())

@@ -1,0 +1,105 @@
+"""What passes between the floors: batches, states, predictions, methods.
+
+Shape letters, throughout the package: b slides, n tiles, k crops, t looks, h w pixels
+or cells, 3 RGB, d features, c classes, a actions.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+Params = Any
+
+
+class Dtype(enum.Enum):
+    """Of matmuls and convolutions; softmax, losses and norms are at least float32."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Task(NamedTuple):
+    """What is to be told apart.
+
+    Attributes:
+        classes: names; labels are indices into it. Of two, the second is positive.
+    """
+
+    classes: tuple[str, ...]
+
+
+class Bag(NamedTuple):
+    """The tiles of `b` slides, padded to one length.
+
+    Attributes:
+        x: features [b n d], or whatever a method's first line takes.
+        mask: [b n], True where there is a tile.
+        label: [b], index of the slide's class.
+        weight: [b], of the slide in the loss; 0 for a slide that only fills the batch.
+    """
+
+    x: Array
+    mask: Array
+    label: Array
+    weight: Array
+
+
+class Prediction(NamedTuple):
+    """A method's verdict on `b` slides.
+
+    Attributes:
+        logits: [b c].
+        attention: [b n], non-negative, summing to 1 over a slide's tiles.
+        counts: what it took, each [b]: `tiles` looked at, `flops` of the method itself.
+        trace: what the method wants shown (crops chosen, a zoom path), or None.
+    """
+
+    logits: Array
+    attention: Array
+    counts: dict[str, Array]
+    trace: Any = None
+
+
+class TrainState(NamedTuple):
+    """All that a training step changes, and the key it never changes.
+
+    Attributes:
+        step: int32, steps taken.
+        params: of the networks.
+        opt: of the optimiser.
+        key: typed; step `i` uses `fold_in(key, i)`.
+    """
+
+    step: Array
+    params: Params
+    opt: Any
+    key: Array
+
+
+class Method(NamedTuple):
+    """A way to learn from slides: three pure functions, not yet compiled.
+
+    Attributes:
+        init: (key, batch) -> state.
+        step: (state, batch) -> (state, metrics).
+        predict: (params, batch, key) -> Prediction.
+    """
+
+    init: Callable
+    step: Callable
+    predict: Callable
+
+
+class Stage(NamedTuple):
+    """One training of those that a method needs, in order.
+
+    Attributes:
+        name: of its folder of checkpoints.
+        method: trained in this stage.
+    """
+
+    name: str
+    method: Method
