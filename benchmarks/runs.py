@@ -38,8 +38,14 @@ def row(run: pathlib.Path) -> dict:
 
 def cohort(data: dict) -> dict:
     """The practice cohort that a run's data lies in: its cohort.json."""
-    folder = data["root"] if "root" in data else pathlib.Path(data["manifest"]).parent
-    return json.loads((pathlib.Path(folder) / "cohort.json").read_text())["config"]
+    return json.loads((cohort_folder(data) / "cohort.json").read_text())["config"]
+
+
+def cohort_folder(data: dict) -> pathlib.Path:
+    """Where a run's data lies."""
+    if "root" in data:
+        return pathlib.Path(data["root"])
+    return pathlib.Path(data["manifest"]).parent
 
 
 def main() -> None:

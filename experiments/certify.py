@@ -3,10 +3,10 @@
     python -m experiments.certify --cohort cohorts/fine_only
 
 Writes `certificate.json` into the cohort's folder: the AUC, with its 95 % interval,
-of probes that see fields at each resolution, of a probe that compares neighbouring
-pieces of tissue, of the slides' metadata alone, of slides whose foci were cut out, and
-of shuffled labels. Probes learn from training and validation slides and are judged
-on test slides, whose textures come from other clusters.
+of probes that judge a slide by its fields at each resolution, of a probe that compares
+neighbouring pieces of tissue, of the slides' metadata alone, of slides whose foci were
+cut out, and of shuffled labels. Probes learn from training and validation slides and
+are judged on test slides, whose textures come from other clusters.
 """
 
 import concurrent.futures
@@ -134,7 +134,11 @@ def judge_all(cohort: Cohort, looks: list, preset: Preset, source_mpp: float) ->
         learn = ~test[slide]
         y = truth[slide] if len(truth) == len(label) else truth
         scores = probe.judge(x[learn], y[learn], x[~learn])
-        found = delong(y[~learn] == 1, scores, slide[~learn])
+        y, slide = y[~learn], slide[~learn]
+        if len(truth) == len(label):  # a slide's fields speak with one voice
+            slide, first, index = np.unique(slide, True, True)
+            scores, y = np.bincount(index, scores) / np.bincount(index), y[first]
+        found = delong(y == 1, scores, slide)
         row = {
             "probe": name,
             "mpp": None if scale is None else scale * source_mpp,

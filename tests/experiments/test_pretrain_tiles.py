@@ -206,8 +206,8 @@ def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
     refused(r"--config\.train\.batch=12", train=Train(batch=12))
     method = TileClassifier(encoder=Encoder(weights="gone.safetensors"))
     refused(r"method\.encoder\.weights=gone\.safetensors: no such", method=method)
-    method = TileClassifier(encoder=Encoder(norm=NormKind.frozen))
-    refused("set it to layer or group", ValueError, method=method)
+    method = TileClassifier(augment=Augment(crop=0.0))
+    refused("a crop is a share", ValueError, method=method)
 
 
 def test_what_weights_have_seen_is_handed_on(config, tmp_path):

@@ -1,4 +1,7 @@
+import dataclasses
+
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 from wsi_jax.methods.tile_classifier import Augment, TileClassifier
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.train.compile import compile_method, make_mesh, split
 from wsi_jax.types import Bag, Task
 
@@ -116,16 +119,29 @@ def test_a_prediction_changes_no_tile(compiled, state):
     assert (one.counts["flops"][:6] > 1e5).all()
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (TileClassifier(augment=Augment(crop=1.5)), r"augment\.crop=1\.5"),
-        (
-            TileClassifier(encoder=Encoder(norm=NormKind.frozen)),
-            r"encoder\.norm=frozen .* set it to layer or group",
-        ),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(config, message):
-    with pytest.raises(ValueError, match=message):
-        config.validate()
+def test_a_crop_larger_than_the_tile_is_refused():
+    with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
+        TileClassifier(augment=Augment(crop=1.5)).validate()
+
+
+def test_frozen_norms_without_weights_take_the_first_batch_for_their_statistics():
+    """Each norm then whitens what reaches it."""
+    encoder = dataclasses.replace(CONFIG.encoder, norm=NormKind.frozen)
+    config = dataclasses.replace(CONFIG, encoder=encoder)
+    config.validate()
+    (stage,) = config.stages(TASK, optax.identity())
+    params = stage.method.init(jax.random.key(0), jax.tree.map(jnp.asarray, tiles()))
+    seen = []
+
+    def record(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        if isinstance(context.module, Norm) and context.method_name == "__call__":
+            seen.append(np.asarray(y).reshape(-1, y.shape[-1]))
+        return y
+
+    with nn.intercept_methods(record):
+        encoder.trunk().apply(params.params["encoder"], jnp.asarray(tiles().x))
+    assert len(seen) == 5
+    for y in seen:
+        np.testing.assert_allclose(y.mean(0), 0, atol=1e-4)
+        np.testing.assert_allclose(y.std(0), 1, atol=1e-3)

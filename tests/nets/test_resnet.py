@@ -9,7 +9,8 @@ from flax.traverse_util import flatten_dict
 
 from wsi_jax.nets.encoder import Depth, Dtype, Encoder
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.nets.resnet import DENSE, ResNet
+from wsi_jax.nets.resnet import ResNet
+from wsi_jax.ops.maps import DENSE
 
 TINY = {"blocks": (1, 1), "bottleneck": False, "width": 8}
 TINY_NECK = {"blocks": (1, 1), "bottleneck": True, "width": 4}

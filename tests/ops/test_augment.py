@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.ops.augment import HED, augment, restain, turn
+from wsi_jax.ops.augment import HED, augment, blur, borrow, restain, turn
 
 AS_IT_IS = {"stain": 0.0, "shade": 0.0}
 augmented = jax.jit(augment, static_argnames=("crop_px", "stain", "shade"))
@@ -98,3 +98,32 @@ def test_a_key_decides_and_the_rest_of_the_batch_does_not(tiles, key):
     np.testing.assert_allclose(run(again, tiles[3:5]), whole[3:5], rtol=1e-5)
     same = jnp.repeat(tiles[:1], 16, 0)
     assert len({image.tobytes() for image in run(for_one, same)}) == 16
+
+
+def test_what_borrows_keeps_its_detail_and_takes_the_next_ones_look():
+    """Seen from far off it is the next image; seen against that, it is itself."""
+    rng = np.random.default_rng(3)
+    look = rng.uniform(90, 160, (4, 1, 1, 3))
+    detail = rng.choice([-8.0, 8.0], (4, 8, 16, 1))
+    detail = np.concatenate([detail, -detail], 1)  # no mean over any column
+    tiles = jnp.asarray((look + detail).astype(np.float32))
+    which = jnp.array([True, False, True, True])
+    found = np.asarray(borrow(tiles, which, 16))
+    np.testing.assert_array_equal(found[1], tiles[1])
+    for i in (0, 2, 3):
+        mean = lambda image: np.asarray(image).mean((0, 1))
+        np.testing.assert_allclose(mean(found[i]), look[(i + 1) % 4, 0, 0], atol=2)
+        own = found[i] - mean(found[i])
+        assert np.corrcoef(own.ravel(), (detail[i] + 0 * look[i]).ravel())[0, 1] > 0.99
+
+
+def test_a_blur_is_a_gaussian_of_each_images_own_width():
+    spot = jnp.zeros((2, 15, 15, 3)).at[:, 7, 7].set(100.0)
+    found = np.asarray(blur(spot, jnp.array([0.0, 1.0])))
+    np.testing.assert_allclose(found[0], spot[0], atol=1e-5)
+    np.testing.assert_allclose(found[1].sum((0, 1)), 100, rtol=1e-5)
+    away = np.arange(15) - 7
+    variance = (found[1, :, :, 0].sum(1) * away**2).sum() / 100
+    assert variance == pytest.approx(1, rel=0.03)
+    flat = jnp.full((1, 9, 9, 3), 200, jnp.uint8)
+    np.testing.assert_allclose(blur(flat, jnp.array([1.0])), flat, rtol=1e-5)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.nets.norm import NormKind
-from wsi_jax.ops.augment import augment
+from wsi_jax.nets.norm import NormKind, calibrate
+from wsi_jax.ops.augment import augment, blur, borrow
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Task
@@ -22,11 +22,17 @@ class Augment:
         crop: side of the square cut out of a tile, as a share of the tile's.
         stain: spread of the log gain of each stain.
         shade: spread of what is added to the optical density of each stain.
+        blur: most sigma of a Gaussian, in pixels.
+        borrow: share of the tiles that show their detail on another tile's coarse look.
+        borrow_px: side, in pixels, below which structure is detail.
     """
 
     crop: float = 0.85
     stain: float = 0.1
     shade: float = 0.03
+    blur: float = 0.0
+    borrow: float = 0.0
+    borrow_px: int = 8
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -54,20 +60,16 @@ class TileClassifier:
                 f"--config.method.augment.crop={self.augment.crop:g}: a crop is a "
                 "share of the tile, above 0 and at most 1"
             )
-        if self.encoder.norm is NormKind.frozen and not self.encoder.weights:
-            raise ValueError(
-                "--config.method.encoder.norm=frozen keeps the statistics of weights, "
-                "and there are none; set it to layer or group"
-            )
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
         encoder, c = self.encoder.make(), len(task.classes)
 
         def init(key, batch):
-            del batch
+            params = encoder.init(key)
+            if self.encoder.norm is NormKind.frozen and not self.encoder.weights:
+                params = calibrate(self.encoder.trunk(), params, batch.x)
             kernel = jnp.zeros((encoder.dim, c))
-            head = {"kernel": kernel, "bias": jnp.zeros(c)}
-            return {"encoder": encoder.init(key), "fc": head}
+            return {"encoder": params, "fc": {"kernel": kernel, "bias": jnp.zeros(c)}}
 
         def forward(params, pixels):
             fc = params["fc"]
@@ -75,14 +77,23 @@ class TileClassifier:
             return features @ fc["kernel"] + fc["bias"][None]
 
         def loss(params, batch, key):
-            side = batch.x.shape[1]
+            changes, side = self.augment, batch.x.shape[1]
             pixels = augment(
                 jax.random.split(key, len(batch.x)),
                 batch.x,
-                crop_px=round(self.augment.crop * side),
-                stain=self.augment.stain,
-                shade=self.augment.shade,
+                crop_px=round(changes.crop * side),
+                stain=changes.stain,
+                shade=changes.shade,
             )
+            b = (len(pixels),)
+            if changes.borrow:
+                which = jax.random.bernoulli(
+                    jax.random.fold_in(key, 1), changes.borrow, b
+                )
+                pixels = borrow(pixels, which, changes.borrow_px)
+            if changes.blur:
+                sigma = jax.random.uniform(jax.random.fold_in(key, 2), b)
+                pixels = blur(pixels, changes.blur * sigma)
             logits = forward(params, pixels)
             wanted = optax.smooth_labels(jax.nn.one_hot(batch.label, c), self.smoothing)
             right = (logits.argmax(-1) == batch.label).astype(jnp.float32)

@@ -5,14 +5,16 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import traverse_util
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num, PyTree
 
 
 class NormKind(enum.Enum):
     """Which normalisation a trunk uses.
 
-    frozen: BatchNorm whose statistics are constants, for pretrained trunks.
+    frozen: BatchNorm whose statistics are constants: those of pretrained weights, or of
+        a first batch (`calibrate`).
     layer: over the channels of each position (Ba et al. 2016), for random trunks and
         trunks trained from scratch. Like frozen it can be streamed.
     group: over groups of channels and the whole map (Wu & He 2018); it cannot.
@@ -61,6 +63,39 @@ class Norm(nn.Module):
 
     def _whiten(self, y, mean, var):
         return (y - mean) * lax.rsqrt(var + self.eps)
+
+
+def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTree:
+    """Gives each frozen norm of new parameters the statistics of what reaches it.
+
+    The data-dependent initialisation of Salimans & Kingma (2016, sec. 3): every norm
+    whitens the batch as the norms before it, already calibrated, hand it on. A trunk
+    then trains from scratch without any statistic of its input, which layer and group
+    norms take and which hides how an image is coloured.
+
+    Args:
+        net: a trunk.
+        params: of it; frozen norms have mean 0 and variance 1.
+        x: a batch that is like what is to come.
+    """
+    found = {}
+
+    def whiten(norm, args, kwargs, context):
+        if not isinstance(context.module, Norm) or context.method_name != "__call__":
+            return norm(*args, **kwargs)
+        (y,) = args
+        mean, var = _moments(
+            y.astype(jnp.promote_types(y.dtype, jnp.float32)), (0, 1, 2)
+        )
+        found[context.module.path] = mean.reshape(-1), var.reshape(-1)
+        return norm(((y - mean) * lax.rsqrt(var + context.module.eps)).astype(y.dtype))
+
+    with nn.intercept_methods(whiten):
+        net.apply(params, x)
+    flat = traverse_util.flatten_dict(params["params"])
+    for path, (mean, var) in found.items():
+        flat |= {(*path, "mean"): mean, (*path, "var"): var}
+    return params | {"params": traverse_util.unflatten_dict(flat)}
 
 
 def _moments(y, axes):

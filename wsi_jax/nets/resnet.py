@@ -1,69 +1,12 @@
 """ResNet trunks: torchvision's arithmetic and names, written against few operations."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from wsi_jax.nets.norm import Norm, NormKind
-
-# An array [b h w d] to DENSE; to other operations, what they take for one.
-Map = Any
-
-
-class Ops(NamedTuple):
-    """All that a trunk does to maps, so that the same trunk runs dense or tile by tile.
-
-    Attributes:
-        conv: (map, kernel [i j d e], stride, padding) -> map, zero-padded.
-        max_pool: (map, size, stride, padding) -> map, padded with -inf.
-        add: (map, map) -> map, of maps alike in shape.
-        each: (f, map) -> map, where f treats every position by itself.
-        whole: (f, map) -> map, where f needs the whole map at once.
-    """
-
-    conv: Callable
-    max_pool: Callable
-    add: Callable
-    each: Callable
-    whole: Callable
-
-
-def conv(
-    x: Float[Array, "b h w d"],
-    kernel: Float[Array, "i j d e"],
-    stride: int,
-    padding: int,
-) -> Float[Array, "b y x e"]:
-    """Cross-correlation, as every network library has it."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def max_pool(
-    x: Float[Array, "b h w d"], size: int, stride: int, padding: int
-) -> Float[Array, "b y x d"]:
-    """The largest of each window; padding never wins."""
-    window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, edges)
-
-
-def apply(f: Callable, x: Array) -> Array:
-    """f(x): a dense map holds every position."""
-    return f(x)
-
-
-DENSE = Ops(conv=conv, max_pool=max_pool, add=jnp.add, each=apply, whole=apply)
+from wsi_jax.ops.maps import DENSE, Map, Ops
 
 
 class Conv(nn.Module):

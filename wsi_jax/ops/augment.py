@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt8
 
 # Rows: haematoxylin, eosin and DAB in optical density (Ruifrok and Johnston, 2001).
 _HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -43,6 +43,50 @@ def augment(
 
     tiles, which, gains, shifts = jax.vmap(one)(keys, pixels)
     return restain(turn(tiles, which), gains, shifts)
+
+
+def blur(
+    pixels: Num[Array, "b h w 3"], sigma: Float[Array, " b"]
+) -> Float[Array, "b h w 3"]:
+    """Blurs each image by a Gaussian of its own sigma, px, as optics do.
+
+    The kernel reaches 3 px; beyond the border stands the border.
+    """
+    away = jnp.arange(-3, 4, dtype=sigma.dtype)
+    kernel = jnp.exp(-0.5 * (away[None] / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
+    kernel /= kernel.sum(1, keepdims=True)
+
+    def along(x, axis):
+        widths = [(0, 0)] * 4
+        widths[axis] = (3, 3)
+        wide = jnp.pad(x, widths, "edge")
+        n = x.shape[axis]
+        taps = (lax.slice_in_dim(wide, i, i + n, axis=axis) for i in range(7))
+        return sum(kernel[:, i, None, None, None] * tap for i, tap in enumerate(taps))
+
+    return along(along(pixels.astype(sigma.dtype), 1), 2)
+
+
+def borrow(
+    pixels: Num[Array, "b h w 3"], which: Bool[Array, " b"], px: int
+) -> Float[Array, "b h w 3"]:
+    """Shows the detail of some images on the coarse look of the next one in the batch.
+
+    What is left of such an image is what an overview of `px` pixels a pixel does not
+    see: an encoder that is to know it learns from texture, not from colour or density.
+
+    Args:
+        pixels: grey levels.
+        which: images that borrow.
+        px: below which structure is detail.
+    """
+    b, height, width, _ = pixels.shape
+    pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
+    coarse = (b, height // px, width // px, 3)
+    low = jax.image.resize(pixels, coarse, "linear")
+    low = jax.image.resize(low, pixels.shape, "linear")
+    borrowed = jnp.clip(pixels - low + jnp.roll(low, -1, 0), 0, 255)
+    return jnp.where(which[:, None, None, None], borrowed, pixels)
 
 
 def turn(

@@ -71,12 +71,17 @@ def join(
     """
     means = box_means(low, k)
     rest = low + detail - _repeat(means, k)
-    height, width, channels = means.shape
-    boxes = rest.reshape(height, k, width, k, channels)
-    top = boxes.max(axis=(1, 3)).clip(1e-6)
-    bottom = (-boxes.min(axis=(1, 3))).clip(1e-6)
+    top = _reduce(np.maximum, rest, k).clip(1e-6)
+    bottom = (-_reduce(np.minimum, rest, k)).clip(1e-6)
     fit = np.minimum((255 - means) / top, means / bottom).clip(0, 1)
     return _repeat(means, k) + rest * _repeat(fit.astype(rest.dtype), k)
+
+
+def _reduce(ufunc, x, k):
+    """Over the k x k boxes, whole rows first: much the faster."""
+    height, width, channels = x.shape
+    rows = ufunc.reduce(x.reshape(height // k, k, width * channels), axis=1)
+    return ufunc.reduce(rows.reshape(height // k, width // k, k, channels), axis=2)
 
 
 def _repeat(x, k):

@@ -243,11 +243,13 @@ class _Canvas:
         """Tiles of a kind side by side from a random origin, in this slide's stain."""
         tiles = self.source.draw(kind, self.part, PALETTE, rng)
         self.clusters.extend(tiles.clusters)
-        pixels = nuisance.restain(tiles.pixels, self.gains)
-        side = pixels.shape[1]
+        side = tiles.pixels.shape[1]
         down, across = (-(-length // side) + 1 for length in shape)
-        chosen = pixels[rng.integers(len(pixels), size=(down, across))]
-        whole = chosen.swapaxes(1, 2).reshape(down * side, across * side, 3)
+        chosen = rng.integers(len(tiles.pixels), size=(down, across))
+        used, chosen = np.unique(chosen, return_inverse=True)
+        pixels = nuisance.restain(tiles.pixels[used], self.gains)
+        whole = pixels[chosen.reshape(down, across)].swapaxes(1, 2)
+        whole = whole.reshape(down * side, across * side, 3)
         y, x = rng.integers(0, side, 2)
         return whole[y : y + shape[0], x : x + shape[1]].astype(np.float32)
 

@@ -1,0 +1,213 @@
+"""Streamed = dense, in value and every gradient, for any size, tile and trunk."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.resnet import ResNet
+from wsi_jax.ops.maps import DENSE
+from wsi_jax.ops.passage import StreamError
+from wsi_jax.ops.streaming import plan, stream
+
+TINY = {"blocks": (1, 1), "bottleneck": False}
+NECK = {"blocks": (1, 1), "bottleneck": True}
+
+
+def trunk(shape, norm=NormKind.frozen):
+    """A narrow trunk with nothing at 0 or 1, as a net and its parameters."""
+    grey = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    dtype = jnp.zeros(()).dtype  # float64 where that is enabled
+    net = ResNet(**shape, **grey, norm=norm, dtype=dtype.name, width=4)
+    params = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    lively = lambda a: jnp.asarray(
+        a * rng.uniform(0.8, 1.2, a.shape) + rng.uniform(-0.1, 0.1, a.shape), dtype
+    )
+    return net.apply, jax.tree.map(lively, params)
+
+
+def image(*size, b=1):
+    return jnp.asarray(np.random.default_rng(1).uniform(0, 255, (b, *size, 3)))
+
+
+def value_and_gradients(forward, params, x, weight=1.0):
+    """Of a random linear function of the map, for parameters and pixels."""
+
+    def value(params, x):
+        cells = forward(params, x)
+        random = np.random.default_rng(2).normal(size=cells.shape)
+        return (cells * random * weight).sum(), cells
+
+    return jax.jit(jax.grad(value, (0, 1), has_aux=True))(params, x)
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * (np.abs(b).max() + 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("shape", "norm", "size", "tile"),
+    [
+        (TINY, NormKind.frozen, (64, 72), (32, 24)),  # whole tiles
+        (TINY, NormKind.frozen, (51, 37), (16, 24)),  # off every grid
+        (TINY, NormKind.frozen, (9, 70), (16, 16)),  # an image smaller than a tile
+        (TINY, NormKind.frozen, (75, 37), 16),  # strips
+        (NECK, NormKind.layer, (51, 37), (16, 16)),
+    ],
+)
+def test_streamed_is_dense(x64, shape, norm, size, tile):
+    net, params = trunk(shape, norm)
+    x = image(*size, b=2)
+    dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
+    ours = value_and_gradients(lambda p, x: stream(net, p, x, tile), params, x)
+    assert_same(ours, dense)
+
+
+def test_wanted_cells_are_exact_though_other_tiles_are_left_out(x64):
+    net, params = trunk(TINY)
+    x, tile = image(120, 112), (16, 16)
+    plans = plan(net, params, x, tile)
+    wanted = np.zeros(plans.cells((120, 112)), bool)
+    wanted[1, 2] = wanted[11:13, 9] = True
+    count = np.asarray(plans.needed(wanted, (120, 112))).sum()
+    assert 0 < count < 0.8 * np.prod(plans.tiles((120, 112)))
+    weight = wanted[None, :, :, None]
+    of = lambda forward: value_and_gradients(
+        lambda p, x: forward(p, x) * weight, params, x
+    )
+    dense = of(lambda p, x: net(p, x, DENSE))
+    assert_same(of(lambda p, x: stream(net, p, x, tile, wanted)), dense)
+
+
+def test_no_tile_more_is_needed_than_a_wanted_cell_sees_or_waits_for(x64):
+    """Without any one of them the cell is wrong, or not there."""
+    net, params = trunk(TINY)
+    x, tile = image(120, 112), (16, 16)
+    plans = plan(net, params, x, tile)
+    wanted = np.zeros(plans.cells((120, 112)), bool)
+    wanted[7, 6] = True
+    rows, columns = np.nonzero(np.asarray(plans.needed(wanted, (120, 112))))
+    stride, before, after = plans.field
+    for axis, tiles in ((0, rows), (1, columns)):
+        cell = np.nonzero(wanted)[axis][0]
+        assert tiles.min() == (cell * stride - before) // 16
+        assert tiles.max() >= (cell * stride + after) // 16
+        assert tiles.max() == (cell + plans.lag[axis]) // plans.out.shape[1 + axis]
+
+
+def test_the_plan_knows_receptive_field_stride_and_lag():
+    """The field is where the gradient of one cell reaches, and no pixel less."""
+    net, params = trunk(TINY)
+    plans = plan(net, params, jax.ShapeDtypeStruct((1, 96, 96, 3), "float32"), (16, 16))
+    assert (plans.field.stride, plans.field.size) == (8, 51)
+    reach = jax.grad(lambda x: net(params, x, DENSE)[0, 6, 6].sum())(image(96, 96))
+    rows = np.flatnonzero(np.abs(reach[0]).sum((1, 2)))
+    at = 6 * plans.field.stride
+    assert rows.min() >= at - plans.field.before
+    assert rows.max() <= at + plans.field.after
+    lags = lambda blocks: (
+        plan(
+            *trunk({"blocks": blocks, "bottleneck": False}),
+            jax.ShapeDtypeStruct((1, 256, 256, 3), "float32"),
+            (64, 64),
+        ).lag
+    )
+    assert lags((2, 2, 2, 2)) == (6, 6)
+    assert lags((3, 4, 6, 3)) == (14, 14)
+
+
+def test_seams_are_what_autodiff_keeps(optimised):
+    """Temporaries of the gradient grow with the image as the plan says they do."""
+    net, params = trunk(TINY)
+    tile = (64, 64)
+
+    def temporaries(side):
+        x = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
+        loss = lambda params, x: stream(net, params, x, tile).sum()
+        memory = jax.jit(jax.grad(loss)).lower(params, x).compile().memory_analysis()
+        return memory.temp_size_in_bytes, plan(net, params, x, tile)
+
+    (small, plans), (large, _) = (temporaries(side) for side in (488, 1000))
+    seams = lambda side: plans.seam_bytes((side, side))
+    image_bytes = 3 * (1000**2 - 488**2)  # cut into tiles
+    grown = seams(1000) - seams(488)
+    assert large - small < 1.5 * grown + 3 * image_bytes
+
+
+@pytest.mark.parametrize(
+    ("norm", "tile", "message"),
+    [
+        (NormKind.group, (16, 16), "Norm looks at a whole map at once"),
+        (NormKind.frozen, (16, 20), "5 positions .* do not divide by a stride of 2"),
+    ],
+)
+def test_what_cannot_stream_says_so(norm, tile, message):
+    net, params = trunk(TINY, norm)
+    with pytest.raises(StreamError, match=message):
+        plan(net, params, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"), tile)
+
+
+def test_the_reference_network_of_another_library(x64, shared):
+    """PyTorch's numbers, ours dense and streamed: output and every gradient."""
+    folder = shared / "fixtures" / "streaming"
+    with np.load(folder / "residual_256x192.npz") as file:
+        numbers = dict(file)
+    net, params = reference(numbers)
+    x = jnp.asarray(numbers["input"].transpose(0, 2, 3, 1))
+    cotangent = numbers["cotangent"].transpose(0, 2, 3, 1)
+
+    for forward in (
+        lambda p, x: net(p, x, DENSE),
+        lambda p, x: stream(net, p, x, (64, 32)),
+        lambda p, x: stream(net, p, x, 64),
+    ):
+        loss = lambda p, x, f=forward: ((y := f(p, x)) * cotangent).sum() + 0 * y.sum()
+        value, (grads, to_x) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
+        np.testing.assert_allclose(value, numbers["loss"], rtol=1e-12)
+        wanted = numbers["grad.input"].transpose(0, 2, 3, 1)
+        assert_same(to_x, wanted)
+        for name, found in grads.items():
+            wanted = numbers[f"grad.{name}"]
+            assert_same(
+                found, wanted.transpose(2, 3, 1, 0) if wanted.ndim == 4 else wanted
+            )
+
+
+def reference(numbers):
+    """The fixture's net against our operations, its parameters by its own names."""
+    read = lambda name: numbers[f"param.{name}"]
+    learnt = [k.removeprefix("grad.") for k in numbers if k.startswith("grad.")]
+    params = {n: jnp.asarray(read(n)) for n in learnt if n != "input"}
+    params = {
+        n: p.transpose(2, 3, 1, 0) if p.ndim == 4 else p for n, p in params.items()
+    }
+    eps = float(numbers["bn_eps"])
+
+    def net(params, x, ops):
+        def conv(x, name, stride, padding):
+            return ops.conv(x, params[f"{name}.weight"], stride, padding)
+
+        def norm(x, name):
+            mean, var = read(f"{name}.running_mean"), read(f"{name}.running_var")
+            scale = params[f"{name}.weight"] / np.sqrt(var + eps)
+            bias = params[f"{name}.bias"] - mean * scale
+            along = lambda a: a[None, None, None]
+            return ops.each(lambda y: y * along(scale) + along(bias), x)
+
+        relu = lambda x: ops.each(jax.nn.relu, x)
+        x = relu(norm(conv(x, "conv1", 2, 3), "bn1"))
+        x = ops.max_pool(x, 3, 2, 1)
+        for block, stride in (("b1", 1), ("b2", 2)):
+            y = relu(norm(conv(x, f"{block}.conv1", stride, 1), f"{block}.bn1"))
+            y = norm(conv(y, f"{block}.conv2", 1, 1), f"{block}.bn2")
+            if stride == 2:
+                x = norm(conv(x, f"{block}.down", 2, 0), f"{block}.down_bn")
+            x = relu(ops.add(y, x))
+        return x
+
+    chex.assert_equal(len(params), len(learnt) - 1)
+    return net, params

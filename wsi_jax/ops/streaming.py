@@ -1,0 +1,219 @@
+"""A convolutional net over an image larger than memory: exact, and nothing twice.
+
+The image goes by tile by tile, rows of tiles from the top, each from the left. A window
+(a convolution or a pooling) of size k and stride s needs, above and left of a tile, the
+last k - s rows and columns of what went by before. So each window keeps these: `rows`,
+one buffer for each column of tiles, and `columns`, one for the row that is going by,
+taken after the rows were put on top so that the corner is right.
+
+Symmetric padding needs what lies ahead. Instead of reading ahead a stream runs late: a
+map lags by a fixed number of rows and columns, a skip connection is held back until the
+branch that it joins arrives, and behind the image some blank tiles flush the lag out.
+Before each window all that lies outside the true map is overwritten, from the tile's
+index and the lag; that is the padding. So one compiled tile serves images of any size.
+
+Gradients are those of autodiff: the loop over tiles reversed, the cotangents of the
+buffers flowing back over the seams, every tile computed once more.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Num, PyTree
+
+from wsi_jax.ops.maps import Ops
+from wsi_jax.ops.passage import Field, Passage, Piece, Window, field, length
+
+# (params, map, ops) -> map
+Net = Callable[[PyTree, Any, Ops], Any]
+
+
+class Plan(NamedTuple):
+    """How a net streams in tiles of one shape.
+
+    Attributes:
+        tile_px: (height, width).
+        axes: which of the two are cut into tiles.
+        out: shape and dtype of what one tile gives.
+        lag: rows and columns of cells by which it runs late.
+        windows: from the image to the cells.
+        rows: shapes and dtypes of what a tile leaves to the one below.
+        columns: of what it leaves to the one on the right.
+        fills: what stands there before the first tile: of rows, of columns.
+    """
+
+    tile_px: tuple[int, int]
+    axes: tuple[bool, bool]
+    out: jax.ShapeDtypeStruct
+    lag: tuple[int, int]
+    windows: tuple[Window, ...]
+    rows: list[jax.ShapeDtypeStruct]
+    columns: list[jax.ShapeDtypeStruct]
+    fills: tuple[list[float], list[float]]
+
+    @property
+    def field(self) -> Field:
+        """Of a cell."""
+        return field(self.windows)
+
+    def cells(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in cells of an image's map."""
+        return tuple(length(n, self.windows) for n in size_px)
+
+    def tiles(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of tiles that an image takes, flushing included."""
+        blocks = self.out.shape[1:3]
+        n = zip(self.cells(size_px), self.lag, blocks, self.axes, strict=True)
+        return tuple(
+            -(-(cells + lag) // block) if cut else 1 for cells, lag, block, cut in n
+        )
+
+    def seam_bytes(self, size_px: tuple[int, int]) -> int:
+        """Of what autodiff keeps: all that each tile left to its neighbours."""
+        count = np.prod(self.tiles(size_px))
+        sizes = [s.size * s.dtype.itemsize for s in (*self.rows, *self.columns)]
+        return int(count) * sum(sizes)
+
+    def needed(
+        self, wanted: Bool[Array | np.ndarray, "y x"], size_px: tuple[int, int]
+    ) -> Bool[Array, "rows columns"]:
+        """The tiles without which some wanted cell would be wrong.
+
+        Those that its receptive field meets, and on to the one with which it arrives.
+        A tile left out leaves blanks behind, but no cell that sees them is wanted.
+        """
+        stride, before, _ = self.field
+        reach = []
+        for axis, count in enumerate(self.tiles(size_px)):
+            cell, side = np.arange(wanted.shape[axis]), self.tile_px[axis]
+            first = np.maximum(cell * stride - before, 0) // side
+            last = (cell + self.lag[axis]) // self.out.shape[1 + axis]
+            tile = np.arange(count)
+            reach.append((first[:, None] <= tile) & (tile <= last[:, None]))
+        hits = jnp.einsum(
+            "yx,yr,xc->rc", *(jnp.asarray(a, int) for a in (wanted, *reach))
+        )
+        return hits > 0
+
+
+def plan(
+    net: Net,
+    params: PyTree,
+    image: Array | jax.ShapeDtypeStruct,
+    tile_px: tuple[int, int] | int,
+) -> Plan:
+    """How a net streams over an image; nothing is computed.
+
+    Args:
+        net: (params, map, ops) -> map.
+        params: or their shapes.
+        image: [b h w 3], or its shape and dtype.
+        tile_px: (height, width) of a tile, or the height of strips across the image.
+
+    Raises:
+        StreamError: the net cannot stream, or the tile does not divide by its stride.
+    """
+    axes = (True, not isinstance(tile_px, int))
+    height, width = tile_px if axes[1] else (tile_px, image.shape[2])
+    found = {}
+
+    def probe(params, x):
+        passage = Passage((0, 0), image.shape[1:3], axes)
+        piece = net(params, Piece(x), passage.ops())
+        found.update(passage=passage, piece=piece)
+        return *passage.left, piece.x
+
+    tile = jax.ShapeDtypeStruct((image.shape[0], height, width, 3), image.dtype)
+    rows, columns, out = jax.eval_shape(probe, params, tile)
+    piece, fills = found["piece"], found["passage"].fills
+    shape = (height, width)
+    return Plan(shape, axes, out, piece.lag, piece.windows, rows, columns, fills)
+
+
+def stream(
+    net: Net,
+    params: PyTree,
+    image: Num[Array, "b h w 3"],
+    tile_px: tuple[int, int] | int,
+    wanted: Bool[Array | np.ndarray, "y x"] | None = None,
+) -> Float[Array, "b y x d"]:
+    """The map of a net over an image on the device, at the memory of a tile.
+
+    Equals `net(params, image, DENSE)` in value and in every gradient.
+
+    Args:
+        net: (params, map, ops) -> map.
+        params: of it.
+        image: grey levels.
+        tile_px: (height, width) of a tile, or the height of strips across the image.
+        wanted: cells that must be right; tiles that no such cell needs are left out.
+            None for all.
+
+    Raises:
+        StreamError: the net cannot stream, or the tile does not divide by its stride.
+    """
+    size = image.shape[1:3]
+    plans = plan(net, params, image, tile_px)
+    down, across = plans.tiles(size)
+    needed = None if wanted is None else plans.needed(wanted, size)
+    tiles = _cut(image, plans.tile_px, (down, across))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def body(params, at, rows, columns, tile):
+        passage = Passage(at, size, plans.axes, rows, columns)
+        out = net(params, Piece(tile), passage.ops()).x
+        return *passage.left, out
+
+    def blank(params, at, rows, columns, tile):
+        empty = lambda shapes: [jnp.zeros(s.shape, s.dtype) for s in shapes]
+        return empty(plans.rows), empty(plans.columns), empty([plans.out])[0]
+
+    def along(row, columns, xs):
+        column, rows, tile = xs
+        at = (row, column)
+        if needed is None:
+            rows, columns, out = body(params, at, rows, columns, tile)
+        else:
+            rows, columns, out = lax.cond(
+                needed[at], body, blank, params, at, rows, columns, tile
+            )
+        return columns, (rows, out)
+
+    def step(rows, xs):
+        row, tiles = xs
+        start = [_full(*c) for c in zip(plans.columns, plans.fills[1], strict=True)]
+        _, (rows, out) = lax.scan(
+            functools.partial(along, row), start, (jnp.arange(across), rows, tiles)
+        )
+        return rows, out
+
+    start = [_full(*r, across) for r in zip(plans.rows, plans.fills[0], strict=True)]
+    _, out = lax.scan(step, start, (jnp.arange(down), tiles))
+    return _uncut(out, plans.lag, plans.cells(size))
+
+
+def _cut(image, tile_px, count):
+    """[b h w d] -> [rows columns b h w d], blank beyond the image."""
+    b, *size, d = image.shape
+    full = [n * px for n, px in zip(count, tile_px, strict=True)]
+    image = image[:, : full[0], : full[1]]
+    more = [(0, max(f - n, 0)) for f, n in zip(full, size, strict=True)]
+    image = jnp.pad(image, ((0, 0), *more, (0, 0)))
+    image = image.reshape(b, count[0], tile_px[0], count[1], tile_px[1], d)
+    return image.transpose(1, 3, 0, 2, 4, 5)
+
+
+def _uncut(blocks, lag, cells):
+    """[rows columns b h w d] -> [b y x d], what ran late put where it belongs."""
+    down, across, b, h, w, d = blocks.shape
+    whole = blocks.transpose(2, 0, 3, 1, 4, 5).reshape(b, down * h, across * w, d)
+    return whole[:, lag[0] : lag[0] + cells[0], lag[1] : lag[1] + cells[1]]
+
+
+def _full(like, fill, *more):
+    return jnp.full((*more, *like.shape), fill, like.dtype)
