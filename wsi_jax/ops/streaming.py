@@ -56,6 +56,12 @@ class Plan(NamedTuple):
     columns: list[jax.ShapeDtypeStruct]
     fills: tuple[list[float], list[float]]
 
+    def edge(self, axis: int) -> list[Array]:
+        """What stands above the first row of tiles (0), or left of the first column."""
+        shapes = (self.rows, self.columns)[axis]
+        both = zip(shapes, self.fills[axis], strict=True)
+        return [jnp.full(s.shape, fill, s.dtype) for s, fill in both]
+
     @property
     def field(self) -> Field:
         """Of a cell."""
@@ -161,17 +167,14 @@ def stream(
     plans = plan(net, params, image, tile_px)
     down, across = plans.tiles(size)
     needed = None if wanted is None else plans.needed(wanted, size)
-    tiles = _cut(image, plans.tile_px, (down, across))
+    tiles = cut(image, plans.tile_px, (down, across))
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def body(params, at, rows, columns, tile):
-        passage = Passage(at, size, plans.axes, rows, columns)
-        out = net(params, Piece(tile), passage.ops()).x
-        return *passage.left, out
+    body = jax.checkpoint(
+        functools.partial(pass_tile, net, plans.axes, size), prevent_cse=False
+    )
 
     def blank(params, at, rows, columns, tile):
-        empty = lambda shapes: [jnp.zeros(s.shape, s.dtype) for s in shapes]
-        return empty(plans.rows), empty(plans.columns), empty([plans.out])[0]
+        return jax.tree.map(jnp.zeros_like, (plans.rows, plans.columns, plans.out))
 
     def along(row, columns, xs):
         column, rows, tile = xs
@@ -186,19 +189,39 @@ def stream(
 
     def step(rows, xs):
         row, tiles = xs
-        start = [_full(*c) for c in zip(plans.columns, plans.fills[1], strict=True)]
+        start = plans.edge(1)
         _, (rows, out) = lax.scan(
             functools.partial(along, row), start, (jnp.arange(across), rows, tiles)
         )
         return rows, out
 
-    start = [_full(*r, across) for r in zip(plans.rows, plans.fills[0], strict=True)]
+    start = [jnp.stack([r] * across) for r in plans.edge(0)]
     _, out = lax.scan(step, start, (jnp.arange(down), tiles))
-    return _uncut(out, plans.lag, plans.cells(size))
+    return uncut(out, plans.lag, plans.cells(size))
 
 
-def _cut(image, tile_px, count):
-    """[b h w d] -> [rows columns b h w d], blank beyond the image."""
+def pass_tile(net, axes, size, params, at, rows, columns, tile):
+    """What a tile leaves to the one below, what to the one on the right, and its cells.
+
+    Args:
+        net: (params, map, ops) -> map.
+        axes: which of the two are cut into tiles.
+        size: (height, width) of the image, px.
+        params: of the net.
+        at: (row, column) of the tile.
+        rows: what the tile above left.
+        columns: what the tile on the left left.
+        tile: pixels [b h w 3].
+    """
+    passage = Passage(at, size, axes, rows, columns)
+    out = net(params, Piece(tile), passage.ops()).x
+    return *passage.left, out
+
+
+def cut(
+    image: Num[Array, "b h w d"], tile_px: tuple[int, int], count: tuple[int, int]
+) -> Num[Array, "rows columns b i j d"]:
+    """An image as tiles, blank beyond it."""
     b, *size, d = image.shape
     full = [n * px for n, px in zip(count, tile_px, strict=True)]
     image = image[:, : full[0], : full[1]]
@@ -208,12 +231,12 @@ def _cut(image, tile_px, count):
     return image.transpose(1, 3, 0, 2, 4, 5)
 
 
-def _uncut(blocks, lag, cells):
-    """[rows columns b h w d] -> [b y x d], what ran late put where it belongs."""
+def uncut(
+    blocks: Float[Array, "rows columns b i j d"],
+    lag: tuple[int, int],
+    cells: tuple[int, int],
+) -> Float[Array, "b y x d"]:
+    """The cells of all tiles as one map, what ran late put where it belongs."""
     down, across, b, h, w, d = blocks.shape
     whole = blocks.transpose(2, 0, 3, 1, 4, 5).reshape(b, down * h, across * w, d)
     return whole[:, lag[0] : lag[0] + cells[0], lag[1] : lag[1] + cells[1]]
-
-
-def _full(like, fill, *more):
-    return jnp.full((*more, *like.shape), fill, like.dtype)

@@ -4,10 +4,15 @@ One axis, "data". The state lies whole on every device, a batch is split by slid
 the gradient's mean over devices is the compiler's.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from wsi_jax.ops.streaming import pass_tile
 from wsi_jax.types import Bag, Method
 
 
@@ -75,3 +80,32 @@ def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(
         mesh, PartitionSpec("data")
     )
+
+
+class Phases(NamedTuple):
+    """A streamed net's two compiled phases; they serve slides of any size.
+
+    Attributes:
+        forward: (params, size, at, rows, columns, tile) -> (rows, columns, cells).
+        backward: (grads, params, size, at, rows, columns, tile, cotangents of what
+            forward returns) -> (grads, cotangents of rows, of columns). What this tile
+            adds to the gradient is added to `grads`, which is donated.
+    """
+
+    forward: Callable
+    backward: Callable
+
+
+def compile_stream(net: Callable, axes: tuple[bool, bool]) -> Phases:
+    """Compiles the passage of one tile through a net, and the way back."""
+
+    def forward(params, size, at, rows, columns, tile):
+        return pass_tile(net, axes, size, params, at, rows, columns, tile)
+
+    def backward(grads, params, size, at, rows, columns, tile, cotangents):
+        passage = lambda p, r, c: pass_tile(net, axes, size, p, at, r, c, tile)
+        _, back = jax.vjp(passage, params, rows, columns)
+        more, rows, columns = back(cotangents)
+        return jax.tree.map(jnp.add, grads, more), rows, columns
+
+    return Phases(jax.jit(forward), jax.jit(backward, donate_argnums=0))
