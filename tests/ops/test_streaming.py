@@ -1,26 +1,30 @@
 """Streamed = dense, in value and every gradient, for any size, tile and trunk."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wsi_jax.nets.convnext import ConvNeXt
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.resnet import ResNet
 from wsi_jax.ops.maps import DENSE
 from wsi_jax.ops.passage import StreamError
 from wsi_jax.ops.streaming import plan, stream
 
-TINY = {"blocks": (1, 1), "bottleneck": False}
-NECK = {"blocks": (1, 1), "bottleneck": True}
+resnet = functools.partial(ResNet, norm=NormKind.frozen, width=4)
+TINY = functools.partial(resnet, blocks=(1, 1), bottleneck=False)
+NECK = functools.partial(resnet, blocks=(1, 1), bottleneck=True, norm=NormKind.layer)
+NEXT = functools.partial(ConvNeXt, blocks=(1, 2), width=4, scale=0.5)
 
 
-def trunk(shape, norm=NormKind.frozen):
+def trunk(make):
     """A narrow trunk with nothing at 0 or 1, as a net and its parameters."""
-    grey = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
     dtype = jnp.zeros(()).dtype  # float64 where that is enabled
-    net = ResNet(**shape, **grey, norm=norm, dtype=dtype.name, width=4)
+    net = make(mean=(0.5,) * 3, std=(0.2,) * 3, dtype=dtype.name)
     params = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
     lively = lambda a: jnp.asarray(
@@ -49,18 +53,27 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * (np.abs(b).max() + 1e-9))
 
 
+def pooled(make):
+    """A trunk with one more layer, which counts windows only partly in the map."""
+    net, params = trunk(make)
+    return lambda p, x, ops: ops.max_pool(net(p, x, ops), 2, 2, 0, ceil=True), params
+
+
 @pytest.mark.parametrize(
-    ("shape", "norm", "size", "tile"),
+    ("made", "make", "size", "tile"),
     [
-        (TINY, NormKind.frozen, (64, 72), (32, 24)),  # whole tiles
-        (TINY, NormKind.frozen, (51, 37), (16, 24)),  # off every grid
-        (TINY, NormKind.frozen, (9, 70), (16, 16)),  # an image smaller than a tile
-        (TINY, NormKind.frozen, (75, 37), 16),  # strips
-        (NECK, NormKind.layer, (51, 37), (16, 16)),
+        (trunk, TINY, (64, 72), (32, 24)),  # whole tiles
+        (trunk, TINY, (51, 37), (16, 24)),  # off every grid
+        (trunk, TINY, (9, 70), (16, 16)),  # an image smaller than a tile
+        (trunk, TINY, (75, 37), 16),  # strips
+        (trunk, NECK, (51, 37), (16, 16)),
+        (pooled, TINY, (65, 37), (32, 16)),
+        (pooled, TINY, (51, 37), 16),
+        (trunk, NEXT, (51, 37), (16, 24)),
     ],
 )
-def test_streamed_is_dense(x64, shape, norm, size, tile):
-    net, params = trunk(shape, norm)
+def test_streamed_is_dense(x64, made, make, size, tile):
+    net, params = made(make)
     x = image(*size, b=2)
     dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
     ours = value_and_gradients(lambda p, x: stream(net, p, x, tile), params, x)
@@ -111,7 +124,7 @@ def test_the_plan_knows_receptive_field_stride_and_lag():
     assert rows.max() <= at + plans.field.after
     lags = lambda blocks: (
         plan(
-            *trunk({"blocks": blocks, "bottleneck": False}),
+            *trunk(functools.partial(TINY, blocks=blocks)),
             jax.ShapeDtypeStruct((1, 256, 256, 3), "float32"),
             (64, 64),
         ).lag
@@ -139,14 +152,18 @@ def test_seams_are_what_autodiff_keeps(optimised):
 
 
 @pytest.mark.parametrize(
-    ("norm", "tile", "message"),
+    ("make", "tile", "message"),
     [
-        (NormKind.group, (16, 16), "Norm looks at a whole map at once"),
-        (NormKind.frozen, (16, 20), "5 positions .* do not divide by a stride of 2"),
+        (
+            functools.partial(TINY, norm=NormKind.group),
+            (16, 16),
+            "Norm looks at a whole map at once",
+        ),
+        (TINY, (16, 20), "5 positions .* do not divide by a stride of 2"),
     ],
 )
-def test_what_cannot_stream_says_so(norm, tile, message):
-    net, params = trunk(TINY, norm)
+def test_what_cannot_stream_says_so(make, tile, message):
+    net, params = trunk(make)
     with pytest.raises(StreamError, match=message):
         plan(net, params, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"), tile)
 

@@ -15,6 +15,7 @@ _LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "gamma": "gamma",
 }
 # Of a kernel in our layout, by its rank: [i o] -> [o i], [h w i o] -> [o i h w].
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}

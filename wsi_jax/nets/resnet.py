@@ -3,9 +3,9 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
 
 from wsi_jax.nets.norm import Norm, NormKind
+from wsi_jax.nets.pixels import standardise
 from wsi_jax.ops.maps import DENSE, Map, Ops
 
 
@@ -146,7 +146,8 @@ class ResNet(nn.Module):
             pixels: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
             ops: dense, or tile by tile.
         """
-        x = ops.each(self._standardise, pixels)
+        standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
+        x = ops.each(standard, pixels)
         x = Conv(3, self.width, 7, 2, self.dtype, name="conv1")(x, ops)
         x = _normalise(Norm(self.norm, name="bn1"), x, ops)
         x = ops.max_pool(ops.each(nn.relu, x), 3, 2, 1)
@@ -156,13 +157,6 @@ class ResNet(nn.Module):
             x = Stage(d_in, d, stride, blocks, *alike, name=f"layer{i}")(x, ops)
             d_in, d, stride = d, 2 * d, 2
         return x
-
-    def _standardise(self, x: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        mean, std = (
-            255 * jnp.array(v, wide)[None, None, None] for v in (self.mean, self.std)
-        )
-        return ((x.astype(wide) - mean) / std).astype(self.dtype)
 
 
 def _normalise(norm: Norm, x: Map, ops: Ops) -> Map:

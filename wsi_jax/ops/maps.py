@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -19,7 +20,8 @@ class Ops(NamedTuple):
     Attributes:
         conv: (map, kernel [i j d/g e], stride, padding) -> map, zero-padded; in g
             groups of channels where the kernel has d/g of the map's d.
-        max_pool: (map, size, stride, padding) -> map, padded with -inf.
+        max_pool: (map, size, stride, padding, ceil=False) -> map, padded with -inf;
+            with `ceil` a last window that is only partly in the map counts too.
         add: (map, map) -> map, of maps alike in shape.
         each: (f, map) -> map, where f treats every position by itself.
         whole: (f, map) -> map, where f needs the whole map at once.
@@ -50,11 +52,16 @@ def conv(
 
 
 def max_pool(
-    x: Float[Array, "b h w d"], size: int, stride: int, padding: int
+    x: Float[Array, "b h w d"],
+    size: int,
+    stride: int,
+    padding: int,
+    ceil: bool = False,
 ) -> Float[Array, "b y x d"]:
     """The largest of each window; padding never wins."""
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    more = [-(n + 2 * padding - size) % stride * ceil for n in x.shape[1:3]]
+    edges = ((0, 0), *((padding, padding + m) for m in more), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, edges)
 
 
@@ -99,14 +106,24 @@ def _valid_backward(stride, saved, dy):
     stock = lambda x, dy: jax.linear_transpose(
         lambda kernel: _valid(x, kernel, stride), kernel
     )(dy)[0]
-    if x.shape[-1] == kernel.shape[2]:
-        known = functools.partial(_kernel_gradient, kernel.shape, stride)
-        to_kernel = lambda x, dy: lax.platform_dependent(
-            x, dy, cpu=known, default=stock
-        )
-    else:
-        to_kernel = stock
-    return to_x(dy)[0], to_kernel(x, dy)
+    known = {x.shape[-1]: _kernel_gradient, 1: _depthwise_gradient}
+    known = known.get(kernel.shape[2])
+    if known is None:
+        return to_x(dy)[0], stock(x, dy)
+    known = functools.partial(known, kernel.shape, stride)
+    to_kernel = lax.platform_dependent(x, dy, cpu=known, default=stock)
+    return to_x(dy)[0], to_kernel
+
+
+def _depthwise_gradient(shape, stride, x, dy):
+    """One sum over the map for each place in the kernel."""
+    height, width = (stride * n for n in dy.shape[1:3])
+    place = lambda i, j: x[:, i : i + height : stride, j : j + width : stride]
+    sums = [
+        jnp.einsum("byxd,byxd->d", place(i, j), dy)
+        for i, j in np.ndindex(shape[0], shape[1])
+    ]
+    return jnp.stack(sums).reshape(shape)
 
 
 def _kernel_gradient(shape, stride, x, dy):

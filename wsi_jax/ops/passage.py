@@ -22,11 +22,13 @@ class Window(NamedTuple):
         size: k.
         stride: s.
         padding: on either side.
+        ceil: whether a last window that is only partly in the map counts.
     """
 
     size: int
     stride: int
     padding: int
+    ceil: bool = False
 
 
 class Field(NamedTuple):
@@ -51,7 +53,7 @@ class Field(NamedTuple):
 def field(windows: tuple[Window, ...]) -> Field:
     """The receptive field behind some windows, the first nearest to the image."""
     step, before, after = 1, 0, 0
-    for k, s, p in windows:
+    for k, s, p, _ in windows:
         before, after = before + p * step, after + (k - 1 - p) * step
         step *= s
     return Field(step, before, after)
@@ -59,8 +61,8 @@ def field(windows: tuple[Window, ...]) -> Field:
 
 def length(n: Any, windows: tuple[Window, ...]) -> Any:
     """Positions along an axis of n px behind some windows; n may be traced."""
-    for k, s, p in windows:
-        n = (n + 2 * p - k) // s + 1
+    for k, s, p, ceil in windows:
+        n = (n + 2 * p - k + (s - 1) * ceil) // s + 1
     return n
 
 
@@ -109,10 +111,12 @@ class Passage:
             0.0,
         )
 
-    def max_pool(self, piece: Piece, size: int, stride: int, padding: int) -> Piece:
+    def max_pool(
+        self, piece: Piece, size: int, stride: int, padding: int, ceil: bool = False
+    ) -> Piece:
         return self._windowed(
             piece,
-            Window(size, stride, padding),
+            Window(size, stride, padding, ceil),
             lambda x: max_pool(x, size, stride, 0),
             -jnp.inf,
         )
@@ -135,11 +139,11 @@ class Passage:
 
     def _windowed(self, piece, window, op, fill):
         x, lag = self._inside(piece, fill), list(piece.lag)
-        k, s, p = window
+        k, s, p, ceil = window
         for axis in (0, 1):
             n = x.shape[1 + axis]
             if not self.axes[axis]:
-                x = _pad(x, axis, p, fill)
+                x = _pad(x, axis, p, p + -(n + 2 * p - k) % s * ceil, fill)
                 continue
             if n % s:
                 raise StreamError(
@@ -187,7 +191,7 @@ class Passage:
         return x
 
 
-def _pad(x, axis, n, fill):
+def _pad(x, axis, before, after, fill):
     widths = [(0, 0)] * x.ndim
-    widths[1 + axis] = (n, n)
-    return jnp.pad(x, widths, constant_values=jnp.asarray(fill, x.dtype)) if n else x
+    widths[1 + axis] = (before, after)
+    return jnp.pad(x, widths, constant_values=jnp.asarray(fill, x.dtype))

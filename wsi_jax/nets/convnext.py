@@ -1,0 +1,209 @@
+"""ConvNeXt trunks: timm's arithmetic and names, written against few operations."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from wsi_jax.nets.norm import Norm, NormKind
+from wsi_jax.nets.pixels import RGB, standardise
+from wsi_jax.ops.maps import DENSE, Map, Ops
+
+_INIT = nn.initializers.truncated_normal(0.02)
+_norm = functools.partial(Norm, NormKind.layer, eps=1e-6)
+
+
+class Conv(nn.Module):
+    """A convolution with bias.
+
+    Attributes:
+        d_in: channels in.
+        d: channels out.
+        size: of the kernel.
+        stride: in both directions.
+        dtype: the parameters are cast to it where they are used.
+        padding: on either side.
+        groups: of channels that do not mix.
+    """
+
+    d_in: int
+    d: int
+    size: int
+    stride: int
+    dtype: DTypeLike
+    padding: int = 0
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        shape = (self.size, self.size, self.d_in // self.groups, self.d)
+        kernel = self.param("kernel", _INIT, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.d,), jnp.float32)
+        x = ops.conv(x, kernel.astype(self.dtype), self.stride, self.padding)
+        shift = bias.astype(self.dtype)[None, None, None]
+        return ops.each(lambda y: y + shift, x)
+
+
+class Mlp(nn.Module):
+    """Two 1x1 convolutions with GELU between."""
+
+    d: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
+        x = nn.gelu(dense(4 * self.d, name="fc1")(x), approximate=False)
+        return dense(self.d, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """A residual block (Liu et al. 2022, fig. 4): depthwise 7x7, norm, 1x1 out and in.
+
+    Attributes:
+        d: channels.
+        scale: of the branch at first, by channel (Touvron et al. 2021, eq. 4).
+        dtype: of convolutions and matmuls.
+    """
+
+    d: int
+    scale: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        shape = (self.d, self.d, 7, 1, self.dtype)
+        y = Conv(*shape, padding=3, groups=self.d, name="conv_dw")(x, ops)
+        y = ops.each(_norm(name="norm"), y)
+        y = ops.each(Mlp(self.d, self.dtype, name="mlp"), y)
+        init = nn.initializers.constant(self.scale)
+        gamma = self.param("gamma", init, (self.d,), jnp.float32)
+        gamma = gamma.astype(self.dtype)[None, None, None]
+        return ops.add(ops.each(lambda y: gamma * y, y), x)
+
+
+class Reduction(nn.Module):
+    """A convolution that reduces the map, and a norm: behind it, or in front.
+
+    Attributes:
+        d_in: channels in.
+        d: channels out.
+        stride: of the convolution, and its kernel's size.
+        behind: which of the two.
+        dtype: of the convolution.
+    """
+
+    d_in: int
+    d: int
+    stride: int
+    behind: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        shape = (self.d_in, self.d, self.stride, self.stride, self.dtype)
+        if self.behind:
+            x = Conv(*shape, name="0")(x, ops)
+            return ops.each(_norm(name="1"), x)
+        x = ops.each(_norm(name="0"), x)
+        return Conv(*shape, name="1")(x, ops)
+
+
+class Blocks(nn.Module):
+    """Blocks of one width, named 0, 1, ..."""
+
+    d: int
+    count: int
+    scale: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        for i in range(self.count):
+            x = Block(self.d, self.scale, self.dtype, name=str(i))(x, ops)
+        return x
+
+
+class Stage(nn.Module):
+    """Blocks of one width; all stages but the first halve the map before them."""
+
+    d_in: int
+    d: int
+    blocks: int
+    scale: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        if self.d_in != self.d:
+            shape = self.d_in, self.d, 2, False, self.dtype
+            x = Reduction(*shape, name="downsample")(x, ops)
+        return Blocks(self.d, self.blocks, self.scale, self.dtype, name="blocks")(
+            x, ops
+        )
+
+
+class Stages(nn.Module):
+    """Stages of doubling width, named 0, 1, ..."""
+
+    width: int
+    blocks: tuple[int, ...]
+    scale: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Map, ops: Ops) -> Map:
+        d_in, d = self.width, self.width
+        for i, blocks in enumerate(self.blocks):
+            x = Stage(d_in, d, blocks, self.scale, self.dtype, name=str(i))(x, ops)
+            d_in, d = d, 2 * d
+        return x
+
+
+class ConvNeXt(nn.Module):
+    """The trunk of a ConvNeXt (Liu et al. 2022): grey levels in, a map out.
+
+    Parameters are where timm has them: stem.0, stages.1.downsample.0,
+    stages.0.blocks.0.conv_dw, ... All its norms are over channels, so that it streams
+    as it trains. The stride is `stem` px, doubled by each stage but the first.
+
+    Attributes:
+        blocks: in each stage, one number for each stage wanted.
+        dtype: of convolutions and matmuls; norms compute in float32 at least.
+        mean: of red, green, blue in the pretraining images, where white is 1.
+        std: their standard deviation.
+        width: channels of the first stage; each further stage doubles it.
+        stem: side of the squares that the first convolution cuts the image into, px.
+        scale: of each block's branch at first; 1e-6 when trained on very much.
+    """
+
+    blocks: tuple[int, ...]
+    dtype: DTypeLike
+    mean: RGB
+    std: RGB
+    width: int = 96
+    stem: int = 4
+    scale: float = 1e-6
+
+    @property
+    def dim(self) -> int:
+        """Channels of the features."""
+        return self.width * 2 ** (len(self.blocks) - 1)
+
+    @nn.compact
+    def __call__(self, pixels: Map, ops: Ops = DENSE) -> Map:
+        """Pixels [b h w 3] -> features [b y x d], as maps of `ops`.
+
+        Args:
+            pixels: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
+            ops: dense, or tile by tile.
+        """
+        standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
+        x = ops.each(standard, pixels)
+        shape = 3, self.width, self.stem, True, self.dtype
+        x = Reduction(*shape, name="stem")(x, ops)
+        return Stages(self.width, self.blocks, self.scale, self.dtype, name="stages")(
+            x, ops
+        )
