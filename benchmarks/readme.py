@@ -20,16 +20,15 @@ def practice(report: dict) -> str:
     header += "| balanced accuracy | tiles |"
     lines = [header, "|---" * 8 + "|"]
     for row in report["rows"]:
-        auc = f"{row['auc']:.3f} ({row['auc_lo']:.3f} to {row['auc_hi']:.3f})"
         cells = (
             f"{row['source']} textures" if row["source"] == "drawn" else row["source"],
             row["preset"],
             row["method"],
             row["encoder"],
             row["n"],
-            auc,
+            _auc(row),
             f"{row['balanced_accuracy']:.3f}",
-            f"{row['tiles']:,}",
+            "" if row["tiles"] is None else f"{row['tiles']:,}",
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, "", _made(report)])
@@ -75,6 +74,62 @@ def pooling(report: dict) -> str:
     return "\n".join([*lines, "", _made(report)])
 
 
+def phantoms(report: dict) -> str:
+    """Of each preset and learner: AUC on each cohort drawn, and their mean."""
+    rows = report["rows"]
+    seeds = sorted({row["seed"] for row in rows})
+    columns = ["preset", "learner", *(f"seed {s}: AUC (95 %)" for s in seeds), "mean"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    learners = dict.fromkeys(
+        (r["preset"], r["learner"]) for r in rows if r["learner"] != "majority"
+    )
+    for preset, learner in learners:
+        mine = {
+            r["seed"]: r
+            for r in rows
+            if (r["preset"], r["learner"]) == (preset, learner)
+        }
+        cells = [_auc(mine[s]) if s in mine else "" for s in seeds]
+        mean = sum(r["auc"] for r in mine.values()) / len(mine)
+        lines.append(
+            f"| `{preset}` | {learner} | " + " | ".join(cells) + f" | {mean:.3f} |"
+        )
+    held = {(r["preset"], r["seed"]): (r["held"], r["expected"]) for r in rows}
+    count, of = map(sum, zip(*held.values(), strict=True))
+    n = sorted({r["n"] for r in rows})
+    said = f"{' to '.join(map(str, n))} test slides each; of the {len(held)} "
+    said += f"certificates' {of} rows {count} hold."
+    return "\n".join([*lines, "", said, "", _made(report)])
+
+
+def ucsb_breast(report: dict) -> str:
+    """Both learners, and their difference."""
+    lines = ["| learner | images | AUC (95 %) | difference (95 %) |", "|---" * 4 + "|"]
+    for r in report["rows"]:
+        gap = "difference" in r and (
+            f"{r['difference']:+.3f} ({r['lo']:+.3f} to {r['hi']:+.3f})"
+        )
+        lines.append(f"| {r['learner']} | {r['n']} | {_auc(r)} | {gap or ''} |")
+    return "\n".join([*lines, "", _made(report)])
+
+
+def tile_encoders(report: dict) -> str:
+    """Of each encoder and group of classes: accuracy, and a simple opponent's."""
+    header = (
+        "| encoder of | um/px | tiles (clusters) | encoder | colours and gradients "
+    )
+    lines = [header + "| difference |", "|---" * 6 + "|"]
+    for r in report["rows"]:
+        three = [
+            f"{r[name]:.3f} ({r[f'{name}_lo']:.3f} to {r[f'{name}_hi']:.3f})"
+            for name in ("accuracy", "baseline_accuracy", "difference")
+        ]
+        test = f"{r['n']} ({r['n_clusters']})"
+        cells = [f"`{r['run']}`, {r['group']}", f"{r['mpp']:g}", test, *three]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _made(report)])
+
+
 def filled(readme: str) -> str:
     """The README with every block made anew."""
 
@@ -84,6 +139,10 @@ def filled(readme: str) -> str:
         return f"{opening}{globals()[name](report)}\n{end}"
 
     return BLOCK.sub(block, readme)
+
+
+def _auc(row: dict) -> str:
+    return f"{row['auc']:.3f} ({row['auc_lo']:.3f} to {row['auc_hi']:.3f})"
 
 
 def _scales(rows: list[dict]) -> str:

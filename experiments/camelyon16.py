@@ -2,7 +2,7 @@
 
     python -m experiments.camelyon16 \
         --config experiments/configs/camelyon16/clam_sb.py \
-        --config.data.root=CAMELYON16
+        --config.data.root=CAMELYON16 --config.encoder.weights=resnet50.safetensors
 
 The official test set tests; the validation slides are drawn from the training slides.
 With `data.practice` set, a cohort of the same layout is drawn first.
@@ -14,8 +14,9 @@ import pathlib
 from experiments.cohort import launch
 from experiments.experiment import with_mpp
 from experiments.make_cohort import MakeCohort, make_cohort
-from wsi_jax.data.camelyon16 import read_camelyon16
+from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
+from wsi_jax.slides.presets import LAWS
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,7 +29,7 @@ class Camelyon16:
         seed: of their draw.
         metadata: CSV with each slide's centre; "" for none.
         complete: refuse a folder with slides missing.
-        mpp: of level 0 of every slide whose file is not to be believed.
+        mpp: of level 0 of every slide whose file does not say.
         practice: draw this cohort into `root` first.
         folds: none: the test set is official.
     """
@@ -47,6 +48,7 @@ class Camelyon16:
         if not self.root:
             raise CohortError("no slides; add --config.data.root=FOLDER of CAMELYON16")
         if self.practice:
+            check_practice(self.practice)
             make_cohort(dataclasses.replace(self.practice, out=self.root))
         cohort = read_camelyon16(
             pathlib.Path(self.root),
@@ -56,6 +58,20 @@ class Camelyon16:
             complete=self.complete,
         )
         return with_mpp(cohort, self.mpp)
+
+
+def check_practice(config: MakeCohort) -> None:
+    """Refuses a cohort of other classes than CAMELYON16's, before it is drawn."""
+    name, n = config.preset.value, LAWS[config.preset].n_classes
+    if n != len(CLASSES):
+        raise CohortError(
+            f"--config.data.practice.preset={name} has {n} classes, CAMELYON16 has "
+            f"{' and '.join(CLASSES)}; draw it with `python -m experiments.make_cohort "
+            f"--config experiments/configs/practice.py --config.preset={name} "
+            "--config.out=FOLDER` and run `python -m experiments.cohort --config "
+            "experiments/configs/cohort/quick.py "
+            "--config.data.manifest=FOLDER/slides.csv`"
+        )
 
 
 if __name__ == "__main__":

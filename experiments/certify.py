@@ -20,6 +20,8 @@ from PIL import Image
 from scipy import ndimage
 
 from experiments import probe
+from experiments.cohort import explain
+from experiments.make_cohort import made_with
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
 from wsi_jax.slides.presets import LAWS, Preset
@@ -55,9 +57,18 @@ OFF_BAND = dict.fromkeys(Preset, (8, 16, 32)) | {
 COHORT = flags.DEFINE_string("cohort", None, "folder that make_cohort wrote")
 
 
-def main(argv):
+class CertifyError(ValueError):
+    """A cohort that cannot be certified; the message names the file and the mend."""
+
+
+def main(argv) -> None:
+    """Certifies the cohort on the command line; an error is one message."""
     del argv
-    rows = certify(COHORT.value)["rows"]
+    folder = pathlib.Path(COHORT.value)
+    try:
+        rows = certify(folder)["rows"]
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise SystemExit(explain(error, folder)) from error
     for row in rows:
         logging.info(
             "%-22s %5s um/px  AUC %s [%s, %s]  %s",
@@ -75,9 +86,12 @@ def certify(folder: str | os.PathLike) -> dict:
     Returns:
         What `certificate.json` holds: `rows` of probe, mpp, auc, lo, hi, what was
         expected and whether it holds; `passed` when all do.
+
+    Raises:
+        ValueError: no cohort there, too few slides, or one that cannot be read.
     """
     folder = pathlib.Path(folder)
-    config = json.loads((folder / "cohort.json").read_text())["config"]
+    config = made_with(folder)
     preset = Preset(config["preset"])
     cohort = read_manifest(folder / "slides.csv")
     workers = os.cpu_count() or 1
@@ -98,7 +112,7 @@ def certify(folder: str | os.PathLike) -> dict:
 
 def look(row, source_mpp, dominoes) -> dict:
     """Describes one slide at every scale: its foci, its tissue, the rest of it."""
-    truth = np.asarray(Image.open(row.mask_path))
+    truth = _read_mask(row)
     cell_um = CELL_PX * source_mpp
     rng = np.random.default_rng(sum(row.slide_id.encode()))
     focus = truth == (LESION if (truth == LESION).any() else SHAM)
@@ -130,9 +144,15 @@ def judge_all(cohort: Cohort, looks: list, preset: Preset, source_mpp: float) ->
     def add(name, scale, arrays, expected, truth=label):
         counts = [len(array) for array in arrays]
         slide = np.repeat(np.arange(len(label)), counts)
-        x = np.concatenate([a for a in arrays if len(a)])
         learn = ~test[slide]
         y = truth[slide] if len(truth) == len(label) else truth
+        if len(np.unique(y[learn])) < 2 or learn.all():
+            raise CertifyError(
+                f"too few fields for probe {name!r}: it learns from two classes of "
+                "training slides and is judged on test slides; make a cohort of more "
+                "or larger ones (--config.n_train, --config.n_test, --config.side_px)"
+            )
+        x = np.concatenate([a for a in arrays if len(a)])
         scores = probe.judge(x[learn], y[learn], x[~learn])
         y, slide = y[~learn], slide[~learn]
         if len(truth) == len(label):  # a slide's fields speak with one voice
@@ -159,7 +179,7 @@ def judge_all(cohort: Cohort, looks: list, preset: Preset, source_mpp: float) ->
         expected = "signal" if inside else "none" if outside else ""
         add("field in focus", scale, [s["focus"][scale] for s in looks], expected)
     for scale in SCALES:
-        pooled = [probe.pool(s["tissue"][scale])[None] for s in looks]
+        pooled = [_pool(s["tissue"][scale]) for s in looks]
         expected = "none" if scale in OFF_BAND[preset] else ""
         add("slide, fields pooled", scale, pooled, expected)
     pairs = [np.array([s["neighbours"]]) for s in looks]
@@ -171,8 +191,7 @@ def judge_all(cohort: Cohort, looks: list, preset: Preset, source_mpp: float) ->
     if not LAWS[preset].dominoes:
         for scale in (1, NEIGHBOUR_SCALE):
             kept = [s["tissue"][scale][s["clean"]] for s in looks]
-            pooled = [probe.pool(k)[None] if len(k) else k for k in kept]
-            add("slide, foci removed", scale, pooled, expected)
+            add("slide, foci removed", scale, [_pool(k) for k in kept], expected)
     if LAWS[preset].suspects:
         scale = NEIGHBOUR_SCALE
         # Their mean colour only: what one cell of an overview shows.
@@ -191,6 +210,22 @@ def judge_all(cohort: Cohort, looks: list, preset: Preset, source_mpp: float) ->
     in_focus = [s["focus"][1] for s in looks]
     add("labels shuffled", 1, in_focus, "none", shuffled)
     return rows
+
+
+def _pool(described):
+    """One row that describes a slide by its fields; none where it has none."""
+    return probe.pool(described)[None] if len(described) else described
+
+
+def _read_mask(row):
+    try:
+        with Image.open(row.mask_path) as image:
+            return np.asarray(image)
+    except Exception as error:  # decoders raise whatever they like on junk
+        raise CertifyError(
+            f"{row.mask_path}: cannot be read ({error}); delete {row.path} and run "
+            "experiments.make_cohort again, which draws both anew"
+        ) from error
 
 
 def _holds(found, expected):

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
@@ -23,14 +23,26 @@ from experiments.experiment import Experiment, RunError, check_claim, claim, wri
 from experiments.progress import progress
 from experiments.training import Predicted, train
 from wsi_jax import configs, pipeline
-from wsi_jax.data.cohort import SPLITS, Cohort, CohortError, in_split
+from wsi_jax.data.cohort import (
+    SPLITS,
+    Cohort,
+    CohortError,
+    in_split,
+    read_manifest,
+    write_manifest,
+)
 from wsi_jax.data.lint import Lint, format_counts, lint
 from wsi_jax.data.space import is_full
 from wsi_jax.data.splits import use_fold
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.evals.metrics import recentre
 from wsi_jax.evals.summary import summarise
 from wsi_jax.train.compile import make_mesh
+
+MANIFEST = "manifest.csv"
+# What of a slide decides how a run trains and judges.
+DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
 
 
 def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
@@ -44,49 +56,52 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     """
     configs.validate(config)
     check_claim(folder, config)
-    report = folder / "report.html"
-    if report.is_file():
-        return report
     mesh = make_mesh()
     check_batches(config, mesh.size)
     cohort = config.data.cohort()
+    check_unchanged(folder / MANIFEST, cohort)
+    report = folder / "report.html"
+    if report.is_file():
+        return report
     parts = [use_fold(cohort, fold) for fold in range(config.data.folds)] or [cohort]
-    seen = config.encoder.seen()
+    seen = () if config.precomputed else config.encoder.seen()
     found = [check_cohort(part, seen) for part in parts]
     print(format_counts(found[0]), flush=True)  # of folds, the first stands for all
     claim(folder, config)
+    write_manifest(folder / MANIFEST, cohort)
 
     account = folder / "cost.json"
     earlier = json.loads(account.read_text()) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
-    features = pathlib.Path(config.features or folder / "features")
-    slides = pipeline.extract(
-        cohort.rows,
-        config.tiling(),
-        features,
-        mesh=mesh,
-        batch=config.encode_batch,
-        reading=config.reading,
-        meter=meter,
-        progress=progress,
-        sheet=folder / "tissue.png",
-    )
+    if config.precomputed:
+        files = pathlib.Path(config.precomputed)
+        slides = pipeline.adopt(cohort.rows, files)
+    else:
+        features = pathlib.Path(config.features or folder / "features")
+        files = features / config.tiling().folder()
+        slides = pipeline.extract(
+            cohort.rows,
+            config.tiling(),
+            features,
+            mesh=mesh,
+            batch=config.encode_batch,
+            reading=config.reading,
+            meter=meter,
+            progress=progress,
+            check=lambda slides: check_slides(folder, config, parts, seen, slides),
+            sheet=folder / "tissue.png",
+        )
     write_json(account, meter.as_dict())
-    write_csv(folder / "slides.csv", slides)
-    refused = {s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"}
+    refused = check_slides(folder, config, parts, seen, slides)
     for s in slides:
-        if s["reason"] and s["slide_id"] not in refused:
-            note = f"note: {s['slide_id']}: {s['reason']}"
-            print(note, file=sys.stderr, flush=True)
-    check_refused(refused, len(slides), config.max_refused)
+        said = "refused" if s["slide_id"] in refused else f"note: {s['slide_id']}"
+        if s["reason"]:
+            print(f"{said}: {s['reason']}", file=sys.stderr, flush=True)
 
     tested, thresholds = [], []
     for i, part in enumerate(parts):
-        usable = [row for row in part.rows if row.slide_id not in refused]
-        part = part._replace(rows=tuple(usable))
-        check_cohort(part, seen)
+        part = without(part, refused)
         inside = folder / f"fold_{i}" if len(parts) > 1 else folder
-        files = features / config.tiling().folder()
         called, threshold = train(config, part, files, inside, mesh, meter, progress)
         tested.append(called)
         thresholds.append(threshold)
@@ -108,15 +123,23 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Predicted]]:
     """Metrics of the test slides, and one verdict on each.
 
-    Of several folds: where each tested its own slides, they are put together; where all
-    tested the same ones, the mean probability decides. Both at the folds' mean
-    threshold.
+    Of several folds: where each tested its own slides, they are put together, each
+    called at its own fold's threshold, which other folds would have chosen on these
+    very slides (its probabilities are shifted, so that this is one half for all). Where
+    all tested the same ones, the mean probability decides, at the mean threshold.
     """
-    threshold = None if thresholds[0] is None else float(np.mean(thresholds))
+    two = thresholds[0] is not None
     by_slide: dict[str, list[Predicted]] = {}
     for called in tested:
         for one in called:
             by_slide.setdefault(one.row.slide_id, []).append(one)
+    apart = two and len(tested) > 1 and max(map(len, by_slide.values())) == 1
+    if apart:
+        for called, own in zip(tested, thresholds, strict=True):
+            for one in called:
+                p = recentre(one.probabilities[None], own)[0]
+                by_slide[one.row.slide_id] = [one._replace(probabilities=p)]
+    threshold = (0.5 if apart else float(np.mean(thresholds))) if two else None
     verdicts = []
     for several in by_slide.values():
         p = np.mean([one.probabilities for one in several], 0)
@@ -160,15 +183,57 @@ def check_cohort(part: Cohort, seen: Sequence[str]) -> Lint:
     return lint(part, seen)
 
 
-def check_refused(refused: dict[str, str], n: int, share: float) -> None:
-    """Says which slides were refused; stops above a share of them."""
-    for reason in refused.values():
-        print(f"refused: {reason}", file=sys.stderr, flush=True)
-    if len(refused) > share * n:
+def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
+    """The cohort is the one with which the run began, or the run begins now.
+
+    Raises:
+        RunError: naming the first slide that is not as it was.
+    """
+    if not path.is_file():
+        return
+    known = lambda rows: {
+        row.slide_id: {name: getattr(row, name) for name in DECISIVE} for row in rows
+    }
+    before, now = known(read_manifest(path, cohort.classes).rows), known(cohort.rows)
+    for name in [*before, *now]:
+        was, here = before.get(name), now.get(name)
+        if was != here:
+            fields = [f for f in DECISIVE if was and here and was[f] != here[f]]
+            told = ", ".join(f"{f} {was[f]!r} is now {here[f]!r}" for f in fields)
+            told = told or ("is gone" if was else "is new")
+            raise RunError(
+                f"{path.parent} began with another cohort: slide {name!r}: {told}. "
+                "Name a new --config.run_dir, or put the cohort back; "
+                "--config.features spares the encoding of the slides that stay"
+            )
+
+
+def check_slides(
+    folder: pathlib.Path,
+    config: Experiment,
+    parts: list[Cohort],
+    seen: Sequence[str],
+    slides: list[dict],
+) -> set[str]:
+    """Writes slides.csv; stops where too few slides are left. The ids of the others."""
+    write_csv(folder / "slides.csv", slides)
+    reasons = {s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"}
+    if len(reasons) > config.max_refused * len(slides):
+        listed = "\n".join(f"  - {reason}" for reason in reasons.values())
         raise RunError(
-            f"{len(refused)} of {n} slides were refused (above), more than "
-            f"--config.max_refused={share:g}; mend them, or raise it"
+            f"{len(reasons)} of {len(slides)} slides were refused, more than "
+            f"--config.max_refused={config.max_refused:g}; mend them, or raise it:\n"
+            f"{listed}"
         )
+    for part in parts:
+        check_cohort(without(part, reasons), seen)
+    return set(reasons)
+
+
+def without(part: Cohort, refused: Collection[str]) -> Cohort:
+    """The cohort without some slides."""
+    rows = [row for row in part.rows if row.slide_id not in refused]
+    return part._replace(rows=tuple(rows))
 
 
 def write_csv(path: pathlib.Path, lines: list[dict]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -12,8 +13,10 @@ from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.mil import ABMIL, Pool
 from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.norm import NormKind
 from wsi_jax.provenance import provenance
 from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.slide import says_mpp
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.survey import Tiling
 from wsi_jax.train.loop import Train
@@ -34,7 +37,7 @@ class Manifest:
         manifest: the CSV: path, label, and if you like slide_id, patient_id, split,
             mpp, site, mask_path, annotation_path.
         classes: labels in the order wanted, of two the positive one last; () sorts.
-        mpp: of level 0 of every slide for which the manifest has none.
+        mpp: of level 0 of every slide for which neither manifest nor file has one.
         split: shares of the splits that the manifest leaves open.
         folds: of a cross-validation over all slides that are not "test"; 0 for none.
     """
@@ -66,6 +69,8 @@ class Experiment:
     Attributes:
         run_dir: folder of the run; "" for runs/<name of the config file>.
         features: folder of feature files, for runs to share; "" for the run's own.
+        precomputed: folder of SLIDE_ID.h5 made by CLAM, TRIDENT or another run: no
+            slide is read, and grid, tissue and encoder are not asked; "" for none.
         data: the cohort.
         grid: tiles, in um/px and pixels.
         tissue: how it is told from background.
@@ -81,6 +86,7 @@ class Experiment:
 
     run_dir: str = ""
     features: str = ""
+    precomputed: str = ""
     data: Any = dataclasses.field(default_factory=Manifest)
     grid: Grid = dataclasses.field(default_factory=Grid)
     tissue: Tissue = dataclasses.field(default_factory=Tissue)
@@ -94,10 +100,27 @@ class Experiment:
     heatmaps: int = 12
 
     def validate(self) -> None:
-        """Refuses weights that are not there."""
+        """Refuses weights that are not there, or not for these tiles."""
+        if self.precomputed:
+            if not pathlib.Path(self.precomputed).is_dir():
+                raise RunError(f"--config.precomputed={self.precomputed}: no folder")
+            return
         weights = self.encoder.weights
+        if not weights and self.encoder.norm is NormKind.frozen:
+            raise RunError(
+                "--config.encoder.norm=frozen takes its statistics from weights: add "
+                "--config.encoder.weights=FILE.safetensors, or set norm=layer for a "
+                "random encoder"
+            )
         if weights and not pathlib.Path(weights).is_file():
             raise RunError(f"--config.encoder.weights={weights}: no such file")
+        trained = self.encoder.trained_mpp()
+        if trained and abs(trained / self.grid.mpp - 1) > 0.05:
+            raise RunError(
+                f"{weights} has learnt from tiles at {trained:g} um/px, and "
+                f"--config.grid.mpp={self.grid.mpp:g}; set it to {trained:g}, or train "
+                "an encoder for this one (experiments.pretrain_tiles)"
+            )
 
     def tiling(self) -> Tiling:
         """Grid, tissue and encoder."""
@@ -105,9 +128,15 @@ class Experiment:
 
 
 def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
-    """The cohort with `mpp` for the slides that have none in the manifest."""
-    given = lambda row: row if row.mpp else dataclasses.replace(row, mpp=mpp)
-    return cohort._replace(rows=tuple(map(given, cohort.rows)))
+    """The cohort with `mpp` for the slides that have none, in manifest or file."""
+    if mpp is None:
+        return cohort
+
+    def filled(row):
+        told = row.mpp or not os.path.exists(row.path) or says_mpp(row.path)
+        return row if told else dataclasses.replace(row, mpp=mpp)
+
+    return cohort._replace(rows=tuple(map(filled, cohort.rows)))
 
 
 def check_claim(folder: pathlib.Path, config: Experiment) -> None:

@@ -16,11 +16,12 @@ import os
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 from PIL import Image
 from skimage import measure
 
+from experiments import commandline
+from experiments.cohort import explain
 from wsi_jax.data.cohort import COLUMNS, read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.slides import synthetic
@@ -28,8 +29,11 @@ from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid
 from wsi_jax.slides.sources import Folder, Textures, TileSource
 
+CLAIM = "cohort.json"
 MACRO_UM = 2000
 FOLDS = 5
+LEAST = dict.fromkeys(("seed", "n_train", "n_val", "n_test", "workers"), 0)
+LEAST |= {"styles": 1, "side_px": 64}
 SPOTS = {synthetic.LESION: "lesion", synthetic.SHAM: "sham", synthetic.TISSUE: "pair"}
 
 
@@ -55,17 +59,43 @@ class MakeCohort(synthetic.Practice):
     styles: int = 4000
     workers: int = 0
 
+    def validate(self) -> None:
+        """Refuses numbers that no slide can be drawn with."""
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise MakeCohortError(f"--config.{name}={value}: at least {least}")
+        for name in ("prevalence", "fill", "suspect_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise MakeCohortError(f"--config.{name}={value:g}: a share, 0 to 1")
+        mpps, quality = self.nuisance.mpps, self.nuisance.quality
+        if not _positive((self.mpp,)):
+            raise MakeCohortError(f"--config.mpp={self.mpp:g}: more than 0")
+        if not _positive(mpps):
+            raise MakeCohortError(f"--config.nuisance.mpps={mpps}: numbers above 0")
+        if not _positive(quality) or len(quality) != 2 or sorted(quality) != [*quality]:
+            raise MakeCohortError(
+                f"--config.nuisance.quality={quality}: least and most, as (70,90)"
+            )
+
 
 class MakeCohortError(ValueError):
     """A cohort that cannot be made as asked; the message names the flag."""
 
 
-def main(argv):
+def _positive(values):
+    return bool(values) and all(isinstance(v, int | float) and v > 0 for v in values)
+
+
+def main(argv) -> None:
+    """Makes the cohort on the command line; an error of the user's is one message."""
     del argv
+    config = flags.FLAGS.config
     try:
-        make_cohort(flags.FLAGS.config)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+        make_cohort(config)
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
 
 
 def make_cohort(config: MakeCohort) -> pathlib.Path:
@@ -75,10 +105,14 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
         The path of its manifest, `slides.csv`.
 
     Raises:
-        MakeCohortError: no folder named, or it holds another cohort.
+        MakeCohortError: no folder named, a number that makes no sense, or a folder
+            that holds another cohort.
+        SourceError: tiles that cannot serve.
+        OSError: the disk is full or not to be written to.
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
+    config.validate()
     out = pathlib.Path(config.out)
     source = make_source(config)
     names = synthetic.labels(source.kinds, config.preset)
@@ -87,15 +121,37 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
     workers = config.workers or os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(_make, slide, config, source, names) for slide in slides]
-        for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-            job.result()
-            if done % 20 == 0 or done == len(jobs):
-                logging.info("%d of %d slides", done, len(jobs))
+        try:
+            for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
+                job.result()
+                if done % 20 == 0 or done == len(jobs):
+                    logging.info("%d of %d slides", done, len(jobs))
+        finally:  # after a failure no other slide is begun
+            pool.shutdown(cancel_futures=True)
     _write_reference(out, slides, names)
     manifest = _write_manifest(out, slides, names)
     counts = format_counts(lint(read_manifest(manifest, names)))
     logging.info("%s\n%s", manifest, counts)
     return manifest
+
+
+def made_with(folder: str | os.PathLike) -> dict:
+    """The config of a cohort on disk, as plain JSON.
+
+    Raises:
+        MakeCohortError: no cohort there.
+    """
+    path = pathlib.Path(folder) / CLAIM
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise MakeCohortError(
+            f"{path}: no such file; name a folder that experiments.make_cohort wrote"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise MakeCohortError(
+            f"{path}: damaged ({error}); make the cohort anew in another folder"
+        ) from None
 
 
 def make_source(config: MakeCohort) -> TileSource:
@@ -139,9 +195,9 @@ def _claim(out, config):
     resolved = _plain(dataclasses.asdict(config))
     for name in ("out", "workers"):
         del resolved[name]
-    path = out / "cohort.json"
+    path = out / CLAIM
     if path.is_file():
-        before = json.loads(path.read_text())["config"]
+        before = made_with(out)
         differing = sorted(k for k in resolved if before.get(k) != resolved[k])
         if differing:
             name = differing[0]
@@ -257,6 +313,4 @@ def _write_manifest(out, slides, names):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="a file with get_config()")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    commandline.launch(main)

@@ -3,33 +3,59 @@
     python -m experiments.predict --run runs/demo --out verdicts slide.svs more.tif
 
 Writes predictions.csv, one line a slide, and NAME.png beside it. A slide that cannot be
-used has its reason there instead of a verdict, and the others go on.
+used has its reason there instead of a verdict, and the others go on. Stopped, the same
+command goes on with the slides that have no verdict yet.
 """
 
 import argparse
+import csv
 import pathlib
 import sys
+from collections import Counter
 
-from experiments.cohort import write_csv
-from wsi_jax.run import Predictor, load
+from experiments.cohort import explain, write_csv
+from wsi_jax.run import CARD, Predictor, load
 from wsi_jax.slides.slide import SlideError, known_stem
 
 
 def line(predictor: Predictor, path: pathlib.Path, mpp: float | None, out) -> dict:
     """Predicts one slide and draws its heatmap; its line of predictions.csv."""
     classes = predictor.card.classes
-    empty = {"slide_id": known_stem(path), "prediction": ""}
+    empty = {"slide_id": known_stem(path), "path": str(path), "prediction": ""}
     empty |= {f"p_{name}": "" for name in classes} | {"tiles": 0, "reason": ""}
     try:
         verdict = predictor.predict(path, mpp)
+        verdict.heatmap(out / f"{verdict.slide_id}.png")
     except SlideError as error:
         print(f"refused: {error}", file=sys.stderr, flush=True)
         return empty | {"reason": str(error)}
-    verdict.heatmap(out / f"{verdict.slide_id}.png")
     each = {f"p_{name}": f"{p:.6f}" for name, p in verdict.probabilities.items()}
     said = {"prediction": verdict.label, "tiles": len(verdict.attention)}
     print(f"{verdict.slide_id}: {verdict.label}, {verdict.probabilities}", flush=True)
-    return empty | said | each
+    if verdict.note:
+        print(f"note: {verdict.slide_id}: {verdict.note}", file=sys.stderr, flush=True)
+    return empty | said | each | {"reason": verdict.note}
+
+
+def earlier(table: pathlib.Path, run: pathlib.Path) -> dict[str, dict]:
+    """The verdicts that this run gave before it was stopped, by path."""
+    if not table.is_file() or table.stat().st_mtime < (run / CARD).stat().st_mtime:
+        return {}
+    with open(table, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    mine = [one for one in lines if one.get("run") == str(run) and one["prediction"]]
+    return {one["path"]: one for one in mine}
+
+
+def check_names(slides: list[pathlib.Path]) -> None:
+    """Every slide has a picture of its own."""
+    count = Counter(known_stem(path).casefold() for path in slides)
+    twice = [str(path) for path in slides if count[known_stem(path).casefold()] > 1]
+    if twice:
+        raise SystemExit(
+            f"slides of one name would share a line and a picture: {', '.join(twice)}; "
+            "predict them into different folders (--out)"
+        )
 
 
 def main() -> None:
@@ -40,13 +66,25 @@ def main() -> None:
     parser.add_argument("--mpp", type=float, help="um/px of slides that do not say")
     parser.add_argument("slides", nargs="+", type=pathlib.Path)
     chosen = parser.parse_args()
+    check_names(chosen.slides)
+    run = pathlib.Path(chosen.run)
     try:
-        predictor = load(chosen.run)
+        predictor = load(run)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     chosen.out.mkdir(parents=True, exist_ok=True)
-    lines = [line(predictor, p, chosen.mpp, chosen.out) for p in chosen.slides]
-    write_csv(chosen.out / "predictions.csv", lines)
+    table = chosen.out / "predictions.csv"
+    known, lines = earlier(table, run), []
+    try:
+        for path in chosen.slides:
+            one = known.get(str(path))
+            if one is None:
+                one = line(predictor, path, chosen.mpp, chosen.out)
+                one |= {"run": str(run)}
+            lines.append(one)
+            write_csv(table, lines)
+    except OSError as error:
+        raise SystemExit(explain(error, chosen.out)) from error
 
 
 if __name__ == "__main__":

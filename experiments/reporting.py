@@ -2,14 +2,16 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from experiments.experiment import Experiment
-from experiments.training import Predicted, coordinates
+from experiments.training import Predicted
 from wsi_jax.configs import flatten
 from wsi_jax.data.cohort import Cohort
+from wsi_jax.data.features import read_features
 from wsi_jax.evals.bootstrap import roc_band
 from wsi_jax.evals.calibration import calibration, confidence
 from wsi_jax.evals.ranking import roc_points
@@ -20,8 +22,9 @@ from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.page import Report, headline, write_page
 from wsi_jax.report.parts import Drawing, Verdict
 from wsi_jax.report.tiles import top_tiles
+from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.regions import read_annotations
-from wsi_jax.slides.slide import open_slide
+from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.train.log import read_metrics
 
 OVERVIEW_PX = 1000  # longer side of a heatmap's overview
@@ -43,18 +46,21 @@ def write(
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
     record = json.loads((folder / "config.json").read_text())
     (folder / "metrics.txt").write_text(text(summary, len(verdicts)))
-    shown = interesting(verdicts, cohort)[: config.heatmaps]
+    there = [one for one in verdicts if one.row.path]
+    shown = interesting(there, cohort)[: config.heatmaps]
     pictures = {}
     with progress("heatmaps", len(shown)) as advance:
         for one in shown:
-            pictures[one.row.slide_id] = draw(folder / "heatmaps", config, cohort, one)
+            try:
+                drawn = draw(folder / "heatmaps", config, cohort, one)
+            except SlideError as error:  # of a verdict, the picture is the least
+                print(f"no heatmap: {error}", file=sys.stderr, flush=True)
+                drawn = ()
+            pictures[one.row.slide_id] = drawn
             advance(1)
     report = Report(
         title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
-        subtitle=(
-            f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px, "
-            f"{config.encoder.depth.name} features, trained on slide labels."
-        ),
+        subtitle=subtitle(config),
         metrics=headline(summary, NAMES),
         n_slides=len(verdicts),
         n_patients=int(summary["n_patients"]),
@@ -88,6 +94,16 @@ def write(
     write_page(folder / "report.html", report)
 
 
+def subtitle(config: Experiment) -> str:
+    """What was learnt from."""
+    if config.precomputed:
+        return "Precomputed features, trained on slide labels."
+    return (
+        f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px, "
+        f"{config.encoder.depth.name} features, trained on slide labels."
+    )
+
+
 def text(summary: dict[str, float], n: int) -> str:
     """The headline in a few lines of plain text."""
     lines = [f"test, {n} slides, 95 % intervals"]
@@ -110,21 +126,27 @@ def interesting(verdicts: Sequence[Predicted], cohort: Cohort) -> list[Predicted
 def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
     """The heatmap of one slide and its most attended tiles."""
     folder.mkdir(exist_ok=True)
-    yx, grid = coordinates(one), config.grid
+    features, grid = read_features(one.path), config.grid
     called = cohort.classes[one.called]
     paths = (
         folder / f"{one.row.slide_id}.png",
         folder / f"{one.row.slide_id}_top.png",
     )
-    outlined = one.row.annotation_path
-    lesions = read_annotations(outlined) if outlined else ()
+    try:
+        outlined = one.row.annotation_path
+        lesions = read_annotations(outlined) if outlined else ()
+    except AnnotationError:  # slides.csv says so
+        lesions = ()
     with open_slide(one.row.path, one.row.mpp) as slide:
+        size_px, mpp = grid.size_px, grid.mpp
+        if config.precomputed:
+            size_px, mpp = elsewhere(features.attrs, slide)
         scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
         heatmap(
             slide.overview(slide.mpp * scale),
             one.attention,
-            yx,
-            grid.size_px * grid.mpp / slide.mpp,
+            features.yx,
+            size_px * mpp / slide.mpp,
             scale,
             paths[0],
             title=f"{one.row.slide_id}: {one.row.label}, called {called}",
@@ -133,16 +155,28 @@ def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
             lesions=[polygon.vertices for polygon in lesions],
         )
         best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
-        corners = yx[best] * slide.mpp / grid.mpp
-        tiles = [slide.read(at, grid.size_px, grid.mpp) for at in corners]
+        corners = features.yx[best] * slide.mpp / mpp
+        tiles = [slide.read(at, size_px, mpp) for at in corners]
     top_tiles(
         np.stack(tiles),
         one.attention[best],
         paths[1],
         title=one.row.slide_id,
-        mpp=grid.mpp,
+        mpp=mpp,
     )
     return paths
+
+
+def elsewhere(attrs: dict, slide) -> tuple[int, float]:
+    """(side in px, um/px) of the tiles of TRIDENT's and CLAM's feature files."""
+    try:
+        side = float(attrs["patch_size_level0"])
+        size_px = int(attrs.get("patch_size", side))
+    except (KeyError, TypeError, ValueError):
+        raise SlideError(
+            f"{slide.slide_id}: its features do not tell how large their tiles are"
+        ) from None
+    return size_px, side * slide.mpp / size_px
 
 
 def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
@@ -208,7 +242,7 @@ def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
 def limits(config: Experiment) -> tuple[str, ...]:
     """What a reader of this run must know besides."""
     said = []
-    if not config.encoder.weights:
+    if not config.encoder.weights and not config.precomputed:
         said.append(
             "The encoder is random: its features know colour and texture, not tissue. "
             "Weights trained on histology (--config.encoder.weights) do better."

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from experiments.experiment import Experiment, RunError
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
-from wsi_jax.data.features import read_features
 from wsi_jax.data.parallel import prefetch_to_device
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
@@ -118,7 +117,7 @@ def train(
         classes=cohort.classes,
         tiling=config.tiling(),
         method=config.method,
-        encoder=config.encoder.provenance(),
+        encoder="" if config.precomputed else config.encoder.provenance(),
         threshold=threshold,
         dim=training.d,
     )
@@ -225,11 +224,6 @@ def class_weights(labels: np.ndarray, c: int) -> np.ndarray:
     """Each slide's weight, so that classes weigh alike and the mean is 1."""
     count = np.bincount(labels, minlength=c)
     return (len(labels) / (c * count[labels])).astype(np.float32)
-
-
-def coordinates(one: Predicted) -> np.ndarray:
-    """Corners of a slide's tiles [n 2], (y, x) in level-0 pixels."""
-    return read_features(one.path).yx
 
 
 class Feed:

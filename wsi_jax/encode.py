@@ -25,13 +25,36 @@ class Encoded(NamedTuple):
         index: of the slide among the sources.
         x: [n d] float32, of the tiles that could be read.
         kept: [n] which tiles those are.
-        reason: of the first tile that could not be read, or "".
+        lost: tiles that could not be read.
+        reason: of the first of them, or "".
     """
 
     index: int
     x: np.ndarray
     kept: np.ndarray
+    lost: int
     reason: str
+
+    def note(self) -> str:
+        """What is missing from the slide, or ""."""
+        return unreadable(self.lost, self.lost + len(self.kept), self.reason)
+
+    def refusal(self, share: float) -> str:
+        """Why the slide cannot be used when more than `share` is missing, or ""."""
+        n = self.lost + len(self.kept)
+        if not len(self.kept):
+            return self.reason
+        if self.lost <= share * n:
+            return ""
+        return (
+            f"{self.note()}; more than --config.reading.max_unreadable={share:g}: copy "
+            "the slide again, or raise it"
+        )
+
+
+def unreadable(lost: int, n: int, reason: str) -> str:
+    """A note on the tiles that a slide has lost, "" where it has none."""
+    return f"{lost} of {n} tiles unreadable: {reason}" if lost else ""
 
 
 def encode(
@@ -134,5 +157,7 @@ class _Gather:
             x = [p[0] for p in parts] or [np.zeros((0, 0), np.float32)]
             kept = [p[1] for p in parts] or [np.zeros(0, np.int32)]
             reason = self.counts.reasons.get(self.next, "")
-            yield Encoded(self.next, np.concatenate(x), np.concatenate(kept), reason)
+            kept = np.concatenate(kept)
+            lost = self.wanted[self.next] - len(kept)
+            yield Encoded(self.next, np.concatenate(x), kept, lost, reason)
             self.next += 1

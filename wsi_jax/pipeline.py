@@ -1,5 +1,6 @@
 """From slide files to feature files: tissue, tiles, encoder."""
 
+import collections
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -11,11 +12,12 @@ from wsi_jax.data.features import (
     Origin,
     feature_shape,
     is_whole,
+    lost_tiles,
     write_features,
 )
 from wsi_jax.data.space import check_space
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
-from wsi_jax.encode import encode
+from wsi_jax.encode import encode, unreadable
 from wsi_jax.evals.cost import Meter
 from wsi_jax.report.contact import contact_sheet
 from wsi_jax.slides.grid import level0
@@ -33,6 +35,7 @@ def extract(
     reading: Reading,
     meter: Meter,
     progress: Callable,
+    check: Callable[[list[dict]], None] = lambda slides: None,
     sheet: pathlib.Path | None = None,
 ) -> list[dict]:
     """Writes the features of slides that have none yet; a bad slide stops nothing.
@@ -46,6 +49,8 @@ def extract(
         reading: threads and buffers.
         meter: is charged with all of it.
         progress: (what, total) -> a context that gives `advance(n, note)`.
+        check: called before the first tile is encoded, with what is returned in the
+            end as far as it is known by then; may raise.
         sheet: where to draw what was taken as tissue, before the encoding; or None.
 
     Returns:
@@ -64,9 +69,12 @@ def extract(
     usable = [s for s in found if not s.reason]
     todo = [s for s in usable if not is_whole(path_of(s.row), s.fingerprint(settings))]
     status = {s.row.slide_id: {"status": "refused", "reason": s.reason} for s in found}
-    for s in usable:
-        status[s.row.slide_id] = {"status": "encoded", "reason": ""}
     damaged = {s.row.slide_id: _damage(path_of(s.row)) for s in todo}
+    for s in usable:
+        name = s.row.slide_id
+        lost = "" if name in damaged else _lost(path_of(s.row), len(s.yx))
+        status[name] = {"status": "encoded", "reason": _joined(s.note, lost)}
+    check(_lines(found, status))
     if todo:
         check_space(folder, sum(len(s.yx) for s in todo), tiling.encoder.make().dim)
         counts = TileCounts()
@@ -86,18 +94,60 @@ def extract(
             for one in encoded:
                 slide = todo[one.index]
                 name, expect = slide.row.slide_id, slide.fingerprint(settings)
-                note = _write(path_of(slide.row), slide, one, tiling, expect)
-                notes = damaged[name], note["reason"]
-                note["reason"] = "; ".join(filter(None, notes))
-                status[name] = note
-                if note["status"] == "refused":
-                    why[name] = note["reason"]
+                refusal = one.refusal(reading.max_unreadable)
+                if refusal:
+                    why[name] = _joined(damaged[name], refusal)
+                    status[name] = {"status": "refused", "reason": why[name]}
+                else:
+                    _write(path_of(slide.row), slide, one, tiling, expect)
+                    reason = _joined(slide.note, damaged[name], one.note())
+                    status[name]["reason"] = reason
                 advance(len(slide.yx), _busy(meter, counts))
         meter.add(
             slides=len(todo), tiles=counts.tiles, bytes_decoded=counts.decoded_bytes
         )
     if sheet and any(why[s.row.slide_id] for s in usable):
         contact_sheet([s.contact(why[s.row.slide_id]) for s in found], sheet)
+    return _lines(found, status)
+
+
+def adopt(rows: Sequence[Row], folder: pathlib.Path) -> list[dict]:
+    """What becomes of slides whose features were made elsewhere; as `extract`.
+
+    Features of another length than most slides' are refused.
+    """
+    shapes, reasons = {}, {}
+    for row in rows:
+        name = row.slide_id
+        try:
+            shapes[name] = feature_shape(folder / f"{name}.h5")
+            reasons[name] = "" if shapes[name][0] else f"{name}: a bag without tiles"
+        except FeatureError as error:
+            reasons[name] = f"{name}: {error}"
+    usual = collections.Counter(d for _, d in shapes.values()).most_common(1)
+    for name, (_, d) in shapes.items():
+        if d != usual[0][0]:
+            reasons[name] = (
+                f"{name}: features of {d} numbers, {usual[0][0]} elsewhere; extract "
+                "all slides with one encoder"
+            )
+    return [
+        {
+            "slide_id": row.slide_id,
+            "path": row.path,
+            "label": row.label,
+            "patient_id": row.patient_id,
+            "site": row.site,
+            "tiles": shapes.get(row.slide_id, (0, 0))[0],
+            "status": "refused" if reasons[row.slide_id] else "precomputed",
+            "reason": reasons[row.slide_id],
+        }
+        for row in rows
+    ]
+
+
+def _lines(found, status) -> list[dict]:
+    """A line of slides.csv for each slide."""
     return [
         {
             "slide_id": s.row.slide_id,
@@ -127,11 +177,18 @@ def _damage(path) -> str:
     return ""
 
 
-def _write(path, slide, encoded, tiling, expect) -> dict[str, str]:
-    """Writes one slide's features, unless too few of its tiles could be read."""
-    lost = len(slide.yx) - len(encoded.kept)
-    if not len(encoded.kept):
-        return {"status": "refused", "reason": encoded.reason}
+def _lost(path, n) -> str:
+    """A note on the tiles that could not be read when a slide was encoded."""
+    lost, reason = lost_tiles(path)
+    return unreadable(lost, n, reason)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _write(path, slide, encoded, tiling, expect) -> None:
+    """Writes one slide's features."""
     origin = Origin(
         slide_id=slide.row.slide_id,
         shape=slide.shape,
@@ -141,12 +198,11 @@ def _write(path, slide, encoded, tiling, expect) -> dict[str, str]:
         overlap_px=tiling.grid.overlap_px,
         encoder=tiling.encoder.depth.name,
         config_hash=expect,
-        bad_tiles=lost,
+        bad_tiles=encoded.lost,
+        bad_reason=encoded.reason,
     )
     yx = level0(slide.yx[encoded.kept], tiling.grid.mpp, slide.mpp)
     write_features(path, encoded.x, yx, origin)
-    note = f"{lost} of {len(slide.yx)} tiles unreadable: {encoded.reason}"
-    return {"status": "encoded", "reason": note if lost else ""}
 
 
 def _busy(meter: Meter, counts: TileCounts) -> str:

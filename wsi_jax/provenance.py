@@ -46,10 +46,17 @@ def machine() -> dict:
         "platform": device.platform,
         "devices": jax.device_count(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(pages / 2**30, 1),
         "system": platform.platform(terse=True),
     }
+
+
+def cores() -> int:
+    """Those this process may use; all there are where the system does not tell."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -37,7 +37,8 @@ class Card:
         classes: of the verdict.
         tiling: of the slides, with their encoder.
         method: that was trained.
-        encoder: its provenance; weights that have changed since are refused.
+        encoder: its provenance; weights that have changed since are refused. "" where
+            the features were made elsewhere.
         threshold: on the second class's probability, chosen on validation; None where
             the likeliest class wins.
         dim: features of a tile.
@@ -64,6 +65,7 @@ class Verdict(NamedTuple):
         path: of the slide.
         mpp: of level 0.
         cost: tiles, bytes, seconds.
+        note: what of the slide could not be read, or "".
     """
 
     slide_id: str
@@ -75,9 +77,19 @@ class Verdict(NamedTuple):
     path: str
     mpp: float
     cost: dict
+    note: str = ""
 
     def heatmap(self, path: str | os.PathLike, mpp: float = 8.0) -> None:
-        """Writes the attention over the slide's overview at `mpp` as a PNG."""
+        """Writes the attention over the slide's overview at `mpp` as a PNG.
+
+        Args:
+            path: of the PNG.
+            mpp: of the overview; of a coarser slide, the slide's own.
+
+        Raises:
+            SlideError: the overview cannot be read.
+        """
+        mpp = max(mpp, self.mpp)
         with open_slide(self.path, self.mpp) as slide:
             overview = slide.overview(mpp)
         share = self.probabilities[self.label]
@@ -116,6 +128,11 @@ def load(run: str | os.PathLike) -> "Predictor":
             f"{folder} has no trained model ({CARD}){hint or '; let its run end first'}"
         )
     card = from_plain(json.loads((folder / CARD).read_text()))
+    if not card.encoder:
+        raise ValueError(
+            f"{folder} was trained on precomputed features, and no encoder of theirs "
+            "is known here: it judges slides in a run with --config.precomputed only"
+        )
     now = card.tiling.encoder.provenance()
     if now != card.encoder:
         raise ValueError(
@@ -166,9 +183,11 @@ class Predictor:
             mask: of the tissue, for a run whose tissue.source is MASK.
 
         Raises:
-            SlideError: the slide cannot be read at the run's mpp, or has no tissue.
+            SlideError: the slide cannot be read at the run's mpp, has no tissue, or has
+                lost more than `reading.max_unreadable` of its tiles.
         """
         tiling, meter, counts = self.card.tiling, Meter(), TileCounts()
+        reading = reading or Reading()
         name = known_stem(path)
         row = Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
         found = survey(row, tiling)
@@ -181,12 +200,12 @@ class Predictor:
             params=self._encoder,
             mesh=self._mesh,
             batch=batch,
-            reading=reading or Reading(),
+            reading=reading,
             meter=meter,
             counts=counts,
         )
-        if not len(encoded.kept):
-            raise SlideError(encoded.reason)
+        if refusal := encoded.refusal(reading.max_unreadable):
+            raise SlideError(refusal)
         meter.add(slides=1, tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
         # As on disk in training: float16, padded to a bucket.
         x = encoded.x.astype(np.float16)
@@ -206,6 +225,7 @@ class Predictor:
             path=row.path,
             mpp=found.mpp,
             cost=meter.as_dict(),
+            note=encoded.note(),
         )
 
 

@@ -14,8 +14,9 @@ from wsi_jax.data.features import config_hash
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.report.contact import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
+from wsi_jax.slides.content import content_id
 from wsi_jax.slides.grid import Grid, tile_grid
-from wsi_jax.slides.regions import read_mask
+from wsi_jax.slides.regions import read_annotations, read_mask
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.tissue import Source, Tissue, tissue_mask
 
@@ -57,6 +58,8 @@ class Surveyed(NamedTuple):
         tissue_mm2: area of tissue.
         reason: why the slide is refused, or "".
         picture: of the slide and its tissue, small; None where it cannot be read.
+        content: of its file: features of another file of this name are not its own.
+        note: what else is wrong; the slide is used all the same.
     """
 
     row: Row
@@ -67,11 +70,13 @@ class Surveyed(NamedTuple):
     tissue_mm2: float = 0.0
     reason: str = ""
     picture: Picture | None = None
+    content: str = ""
+    note: str = ""
 
     def fingerprint(self, settings: str) -> str:
-        """Of the slide's features: of `settings`, its mpp and its tiles."""
+        """Of the slide's features: of `settings`, its file, its mpp and its tiles."""
         tiles = hashlib.sha256(self.yx.tobytes()).hexdigest()
-        return config_hash(settings, self.mpp, tiles)
+        return config_hash(settings, self.content, self.mpp, tiles)
 
     def contact(self, reason: str) -> Contact:
         """The slide on a contact sheet; `reason` is why it is refused, or ""."""
@@ -97,7 +102,8 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
             )
             overview = slide.overview(tissue.mpp)
             mask = _tissue(row, slide, overview, tissue)
-    except (SlideError, AnnotationError) as error:
+        content = content_id(row.path)
+    except (SlideError, AnnotationError, OSError) as error:
         return nothing._replace(reason=_naming(row, str(error)))
     yx = tile_grid(slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid)
     area = float(mask.sum()) * (tissue.mpp / 1000) ** 2
@@ -111,8 +117,18 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         )
     return Surveyed(
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
-        shrink(overview, mask),
+        shrink(overview, mask), content, _lesions(row),
     )  # fmt: skip
+
+
+def _lesions(row) -> str:
+    """What is wrong with the slide's outlined lesions, which only the report shows."""
+    try:
+        if row.annotation_path:
+            read_annotations(row.annotation_path)
+    except AnnotationError as error:
+        return _naming(row, str(error))
+    return ""
 
 
 def _tissue(row, slide, overview, tissue) -> np.ndarray:

@@ -65,6 +65,22 @@ def test_a_reference_with_a_header_and_training_slides(tmp_path):
         read_reference(path)
 
 
+@pytest.mark.parametrize(
+    "line", ["test_001,Colon_aca,practice,Macro", "test_001;Tumor", "test_001", "x,1,2"]
+)
+def test_no_line_of_a_reference_is_taken_for_a_header(tmp_path, line):
+    """Neither the first, which would cost a test slide, nor a later one."""
+    path = tmp_path / "reference.csv"
+    first = "test_000,Normal" if line.startswith("x") else line
+    path.write_text(f"{first}\n{line}\ntest_002,Normal\n")
+    number = 2 if line.startswith("x") else 1
+    with pytest.raises(CohortError, match=f"line {number}: '{line}'; write test_001"):
+        read_reference(path)
+    path.write_text("slide,label\ntest_002,Normal\nslide_3,Tumor\n")
+    with pytest.raises(CohortError, match="line 3: 'slide_3,Tumor'"):
+        read_reference(path)
+
+
 def test_the_official_layout(official, shared):
     metadata = shared / "data/camelyon16/metadata.csv"
     cohort = read_camelyon16(official, val=0.2, seed=0, metadata=metadata)
@@ -113,7 +129,8 @@ def test_missing_slides_are_named_or_left_out(official):
     (official / "testing/images/test_007.tif").unlink()
     touch(official / "training/normal/normal_086.tif")
     with pytest.raises(
-        CohortError, match=r"2 of 399 .* test_007, tumor_005; copy them"
+        CohortError,
+        match=r"2 of 399 .* test_007, tumor_005; copy .*--config\.data\.complete=F",
     ):
         read_camelyon16(official, val=0.2, seed=0)
     rows = by_id(read_camelyon16(official, val=0.2, seed=0, complete=False))

@@ -83,6 +83,10 @@ def test_a_split_keeps_its_order_and_all_classes(tmp_path):
             "line 4: slide_id '1' is already on line 2",
         ),
         ("path,label\na/1.svs,a\nb/1.tif,b\n", "line 3: slide_id '1' is already"),
+        (
+            "slide_id,label\ns1,a\nS1,b\n",
+            "line 3: slide_id 'S1' is already on line 2, but for its case: 's1'",
+        ),
         ("slide_id,label\n1,a\n2,\n", "line 3: slide '2' has no label"),
         ("slide_id,label,split\n1,a,valid\n", "line 2: split 'valid'; use train, val"),
         ("slide_id,label,mpp\n1,a,40x\n", "line 2: mpp '40x' is not micrometres"),

@@ -59,7 +59,7 @@ def test_the_file_is_the_ecosystems(tmp_path):
         attrs = dict(coords.attrs)
     trident = "patch_size patch_size_level0 level0_magnification target_magnification "
     trident += "overlap name savetodir level0_width level0_height"
-    ours = "mpp target_mpp wsi_jax_version config_hash bad_coords"
+    ours = "mpp target_mpp wsi_jax_version config_hash bad_coords bad_reason"
     assert set(attrs) == {*trident.split(), *ours.split()}
     assert attrs["patch_size"] == 256
     assert attrs["patch_size_level0"] == 512
@@ -136,6 +136,42 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
         with pytest.raises(FeatureError, match=message):
             read_features(path)
         assert not is_whole(path, "")
+
+
+def damage(path, at):
+    data = bytearray(path.read_bytes())
+    data[at : at + 4] = b"\xff" * 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("where", ["SNOD", "features", "coords"])
+def test_a_damaged_file_is_no_error_of_h5pys(tmp_path, where):
+    """Of the right length: h5py raises RuntimeError or KeyError, by the byte."""
+    path = tmp_path / "s.h5"
+    write_features(path, *bag(), ORIGIN)
+    with h5py.File(path) as f:
+        at = path.read_bytes().find(b"SNOD")
+        if where in f:
+            at = h5py.h5o.get_info(f[where].id).addr
+    damage(path, at)
+    with pytest.raises((RuntimeError, KeyError)), h5py.File(path) as f:
+        [f[name] for name in ("features", "coords") if name in f]
+    for read in (read_features, feature_shape):
+        with pytest.raises(FeatureError, match=r"s\.h5: truncated .*; delete it and"):
+            read(path)
+    assert not is_whole(path, ORIGIN.config_hash)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(np.dtype("f4"), "features is no dataset"), ([[b"a"], [b"b"]], "delete it and")],
+)
+def test_features_that_are_no_numbers(tmp_path, features, message):
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as f:
+        f["features"], f["coords"] = features, np.zeros((2, 2), int)
+    with pytest.raises(FeatureError, match=message):
+        read_features(path)
 
 
 class Colour(enum.Enum):

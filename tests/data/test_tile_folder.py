@@ -127,6 +127,25 @@ def test_an_index_that_cannot_serve_is_refused(folder, change, message):
         index_tiles(folder, **HOW)
 
 
+@pytest.mark.parametrize(
+    ("lose", "change", "message"),
+    [
+        ("test", {}, r"'test' is empty: .* falls to test; add tiles of other clusters"),
+        (
+            "encoder",
+            {},
+            r"'train' is empty: .* encoder; .* --config\.part=train_and_enc",
+        ),
+        ("", {"val": 0.0}, r"'val' is empty: --config\.val=0 leaves .*; raise it"),
+        ("", {"val": 1.0}, r"'train' is empty: --config\.val=1 leaves .*; lower it"),
+    ],
+)
+def test_an_empty_split_is_named_with_its_mend(folder, lose, change, message):
+    rewrite(folder, lambda row: row if split_of(row[2]) != lose else None)
+    with pytest.raises(CohortError, match=rf"index\.csv: split {message}"):
+        load(folder, **change)
+
+
 def test_an_index_or_a_column_that_is_missing_is_named(folder, tmp_path):
     write_index(folder, [("a.png", "tumor")], ("file", "class"))
     with pytest.raises(CohortError, match=r"index\.csv: no column 'cluster'"):

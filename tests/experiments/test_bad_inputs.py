@@ -22,8 +22,15 @@ from PIL import Image
 from experiments import cohort as experiment
 from experiments import commandline
 from experiments.experiment import RunError
-from wsi_jax.data.features import Origin, is_whole, read_features, write_features
+from wsi_jax.data.features import (
+    Origin,
+    is_whole,
+    lost_tiles,
+    read_features,
+    write_features,
+)
 from wsi_jax.data.space import check_space
+from wsi_jax.encode import Encoded
 from wsi_jax.slides.tissue import Source
 from wsi_jax.train.log import read_metrics
 
@@ -239,16 +246,15 @@ def test_a_feature_file_cut_short_is_made_anew(
 
 @pytest.fixture
 def extracted(tiny, edited, tmp_path):
-    """Surveys and encodes an edited cohort and stops there; its slides.csv."""
+    """Runs an edited cohort, learning next to nothing; its slides.csv."""
 
     def run(config, change):
         lose = lambda row: (
             row | {"path": "gone"} if row["slide_id"] == "test_006" else row
         )
         config.data.manifest = str(edited(lambda row: change(lose(row))))
-        config.max_refused = 0.0
-        with pytest.raises(RunError, match=r"--config\.max_refused=0;"):
-            experiment.run(config, tmp_path / "run")
+        config.train.steps, config.heatmaps = 1, 0
+        experiment.run(config, tmp_path / "run")
         return {s["slide_id"]: s for s in table(tmp_path / "run" / "slides.csv")}
 
     return run
@@ -266,6 +272,88 @@ def test_a_mended_mpp_makes_a_slides_features_anew(went_on, extracted, tiny, tmp
     assert [n for n in after if after[n] != before[n]] == ["tumor_001"]
     with h5py.File(folder / "tumor_001.h5") as file:
         assert file["coords"].attrs["mpp"] == 0.6
+
+
+def test_another_file_of_the_same_name_is_encoded_anew(extracted, tiny, tmp_path):
+    """Two cohorts may share a folder of features, and a slide may be copied again."""
+    config = tiny()
+    config.features = str(tmp_path / "features")
+    rows = {row["slide_id"]: row for row in table(config.data.manifest)}
+    other = pathlib.Path(config.data.manifest).parent / rows["tumor_002"]["path"]
+    extracted(config, lambda row: row)
+    (folder,) = pathlib.Path(config.features).glob("*/*")
+    before = {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.h5")}
+    swap = lambda row: (
+        row | {"path": str(other)} if row["slide_id"] == "tumor_001" else row
+    )
+    shutil.rmtree(tmp_path / "run")
+    extracted(config, swap)
+    after = {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.h5")}
+    assert [n for n in after if after[n] != before[n]] == ["tumor_001"]
+
+
+def test_lost_tiles_are_told_again_when_features_are_used_again(tmp_path):
+    origin = Origin(
+        slide_id="s", shape=(64, 64), mpp=1.0, target_mpp=1.0, size_px=32,
+        overlap_px=0, encoder="e", config_hash="h", bad_tiles=2, bad_reason="torn",
+    )  # fmt: skip
+    nothing = np.zeros((2, 3)), np.zeros((2, 2), int)
+    write_features(tmp_path / "s.h5", *nothing, origin)
+    assert lost_tiles(tmp_path / "s.h5") == (2, "torn")
+
+
+@pytest.mark.parametrize(("lost", "refused"), [(1, False), (2, True), (9, True)])
+def test_a_slide_that_has_lost_too_much_is_refused(lost, refused):
+    kept = np.arange(9 - lost)
+    said = Encoded(0, np.zeros((9 - lost, 1)), kept, lost, "torn").refusal(0.2)
+    assert bool(said) == refused
+    if refused:
+        assert "torn" in said
+
+
+def test_outlines_that_are_damaged_are_noted_and_the_run_ends(
+    extracted, tiny, tmp_path, capsys
+):
+    config = tiny()
+    torn = tmp_path / "torn.xml"
+    torn.write_text("<ASAP_Annotations><Anno")
+    damage = lambda row: (
+        row | {"annotation_path": str(torn)} if row["slide_id"] == "test_001" else row
+    )
+    found = extracted(config, damage)["test_001"]
+    assert found["status"] == "encoded"
+    assert "torn.xml" in found["reason"]
+    assert "note: test_001: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"label": "normal"}, "label 'tumor' is now 'normal'"),
+        ({"mpp": "0.6"}, "mpp 0.[58] is now 0.6"),
+        ({"split": "train"}, "split 'test' is now 'train'"),
+    ],
+)
+def test_a_manifest_that_has_changed_is_another_run(
+    finished, tiny, edited, change, told
+):
+    """Neither the old report nor a training that has seen what now tests."""
+    config = tiny()
+    config.features = ""
+    tumor = next(
+        row["slide_id"]
+        for row in table(config.data.manifest)
+        if row["label"] == "tumor" and row["split"] == "test"
+    )
+    kept = config.data.manifest
+    config.data.manifest = str(
+        edited(lambda row: row | change if row["slide_id"] == tumor else row)
+    )
+    cohort, before = config.data.cohort(), finished / experiment.MANIFEST
+    with pytest.raises(RunError, match=f"slide '{tumor}': {told}"):
+        experiment.check_unchanged(before, cohort)
+    config.data.manifest = kept
+    experiment.check_unchanged(before, config.data.cohort())
 
 
 def test_masks_are_used_only_if_asked_for(extracted, tiny, tmp_path):

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import cohort as experiment
 from experiments.experiment import Manifest, RunError
@@ -81,14 +82,18 @@ def test_classes_come_in_the_order_asked_for(bad):
     assert metrics["test.specificity"] == pytest.approx(1 - called[~normal].mean())
 
 
-def test_too_many_bad_slides_stop_the_run_before_training(bad, tmp_path, capsys):
+def test_too_many_bad_slides_stop_the_run_before_the_first_tile(bad, tmp_path):
     _, config = bad
-    config = dataclasses.replace(config, max_refused=0.05)
-    with pytest.raises(RunError, match=r"2 of 20 .*--config\.max_refused=0\.05"):
+    config = dataclasses.replace(config, max_refused=0.05, features="")
+    with pytest.raises(
+        RunError, match=r"2 of 20 .*--config\.max_refused=0\.05"
+    ) as caught:
         experiment.run(config, tmp_path / "run")
-    assert capsys.readouterr().err.count("refused: ") == 2
-    assert (tmp_path / "run" / "slides.csv").is_file()
-    assert not (tmp_path / "run" / "train").exists()
+    lines = table(tmp_path / "run" / "slides.csv")
+    refused = [s["reason"] for s in lines if s["status"] == "refused"]
+    assert [f"  - {r}" for r in refused] == str(caught.value).splitlines()[1:]
+    assert len(refused) == 2
+    assert not list((tmp_path / "run").rglob("*.h5"))
 
 
 def test_a_class_whose_every_slide_of_a_split_is_refused_stops_it(
@@ -210,9 +215,31 @@ def test_numbers_may_be_classes(short, edited):
     assert short.data.cohort().classes == ("1", "0")
 
 
-def test_the_mpp_of_the_config_fills_what_the_manifest_leaves_open(short, edited):
+def test_folds_call_each_slide_at_a_threshold_chosen_without_it(
+    short, edited, tmp_path
+):
+    """Each fold's own, which its validation chose; one half for all once shifted."""
+    free = lambda row: row | {"split": "", "fold": "", "cluster": ""}
+    short.data = Manifest(manifest=str(edited(free)), folds=3)
+    short.train.steps = 2
+    experiment.run(short, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test.threshold"] == 0.5
+    assert metrics["test.n"] == 20
+    for line in table(tmp_path / "run" / "predictions.csv"):
+        assert (float(line["p_tumor"]) >= 0.5) == (line["prediction"] == "tumor")
+
+
+def test_the_mpp_of_the_config_fills_what_manifest_and_file_leave_open(
+    short, edited, tmp_path
+):
     blank = lambda row: row | {"mpp": "" if row["split"] == "test" else row["mpp"]}
     short.data = Manifest(manifest=str(edited(blank)), mpp=0.3)
     rows = short.data.cohort().rows
-    assert {row.mpp for row in rows if row.split == "test"} == {0.3}
+    assert {row.mpp for row in rows if row.split == "test"} == {None}  # the files say
     assert {row.mpp for row in rows if row.split != "test"} == {0.5, 0.8}
+    image = tmp_path / "untold.png"
+    Image.new("RGB", (64, 64)).save(image)
+    untold = lambda row: row | {"mpp": "", "path": str(image)}
+    short.data = Manifest(manifest=str(edited(untold)), mpp=0.3)
+    assert {row.mpp for row in short.data.cohort().rows} == {0.3}

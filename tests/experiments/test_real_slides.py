@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import wsi_jax
 from experiments import predict
@@ -85,7 +86,7 @@ def test_an_overview_is_refused_at_a_cells_mpp_and_named(folder, mpp):
 
 
 def test_an_overview_is_predicted_at_its_own_mpp(finished, folder, tmp_path):
-    """By a run whose grid has that mpp."""
+    """By a run whose grid has that mpp, picture and all."""
     run = tmp_path / "coarse"
     shutil.copytree(finished, run, ignore=shutil.ignore_patterns("*.h5"))
     card = json.loads((run / "model.json").read_text())
@@ -94,6 +95,9 @@ def test_an_overview_is_predicted_at_its_own_mpp(finished, folder, tmp_path):
     verdict = wsi_jax.load(run).predict(folder / COARSE)
     sound(verdict, len(verdict.yx))
     assert verdict.tile_px == pytest.approx(32, abs=0.01)
+    verdict.heatmap(tmp_path / "coarse.png")  # at 8 um/px, but for such a slide
+    with Image.open(tmp_path / "coarse.png") as image:
+        image.verify()
 
 
 def test_two_files_of_one_slide_have_tiles_of_one_size(folder):
@@ -143,3 +147,17 @@ def test_a_broken_file_is_recorded_and_the_others_go_on(
         assert name in lines[name]["reason"]
         assert reason in lines[name]["reason"]
     assert capsys.readouterr().err.count("refused: ") == 3
+    written = (tmp_path / "out" / "CMU-1-Small-Region.pyramid.png").stat().st_mtime_ns
+    predict.main()  # again: what has a verdict keeps it
+    assert capsys.readouterr().err.count("refused: ") == 3
+    picture = tmp_path / "out" / "CMU-1-Small-Region.pyramid.png"
+    assert picture.stat().st_mtime_ns == written
+
+
+def test_slides_of_one_name_are_not_predicted_into_one_line(
+    finished, tmp_path, monkeypatch
+):
+    words = ["predict", "--run", str(finished), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*words, "a/slide.svs", "b/Slide.tif"])
+    with pytest.raises(SystemExit, match=r"a/slide\.svs, b/Slide\.tif"):
+        predict.main()

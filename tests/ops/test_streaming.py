@@ -11,9 +11,10 @@ import pytest
 from wsi_jax.nets.convnext import ConvNeXt
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.resnet import ResNet
-from wsi_jax.ops.maps import DENSE
-from wsi_jax.ops.passage import StreamError
-from wsi_jax.ops.streaming import plan, stream
+from wsi_jax.ops.halo import halo
+from wsi_jax.ops.maps import DENSE, Ops
+from wsi_jax.ops.passage import StreamError, Tissue
+from wsi_jax.ops.streaming import masked, plan, stream
 
 resnet = functools.partial(ResNet, norm=NormKind.frozen, width=4)
 TINY = functools.partial(resnet, blocks=(1, 1), bottleneck=False)
@@ -80,6 +81,20 @@ def test_streamed_is_dense(x64, made, make, size, tile):
     assert_same(ours, dense)
 
 
+@pytest.mark.parametrize(
+    ("make", "size", "tile"),
+    [(TINY, (75, 61), (80, 96)), (NEXT, (24, 150), (144, 152))],
+)
+def test_overlapping_tiles_are_dense_too(x64, make, size, tile):
+    net, params = trunk(make)
+    x = image(*size)
+    dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
+    ours = value_and_gradients(lambda p, x: halo(net, p, x, tile), params, x)
+    assert_same(ours, dense)
+    with pytest.raises(StreamError, match=r"\(16, 16\) px is all halo; [0-9]+ px"):
+        halo(net, params, x, (16, 16))
+
+
 def test_wanted_cells_are_exact_though_other_tiles_are_left_out(x64):
     net, params = trunk(TINY)
     x, tile = image(120, 112), (16, 16)
@@ -94,6 +109,57 @@ def test_wanted_cells_are_exact_though_other_tiles_are_left_out(x64):
     )
     dense = of(lambda p, x: net(p, x, DENSE))
     assert_same(of(lambda p, x: stream(net, p, x, tile, wanted)), dense)
+
+
+@pytest.mark.parametrize(("make", "tile"), [(TINY, (16, 32)), (NEXT, 16)])
+def test_masked_is_a_function_of_its_own_streamed_or_not(x64, make, tile):
+    """Beyond tissue every window finds zeros; what lies there is never looked at."""
+    net, params = pooled(make)
+    size, cell_px = (115, 101), 16
+    x = image(*size)
+    mask = np.zeros((8, 7), bool)
+    mask[1, 2] = mask[5:7, 6] = True
+    tissue = Tissue(jnp.asarray(mask), cell_px)
+    plans = plan(net, params, x, tile)
+    count = np.asarray(plans.touched(tissue, size)).sum()
+    assert 0 < count < np.prod(plans.tiles(size))
+    stride = plans.field.stride
+    at = [np.arange(n) * stride // cell_px for n in plans.cells(size)]
+    weight = mask[at[0]][:, at[1]][None, :, :, None]
+    of = lambda forward: value_and_gradients(
+        lambda p, x: forward(p, x) * weight, params, x
+    )
+    theirs = of(lambda p, x: net(p, (x, 1), only_on(mask, cell_px))[0])
+    assert_same(of(lambda p, x: masked(net, p, x, tissue)), theirs)
+    assert_same(of(lambda p, x: stream(net, p, x, tile, tissue=tissue)), theirs)
+    beyond = ~np.kron(mask, np.ones((cell_px, cell_px), bool))[: size[0], : size[1]]
+    other = jnp.where(beyond[None, ..., None], 255 - x, x)
+    again = masked(net, params, other, tissue)
+    np.testing.assert_array_equal(
+        again * weight, masked(net, params, x, tissue) * weight
+    )
+
+
+def only_on(mask, cell_px):
+    """The operations on (map, its stride), every window behind the mask."""
+
+    def zeroed(x, stride):
+        at = [np.arange(n) * stride // cell_px for n in x.shape[1:3]]
+        return jnp.where(mask[at[0]][:, at[1]][None, :, :, None], x, 0)
+
+    def windowed(op):
+        return lambda m, size, s, *how, **more: (
+            op(zeroed(*m), size, s, *how, **more),
+            m[1] * s,
+        )
+
+    return Ops(
+        conv=windowed(DENSE.conv),
+        max_pool=windowed(DENSE.max_pool),
+        add=lambda a, b: (a[0] + b[0], a[1]),
+        each=lambda f, m: (f(m[0]), m[1]),
+        whole=None,
+    )
 
 
 def test_no_tile_more_is_needed_than_a_wanted_cell_sees_or_waits_for(x64):

@@ -39,6 +39,7 @@ _PARTLY = (10, 15, 18, 20, 25, 29, 33, 34, 44, 46)
 _PARTLY += (51, 54, 55, 56, 67, 79, 85, 92, 95, 110)
 PARTLY_ANNOTATED = frozenset({"test_114", *(f"tumor_{i:03}" for i in _PARTLY)})
 
+_NAMES = ("test_", *(f"{name}_" for name in CLASSES))
 CENTRES = {0.0: "RUMC", 1.0: "UMCU"}
 
 
@@ -137,12 +138,13 @@ def read_reference(path: str | os.PathLike) -> dict[str, Reference]:
     reference = {}
     for number, cells in enumerate(lines, start=1):
         label = cells[1].casefold() if len(cells) > 1 else ""
-        if number == 1 and label not in CLASSES:
+        is_slide = cells[0].casefold().startswith(_NAMES)
+        if number == 1 and not is_slide and label not in CLASSES:
             continue  # the column names
-        if label not in CLASSES:
+        if not is_slide or label not in CLASSES:
             raise CohortError(
                 f"{path}, line {number}: {','.join(cells)!r}; "
-                "write slide,Tumor or slide,Normal"
+                "write test_001,Tumor or test_001,Normal"
             )
         slide_id = cells[0].removesuffix(".tif")
         if slide_id in reference:
@@ -176,7 +178,8 @@ def _check_complete(folder, found, expected, complete):
     if missing and complete:
         raise CohortError(
             f"{folder}: {len(missing)} of {len(expected)} slides are missing: "
-            f"{_list(missing)}; copy them, or pass complete=False to go on without"
+            f"{_list(missing)}; copy them, or leave them out with "
+            "--config.data.complete=False"
         )
     if missing:
         logging.warning("%s: missing, left out: %s", folder, _list(missing))

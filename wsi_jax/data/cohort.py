@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from wsi_jax.data.table import CohortError, read_table
 from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.table import CohortError, read_table
 
 SPLITS = ("train", "val", "test")
 PATH_COLUMNS = ("path", "mask_path", "annotation_path")
@@ -24,7 +24,7 @@ class Row:
     """One slide of a cohort.
 
     Attributes:
-        slide_id: unique in the cohort; names the slide's feature file.
+        slide_id: unique in the cohort, in any case; names the slide's feature file.
         path: of the slide; "" for a cohort that exists as features only.
         label: one of the cohort's classes.
         patient_id: slides of one patient are never in two splits.
@@ -83,21 +83,25 @@ def read_manifest(path: str | os.PathLike, classes: Sequence[str] = ()) -> Cohor
     path = pathlib.Path(path)
     header, lines = read_table(path)
     _check_header(path, header)
+    # By casefold: on macOS and Windows "S1" and "s1" would name one feature file.
     rows, first = [], {}
     for number, cells in lines:
         where = f"{path}, line {number}"
         row = _row(cells, path.parent, where)
-        if row.slide_id in first:
+        earlier, line = first.setdefault(
+            row.slide_id.casefold(), (row.slide_id, number)
+        )
+        if line != number:
+            like = "" if earlier == row.slide_id else f", but for its case: {earlier!r}"
             raise CohortError(
-                f"{where}: slide_id {row.slide_id!r} is already on line "
-                f"{first[row.slide_id]}; remove one or give it another slide_id"
+                f"{where}: slide_id {row.slide_id!r} is already on line {line}{like}; "
+                "remove one or give it another slide_id"
             )
         if classes and row.label not in classes:
             raise CohortError(
                 f"{where}: label {row.label!r} of slide {row.slide_id!r} is not among "
                 f"the classes {tuple(classes)}; mend the cell or add the class"
             )
-        first[row.slide_id] = number
         rows.append(row)
     if not rows:
         raise CohortError(f"{path}: no slide below the column names; add one per line")

@@ -57,6 +57,7 @@ class Origin:
         encoder: its name.
         config_hash: of every setting that shapes the features (see `config_hash`).
         bad_tiles: tiles that could not be read and are not in the file.
+        bad_reason: why the first of them could not; "" where there are none.
     """
 
     slide_id: str
@@ -68,6 +69,7 @@ class Origin:
     encoder: str
     config_hash: str
     bad_tiles: int
+    bad_reason: str = ""
 
 
 def config_hash(*settings: Any) -> str:
@@ -159,6 +161,18 @@ def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
     return int(n), int(d)
 
 
+def lost_tiles(path: str | os.PathLike) -> tuple[int, str]:
+    """How many tiles could not be read when a feature file of ours was made, and why.
+
+    Raises:
+        FeatureError: the file is truncated or not such a file.
+    """
+    with _opened(path) as f:
+        _, coords = _datasets(f, path)
+        attrs = dict(coords.attrs)
+    return int(attrs.get("bad_coords", 0)), str(attrs.get("bad_reason", ""))
+
+
 def is_whole(path: str | os.PathLike, expect: str) -> bool:
     """Whether a file is there, complete, and made with these settings.
 
@@ -192,6 +206,7 @@ def _coords_attrs(origin):
         "wsi_jax_version": _version(),
         "config_hash": origin.config_hash,
         "bad_coords": origin.bad_tiles,
+        "bad_reason": origin.bad_reason,
     }
 
 
@@ -200,11 +215,14 @@ def _opened(path):
     try:
         with h5py.File(path, "r") as f:
             yield f
+    except FeatureError:
+        raise
     except FileNotFoundError:
         raise FeatureError(
             f"{path}: no such feature file; extract the slide's features first"
         ) from None
-    except OSError as error:
+    # What h5py raises depends on which byte is damaged.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise FeatureError(
             f"{path}: truncated or not HDF5 ({error}); delete it and extract again"
         ) from None
@@ -218,6 +236,8 @@ def _datasets(f, path):
         )
     features, coords = f[names[0]], f["coords"]
     for name, data in ((names[0], features), ("coords", coords)):
+        if not isinstance(data, h5py.Dataset):
+            raise FeatureError(f"{path}: {name} is no dataset; extract again")
         if data.ndim not in (2, 3) or (data.ndim == 3 and data.shape[0] != 1):
             raise FeatureError(f"{path}: {name} is {data.shape}; it must be (n, d)")
     if features.shape[-2] != coords.shape[-2] or coords.shape[-1] != 2:

@@ -23,8 +23,8 @@ from wsi_jax.data.split_files import (
     read_sasha_split,
     read_torchmil_split,
 )
-from wsi_jax.data.table import CohortError, read_table
 from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.table import CohortError, read_table
 
 PathLike = str | os.PathLike
 IDS = ("slide_id", "slide", "image", "bag_name", "wsi")

@@ -1,15 +1,13 @@
 """Refuses a cohort whose test slides were seen in training."""
 
 import dataclasses
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
 from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
-
-MIB = 1 << 20
+from wsi_jax.slides.content import content_id
 
 
 class Count(NamedTuple):
@@ -144,9 +142,9 @@ def _same_files(cohort):
         if os.path.isfile(path):
             by_size[os.path.getsize(path)].append(path)
     # Only files of equal size can be equal: few are opened.
-    for size, paths in by_size.items():
+    for paths in by_size.values():
         for path in paths if len(paths) > 1 else ():
-            by_content[_ends(path, size)].append(by_path[path][0])
+            by_content[content_id(path)].append(by_path[path][0])
     for how, groups in (("path", by_path), ("content", by_content)):
         for rows in groups.values():
             if len({(row.split, row.label) for row in rows}) > 1:
@@ -154,14 +152,6 @@ def _same_files(cohort):
                     f"{r.slide_id!r} ({r.split}, {r.label})" for r in rows
                 )
                 yield f"slides {listed} have the same {how}; keep one"
-
-
-def _ends(path, size):
-    with open(path, "rb") as f:
-        digest = hashlib.sha256(f.read(MIB))
-        f.seek(max(0, size - MIB))
-        digest.update(f.read(MIB))
-    return size, digest.hexdigest()
 
 
 def _clusters_of(row):

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from wsi_jax.data.table import CohortError
 from wsi_jax.data.tensorflow import import_tf
 from wsi_jax.data.tile_sets import Tiles, TileSets
 from wsi_jax.slides.pyramid import rescale
+from wsi_jax.slides.table import CohortError
 
 MPP = 0.972  # four times 0.243
 CLASSES = ("normal", "tumor")

@@ -4,8 +4,8 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-from wsi_jax.data.table import CohortError
 from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.table import CohortError
 
 
 def find_slides(folder: str | os.PathLike, wanted: Collection[str]) -> dict[str, str]:

@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
-from wsi_jax.data.table import CohortError, read_table
 from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.table import CohortError, read_table
 
 PathLike = str | os.PathLike
 

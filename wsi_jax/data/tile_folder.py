@@ -14,13 +14,11 @@ from PIL import Image
 from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
-from wsi_jax.data.table import CohortError, read_table
 from wsi_jax.data.tile_sets import Tiles, TileSets
 from wsi_jax.slides.clusters import split_of
 from wsi_jax.slides.pyramid import rescale
-
-INDEX = "index.csv"
-COLUMNS = ("file", "class", "cluster")
+from wsi_jax.slides.sources import COLUMNS, INDEX
+from wsi_jax.slides.table import CohortError, read_table
 
 
 class Part(enum.Enum):
@@ -59,19 +57,13 @@ def index_tiles(
 
     Raises:
         CohortError: no index, a column or cell missing, a class of too few clusters,
-            or a test tile that was seen.
+            an empty split, or a test tile that was seen.
     """
     path = pathlib.Path(folder) / INDEX
-    header, lines = read_table(path)
-    for name in COLUMNS:
-        if name not in header:
-            raise CohortError(f"{path}: no column {name!r} among {header}; add it")
+    _, lines = read_table(path, COLUMNS)
     wanted = tuple(classes) or tuple(sorted({cells["class"] for _, cells in lines}))
     rows = []
-    for number, cells in lines:
-        empty = [name for name in COLUMNS if not cells[name]]
-        if empty:
-            raise CohortError(f"{path}, line {number}: no {empty[0]}; fill it in")
+    for _, cells in lines:
         split = split_of(cells["cluster"])
         if cells["class"] in wanted and split in (*part.value, "test"):
             row = Row(
@@ -85,6 +77,7 @@ def index_tiles(
             rows.append(row)
     cohort = Cohort(tuple(rows), wanted)
     cohort = assign_splits(cohort, Split(train=1 - val, val=val, test=0.0, seed=seed))
+    _check_splits(cohort, path, part, val)
     lint(cohort, seen)
     return cohort
 
@@ -110,6 +103,24 @@ def load_tiles(cohort: Cohort, *, tile_mpp: float, mpp: float) -> TileSets:
 
 
 _SPLITS = ("train", "val", "test")
+
+
+def _check_splits(cohort, path, part, val):
+    for split in _SPLITS:
+        if in_split(cohort, split).rows:
+            continue
+        if split == "test" or all(row.split == "test" for row in cohort.rows):
+            pool = ("test",) if split == "test" else part.value
+            why = (
+                f"by their names no cluster of {cohort.classes} falls to "
+                f"{' or '.join(pool)}; add tiles of other clusters"
+            )
+            if "train" not in pool and split != "test":
+                why += f", or --config.part={Part.train_and_encoder.name}"
+        else:
+            mend = "lower" if split == "train" else "raise"
+            why = f"--config.val={val:g} leaves it no cluster; {mend} it"
+        raise CohortError(f"{path}: split {split!r} is empty: {why}")
 
 
 def _read_split(part: Cohort, tile_mpp: float, mpp: float) -> Tiles:

@@ -55,10 +55,13 @@ class Reading:
     Attributes:
         threads: that read and decode.
         prefetch: batches kept ready.
+        max_unreadable: share of a slide's tiles that may be unreadable before the
+            slide is refused.
     """
 
     threads: int = 16
     prefetch: int = 2
+    max_unreadable: float = 0.1
 
 
 @dataclasses.dataclass

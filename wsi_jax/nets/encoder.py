@@ -139,6 +139,12 @@ class Encoder:
         origin = self._origin()
         return origin.seen if origin else ()
 
+    def trained_mpp(self) -> float | None:
+        """um/px of the tiles that the weights have learnt from; None where unknown."""
+        origin = self._origin()
+        config = origin.made.get("config", {}) if origin else {}
+        return config.get("mpp")
+
     def describe(self) -> dict[str, str]:
         """All that decides the features, to be stored beside them."""
         plain = dataclasses.asdict(self) | {

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Num
+from jaxtyping import Array, Bool, Num
 
 from wsi_jax.ops.maps import Ops, max_pool, valid_conv
 
@@ -66,6 +66,20 @@ def length(n: Any, windows: tuple[Window, ...]) -> Any:
     return n
 
 
+class Tissue(NamedTuple):
+    """Where a map is let through; elsewhere every window finds zeros.
+
+    Attributes:
+        mask: True where there is tissue [y x], by cells.
+        cell_px: side of a cell.
+        start: index (row, column), among the cells of the image, of the mask's first.
+    """
+
+    mask: Bool[Array, "y x"]
+    cell_px: Any
+    start: tuple[Any, Any] = (0, 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """The part of a map that goes by with one tile.
@@ -91,11 +105,14 @@ class Passage:
             is, and is padded as usual.
         rows: what the tile above left, for each window; None for what is above a map.
         columns: what the tile on the left left.
+        tissue: for another function than the net's own; None for that.
     """
 
-    def __init__(self, at, size, axes=(True, True), rows=None, columns=None):
+    def __init__(
+        self, at, size, axes=(True, True), rows=None, columns=None, tissue=None
+    ):
         self.at, self.size, self.axes = at, size, axes
-        self.before = (rows, columns)
+        self.before, self.tissue = (rows, columns), tissue
         self.left = ([], [])
         self.fills = ([], [])
 
@@ -179,16 +196,31 @@ class Passage:
         return both
 
     def _inside(self, piece, fill):
-        """Overwrites what lies outside the true map."""
+        """Overwrites what lies outside tissue, and outside the true map."""
         x = piece.x
+        if self.tissue is not None:
+            x = jnp.where(self._on_tissue(piece)[..., None], x, jnp.zeros((), x.dtype))
         for axis in (0, 1):
             if self.axes[axis]:
-                n = x.shape[1 + axis]
-                i = self.at[axis] * n + jnp.arange(n) - piece.lag[axis]
+                i = self._positions(piece, axis)
                 inside = (i >= 0) & (i < length(self.size[axis], piece.windows))
-                inside = inside.reshape((n, 1, 1) if axis == 0 else (n, 1))
+                inside = inside.reshape((-1, 1, 1) if axis == 0 else (-1, 1))
                 x = jnp.where(inside, x, jnp.asarray(fill, x.dtype))
         return x
+
+    def _positions(self, piece, axis):
+        """Of the piece in the map, along one axis."""
+        i = jnp.arange(piece.x.shape[1 + axis])
+        return i + self.at[axis] * len(i) - piece.lag[axis] if self.axes[axis] else i
+
+    def _on_tissue(self, piece):
+        mask, cell_px, start = self.tissue
+        stride = field(piece.windows).stride
+        cells = [
+            jnp.clip(self._positions(piece, axis) * stride // cell_px - first, 0, n - 1)
+            for axis, (first, n) in enumerate(zip(start, mask.shape, strict=True))
+        ]
+        return mask[cells[0]][:, cells[1]]
 
 
 def _pad(x, axis, before, after, fill):

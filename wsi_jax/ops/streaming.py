@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from wsi_jax.ops.maps import Ops
-from wsi_jax.ops.passage import Field, Passage, Piece, Window, field, length
+from wsi_jax.ops.passage import Field, Passage, Piece, Tissue, Window, field, length
 
 # (params, map, ops) -> map
 Net = Callable[[PyTree, Any, Ops], Any]
@@ -101,10 +101,21 @@ class Plan(NamedTuple):
             last = (cell + self.lag[axis]) // self.out.shape[1 + axis]
             tile = np.arange(count)
             reach.append((first[:, None] <= tile) & (tile <= last[:, None]))
-        hits = jnp.einsum(
-            "yx,yr,xc->rc", *(jnp.asarray(a, int) for a in (wanted, *reach))
-        )
-        return hits > 0
+        return _any_cell(wanted, reach)
+
+    def touched(
+        self, tissue: Tissue, size_px: tuple[int, int]
+    ) -> Bool[Array, "rows columns"]:
+        """The tiles through which any tissue goes, early or late."""
+        stride, reach = self.field.stride, []
+        for axis, count in enumerate(self.tiles(size_px)):
+            first = np.arange(tissue.mask.shape[axis]) * tissue.cell_px
+            late = first + tissue.cell_px - 1 + (self.lag[axis] + 1) * stride
+            side, tile = self.tile_px[axis], np.arange(count)
+            reach.append(
+                (first[:, None] // side <= tile) & (tile <= late[:, None] // side)
+            )
+        return _any_cell(tissue.mask, reach)
 
 
 def plan(
@@ -141,16 +152,37 @@ def plan(
     return Plan(shape, axes, out, piece.lag, piece.windows, rows, columns, fills)
 
 
+def windows_of(
+    net: Net, params: PyTree, image: Array | jax.ShapeDtypeStruct
+) -> tuple[Window, ...]:
+    """The windows between an image and its map; nothing is computed.
+
+    Raises:
+        StreamError: an operation looks at the whole map.
+    """
+    found = []
+
+    def probe(params, x):
+        passage = Passage((0, 0), x.shape[1:3], (False, False))
+        found.append(net(params, Piece(x), passage.ops()))
+        return found[0].x
+
+    jax.eval_shape(probe, params, image)
+    return found[0].windows
+
+
 def stream(
     net: Net,
     params: PyTree,
     image: Num[Array, "b h w 3"],
     tile_px: tuple[int, int] | int,
     wanted: Bool[Array | np.ndarray, "y x"] | None = None,
+    tissue: Tissue | None = None,
 ) -> Float[Array, "b y x d"]:
     """The map of a net over an image on the device, at the memory of a tile.
 
-    Equals `net(params, image, DENSE)` in value and in every gradient.
+    Equals `net(params, image, DENSE)` in value and in every gradient, or with `tissue`
+    `masked(net, params, image, tissue)`.
 
     Args:
         net: (params, map, ops) -> map.
@@ -159,6 +191,8 @@ def stream(
         tile_px: (height, width) of a tile, or the height of strips across the image.
         wanted: cells that must be right; tiles that no such cell needs are left out.
             None for all.
+        tissue: another function: every window finds zeros beyond it, and tiles without
+            any are left out.
 
     Raises:
         StreamError: the net cannot stream, or the tile does not divide by its stride.
@@ -167,10 +201,14 @@ def stream(
     plans = plan(net, params, image, tile_px)
     down, across = plans.tiles(size)
     needed = None if wanted is None else plans.needed(wanted, size)
+    if tissue is not None:
+        touched = plans.touched(tissue, size)
+        needed = touched if needed is None else touched & needed
     tiles = cut(image, plans.tile_px, (down, across))
 
     body = jax.checkpoint(
-        functools.partial(pass_tile, net, plans.axes, size), prevent_cse=False
+        functools.partial(pass_tile, net, plans.axes, size, tissue=tissue),
+        prevent_cse=False,
     )
 
     def blank(params, at, rows, columns, tile):
@@ -200,7 +238,15 @@ def stream(
     return uncut(out, plans.lag, plans.cells(size))
 
 
-def pass_tile(net, axes, size, params, at, rows, columns, tile):
+def masked(
+    net: Net, params: PyTree, image: Num[Array, "b h w 3"], tissue: Tissue
+) -> Float[Array, "b y x d"]:
+    """The map of a net whose windows find zeros beyond the tissue, all at once."""
+    passage = Passage((0, 0), image.shape[1:3], (False, False), tissue=tissue)
+    return net(params, Piece(image), passage.ops()).x
+
+
+def pass_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
     """What a tile leaves to the one below, what to the one on the right, and its cells.
 
     Args:
@@ -212,10 +258,17 @@ def pass_tile(net, axes, size, params, at, rows, columns, tile):
         rows: what the tile above left.
         columns: what the tile on the left left.
         tile: pixels [b h w 3].
+        tissue: of the image, or of what this tile meets; None for the net's own map.
     """
-    passage = Passage(at, size, axes, rows, columns)
+    passage = Passage(at, size, axes, rows, columns, tissue)
     out = net(params, Piece(tile), passage.ops()).x
     return *passage.left, out
+
+
+def _any_cell(cells, reach):
+    """For each tile whether a cell is set that reaches it, by rows and by columns."""
+    hits = jnp.einsum("yx,yr,xc->rc", *(jnp.asarray(a, int) for a in (cells, *reach)))
+    return hits > 0
 
 
 def cut(

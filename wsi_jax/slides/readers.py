@@ -5,6 +5,7 @@ TIFFs it does not (strips, odd compressions), Pillow flat images. Another back e
 another class with the attributes of `Reader`.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Mapping
@@ -142,7 +143,8 @@ class FlatReader:
         self._image = Image.open(path)
         self._lock = threading.Lock()
         self._pixels = None
-        if (reason := _not_8_bit(self._image)) is not None:
+        reason = _not_8_bit(self._image) or _stack(self._image, path)
+        if reason is not None:
             self._image.close()
             raise ValueError(reason)
         self.shapes = ((self._image.height, self._image.width),)
@@ -170,6 +172,19 @@ def _not_8_bit(image):
     if image.format == "TIFF" and 258 in image.tag_v2:  # BitsPerSample
         bits = max(image.tag_v2[258])
         return f"{bits} bits a channel, not 8" if bits > 8 else None
+    return None
+
+
+def _stack(image, path):
+    """Why a file is more than the one image that Pillow would show, or None."""
+    if (n := getattr(image, "n_frames", 1)) > 1:
+        return f"a stack of {n} images, not one"
+    if image.format == "TIFF":
+        # Some stacks say in their description alone that there is more to come.
+        with contextlib.suppress(Exception), open_tiff(path) as tiff:
+            axes = tiff.series[0].axes
+            if set(axes) - set("YXS"):
+                return f"a stack of images (axes {axes}), not one"
     return None
 
 

@@ -10,6 +10,10 @@ SANE_MPP = (0.05, 50.0)
 _UNIT_UM = {"inch": 25400.0, "centimeter": 10000.0}
 
 
+class MppError(SlideError):
+    """The um/px of a slide is not to be had from its file."""
+
+
 def resolve_mpp(slide_id, properties: Mapping[str, str], given):
     """um/px of level 0 and where it was found: manifest, slide property, TIFF tags."""
     low, high = SANE_MPP
@@ -33,12 +37,12 @@ def resolve_mpp(slide_id, properties: Mapping[str, str], given):
             found.append(f"; its {source} says {yx[0]:g}, outside {low:g}-{high:g}")
             continue
         if abs(yx[0] / yx[1] - 1) > 0.01:
-            raise SlideError(
+            raise MppError(
                 f"{slide_id}: its pixels are not square, {yx[0]:g} x {yx[1]:g} um "
                 f"(y, x); resample the file, or to read them as if square {mend}"
             )
         return sum(yx) / 2, source
-    raise SlideError(f"{slide_id}: no usable um/px in the file{''.join(found)}; {mend}")
+    raise MppError(f"{slide_id}: no usable um/px in the file{''.join(found)}; {mend}")
 
 
 def _property_mpp(properties):

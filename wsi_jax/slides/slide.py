@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsi_jax.slides import handles
 from wsi_jax.slides.readers import SlideError, open_reader
-from wsi_jax.slides.resolution import downsample, resolve_mpp
+from wsi_jax.slides.resolution import MppError, downsample, resolve_mpp
 
 MAX_UPSAMPLING = 1.25
 # A level this little coarser than asked still counts as finer.
@@ -228,6 +228,17 @@ def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
     key = handles.key_of(path)
     with handles.lease(key) as handle:
         return Slide(path, key, mpp, handle.reader)
+
+
+def says_mpp(path: str | os.PathLike) -> bool:
+    """Whether a file tells its um/px; so do those that cannot be opened at all."""
+    try:
+        open_slide(path).close()
+    except MppError:
+        return False
+    except SlideError:
+        return True
+    return True
 
 
 def known_stem(path: str | os.PathLike) -> str:

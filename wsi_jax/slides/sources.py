@@ -1,9 +1,9 @@
 """Where the tiles of a practice slide come from: drawn, or a folder of real ones."""
 
-import csv
 import functools
 import os
 import pathlib
+from collections import Counter
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +12,10 @@ from PIL import Image
 
 from wsi_jax.slides import textures
 from wsi_jax.slides.clusters import split_of
+from wsi_jax.slides.table import read_table
+
+INDEX = "index.csv"
+COLUMNS = ("file", "class", "cluster")
 
 
 class SourceError(ValueError):
@@ -92,6 +96,7 @@ class Folder:
 
     Raises:
         SourceError: no index, or a class without tiles.
+        CohortError: an index that is no table, or lacks a column or a cell.
     """
 
     def __init__(
@@ -99,13 +104,12 @@ class Folder:
     ):
         self.mpp, self.kinds = mpp, kinds
         self._path = pathlib.Path(path)
-        index = self._path / "index.csv"
+        index = self._path / INDEX
         if not index.is_file():
             raise SourceError(
-                f"{index}: no such file; it lists the tiles: file,class,cluster"
+                f"{index}: no such file; it lists the tiles: {','.join(COLUMNS)}"
             )
-        with open(index, newline="", encoding="utf-8") as f:
-            rows = list(csv.DictReader(f))
+        rows = [cells for _, cells in read_table(index, COLUMNS)[1]]
         self._rows = {}
         for kind in kinds:
             self._rows[kind] = [row for row in rows if row["class"] == kind]
@@ -117,7 +121,11 @@ class Folder:
         self._read = functools.lru_cache(maxsize=4096)(self._read_file)
 
     def draw(self, kind: str, part: str, n: int, rng: np.random.Generator) -> Tiles:
-        """Draws up to n different tiles, each turned and flipped at random."""
+        """Draws up to n different tiles, each turned and flipped at random.
+
+        Raises:
+            SourceError: none of the part, or naming a tile that cannot be used.
+        """
         rows = [row for row in self._rows[kind] if split_of(row["cluster"]) == part]
         if not rows:
             raise SourceError(
@@ -125,11 +133,29 @@ class Folder:
             )
         chosen = [rows[i] for i in rng.permutation(len(rows))[:n]]
         pixels = [self._read(row["file"]) for row in chosen]
+        self._check_alike(chosen, pixels)
         turned = [np.rot90(tile, rng.integers(4)) for tile in pixels]
         flipped = [tile[:, ::-1] if rng.integers(2) else tile for tile in turned]
         clusters = dict.fromkeys(row["cluster"] for row in chosen)
         return Tiles(np.stack(flipped), tuple(clusters))
 
     def _read_file(self, name):
-        with Image.open(self._path / name) as image:
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(self._path / name) as image:
+                return np.asarray(image.convert("RGB"))
+        except Exception as error:  # decoders raise whatever they like on junk
+            raise self._bad(name, f"cannot be read ({error})") from error
+
+    def _check_alike(self, rows, pixels):
+        usual = Counter(tile.shape for tile in pixels).most_common(1)[0][0]
+        for row, tile in zip(rows, pixels, strict=True):
+            size, others = (f"{w}x{h} px" for h, w, _ in (tile.shape, usual))
+            if tile.shape != usual:
+                raise self._bad(row["file"], f"{size}, other tiles are {others}")
+            if tile.shape[0] != tile.shape[1]:
+                raise self._bad(row["file"], f"{size}, tiles are square")
+
+    def _bad(self, name, why):
+        return SourceError(
+            f"{self._path / name}: {why}; mend it, or take its line out of {INDEX}"
+        )

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Sequence
 
 
 class CohortError(ValueError):
@@ -9,15 +10,20 @@ class CohortError(ValueError):
 
 
 def read_table(
-    path: str | os.PathLike,
+    path: str | os.PathLike, filled: Sequence[str] = ()
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Any CSV with column names: those, and (line number, {column: cell}) of each line.
 
     Names are in lower case, cells are text without blanks around them, empty lines are
     left out. Commas, semicolons and tabs all separate.
 
+    Args:
+        path: of the CSV.
+        filled: columns that must be there, without an empty cell.
+
     Raises:
-        CohortError: no such file, not a CSV, or more or fewer cells than names.
+        CohortError: no such file, not a CSV, more or fewer cells than names, or one
+            that must be filled and is not.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
@@ -37,6 +43,9 @@ def read_table(
         raise CohortError(f"{path}: empty; its first line names the columns")
     (_, header), *lines = table
     header = [name.casefold() for name in header]
+    for name in filled:
+        if name not in header:
+            raise CohortError(f"{path}: no column {name!r} among {header}; add it")
     named = []
     for number, cells in lines:
         while len(cells) > len(header) and not cells[-1]:  # as spreadsheets export
@@ -46,5 +55,9 @@ def read_table(
                 f"{path}, line {number}: {len(cells)} cells under {len(header)} "
                 "column names; quote a cell that holds the separator"
             )
-        named.append((number, dict(zip(header, cells, strict=True))))
+        line = dict(zip(header, cells, strict=True))
+        for name in filled:
+            if not line[name]:
+                raise CohortError(f"{path}, line {number}: no {name}; fill it in")
+        named.append((number, line))
     return header, named

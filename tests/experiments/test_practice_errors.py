@@ -1,0 +1,175 @@
+"""What goes wrong while a practice cohort is made or certified is one message."""
+
+import errno
+import json
+import os
+import shutil
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from ml_collections import config_flags
+from PIL import Image
+
+from experiments import certify as certifier
+from experiments import commandline, make_cohort
+from experiments.camelyon16 import Camelyon16
+from wsi_jax.data.cohort import CohortError
+from wsi_jax.slides.clusters import split_of
+from wsi_jax.slides.presets import Preset
+
+# How ml_collections reads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+PRACTICE = "experiments/configs/practice.py"
+SMALL = {"n_train": 4, "n_val": 2, "n_test": 4, "side_px": 512, "styles": 8}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, request):
+    """Runs make_cohort with these words in this process; what it ends with."""
+
+    def run(*words):
+        given = {"out": tmp_path / "cohort", "workers": 2} | SMALL
+        line = [f"--config.{name}={value}" for name, value in given.items()]
+        file = str(request.config.rootpath / PRACTICE)
+        argv = ["make_cohort", "--config", file, *line, *words]
+        monkeypatch.setattr(sys, "argv", argv)
+        config_flags.DEFINE_config_file("config")
+        try:
+            make_cohort.main(commandline.parse(argv))
+        except SystemExit as stop:
+            return stop.code
+        finally:
+            for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
+                delattr(flags.FLAGS, name)
+        return None
+
+    return run
+
+
+@pytest.fixture
+def certify():
+    """Runs certify on a folder in this process; what it ends with."""
+
+    def run(folder):
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        with flagsaver.flagsaver(cohort=str(folder)):
+            try:
+                certifier.main(["certify"])
+            except SystemExit as stop:
+                return stop.code
+        return None
+
+    return run
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    """A folder of tiles, two classes, one cluster of each part each."""
+    folder, lines = tmp_path / "tiles", ["file,class,cluster"]
+    folder.mkdir()
+    for kind in ("colon_n", "colon_aca"):
+        names = [f"{kind}:{i}" for i in range(40)]
+        for part in ("train", "test"):
+            cluster = next(name for name in names if split_of(name) == part)
+            for i in range(4):
+                name = f"{kind}_{part}_{i}.png"
+                Image.new("RGB", (32, 32), (200, 40 * i, 150)).save(folder / name)
+                lines.append(f"{name},{kind},{cluster}")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.presett=needle", "did you mean --config.preset?"),
+        ("--config.preset=nedle", "<plain|fine_only|"),
+        ("--config.side_px=0", "MakeCohortError: --config.side_px=0: at least 64"),
+        ("--config.prevalence=2", "--config.prevalence=2: a share, 0 to 1"),
+        ("--config.mpp=0", "--config.mpp=0: more than 0"),
+        ("--config.nuisance.mpps=big", "--config.nuisance.mpps=('big',): numbers"),
+        ("--config.nuisance.quality=(90,70)", "least and most, as (70,90)"),
+        ("--config.tiles=nowhere", "SourceError: nowhere/index.csv: no such file"),
+    ],
+)
+def test_a_wrong_word_is_one_line_before_anything(command, tmp_path, word, message):
+    said = command(word)
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "cohort").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b"junk"), "cannot be read (cannot identify"),
+        (lambda path: Image.new("RGB", (9, 9)).save(path), "9x9 px, other tiles are"),
+    ],
+)
+def test_a_bad_tile_is_named_in_one_line(command, tiles, spoil, message):
+    bad = tiles / "colon_n_train_2.png"
+    spoil(bad)
+    said = command(f"--config.tiles={tiles}")
+    assert said.startswith(f"SourceError: {bad}: {message}")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_full_disk_is_said_and_no_other_slide_is_begun(
+    command, tmp_path, monkeypatch
+):
+    begun = []
+
+    def full(path, *rest):
+        begun.append(path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(make_cohort, "write_pyramid", full)
+    said = command("--config.workers=1", "--config.n_train=30")
+    assert said.startswith(f"{begun[0]}: no space left on its disk. Free some")
+    assert len(begun) < 5
+
+
+def test_a_claim_that_is_damaged_is_named(command, tmp_path):
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort/cohort.json").write_text("{")
+    said = command()
+    assert said.startswith(f"MakeCohortError: {tmp_path}/cohort/cohort.json: damaged")
+
+
+def test_a_folder_without_a_cohort_is_not_certified(certify, tmp_path):
+    said = certify(tmp_path / "typo")
+    assert said.startswith(
+        f"MakeCohortError: {tmp_path}/typo/cohort.json: no such file"
+    )
+    (tmp_path / "cohort.json").write_text(json.dumps({"config": {"preset": "plain"}}))
+    said = certify(tmp_path)
+    assert said.startswith(f"CohortError: {tmp_path}/slides.csv: no such")
+
+
+def test_a_mask_that_is_damaged_and_slides_that_are_too_few(
+    certify, manifest, tmp_path
+):
+    folder = shutil.copytree(manifest.parent, tmp_path / "cohort")
+    mask = folder / "masks/tumor_001_mask.png"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:60])
+    said = certify(folder)
+    assert said.startswith(f"CertifyError: {mask}: cannot be read (")
+    assert f"delete {folder}/training/tumor/tumor_001.tif and run" in said
+    mask.write_bytes(whole)
+    table = (folder / "slides.csv").read_text()
+    lines = [line for line in table.splitlines() if ",test," not in line]
+    (folder / "slides.csv").write_text("\n".join(lines) + "\n")
+    assert certify(folder).startswith("CertifyError: too few fields for probe 'field")
+
+
+def test_a_preset_of_other_classes_is_refused_before_it_is_drawn(tmp_path):
+    practice = make_cohort.MakeCohort(preset=Preset.THREE, **SMALL)
+    data = Camelyon16(root=str(tmp_path / "three"), practice=practice)
+    with pytest.raises(CohortError, match=r"preset=three has 3 .* experiments\.cohort"):
+        data.cohort()
+    assert not (tmp_path / "three").exists()
