@@ -23,6 +23,7 @@ from wsi_jax.report.page import Report, headline, write_page
 from wsi_jax.report.parts import Drawing, Verdict
 from wsi_jax.report.tiles import top_tiles
 from wsi_jax.slides.annotations import AnnotationError
+from wsi_jax.slides.presets import Preset
 from wsi_jax.slides.regions import read_annotations
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.train.log import read_metrics
@@ -247,12 +248,24 @@ def limits(config: Experiment) -> tuple[str, ...]:
             "The encoder is random: its features know colour and texture, not tissue. "
             "Weights trained on histology (--config.encoder.weights) do better."
         )
-    if getattr(config.data, "practice", None):
-        said.append(
-            "The slides are drawn, not scanned, and their lesions are plain to see: "
-            "this run shows that the parts work together and is no evidence of more."
-        )
+    if practice := getattr(config.data, "practice", None):
+        made = "put together from real tiles" if practice.tiles else "drawn"
+        said.append(f"The slides are {made}, not scanned. {_lesson(practice.preset)}")
     return tuple(said)
+
+
+def _lesson(preset: Preset) -> str:
+    """What a run on practice slides can show."""
+    if preset is Preset.PLAIN:
+        return (
+            "Their lesions are plain to see: this run shows that the parts work "
+            "together and is no evidence of more."
+        )
+    return (
+        f"Preset {preset.value} decides at which scale a lesion differs, and "
+        "experiments.certify tests it: what is learnt here is whether a method finds a "
+        "signal of that scale, not how well it does on patients."
+    )
 
 
 def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
