@@ -13,6 +13,7 @@ import pathlib
 
 from benchmarks import record
 from benchmarks.runs import cohort_folder
+from wsi_jax.nets.origin import read_origin
 
 OVERVIEW = 8
 
@@ -22,6 +23,10 @@ def method_row(run: pathlib.Path) -> dict:
     read = lambda name: json.loads((run / name).read_text())
     config, metrics = read("config.json")["config"], read("metrics.json")
     who = config["method"]["type"].rpartition(".")[2]
+    weights = config["encoder"]["weights"]
+    made = read_origin(weights).made["config"] if weights else None
+    if made and made["method"]["encoder"]["weights"]:
+        who += ", encoder trained again"  # from weights of the same config
     auc = {name: metrics[f"test.{name}"] for name in ("auc", "auc_lo", "auc_hi")}
     return {"learner": who, **auc, "n": metrics["test.n"]}
 

@@ -135,7 +135,7 @@ def filled(readme: str) -> str:
 
     def block(match):
         opening, name, end = match.groups()
-        report = json.loads((RESULTS / f"{name}.json").read_text())
+        report = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         return f"{opening}{globals()[name](report)}\n{end}"
 
     return BLOCK.sub(block, readme)
@@ -172,4 +172,4 @@ def _made(report: dict) -> str:
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(filled(path.read_text()))
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
