@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trunks import TINY, assert_same, image, trunk
 
-from tests.ops.test_streaming import TINY, assert_same, image, trunk
 from wsi_jax.ops.maps import DENSE
 from wsi_jax.ops.streaming import cut, plan
 from wsi_jax.train.compile import compile_stream
