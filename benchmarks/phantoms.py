@@ -5,9 +5,11 @@
 A row is one learner on one cohort: test AUC with its 95 % interval. Opponents come from
 the cohort's own certificate: an overview (statistics of fields at 8 times the tiles'
 um/px, pooled over the slide), metadata (bytes, sizes, mean colour) and the majority,
-which ranks nothing. `held` of `expected` rows of that certificate hold.
+which ranks nothing. Of the certificate's rows `signal_held` of `signal` and
+`none_held` of `none` hold, those that ask for a signal and those that allow none.
 """
 
+import csv
 import json
 import pathlib
 
@@ -21,14 +23,26 @@ OVERVIEW = 8
 def method_row(run: pathlib.Path) -> dict:
     """What a finished run found."""
     read = lambda name: json.loads((run / name).read_text())
-    config, metrics = read("config.json")["config"], read("metrics.json")
+    record, metrics = read("config.json"), read("metrics.json")
+    config = record["config"]
     who = config["method"]["type"].rpartition(".")[2]
     weights = config["encoder"]["weights"]
-    made = read_origin(weights).made["config"] if weights else None
-    if made and made["method"]["encoder"]["weights"]:
+    origin = read_origin(weights) if weights else None
+    if origin and origin.made["config"]["method"]["encoder"]["weights"]:
         who += ", encoder trained again"  # from weights of the same config
     auc = {name: metrics[f"test.{name}"] for name in ("auc", "auc_lo", "auc_hi")}
-    return {"learner": who, **auc, "n": metrics["test.n"]}
+    with open(run / "slides.csv", newline="", encoding="utf-8") as file:
+        slides = list(csv.DictReader(file))
+    sides = [int(slide[name]) for slide in slides for name in ("height", "width")]
+    return {
+        "learner": who,
+        **auc,
+        "n": metrics["test.n"],
+        "slides": len(slides),
+        "least_side_px": min(sides),
+        "largest_side_px": max(sides),
+        "run_commit": record["commit"],
+    }
 
 
 def opponents(folder: pathlib.Path) -> list[dict]:
@@ -58,10 +72,11 @@ def about(folder: pathlib.Path) -> dict:
     """Which cohort, and how its certificate came out."""
     config = json.loads((folder / "cohort.json").read_text())["config"]
     rows = json.loads((folder / "certificate.json").read_text())["rows"]
-    expected = [row for row in rows if row["expected"]]
-    held = sum(row["ok"] for row in expected)
-    cohort = {"preset": config["preset"], "seed": config["seed"]}
-    return cohort | {"held": held, "expected": len(expected)}
+    found = {"preset": config["preset"], "seed": config["seed"]}
+    for kind in ("signal", "none"):
+        held = [row["ok"] for row in rows if row["expected"] == kind]
+        found |= {kind: len(held), f"{kind}_held": sum(held)}
+    return found
 
 
 def main() -> None:

@@ -94,11 +94,19 @@ def phantoms(report: dict) -> str:
         lines.append(
             f"| `{preset}` | {learner} | " + " | ".join(cells) + f" | {mean:.3f} |"
         )
-    held = {(r["preset"], r["seed"]): (r["held"], r["expected"]) for r in rows}
-    count, of = map(sum, zip(*held.values(), strict=True))
-    n = sorted({r["n"] for r in rows})
-    said = f"{' to '.join(map(str, n))} test slides each; of the {len(held)} "
-    said += f"certificates' {of} rows {count} hold."
+    cohorts = {(r["preset"], r["seed"]): r for r in rows}.values()
+    total = lambda name: sum(r[name] for r in cohorts)
+    runs = [r for r in rows if "slides" in r]
+    spread = lambda values: " to ".join(f"{v:,}" for v in sorted(set(values)))
+    sides = [min(r["least_side_px"] for r in runs)]
+    sides += [max(r["largest_side_px"] for r in runs)]
+    said = (
+        f"{spread(r['slides'] for r in runs)} slides of {spread(sides)} px a side, "
+        f"{spread(r['n'] for r in rows)} of them test slides. In {len(cohorts)} "
+        f"certificates {total('signal_held')} of {total('signal')} rows hold that ask "
+        f"for a signal, and {total('none_held')} of {total('none')} that allow none. "
+        f"Runs at commit {', '.join(sorted({r['run_commit'][:12] for r in runs}))}."
+    )
     return "\n".join([*lines, "", said, "", _made(report)])
 
 

@@ -4,13 +4,18 @@ import csv
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import cohort as experiment
 from experiments.experiment import Manifest, RunError
+from experiments.training import Predicted
 from wsi_jax.data.cohort import CohortError
+from wsi_jax.nets import pretrained
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.origin import Origin, to_metadata
 
 
 def table(path):
@@ -162,6 +167,42 @@ def test_weights_that_are_not_there_stop_the_run(short, tmp_path):
     stops_before_encoding(short, tmp_path, RunError, message)
 
 
+def test_a_frozen_norm_without_its_statistics_stops_the_run(short, tmp_path):
+    short.encoder.norm = NormKind.frozen
+    stops_before_encoding(short, tmp_path, RunError, r"norm=frozen .*weights=FILE")
+
+
+def test_an_encoder_of_another_resolution_stops_the_run(short, tmp_path):
+    """What it has learnt at stands in its weights; a few per cent are no matter."""
+    encoder = short.encoder
+    net = jax.device_get(encoder.params()["params"])
+
+    def learnt_at(mpp):
+        path = tmp_path / f"{mpp}.safetensors"
+        made = Origin(encoder.describe(), ("a", "b"), (), {"config": {"mpp": mpp}})
+        pretrained.save(path, net, to_metadata(made))
+        return dataclasses.replace(encoder, weights=str(path))
+
+    short.encoder = learnt_at(1.96)
+    short.validate()
+    short.encoder = learnt_at(1.0)
+    message = r"learnt from tiles at 1 um/px, and --config\.grid\.mpp=2"
+    stops_before_encoding(short, tmp_path, RunError, message)
+
+
+def test_a_manifest_edited_after_a_run_is_another_run(short, edited, tmp_path):
+    """The old report is not handed out for it."""
+    short.train.steps = 2
+    short.data.manifest = str(edited(lambda row: row))
+    report = experiment.run(short, tmp_path / "run")
+    assert experiment.run(short, tmp_path / "run") == report
+    edited(lambda row: row | {"site": "elsewhere"})  # decides nothing
+    assert experiment.run(short, tmp_path / "run") == report
+    edited(lambda row: row | {"patient_id": f"x{row['patient_id']}"})
+    with pytest.raises(RunError, match="began with another cohort: slide 'normal_001'"):
+        experiment.run(short, tmp_path / "run")
+
+
 def test_a_manifest_that_is_not_there_stops_the_run(short, tmp_path):
     short.data.manifest = "my_slides.csv"
     stops_before_encoding(short, tmp_path, CohortError, "my_slides.csv: no such")
@@ -192,6 +233,24 @@ def test_folds_of_three_classes_test_every_slide_once(short, edited, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["test.n"] == 20
     assert "test.threshold" not in metrics
+
+
+def test_each_fold_judges_at_its_own_threshold(short):
+    """The mean of both would call neither slide as its own fold does."""
+    cohort = short.data.cohort()
+    tumor, normal = (
+        next(row for row in cohort.rows if row.label == name)
+        for name in ("tumor", "normal")
+    )
+
+    def said(row, p):
+        return Predicted(row, "", np.array([1 - p, p]), 0, np.ones(1), 0.0)
+
+    tested = [[said(tumor, 0.3)], [said(normal, 0.7)]]
+    metrics, verdicts = experiment.evaluate(short, cohort, tested, [0.2, 0.8])
+    assert metrics["test.accuracy"] == 1
+    assert metrics["test.threshold"] == 0.5
+    assert [cohort.classes[v.called] for v in verdicts] == ["tumor", "normal"]
 
 
 def test_folds_of_a_cohort_with_a_test_split_share_it(short):
