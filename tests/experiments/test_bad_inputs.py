@@ -279,7 +279,9 @@ def test_another_file_of_the_same_name_is_encoded_anew(extracted, tiny, tmp_path
     config = tiny()
     config.features = str(tmp_path / "features")
     rows = {row["slide_id"]: row for row in table(config.data.manifest)}
-    other = pathlib.Path(config.data.manifest).parent / rows["tumor_002"]["path"]
+    first = pathlib.Path(config.data.manifest).parent / rows["tumor_001"]["path"]
+    other = tmp_path / "tumor_001.tif"  # of the same size in pixels, mpp and tissue
+    other.write_bytes(first.read_bytes() + b"another")
     extracted(config, lambda row: row)
     (folder,) = pathlib.Path(config.features).glob("*/*")
     before = {p.stem: p.stat().st_mtime_ns for p in folder.glob("*.h5")}
