@@ -86,11 +86,14 @@ class Method(NamedTuple):
         init: (key, batch) -> state.
         step: (state, batch) -> (state, metrics).
         predict: (params, batch, key) -> Prediction.
+        staged: its functions leave the device in between, and are no programs but
+            Python over compiled phases.
     """
 
     init: Callable
     step: Callable
     predict: Callable
+    staged: bool = False
 
 
 class Stage(NamedTuple):

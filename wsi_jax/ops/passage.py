@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Num
 
@@ -75,7 +76,7 @@ class Tissue(NamedTuple):
         start: index (row, column), among the cells of the image, of the mask's first.
     """
 
-    mask: Bool[Array, "y x"]
+    mask: Bool[Array | np.ndarray, "y x"]
     cell_px: Any
     start: tuple[Any, Any] = (0, 0)
 

@@ -37,7 +37,7 @@ class Plan(NamedTuple):
     """How a net streams in tiles of one shape.
 
     Attributes:
-        tile_px: (height, width).
+        tile: shape and dtype of one.
         axes: which of the two are cut into tiles.
         out: shape and dtype of what one tile gives.
         lag: rows and columns of cells by which it runs late.
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
         fills: what stands there before the first tile: of rows, of columns.
     """
 
-    tile_px: tuple[int, int]
+    tile: jax.ShapeDtypeStruct
     axes: tuple[bool, bool]
     out: jax.ShapeDtypeStruct
     lag: tuple[int, int]
@@ -61,6 +61,11 @@ class Plan(NamedTuple):
         shapes = (self.rows, self.columns)[axis]
         both = zip(shapes, self.fills[axis], strict=True)
         return [jnp.full(s.shape, fill, s.dtype) for s, fill in both]
+
+    @property
+    def tile_px(self) -> tuple[int, int]:
+        """(height, width) of a tile."""
+        return self.tile.shape[1:3]
 
     @property
     def field(self) -> Field:
@@ -87,7 +92,7 @@ class Plan(NamedTuple):
 
     def needed(
         self, wanted: Bool[Array | np.ndarray, "y x"], size_px: tuple[int, int]
-    ) -> Bool[Array, "rows columns"]:
+    ) -> Bool[Array | np.ndarray, "rows columns"]:
         """The tiles without which some wanted cell would be wrong.
 
         Those that its receptive field meets, and on to the one with which it arrives.
@@ -103,9 +108,22 @@ class Plan(NamedTuple):
             reach.append((first[:, None] <= tile) & (tile <= last[:, None]))
         return _any_cell(wanted, reach)
 
+    def part(self, tissue: Tissue, at: tuple[int, int]) -> Tissue:
+        """What a tile meets of the tissue: of one shape, wherever the tile is."""
+        starts, part, side = [], tissue.mask, tissue.cell_px
+        for axis in (0, 1):
+            reach = (self.lag[axis] + 1) * self.field.stride
+            count = -(-(self.tile_px[axis] + reach) // side) + 1
+            first = (at[axis] * self.tile_px[axis] - reach) // side
+            cells = np.arange(first, first + count)
+            inside = np.clip(cells, 0, part.shape[axis] - 1)
+            part = np.take(part, inside, axis)
+            starts.append(first)
+        return Tissue(part, np.int32(side), tuple(map(np.int32, starts)))
+
     def touched(
         self, tissue: Tissue, size_px: tuple[int, int]
-    ) -> Bool[Array, "rows columns"]:
+    ) -> Bool[Array | np.ndarray, "rows columns"]:
         """The tiles through which any tissue goes, early or late."""
         stride, reach = self.field.stride, []
         for axis, count in enumerate(self.tiles(size_px)):
@@ -116,6 +134,19 @@ class Plan(NamedTuple):
                 (first[:, None] // side <= tile) & (tile <= late[:, None] // side)
             )
         return _any_cell(tissue.mask, reach)
+
+
+def fitting(plan: Plan, size_px: int, about_px: int) -> int:
+    """The side of a tile near `about_px` of which a whole number takes an image.
+
+    Args:
+        plan: of the net, for tiles of any side.
+        size_px: of the image, along one axis.
+        about_px: wished for.
+    """
+    cells, stride = plan.cells((size_px, size_px))[0] + plan.lag[0], plan.field.stride
+    count = max(round(cells * stride / about_px), 1)
+    return -(-cells // count) * stride
 
 
 def plan(
@@ -148,8 +179,7 @@ def plan(
     tile = jax.ShapeDtypeStruct((image.shape[0], height, width, 3), image.dtype)
     rows, columns, out = jax.eval_shape(probe, params, tile)
     piece, fills = found["piece"], found["passage"].fills
-    shape = (height, width)
-    return Plan(shape, axes, out, piece.lag, piece.windows, rows, columns, fills)
+    return Plan(tile, axes, out, piece.lag, piece.windows, rows, columns, fills)
 
 
 def windows_of(
@@ -204,6 +234,7 @@ def stream(
     if tissue is not None:
         touched = plans.touched(tissue, size)
         needed = touched if needed is None else touched & needed
+    needed = None if needed is None else jnp.asarray(needed)
     tiles = cut(image, plans.tile_px, (down, across))
 
     body = jax.checkpoint(
@@ -267,8 +298,8 @@ def pass_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
 
 def _any_cell(cells, reach):
     """For each tile whether a cell is set that reaches it, by rows and by columns."""
-    hits = jnp.einsum("yx,yr,xc->rc", *(jnp.asarray(a, int) for a in (cells, *reach)))
-    return hits > 0
+    rows, columns = (a.astype(np.float32) for a in reach)
+    return rows.T @ cells.astype(np.float32) @ columns > 0
 
 
 def cut(
@@ -285,10 +316,10 @@ def cut(
 
 
 def uncut(
-    blocks: Float[Array, "rows columns b i j d"],
+    blocks: Float[Array | np.ndarray, "rows columns b i j d"],
     lag: tuple[int, int],
     cells: tuple[int, int],
-) -> Float[Array, "b y x d"]:
+) -> Float[Array | np.ndarray, "b y x d"]:
     """The cells of all tiles as one map, what ran late put where it belongs."""
     down, across, b, h, w, d = blocks.shape
     whole = blocks.transpose(2, 0, 3, 1, 4, 5).reshape(b, down * h, across * w, d)

@@ -4,15 +4,17 @@ One axis, "data". The state lies whole on every device, a batch is split by slid
 the gradient's mean over devices is the compiler's.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from wsi_jax.ops.streaming import pass_tile
+from wsi_jax.ops.passage import Tissue
+from wsi_jax.ops.streaming import Net, Plan, pass_tile
 from wsi_jax.types import Bag, Method
 
 
@@ -23,7 +25,12 @@ def make_mesh(devices=None) -> Mesh:
 
 
 def compile_method(method: Method, mesh: Mesh) -> Method:
-    """Compiles a Method: state replicated and donated, batches split by slide."""
+    """Compiles a Method: state replicated and donated, batches split by slide.
+
+    A staged one has compiled its phases itself.
+    """
+    if method.staged:
+        return method
     everywhere, by_slide = _shardings(mesh)
     return Method(
         init=jax.jit(method.init, out_shardings=everywhere),
@@ -82,30 +89,77 @@ def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
     )
 
 
-class Phases(NamedTuple):
-    """A streamed net's two compiled phases; they serve slides of any size.
+class Phases:
+    """The passage of one tile through a streamed net, and the way back, compiled.
 
-    Attributes:
-        forward: (params, size, at, rows, columns, tile) -> (rows, columns, cells).
-        backward: (grads, params, size, at, rows, columns, tile, cotangents of what
-            forward returns) -> (grads, cotangents of rows, of columns). What this tile
-            adds to the gradient is added to `grads`, which is donated.
+    Each is compiled once, when it is first needed, and serves slides of any size; a
+    tile of another shape is refused.
+
+    Args:
+        net: (params, map, ops) -> map.
+        plan: for tiles of one shape.
+        params: of the net, or their shapes.
+        tissue_px: side of the cells of tissue beyond which windows find zeros; 0 for
+            the net's own map.
     """
 
-    forward: Callable
-    backward: Callable
+    def __init__(self, net: Net, plan: Plan, params: Any, tissue_px: int = 0):
+        whole = jax.ShapeDtypeStruct((), jnp.int32)
+        like = lambda tree: jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), tree
+        )
+        tissue = None
+        if tissue_px:
+            tissue = plan.part(Tissue(np.ones((1, 1), bool), tissue_px), (0, 0))
+        self._net, self._axes, self._params = net, plan.axes, like(params)
+        self._left = plan.rows, plan.columns
+        self._tile, self._tissue, self._out = plan.tile, like(tissue), plan.out
+        self._pairs = (whole, whole), (whole, whole)
 
+    @functools.cached_property
+    def forward(self) -> Callable:
+        """(params, size, at, rows, columns, tile, tissue) -> (rows, columns, cells)."""
+        return self._compiled(self._pass)
 
-def compile_stream(net: Callable, axes: tuple[bool, bool]) -> Phases:
-    """Compiles the passage of one tile through a net, and the way back."""
+    @functools.cached_property
+    def backward(self) -> Callable:
+        """(grads, cotangents of what forward returns, and its arguments) -> (grads,
+        cotangents of rows, of columns). What this tile adds to the gradient is added to
+        `grads`, which is donated."""
 
-    def forward(params, size, at, rows, columns, tile):
-        return pass_tile(net, axes, size, params, at, rows, columns, tile)
+        def backward(grads, cotangents, params, size, at, rows, columns, *rest):
+            passage = lambda p, r, c: self._pass(p, size, at, r, c, *rest)
+            _, back = jax.vjp(passage, params, rows, columns)
+            more, rows, columns = back(cotangents)
+            return jax.tree.map(jnp.add, grads, more), rows, columns
 
-    def backward(grads, params, size, at, rows, columns, tile, cotangents):
-        passage = lambda p, r, c: pass_tile(net, axes, size, p, at, r, c, tile)
-        _, back = jax.vjp(passage, params, rows, columns)
-        more, rows, columns = back(cotangents)
-        return jax.tree.map(jnp.add, grads, more), rows, columns
+        return self._compiled(backward, self._params, (*self._left, self._out))
 
-    return Phases(jax.jit(forward), jax.jit(backward, donate_argnums=0))
+    @functools.cached_property
+    def to_pixels(self) -> Callable:
+        """As backward, but `grads` are of this tile's pixels; what is given for them is
+        written over."""
+
+        def to_pixels(grads, cotangents, params, size, at, rows, columns, tile, tissue):
+            passage = lambda x, r, c: self._pass(params, size, at, r, c, x, tissue)
+            _, back = jax.vjp(passage, tile.astype(grads.dtype), rows, columns)
+            return back(cotangents)
+
+        pixels = jax.ShapeDtypeStruct(self._tile.shape, self.wide)
+        return self._compiled(to_pixels, pixels, (*self._left, self._out))
+
+    @property
+    def wide(self) -> jnp.dtype:
+        """Of the gradient of pixels: float32, or float64 where the net has that."""
+        return jnp.promote_types(jnp.float32, self._out.dtype)
+
+    def _pass(self, params, size, at, rows, columns, tile, tissue):
+        return pass_tile(
+            self._net, self._axes, size, params, at, rows, columns, tile, tissue
+        )
+
+    def _compiled(self, function, *first):
+        shapes = self._params, *self._pairs, *self._left, self._tile, self._tissue
+        return jax.jit(function, donate_argnums=0 if first else ()).lower(
+            *first, *shapes
+        ).compile()  # fmt: skip
