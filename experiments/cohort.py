@@ -12,15 +12,17 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
 from absl import flags, logging
+from jax.sharding import Mesh
 
 from experiments import commandline, reporting
 from experiments.experiment import Experiment, RunError, check_claim, claim, write_json
 from experiments.progress import progress
+from experiments.sources import FeatureSource, SlideSource, Source
 from experiments.training import Predicted, train
 from wsi_jax import configs, pipeline
 from wsi_jax.data.cohort import (
@@ -64,7 +66,7 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     if report.is_file():
         return report
     parts = [use_fold(cohort, fold) for fold in range(config.data.folds)] or [cohort]
-    seen = () if config.precomputed else config.encoder.seen()
+    seen = () if config.precomputed else config.trunk.seen()
     found = [check_cohort(part, seen) for part in parts]
     print(format_counts(found[0]), flush=True)  # of folds, the first stands for all
     claim(folder, config)
@@ -73,26 +75,10 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     account = folder / "cost.json"
     earlier = json.loads(account.read_text()) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
-    if config.precomputed:
-        files = pathlib.Path(config.precomputed)
-        slides = pipeline.adopt(cohort.rows, files)
-    else:
-        features = pathlib.Path(config.features or folder / "features")
-        files = features / config.tiling().folder()
-        slides = pipeline.extract(
-            cohort.rows,
-            config.tiling(),
-            features,
-            mesh=mesh,
-            batch=config.encode_batch,
-            reading=config.reading,
-            meter=meter,
-            progress=progress,
-            check=lambda slides: check_slides(folder, config, parts, seen, slides),
-            sheet=folder / "tissue.png",
-        )
+    check = lambda slides: check_slides(folder, config, parts, seen, slides)
+    slides, source = read_slides(config, cohort, folder, mesh, meter, check)
     write_json(account, meter.as_dict())
-    refused = check_slides(folder, config, parts, seen, slides)
+    refused = check(slides)
     for s in slides:
         said = "refused" if s["slide_id"] in refused else f"note: {s['slide_id']}"
         if s["reason"]:
@@ -102,17 +88,45 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     for i, part in enumerate(parts):
         part = without(part, refused)
         inside = folder / f"fold_{i}" if len(parts) > 1 else folder
-        called, threshold = train(config, part, files, inside, mesh, meter, progress)
+        called, threshold = train(config, part, source, inside, meter, progress)
         tested.append(called)
         thresholds.append(threshold)
+    for note in source.notes():
+        print(f"note: {note}", file=sys.stderr, flush=True)
     metrics, verdicts = evaluate(config, cohort, tested, thresholds)
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", verdicts, cohort)
     write_json(folder / "metrics.json", metrics)
     reporting.write(
-        folder, config, cohort, slides, verdicts, metrics, meter.as_dict(), progress
-    )
+        folder, config, cohort, source, slides, verdicts, metrics, meter.as_dict(),
+        progress,
+    )  # fmt: skip
     return report
+
+
+def read_slides(
+    config: Experiment,
+    cohort: Cohort,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    meter: Meter,
+    check: Callable[[list[dict]], None],
+) -> tuple[list[dict], Source]:
+    """What became of each slide, and where batches come from."""
+    if config.precomputed:
+        files = pathlib.Path(config.precomputed)
+        return pipeline.adopt(cohort.rows, files), FeatureSource(config, files, mesh)
+    sheet, tiling = folder / "tissue.png", config.tiling()
+    how = {"reading": config.reading, "meter": meter, "progress": progress}
+    if config.streams:
+        found = pipeline.look(cohort.rows, tiling, sheet=sheet, **how)
+        return pipeline.streamed(found), SlideSource(config, found)
+    features = pathlib.Path(config.features or folder / "features")
+    slides = pipeline.extract(
+        cohort.rows, tiling, features,
+        mesh=mesh, batch=config.encode_batch, check=check, sheet=sheet, **how,
+    )  # fmt: skip
+    return slides, FeatureSource(config, features / tiling.folder(), mesh)
 
 
 def evaluate(
@@ -163,6 +177,8 @@ def evaluate(
 
 def check_batches(config: Experiment, devices: int) -> None:
     """Both batches divide among the devices: better said now than after extraction."""
+    if config.streams:  # one slide after the other, on one device
+        devices = 1
     sizes = {"encode_batch": config.encode_batch, "train.batch": config.train.batch}
     for name, size in sizes.items():
         if size < 1 or size % devices:

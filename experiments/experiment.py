@@ -11,15 +11,15 @@ from wsi_jax.data.bags import Loading
 from wsi_jax.data.cohort import Cohort, CohortError, read_manifest
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
-from wsi_jax.methods.mil import ABMIL, Pool
-from wsi_jax.nets.encoder import Encoder
-from wsi_jax.nets.norm import NormKind
+from wsi_jax.methods.mil import ABMIL
+from wsi_jax.nets.encoder import Encoder, Trunk
 from wsi_jax.provenance import provenance
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import says_mpp
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.survey import Tiling
 from wsi_jax.train.loop import Train
+from wsi_jax.types import Takes
 
 # What may differ between two commands that are still the same run.
 FREE = ("run_dir", "reading", "max_refused", "heatmaps")
@@ -74,7 +74,7 @@ class Experiment:
         data: the cohort.
         grid: tiles, in um/px and pixels.
         tissue: how it is told from background.
-        encoder: of each tile; frozen.
+        encoder: of each tile; frozen. None for a method with a trunk of its own.
         method: what is trained on slide labels.
         train: for how long.
         reading: threads that read tiles.
@@ -90,8 +90,8 @@ class Experiment:
     data: Any = dataclasses.field(default_factory=Manifest)
     grid: Grid = dataclasses.field(default_factory=Grid)
     tissue: Tissue = dataclasses.field(default_factory=Tissue)
-    encoder: Encoder = dataclasses.field(default_factory=Encoder)
-    method: Pool = dataclasses.field(default_factory=ABMIL)
+    encoder: Any = dataclasses.field(default_factory=Encoder)
+    method: Any = dataclasses.field(default_factory=ABMIL)
     train: Train = dataclasses.field(default_factory=Train)
     reading: Reading = dataclasses.field(default_factory=Reading)
     loading: Loading = dataclasses.field(default_factory=Loading)
@@ -99,32 +99,57 @@ class Experiment:
     max_refused: float = 0.1
     heatmaps: int = 12
 
+    @property
+    def trunk(self) -> Trunk:
+        """What sees the pixels."""
+        return self.encoder or self.method.trunk
+
+    @property
+    def streams(self) -> bool:
+        """Whether the method reads the slides themselves."""
+        return self.method.takes is Takes.slides
+
     def validate(self) -> None:
-        """Refuses weights that are not there, or not for these tiles."""
+        """Refuses weights that are not there or not for these tiles, and cells."""
         if self.precomputed:
+            if self.streams:
+                raise RunError(
+                    f"--config.precomputed={self.precomputed}: "
+                    f"{type(self.method).__name__} reads slides; leave it empty"
+                )
             if not pathlib.Path(self.precomputed).is_dir():
                 raise RunError(f"--config.precomputed={self.precomputed}: no folder")
             return
-        weights = self.encoder.weights
-        if not weights and self.encoder.norm is NormKind.frozen:
+        if self.streams == (self.encoder is not None):
             raise RunError(
-                "--config.encoder.norm=frozen takes its statistics from weights: add "
-                "--config.encoder.weights=FILE.safetensors, or set norm=layer for a "
-                "random encoder"
+                f"{type(self.method).__name__} has a trunk of its own: encoder=None in "
+                "the config file, and --config.method.trunk"
+                if self.streams
+                else f"{type(self.method).__name__} wants an encoder in the config file"
             )
-        if weights and not pathlib.Path(weights).is_file():
-            raise RunError(f"--config.encoder.weights={weights}: no such file")
-        trained = self.encoder.trained_mpp()
+        try:
+            self.trunk.check("method.trunk" if self.streams else "encoder")
+            if self.streams:
+                self.method.check(self.grid.size_px)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        if self.streams and self.grid.overlap_px:
+            raise RunError("--config.grid.overlap_px: cells of a map do not overlap")
+        trained = self.trunk.trained_mpp()
         if trained and abs(trained / self.grid.mpp - 1) > 0.05:
             raise RunError(
-                f"{weights} has learnt from tiles at {trained:g} um/px, and "
+                f"{self.trunk.weights} has learnt from tiles at {trained:g} um/px, and "
                 f"--config.grid.mpp={self.grid.mpp:g}; set it to {trained:g}, or train "
                 "an encoder for this one (experiments.pretrain_tiles)"
             )
 
     def tiling(self) -> Tiling:
-        """Grid, tissue and encoder."""
-        return Tiling(grid=self.grid, tissue=self.tissue, encoder=self.encoder)
+        """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
+        grid, encoder = self.grid, self.encoder
+        if self.streams:
+            grid = dataclasses.replace(grid, overhang=True)
+            encoder = self.method.trained().trunk
+        return Tiling(grid=grid, tissue=self.tissue, encoder=encoder)
 
 
 def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:

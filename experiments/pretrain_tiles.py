@@ -172,6 +172,7 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             lambda params: validation_metrics(sets.val.label, judge(params, sets.val)),
             folder / stage.name,
             mesh,
+            lambda batch: split(batch, mesh),
             meter,
             advance,
         )

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.experiment import Experiment
+from experiments.sources import Source
 from experiments.training import Predicted
 from wsi_jax.configs import flatten
 from wsi_jax.data.cohort import Cohort
-from wsi_jax.data.features import read_features
 from wsi_jax.evals.bootstrap import roc_band
 from wsi_jax.evals.calibration import calibration, confidence
 from wsi_jax.evals.ranking import roc_points
@@ -37,6 +37,7 @@ def write(
     folder: pathlib.Path,
     config: Experiment,
     cohort: Cohort,
+    source: Source,
     slides: Sequence[dict],
     verdicts: Sequence[Predicted],
     metrics: dict[str, float],
@@ -53,7 +54,7 @@ def write(
     with progress("heatmaps", len(shown)) as advance:
         for one in shown:
             try:
-                drawn = draw(folder / "heatmaps", config, cohort, one)
+                drawn = draw(folder / "heatmaps", cohort, source, one)
             except SlideError as error:  # of a verdict, the picture is the least
                 print(f"no heatmap: {error}", file=sys.stderr, flush=True)
                 drawn = ()
@@ -99,9 +100,14 @@ def subtitle(config: Experiment) -> str:
     """What was learnt from."""
     if config.precomputed:
         return "Precomputed features, trained on slide labels."
+    if config.streams:
+        return (
+            f"Whole slides at {config.grid.mpp:g} um/px, {config.trunk.name} trained "
+            "end to end on slide labels."
+        )
     return (
         f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px, "
-        f"{config.encoder.depth.name} features, trained on slide labels."
+        f"{config.encoder.name} features, trained on slide labels."
     )
 
 
@@ -124,10 +130,9 @@ def interesting(verdicts: Sequence[Predicted], cohort: Cohort) -> list[Predicted
     return sorted(wrong, key=sure) + [v for *_, v in sorted(turns, key=lambda t: t[:2])]
 
 
-def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
+def draw(folder, cohort, source, one: Predicted) -> tuple[pathlib.Path, ...]:
     """The heatmap of one slide and its most attended tiles."""
     folder.mkdir(exist_ok=True)
-    features, grid = read_features(one.path), config.grid
     called = cohort.classes[one.called]
     paths = (
         folder / f"{one.row.slide_id}.png",
@@ -139,14 +144,12 @@ def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
     except AnnotationError:  # slides.csv says so
         lesions = ()
     with open_slide(one.row.path, one.row.mpp) as slide:
-        size_px, mpp = grid.size_px, grid.mpp
-        if config.precomputed:
-            size_px, mpp = elsewhere(features.attrs, slide)
+        yx, size_px, mpp = source.tiles(one.row, slide)
         scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
         heatmap(
             slide.overview(slide.mpp * scale),
             one.attention,
-            features.yx,
+            yx,
             size_px * mpp / slide.mpp,
             scale,
             paths[0],
@@ -156,7 +159,7 @@ def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
             lesions=[polygon.vertices for polygon in lesions],
         )
         best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
-        corners = features.yx[best] * slide.mpp / mpp
+        corners = yx[best] * slide.mpp / mpp
         tiles = [slide.read(at, size_px, mpp) for at in corners]
     top_tiles(
         np.stack(tiles),
@@ -166,18 +169,6 @@ def draw(folder, config, cohort, one: Predicted) -> tuple[pathlib.Path, ...]:
         mpp=mpp,
     )
     return paths
-
-
-def elsewhere(attrs: dict, slide) -> tuple[int, float]:
-    """(side in px, um/px) of the tiles of TRIDENT's and CLAM's feature files."""
-    try:
-        side = float(attrs["patch_size_level0"])
-        size_px = int(attrs.get("patch_size", side))
-    except (KeyError, TypeError, ValueError):
-        raise SlideError(
-            f"{slide.slide_id}: its features do not tell how large their tiles are"
-        ) from None
-    return size_px, side * slide.mpp / size_px
 
 
 def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
@@ -243,7 +234,7 @@ def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
 def limits(config: Experiment) -> tuple[str, ...]:
     """What a reader of this run must know besides."""
     said = []
-    if not config.encoder.weights and not config.precomputed:
+    if not (config.precomputed or config.streams or config.encoder.weights):
         said.append(
             "The encoder is random: its features know colour and texture, not tissue. "
             "Weights trained on histology (--config.encoder.weights) do better."

@@ -11,15 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.experiment import Experiment, RunError
-from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
-from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
+from experiments.sources import Source
+from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
 from wsi_jax.data.parallel import prefetch_to_device
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.run import WEIGHTS, Card, save_card
 from wsi_jax.train.checkpoint import Checkpoints
-from wsi_jax.train.compile import compile_method, replicate, split
+from wsi_jax.train.compile import compile_method, replicate
 from wsi_jax.train.log import MetricsLog
 from wsi_jax.train.loop import Best, Train, fit
 from wsi_jax.types import Bag, Method, Task
@@ -30,7 +30,6 @@ class Predicted(NamedTuple):
 
     Attributes:
         row: of the manifest.
-        path: of its features.
         probabilities: [c].
         called: class index at the threshold.
         attention: [n].
@@ -38,7 +37,6 @@ class Predicted(NamedTuple):
     """
 
     row: Row
-    path: pathlib.Path
     probabilities: np.ndarray
     called: int
     attention: np.ndarray
@@ -48,9 +46,8 @@ class Predicted(NamedTuple):
 def train(
     config: Experiment,
     cohort: Cohort,
-    features: pathlib.Path,
+    source: Source,
     folder: pathlib.Path,
-    mesh: Mesh,
     meter: Meter,
     progress,
 ) -> tuple[list[Predicted], float | None]:
@@ -58,68 +55,53 @@ def train(
 
     Run again, it goes on from the last checkpoint.
     """
-    of_split = {name: in_split(cohort, name) for name in ("train", "val", "test")}
-    path_of = lambda row: features / f"{row.slide_id}.h5"
-
-    def bags_of(name, weights=None):
-        part = of_split[name]
-        paths = [path_of(row) for row in part.rows]
-        return Bags(paths, label_ids(part), weights, config.loading)
-
-    weights = class_weights(label_ids(of_split["train"]), len(cohort.classes))
-    training = bags_of("train", weights if config.train.class_weights else None)
+    parts = {name: in_split(cohort, name) for name in SPLITS}
+    labels = label_ids(parts["train"])
+    weights = class_weights(labels, len(cohort.classes))
+    weights = weights if config.train.class_weights else None
     tx = config.train.optimiser.make(config.train.steps)
-    stages = config.method.stages(Task(cohort.classes), tx)
-    validation = bags_of("val")
-
-    def stream(start):
-        batches = training_bags(
-            training,
-            seed=config.train.seed,
-            batch_size=config.train.batch,
-            balanced=config.train.balanced,
-            start=start,
-            process=0,
-            processes=1,
-        )
-        return (batch.bag for batch in batches)
 
     def validate(method, params):
-        found = probabilities(method, params, validation, mesh, config.train.batch)
+        found = probabilities(method, params, source, parts["val"])
         return validation_metrics(*found)
 
-    for stage in stages:
-        method = compile_method(stage.method, mesh)
+    for stage in config.method.stages(Task(cohort.classes), tx):
+        if stage.outlook:
+            print(stage.outlook(source.largest(cohort)), flush=True)
+        method = compile_method(stage.method, source.mesh)
         with progress(f"training ({stage.name})", config.train.steps) as advance:
             params = fit_stage(
                 config.train,
                 method,
-                stream,
+                lambda start: source.training(parts["train"], weights, start),
                 lambda params, method=method: validate(method, params),
                 folder / stage.name,
-                mesh,
+                source.mesh,
+                source.put,
                 meter,
                 advance,
             )
     threshold = None
     if len(cohort.classes) == 2:
-        _, p = probabilities(method, params, validation, mesh, config.train.batch)
-        threshold = choose_threshold(validation.labels, p[:, 1])
-    tested, called = of_split["test"].rows, []
+        truth, p = probabilities(method, params, source, parts["val"])
+        threshold = choose_threshold(truth, p[:, 1])
+    tested, called = parts["test"].rows, []
     with progress("test", len(tested)) as advance, meter.span("test"):
-        found = predict_bags(method, params, bags_of("test"), mesh, config.train.batch)
+        found = predict(method, params, source, parts["test"])
         for row, (p, attention, flops) in zip(tested, found, strict=True):
             label = int(decide(p[None], threshold)[0])
-            called.append(Predicted(row, path_of(row), p, label, attention, flops))
+            called.append(Predicted(row, p, label, attention, flops))
             advance(1)
     meter.add(flops=sum(one.flops for one in called))
+    source.charge(meter)
+    tiling = config.tiling()
     card = Card(
         classes=cohort.classes,
-        tiling=config.tiling(),
-        method=config.method,
-        encoder="" if config.precomputed else config.encoder.provenance(),
+        tiling=tiling,
+        method=config.method.trained(),
+        encoder="" if config.precomputed else tiling.encoder.provenance(),
         threshold=threshold,
-        dim=training.d,
+        dim=source.dim,
     )
     save_card(folder, card)
     return called, threshold
@@ -132,6 +114,7 @@ def fit_stage(
     validate: Callable[[Any], dict[str, float]],
     folder: pathlib.Path,
     mesh: Mesh,
+    put: Callable[[Any], Any],
     meter: Meter,
     advance: Callable,
 ) -> Any:
@@ -143,13 +126,14 @@ def fit_stage(
         stream: step -> its batch and all that follow.
         validate: params -> metrics.
         folder: of the stage.
-        mesh: over whose devices batches are split.
+        mesh: on all of whose devices the parameters lie in the end.
+        put: a batch where the method wants it.
         meter: is charged with the device's seconds.
         advance: of a progress bar.
     """
     checkpoints = Checkpoints(folder / "state")
     kept = Checkpoints(folder / WEIGHTS)
-    first = split(next(stream(0)), mesh)
+    first = put(next(stream(0)))
     state = method.init(jax.random.key(plan.seed), first)
     best = Best()
     if found := checkpoints.restore(state):
@@ -157,12 +141,7 @@ def fit_stage(
         best = Best(**memory["best"])
     log = MetricsLog(folder / "metrics.jsonl", int(state.step))
     advance(int(state.step), before=True)
-    batches = Feed(
-        prefetch_to_device(
-            stream(int(state.step)), lambda batch: split(batch, mesh), 2
-        ),
-        advance,
-    )
+    batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2), advance)
 
     def save(step, state, best):
         kept.wait()  # no checkpoint may know of a best step that is not on disk
@@ -200,24 +179,24 @@ def validation_metrics(labels: np.ndarray, p: np.ndarray) -> dict[str, float]:
     return {name: float(v) for name, v in slide_metrics(labels, p, half).items()}
 
 
-def predict_bags(
-    method: Method, params, bags: Bags, mesh: Mesh, batch: int
+def predict(
+    method: Method, params, source: Source, part: Cohort
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
     """(probabilities [c], attention [n], flops) of each slide, in order."""
     key = jax.random.key(0)
-    for found in evaluation_bags(bags, batch_size=batch, process=0, processes=1):
-        said = jax.device_get(method.predict(params, split(found.bag, mesh), key))
+    for batch, lengths in source.evaluation(part):
+        said = jax.device_get(method.predict(params, source.put(batch), key))
         p = np.asarray(jax.nn.softmax(said.logits.astype(np.float32)), np.float64)
-        for i, slide in enumerate(found.slide):
-            if slide >= 0:
-                n = int(bags.lengths[slide])
-                yield p[i], said.attention[i, :n], float(said.counts["flops"][i])
+        for i, n in enumerate(lengths):
+            yield p[i], said.attention[i, :n], float(said.counts["flops"][i])
 
 
-def probabilities(method, params, bags, mesh, batch) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [n] and probabilities [n c] of all slides of some bags."""
-    found = predict_bags(method, params, bags, mesh, batch)
-    return bags.labels, np.stack([p for p, _, _ in found])
+def probabilities(
+    method, params, source: Source, part: Cohort
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] and probabilities [n c] of all slides of a part."""
+    found = predict(method, params, source, part)
+    return label_ids(part), np.stack([p for p, _, _ in found])
 
 
 def class_weights(labels: np.ndarray, c: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from wsi_jax.data.parallel import prefetch_to_device
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.evals.cost import Meter
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.encoder import Trunk
 from wsi_jax.slides.grid import Grid
 from wsi_jax.train.compile import compile_encoder, split
 
@@ -60,7 +60,7 @@ def unreadable(lost: int, n: int, reason: str) -> str:
 def encode(
     sources: Sequence[TileSource],
     grid: Grid,
-    encoder: Encoder,
+    encoder: Trunk,
     *,
     params,
     mesh: Mesh,

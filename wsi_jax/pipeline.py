@@ -21,7 +21,7 @@ from wsi_jax.encode import encode, unreadable
 from wsi_jax.evals.cost import Meter
 from wsi_jax.report.contact import contact_sheet
 from wsi_jax.slides.grid import level0
-from wsi_jax.survey import Tiling, survey_all
+from wsi_jax.survey import Surveyed, Tiling, survey_all
 from wsi_jax.train.compile import replicate
 
 
@@ -61,11 +61,10 @@ def extract(
     """
     settings, folder = tiling.fingerprint(), folder / tiling.folder()
     path_of = lambda row: folder / f"{row.slide_id}.h5"
-    with progress("tissue", len(rows)) as advance, meter.span("survey"):
-        found = survey_all(rows, tiling, reading.threads, advance)
+    found = look(
+        rows, tiling, reading=reading, meter=meter, progress=progress, sheet=sheet
+    )
     why = {s.row.slide_id: s.reason for s in found}
-    if sheet:
-        contact_sheet([s.contact(s.reason) for s in found], sheet)
     usable = [s for s in found if not s.reason]
     todo = [s for s in usable if not is_whole(path_of(s.row), s.fingerprint(settings))]
     status = {s.row.slide_id: {"status": "refused", "reason": s.reason} for s in found}
@@ -108,6 +107,35 @@ def extract(
         )
     if sheet and any(why[s.row.slide_id] for s in usable):
         contact_sheet([s.contact(why[s.row.slide_id]) for s in found], sheet)
+    return _lines(found, status)
+
+
+def look(
+    rows: Sequence[Row],
+    tiling: Tiling,
+    *,
+    reading: Reading,
+    meter: Meter,
+    progress: Callable,
+    sheet: pathlib.Path | None = None,
+) -> list[Surveyed]:
+    """Finds tissue and tiles on slides, of which nothing else is read; as `extract`."""
+    with progress("tissue", len(rows)) as advance, meter.span("survey"):
+        found = survey_all(rows, tiling, reading.threads, advance)
+    if sheet:
+        contact_sheet([s.contact(s.reason) for s in found], sheet)
+    return found
+
+
+def streamed(found: Sequence[Surveyed]) -> list[dict]:
+    """What became of slides that are streamed, as `slides.csv` has it."""
+    status = {
+        s.row.slide_id: {
+            "status": "refused" if s.reason else "streamed",
+            "reason": s.reason or s.note,
+        }
+        for s in found
+    }
     return _lines(found, status)
 
 
@@ -196,7 +224,7 @@ def _write(path, slide, encoded, tiling, expect) -> None:
         target_mpp=tiling.grid.mpp,
         size_px=tiling.grid.size_px,
         overlap_px=tiling.grid.overlap_px,
-        encoder=tiling.encoder.depth.name,
+        encoder=tiling.encoder.name,
         config_hash=expect,
         bad_tiles=encoded.lost,
         bad_reason=encoded.reason,

@@ -11,19 +11,19 @@ import numpy as np
 import optax
 
 from wsi_jax.configs import from_plain, to_plain
-from wsi_jax.data.bags import bucket
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.data.views import View
 from wsi_jax.encode import encode
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
-from wsi_jax.survey import Tiling, survey
+from wsi_jax.survey import Tiling, survey, view
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.types import Bag, Task
+from wsi_jax.types import Bag, Takes, Task, bucket
 
 CARD = "model.json"
 WEIGHTS = "best"
@@ -155,6 +155,7 @@ class Predictor:
         self._mesh = make_mesh(jax.local_devices()[:1])
         *_, stage = card.method.stages(Task(card.classes), optax.identity())
         self._method = compile_method(stage.method, self._mesh)
+        self._streams = card.method.takes is Takes.slides
         nothing = _bag(np.zeros((1, card.dim), np.float32), 1)
         like = jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
         found = Checkpoints(folder / stage.name / WEIGHTS).restore(like)
@@ -163,7 +164,9 @@ class Predictor:
                 f"{folder / stage.name / WEIGHTS} holds no weights; train the run again"
             )
         self._params = replicate(found[0], self._mesh)
-        self._encoder = replicate(card.tiling.encoder.params(), self._mesh)
+        if not self._streams:
+            encoder = card.tiling.encoder.params()
+            self._encoder = replicate(encoder, self._mesh)
 
     def predict(
         self,
@@ -186,15 +189,47 @@ class Predictor:
             SlideError: the slide cannot be read at the run's mpp, has no tissue, or has
                 lost more than `reading.max_unreadable` of its tiles.
         """
-        tiling, meter, counts = self.card.tiling, Meter(), TileCounts()
+        tiling, meter = self.card.tiling, Meter()
         reading = reading or Reading()
         name = known_stem(path)
         row = Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
         found = survey(row, tiling)
         if found.reason:
             raise SlideError(found.reason)
+        look = self._stream if self._streams else self._encode
+        bag, kept, note = look(found, batch, reading, meter)
+        said = jax.device_get(
+            self._method.predict(self._params, bag, jax.random.key(0))
+        )
+        if self._streams:  # only now is the slide read
+            note = _read(bag.x[0], reading, meter)
+        p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
+        label = int(decide(p[None], self.card.threshold)[0])
+        return Verdict(
+            slide_id=name,
+            label=self.card.classes[label],
+            probabilities=dict(zip(self.card.classes, p.tolist(), strict=True)),
+            attention=np.asarray(said.attention[0, : len(kept)]),
+            yx=level0(found.yx[kept], tiling.grid.mpp, found.mpp),
+            tile_px=tiling.grid.size_px * tiling.grid.mpp / found.mpp,
+            path=row.path,
+            mpp=found.mpp,
+            cost=meter.as_dict(),
+            note=note,
+        )
+
+    def _stream(self, found, batch, reading, meter):
+        """The slide itself, every tile of its tissue, and nothing read yet."""
+        del batch, meter
+        seen = view(found, self.card.tiling.grid, reading)
+        bag = Bag((seen,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
+        return bag, np.arange(len(found.yx)), ""
+
+    def _encode(self, found, batch, reading, meter):
+        """Features of its tiles, which of them they are, and what could not be read."""
+        tiling, counts = self.card.tiling, TileCounts()
         (encoded,) = encode(
-            [TileSource(row.path, mpp, found.yx)],
+            [TileSource(found.row.path, found.row.mpp, found.yx)],
             tiling.grid,
             tiling.encoder,
             params=self._encoder,
@@ -210,23 +245,22 @@ class Predictor:
         # As on disk in training: float16, padded to a bucket.
         x = encoded.x.astype(np.float16)
         bag = split(_bag(x, bucket(len(x), 256)), self._mesh)
-        said = jax.device_get(
-            self._method.predict(self._params, bag, jax.random.key(0))
+        return bag, encoded.kept, encoded.note()
+
+
+def _read(view: View, reading: Reading, meter: Meter) -> str:
+    """What of a streamed slide could not be read; charges the meter.
+
+    Raises:
+        SlideError: too much of it.
+    """
+    meter.add(slides=1, tiles=view.n_read, bytes_decoded=view.bytes_decoded)
+    if view.n_lost > reading.max_unreadable * view.n_read:
+        raise SlideError(
+            f"{view.note()}; more than --config.reading.max_unreadable="
+            f"{reading.max_unreadable:g}: copy the slide again, or raise it"
         )
-        p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
-        label = int(decide(p[None], self.card.threshold)[0])
-        return Verdict(
-            slide_id=name,
-            label=self.card.classes[label],
-            probabilities=dict(zip(self.card.classes, p.tolist(), strict=True)),
-            attention=np.asarray(said.attention[0, : len(x)]),
-            yx=level0(found.yx[encoded.kept], tiling.grid.mpp, found.mpp),
-            tile_px=tiling.grid.size_px * tiling.grid.mpp / found.mpp,
-            path=row.path,
-            mpp=found.mpp,
-            cost=meter.as_dict(),
-            note=encoded.note(),
-        )
+    return view.note()
 
 
 def _bag(x: np.ndarray, length: int) -> Bag:

@@ -11,7 +11,9 @@ import numpy as np
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.data.tiles import Reading
+from wsi_jax.data.views import View
+from wsi_jax.nets.encoder import Encoder, Trunk
 from wsi_jax.report.contact import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.content import content_id
@@ -33,7 +35,7 @@ class Tiling:
 
     grid: Grid = dataclasses.field(default_factory=Grid)
     tissue: Tissue = dataclasses.field(default_factory=Tissue)
-    encoder: Encoder = dataclasses.field(default_factory=Encoder)
+    encoder: Trunk = dataclasses.field(default_factory=Encoder)
 
     def fingerprint(self) -> str:
         """Of everything that decides a slide's features."""
@@ -43,7 +45,7 @@ class Tiling:
         """Of the feature files: tiles, then encoder, as TRIDENT names them."""
         g = self.grid
         grid = f"{g.mpp:g}mpp_{g.size_px}px_{g.overlap_px}px_overlap"
-        return f"{grid}/features_{self.encoder.depth.name}_{self.fingerprint()[:8]}"
+        return f"{grid}/features_{self.encoder.name}_{self.fingerprint()[:8]}"
 
 
 class Surveyed(NamedTuple):
@@ -119,6 +121,12 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
         shrink(overview, mask), content, _lesions(row),
     )  # fmt: skip
+
+
+def view(found: Surveyed, grid: Grid, reading: Reading) -> View:
+    """A slide as streaming methods read it, its tissue the tiles of the survey."""
+    row = found.row
+    return View(row.path, row.mpp, found.yx, grid.size_px, grid.mpp, reading.threads)
 
 
 def _lesions(row) -> str:

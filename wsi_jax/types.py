@@ -47,6 +47,11 @@ class Bag(NamedTuple):
     weight: Array
 
 
+def bucket(n: int, smallest: int) -> int:
+    """The padded length of n tiles: the least smallest * 2**i that holds them."""
+    return smallest << max(0, -(-n // smallest) - 1).bit_length()
+
+
 class Prediction(NamedTuple):
     """A method's verdict on `b` slides.
 
@@ -102,7 +107,21 @@ class Stage(NamedTuple):
     Attributes:
         name: of its folder of checkpoints.
         method: trained in this stage.
+        outlook: (height, width) in px of the largest slide -> what a step on it will
+            take, in words; raises where the device cannot. None where nothing is told.
     """
 
     name: str
     method: Method
+    outlook: Callable | None = None
+
+
+class Takes(enum.Enum):
+    """What a method's batches are made of.
+
+    features: Bags of features that an encoder has made of tiles.
+    slides: Bags whose `x` is a tuple of views of slides (`data.views.View`).
+    """
+
+    features = "features"
+    slides = "slides"

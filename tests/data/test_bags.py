@@ -3,9 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from wsi_jax.data.bags import Bags, Loading, bucket, evaluation_bags, training_bags
+from wsi_jax.data.bags import Bags, Loading, evaluation_bags, training_bags
 from wsi_jax.data.features import FeatureError, Origin, write_features
 from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.types import bucket
 
 LENGTHS = (3, 9, 0, 17, 4, 8, 5)
 LABELS = np.array([0, 1, 0, 1, 1, 1, 0], np.int32)

@@ -68,7 +68,10 @@ def test_what_is_not_set_stays_as_in_the_file(read):
         ("--config.learning_rate=3", "--config.train.optimiser.learning_rate?"),
         ("--noconfig.train.balancd", "did you mean --config.train.balanced?"),
         ("--config.train.steps.x=3", "did you mean --config.train.steps?"),
-        ("--config.grid.qqq=3", "one of mpp, size_px, overlap_px, min_tissue?"),
+        (
+            "--config.grid.qqq=3",
+            "min_tissue, overhang?",
+        ),
         ("--config.qqq=3", "one of run_dir, features, precomputed, data,"),
         ("--config.train.steps=abc", "--config.train.steps=abc: invalid literal"),
         ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal"),

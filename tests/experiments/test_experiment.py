@@ -244,7 +244,7 @@ def test_each_fold_judges_at_its_own_threshold(short):
     )
 
     def said(row, p):
-        return Predicted(row, "", np.array([1 - p, p]), 0, np.ones(1), 0.0)
+        return Predicted(row, np.array([1 - p, p]), 0, np.ones(1), 0.0)
 
     tested = [[said(tumor, 0.3)], [said(normal, 0.7)]]
     metrics, verdicts = experiment.evaluate(short, cohort, tested, [0.2, 0.8])

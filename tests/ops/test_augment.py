@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from skimage.color import hsv2rgb, rgb2hsv
 
-from wsi_jax.ops.augment import HED, augment, blur, borrow, restain, turn
+from wsi_jax.ops.augment import HED, augment, blur, borrow, restain, shift_hsv, turn
 
 AS_IT_IS = {"stain": 0.0, "shade": 0.0}
 augmented = jax.jit(augment, static_argnames=("crop_px", "stain", "shade"))
@@ -127,3 +128,16 @@ def test_a_blur_is_a_gaussian_of_each_images_own_width():
     assert variance == pytest.approx(1, rel=0.03)
     flat = jnp.full((1, 9, 9, 3), 200, jnp.uint8)
     np.testing.assert_allclose(blur(flat, jnp.array([1.0])), flat, rtol=1e-5)
+
+
+def test_hsv_is_that_of_a_well_known_library():
+    """scikit-image's colours, shifted as ours; grey has no hue to shift."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 9, 7, 3), np.uint8)
+    pixels[0, 0, :3] = [[0, 0, 0], [255, 255, 255], [90, 90, 90]]
+    shift = np.array([0.11, -0.2, 0.05], np.float32)
+    hsv = rgb2hsv(pixels) + shift
+    hsv[..., 0] %= 1
+    hsv[..., 1:] = np.clip(hsv[..., 1:], 0, 1)
+    shifted = lambda by: shift_hsv(jnp.asarray(pixels), jnp.asarray(by))
+    np.testing.assert_allclose(shifted(shift), 255 * hsv2rgb(hsv), atol=1e-3)
+    np.testing.assert_allclose(shifted(0 * shift), pixels, atol=1e-3)

@@ -12,7 +12,7 @@ from jaxtyping import Float16, Float32, Int32
 from wsi_jax.data.features import FeatureError, feature_shape, read_features
 from wsi_jax.data.order import bag_batch_indices, draw_tiles, process_rows
 from wsi_jax.data.parallel import parallel_batches
-from wsi_jax.types import Bag
+from wsi_jax.types import Bag, bucket
 
 GIB = 1 << 30
 ENDLESS = np.iinfo(np.int64).max
@@ -103,11 +103,6 @@ class Bags:
         if self._cache is not None:
             self._cache[slide] = x
         return x
-
-
-def bucket(n: int, smallest: int) -> int:
-    """The padded length of n tiles: the least smallest * 2**i that holds them."""
-    return smallest << max(0, -(-n // smallest) - 1).bit_length()
 
 
 def training_bags(

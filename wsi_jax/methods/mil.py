@@ -1,17 +1,18 @@
 """Patch-all: every tile through a frozen encoder, and a pool trained on slides."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
+from wsi_jax.nets.clam import Clam
 from wsi_jax.ops import pooling
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
-from wsi_jax.types import Dtype, Prediction, Stage, Task
+from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,6 +34,12 @@ class Pool:
     standardise: bool = False
     chunk: int = 16384
     dtype: Dtype = Dtype.float32
+
+    takes: ClassVar[Takes] = Takes.features
+
+    def trained(self) -> "Pool":
+        """The method as its checkpoint needs it."""
+        return self
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,7 +120,8 @@ class CLAM(ABMIL):
             tx,
             branches=branches,
             instance_weight=self.instance_weight,
-            instance_options={"sampled": self.sampled, "subtyping": self.subtyping},
+            sampled=self.sampled,
+            subtyping=self.subtyping,
         )
 
 
@@ -123,12 +131,10 @@ def _attention_stage(
     tx: optax.GradientTransformation,
     *,
     branches: int,
-    instance_weight: float = 0.0,
-    instance_options: dict[str, Any] | None = None,
+    **clustering: Any,
 ) -> tuple[Stage]:
-    c = len(task.classes)
     net = AttentionHead(
-        n_classes=c,
+        n_classes=len(task.classes),
         branches=branches,
         width=config.width,
         attention=config.attention,
@@ -136,40 +142,15 @@ def _attention_stage(
         standardise=config.standardise,
         dtype=config.dtype.value,
     )
-
-    def attend(params, bag, key):
-        embed = lambda x, key: _embed(net, params, x, key)
-        seen = pooling.attend(embed, bag.x, bag.mask, chunk=config.chunk, key=key)
-        return net.apply(params, seen.pooled, method="classify"), seen.logits
+    clam = Clam(net, config.chunk, **clustering)
 
     def forward(params, bag, key):
-        logits, seen = attend(params, bag, key)
-        # Of several attentions, the one that speaks for the verdict.
-        branch = logits.argmax(-1) if branches > 1 else jnp.zeros(len(logits), int)
-        seen = jnp.take_along_axis(seen, branch[:, None, None], 1)[:, 0]
-        return logits, pooling.masked_softmax(seen, bag.mask)
+        return clam.verdict(params, bag.x, bag.mask, key)
 
-    def clustered(params, bag, key):
-        key, judge_key = jax.random.split(key)
-        logits, seen = attend(params, bag, key)
-        # A short slide's ends reach into the padding, which may hold anything.
-        clean = jnp.where(bag.mask[..., None], bag.x, 0)
+    def loss(params, bag, key):
+        return clam.loss(params, bag.x, bag.mask, bag.label, key)
 
-        def judge(ids):
-            x = jnp.take_along_axis(clean, ids[..., None], 1)
-            return net.apply(
-                params, _embed(net, params, x, judge_key)[0], method="judge"
-            )
-
-        instance = pooling.instance_loss(
-            judge, seen, bag.mask, bag.label, n_classes=c, **instance_options
-        )
-        surprise = _cross_entropy(logits, bag.label)
-        metrics = {"bag_loss": surprise, "instance_loss": instance}
-        w = instance_weight
-        return (1 - w) * surprise + w * instance, metrics | _accuracy(logits, bag)
-
-    return _one_stage(net, forward, tx, clustered if instance_weight else None)
+    return _one_stage(net, forward, tx, loss)
 
 
 def _one_stage(net, forward, tx, loss=None) -> tuple[Stage]:

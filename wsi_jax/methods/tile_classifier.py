@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.nets.encoder import Encoder
-from wsi_jax.nets.norm import NormKind, calibrate
+from wsi_jax.nets.encoder import Encoder, Trunk
 from wsi_jax.ops.augment import augment, blur, borrow
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
@@ -49,7 +48,7 @@ class TileClassifier:
         smoothing: of the labels (Szegedy et al. 2016, eq. 4 f.), in training.
     """
 
-    encoder: Encoder = dataclasses.field(default_factory=Encoder)
+    encoder: Trunk = dataclasses.field(default_factory=Encoder)
     augment: Augment = dataclasses.field(default_factory=Augment)
     smoothing: float = 0.1
 
@@ -65,9 +64,7 @@ class TileClassifier:
         encoder, c = self.encoder.make(), len(task.classes)
 
         def init(key, batch):
-            params = encoder.init(key)
-            if self.encoder.norm is NormKind.frozen and not self.encoder.weights:
-                params = calibrate(self.encoder.trunk(), params, batch.x)
+            params = self.encoder.begin(key, batch.x)
             kernel = jnp.zeros((encoder.dim, c))
             return {"encoder": params, "fc": {"kernel": kernel, "bias": jnp.zeros(c)}}
 

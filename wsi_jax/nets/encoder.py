@@ -1,24 +1,26 @@
 """Encoders: a trunk and its pooling to one vector per tile."""
 
+import abc
 import dataclasses
 import enum
 import hashlib
+import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PyTree
+from jaxtyping import Array, Float, Key, Num, PyTree
 
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.convnext import ConvNeXt
+from wsi_jax.nets.norm import NormKind, calibrate
 from wsi_jax.nets.origin import Origin, read_origin
 from wsi_jax.nets.resnet import ResNet
 from wsi_jax.types import Dtype
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-# What weights are of no use without. A trunk may stop before theirs; shapes tell.
-_BINDING = ("depth", "width", "norm", "mean", "std")
 
 
 class Depth(enum.Enum):
@@ -44,60 +46,64 @@ class TileEncoder(NamedTuple):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Encoder:
-    """A ResNet and global average pooling.
-
-    Without `weights` the trunk is random: a real but weak baseline, whose features keep
-    colour and texture and know nothing of tissue. The features usual in the CLAM
-    literature are `depth=resnet50, stages=3, norm=frozen` with ImageNet weights:
-    1,024 numbers for each tile.
+class Trunk(abc.ABC):
+    """What every trunk with weights has.
 
     Attributes:
-        depth: which ResNet.
-        stages: of its four, how many; each doubles the stride and the features.
-        width: channels after the first convolution; pretrained weights have 64.
-        norm: frozen for weights trained with BatchNorm; layer for random ones, whose
-            features would grow with depth otherwise.
         dtype: of the convolutions.
         weights: a `.safetensors` file with torchvision's or timm's names; or "".
-        seed: of random weights.
+        seed: of random weights, for a trunk that is not trained.
         mean: of red, green, blue in the pretraining images, ImageNet's; white is 1.
         std: their standard deviation.
     """
 
-    depth: Depth = Depth.resnet18
-    stages: int = 4
-    width: int = 64
-    norm: NormKind = NormKind.layer
     dtype: Dtype = Dtype.float32
     weights: str = ""
     seed: int = 0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
+    # What weights are of no use without. A trunk may stop before theirs; shapes tell.
+    binding: ClassVar[tuple[str, ...]]
+    # What their shapes follow from.
+    shaping: ClassVar[tuple[str, ...]]
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """What it is called."""
+
+    @abc.abstractmethod
+    def trunk(self) -> nn.Module:
+        """The trunk alone, for maps of features [b y x d]."""
+
+    @abc.abstractmethod
+    def beyond(self) -> tuple[str, ...]:
+        """First parts of names in files of weights that the trunk does without."""
+
     def make(self) -> TileEncoder:
-        """The encoder's pure functions.
+        """The pure functions of the trunk and global average pooling.
 
         Raises:
-            ValueError: there is no such number of stages.
+            ValueError: the trunk cannot be made.
         """
         net = self.trunk()
 
         def init(key):
-            one = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+            one = jnp.zeros((1, 64, 64, 3), jnp.uint8)
             if not self.weights:
                 return net.init(key, one)
             self._origin()
             like = jax.eval_shape(net.init, key, one)["params"]
-            # The classifier, and the stages that a shorter trunk leaves out.
-            later = tuple(f"layer{i}." for i in range(self.stages + 1, 5))
             try:
-                return {"params": pretrained.load(self.weights, like, ("fc.", *later))}
+                found = pretrained.load(self.weights, like, self.beyond())
             except pretrained.WeightsError as error:
+                here = self.describe()
+                told = ", ".join(f"{name}={here[name]}" for name in self.shaping)
                 raise pretrained.WeightsError(
-                    f"{error}; the encoder has depth={self.depth.name}, "
-                    f"stages={self.stages}, width={self.width}, norm={self.norm.name}"
+                    f"{error}; the encoder has {told}"
                 ) from error
+            return {"params": found}
 
         def apply(params: PyTree, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
             cells = net.apply(params, pixels)
@@ -105,19 +111,19 @@ class Encoder:
 
         return TileEncoder(init, apply, net.dim)
 
-    def trunk(self) -> ResNet:
-        """The trunk alone, for maps of features [b y x d]."""
-        if not 1 <= self.stages <= 4:
-            raise ValueError(f"stages is {self.stages}; a ResNet has 1 to 4")
-        return ResNet(
-            blocks=_BLOCKS[self.depth.value][: self.stages],
-            bottleneck=self.depth is Depth.resnet50,
-            width=self.width,
-            norm=self.norm,
-            dtype=self.dtype.value,
-            mean=self.mean,
-            std=self.std,
-        )
+    def check(self, name: str) -> None:
+        """Refuses weights that are not there; `name` is the trunk's in the config.
+
+        Raises:
+            ValueError: naming the flag.
+        """
+        if self.weights and not os.path.isfile(self.weights):
+            raise ValueError(f"--config.{name}.weights={self.weights}: no such file")
+
+    def begin(self, key: Key[Array, ""], pixels: Num[Array, "b h w 3"]) -> PyTree:
+        """The parameters of a trunk that is to be trained on such `pixels`."""
+        del pixels
+        return self.make().init(key)
 
     def params(self) -> PyTree:
         """The parameters of a frozen encoder: those of the file, or of the seed."""
@@ -147,13 +153,9 @@ class Encoder:
 
     def describe(self) -> dict[str, str]:
         """All that decides the features, to be stored beside them."""
-        plain = dataclasses.asdict(self) | {
-            "depth": self.depth.name,
-            "norm": self.norm.value,
-            "dtype": self.dtype.value,
-            "weights": self.provenance(),
-        }
-        return {name: str(value) for name, value in plain.items() if name != "seed"}
+        plain = dataclasses.asdict(self) | {"weights": self.provenance()}
+        named = lambda v: v.name if isinstance(v, enum.Enum) else str(v)
+        return {name: named(value) for name, value in plain.items() if name != "seed"}
 
     def _origin(self) -> Origin | None:
         """Of the weights; None of random ones and of those made elsewhere."""
@@ -162,11 +164,120 @@ class Encoder:
             return None
         # Layer and group norms have the same parameters: no shape would disagree.
         here = self.describe()
-        wrong = [name for name in _BINDING if origin.encoder[name] != here[name]]
+        wrong = [n for n in self.binding if origin.encoder.get(n) != here[n]]
         if wrong:
             have = ", ".join(f"{name}={here[name]}" for name in wrong)
-            want = ", ".join(f"{name}={origin.encoder[name]}" for name in wrong)
+            want = ", ".join(f"{name}={origin.encoder.get(name)}" for name in wrong)
             raise pretrained.WeightsError(
                 f"{self.weights} was made for an encoder of {want}; this one has {have}"
             )
         return origin
+
+
+@dataclasses.dataclass(kw_only=True)
+class Encoder(Trunk):
+    """A ResNet and global average pooling.
+
+    Without `weights` the trunk is random: a real but weak baseline, whose features keep
+    colour and texture and know nothing of tissue. The features usual in the CLAM
+    literature are `depth=resnet50, stages=3, norm=frozen` with ImageNet weights:
+    1,024 numbers for each tile.
+
+    Attributes:
+        depth: which ResNet.
+        stages: of its four, how many; each doubles the stride and the features.
+        width: channels after the first convolution; pretrained weights have 64.
+        norm: frozen for weights trained with BatchNorm; layer for random ones, whose
+            features would grow with depth otherwise.
+    """
+
+    depth: Depth = Depth.resnet18
+    stages: int = 4
+    width: int = 64
+    norm: NormKind = NormKind.layer
+
+    binding: ClassVar[tuple[str, ...]] = ("depth", "width", "norm", "mean", "std")
+    shaping: ClassVar[tuple[str, ...]] = ("depth", "stages", "width", "norm")
+
+    @property
+    def name(self) -> str:
+        return self.depth.name
+
+    def trunk(self) -> ResNet:
+        """The trunk alone, for maps of features [b y x d].
+
+        Raises:
+            ValueError: there is no such number of stages.
+        """
+        if not 1 <= self.stages <= 4:
+            raise ValueError(f"stages is {self.stages}; a ResNet has 1 to 4")
+        return ResNet(
+            blocks=_BLOCKS[self.depth.value][: self.stages],
+            bottleneck=self.depth is Depth.resnet50,
+            width=self.width,
+            norm=self.norm,
+            dtype=self.dtype.value,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def beyond(self) -> tuple[str, ...]:
+        """The classifier, and the stages that a shorter trunk leaves out."""
+        return ("fc.", *(f"layer{i}." for i in range(self.stages + 1, 5)))
+
+    def begin(self, key: Key[Array, ""], pixels: Num[Array, "b h w 3"]) -> PyTree:
+        """Frozen norms without weights take their statistics from `pixels`."""
+        params = self.make().init(key)
+        if self.norm is NormKind.frozen and not self.weights:
+            return calibrate(self.trunk(), params, pixels)
+        return params
+
+    def check(self, name: str) -> None:
+        """Refuses a frozen norm without weights, too."""
+        if not self.weights and self.norm is NormKind.frozen:
+            raise ValueError(
+                f"--config.{name}.norm=frozen takes its statistics from weights: add "
+                f"--config.{name}.weights=FILE.safetensors, or set norm=layer for a "
+                "random encoder"
+            )
+        super().check(name)
+
+
+@dataclasses.dataclass(kw_only=True)
+class ConvNeXtEncoder(Trunk):
+    """A ConvNeXt (Liu et al. 2022) and global average pooling.
+
+    Attributes:
+        blocks: in each stage, one number for each stage wanted.
+        width: channels of the first stage; each further stage doubles it.
+        stem: side of the squares that the first convolution cuts the image into, px.
+        scale: of each block's branch at first; 1e-6 when trained on very much.
+    """
+
+    blocks: tuple[int, ...] = (3, 3, 9, 3)
+    width: int = 96
+    stem: int = 4
+    scale: float = 1e-6
+
+    binding: ClassVar[tuple[str, ...]] = ("width", "stem", "mean", "std")
+    shaping: ClassVar[tuple[str, ...]] = ("blocks", "width", "stem")
+
+    @property
+    def name(self) -> str:
+        return "convnext"
+
+    def trunk(self) -> ConvNeXt:
+        """The trunk alone, for maps of features [b y x d]."""
+        return ConvNeXt(
+            blocks=tuple(self.blocks),
+            width=self.width,
+            stem=self.stem,
+            scale=self.scale,
+            dtype=self.dtype.value,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def beyond(self) -> tuple[str, ...]:
+        """The classifier, and the stages that a shorter trunk leaves out."""
+        return ("fc.", "head.", *(f"stages.{i}." for i in range(len(self.blocks), 4)))

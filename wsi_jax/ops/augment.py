@@ -130,3 +130,39 @@ def restain(
     density = -jnp.log((pixels.astype(dtype) + 1) / 256)
     density = jnp.einsum("bhwi,bik->bhwk", density, matrix) + offset[:, None, None]
     return jnp.clip(256 * jnp.exp(-density) - 1, 0, 255)
+
+
+def shift_hsv(
+    pixels: Num[Array, "b h w 3"], shift: Float[Array, "3"]
+) -> Float[Array, "b h w 3"]:
+    """Shifts hue, saturation and value, every pixel by itself.
+
+    Args:
+        pixels: grey levels.
+        shift: of the hue, in turns of the colour circle; of saturation and value, which
+            are 0 to 1 and stay so.
+
+    Returns:
+        Grey levels, 0 to 255, not rounded.
+    """
+    wide = jnp.promote_types(shift.dtype, pixels.dtype)
+    red, green, blue = jnp.moveaxis(pixels.astype(wide) / 255, -1, 0)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    safe = jnp.where(chroma > 0, chroma, 1)
+    sixth = jnp.where(
+        value == red,
+        (green - blue) / safe,
+        jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    saturation = chroma / jnp.where(value > 0, value, 1)
+    hue = sixth + 6 * shift[0]
+    saturation = jnp.clip(saturation + shift[1], 0, 1)
+    value = jnp.clip(value + shift[2], 0, 1)
+
+    def channel(n):
+        k = (n + hue) % 6
+        away = jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+        return value * (1 - saturation * away)
+
+    return 255 * jnp.stack([channel(5), channel(3), channel(1)], -1)

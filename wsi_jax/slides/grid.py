@@ -17,13 +17,16 @@ class Grid:
         mpp: um/px at which tiles are read.
         size_px: side of a tile, in pixels at `mpp`.
         overlap_px: shared by neighbours, in pixels at `mpp`.
-        min_tissue: least fraction of a tile that must be tissue; 0 keeps every tile.
+        min_tissue: least fraction of a tile that must be tissue; 0 keeps every tile. Of
+            a tile that overhangs, of what is on the slide.
+        overhang: keep tiles that reach beyond the slide at the bottom and right.
     """
 
     mpp: float = 0.5
     size_px: int = 256
     overlap_px: int = 0
     min_tissue: float = 0.25
+    overhang: bool = False
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
@@ -51,8 +54,8 @@ def tile_grid(
 ) -> Int[np.ndarray, "n 2"]:
     """Top-left corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`.
 
-    The grid starts at the slide's corner. Tiles never hang outside the slide: what is
-    left over at the bottom and right, less than one tile, is dropped.
+    The grid starts at the slide's corner. What is left over at the bottom and right,
+    less than one tile, is dropped unless `grid.overhang`.
 
     Args:
         shape_level0: (h, w) of the slide in level-0 pixels.
@@ -66,9 +69,10 @@ def tile_grid(
     """
     grid.validate()
     stride = grid.size_px - grid.overlap_px
+    # An overhanging tile has at least one pixel whose centre is on the slide.
+    inside = 0.5 if grid.overhang else grid.size_px - _HAIR_PX
     y, x = (
-        np.arange(0, n * slide_mpp / grid.mpp - grid.size_px + _HAIR_PX, stride)
-        for n in shape_level0
+        np.arange(0, n * slide_mpp / grid.mpp - inside, stride) for n in shape_level0
     )
     keep = np.ones((len(y), len(x)), bool)
     if mask is not None:

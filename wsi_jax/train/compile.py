@@ -48,6 +48,11 @@ def compile_method(method: Method, mesh: Mesh) -> Method:
     )
 
 
+def compile_phase(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+    """Compiles one phase of a staged method."""
+    return jax.jit(function, donate_argnums=donate)
+
+
 def compile_encoder(apply, mesh: Mesh):
     """Compiles (params, pixels [b h w 3]) -> features [b d], split by tile."""
     everywhere, by_tile = _shardings(mesh)
@@ -111,21 +116,33 @@ class Phases:
         tissue = None
         if tissue_px:
             tissue = plan.part(Tissue(np.ones((1, 1), bool), tissue_px), (0, 0))
-        self._net, self._axes, self._params = net, plan.axes, like(params)
-        self._left = plan.rows, plan.columns
-        self._tile, self._tissue, self._out = plan.tile, like(tissue), plan.out
-        self._pairs = (whole, whole), (whole, whole)
+        self._net, self._axes = net, plan.axes
+        self._given, self._tile = (plan.rows, plan.columns, plan.out), plan.tile
+        pair = whole, whole
+        self._shapes = (
+            like(params), pair, pair, plan.rows, plan.columns, plan.tile, like(tissue),
+        )  # fmt: skip
 
     @functools.cached_property
     def forward(self) -> Callable:
         """(params, size, at, rows, columns, tile, tissue) -> (rows, columns, cells)."""
-        return self._compiled(self._pass)
+        return self._compiled(*self.forward_call)
 
     @functools.cached_property
     def backward(self) -> Callable:
         """(grads, cotangents of what forward returns, and its arguments) -> (grads,
         cotangents of rows, of columns). What this tile adds to the gradient is added to
         `grads`, which is donated."""
+        return self._compiled(*self.backward_call, donate=True)
+
+    @property
+    def forward_call(self) -> tuple[Callable, tuple]:
+        """The way there, not compiled, and the shapes of its arguments."""
+        return self._pass, self._shapes
+
+    @property
+    def backward_call(self) -> tuple[Callable, tuple]:
+        """The way back, not compiled, and the shapes of its arguments."""
 
         def backward(grads, cotangents, params, size, at, rows, columns, *rest):
             passage = lambda p, r, c: self._pass(p, size, at, r, c, *rest)
@@ -133,7 +150,7 @@ class Phases:
             more, rows, columns = back(cotangents)
             return jax.tree.map(jnp.add, grads, more), rows, columns
 
-        return self._compiled(backward, self._params, (*self._left, self._out))
+        return backward, (self._shapes[0], self._given, *self._shapes)
 
     @functools.cached_property
     def to_pixels(self) -> Callable:
@@ -146,20 +163,19 @@ class Phases:
             return back(cotangents)
 
         pixels = jax.ShapeDtypeStruct(self._tile.shape, self.wide)
-        return self._compiled(to_pixels, pixels, (*self._left, self._out))
+        shapes = pixels, self._given, *self._shapes
+        return self._compiled(to_pixels, shapes, donate=True)
 
     @property
     def wide(self) -> jnp.dtype:
         """Of the gradient of pixels: float32, or float64 where the net has that."""
-        return jnp.promote_types(jnp.float32, self._out.dtype)
+        return jnp.promote_types(jnp.float32, self._given[-1].dtype)
 
     def _pass(self, params, size, at, rows, columns, tile, tissue):
         return pass_tile(
             self._net, self._axes, size, params, at, rows, columns, tile, tissue
         )
 
-    def _compiled(self, function, *first):
-        shapes = self._params, *self._pairs, *self._left, self._tile, self._tissue
-        return jax.jit(function, donate_argnums=0 if first else ()).lower(
-            *first, *shapes
-        ).compile()  # fmt: skip
+    def _compiled(self, function, shapes, donate=False):
+        jitted = jax.jit(function, donate_argnums=0 if donate else ())
+        return jitted.lower(*shapes).compile()

@@ -1,0 +1,110 @@
+"""StreamingCLAM: from tiles on disk as from images on the device, in every mode."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from trunks import assert_same
+
+from wsi_jax.methods.streaming_clam import Mode, StreamingCLAM
+from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.ops.augment import turn
+from wsi_jax.train.compile import compile_method, make_mesh
+from wsi_jax.types import Bag, Dtype, Task
+
+TASK = Task(("normal", "tumor"))
+ONE = make_mesh(jax.devices()[:1])
+SIDE, CELL = 88, 16
+
+
+class Shown:
+    """An image with its tissue, as `data.views.View` shows a slide."""
+
+    def __init__(self, image, tissue):
+        self.image, self.mask, self.read = image, tissue, 0
+        self.shape = image.shape[:2]
+
+    def turned(self, which=0):
+        return self.shape[::-1] if which & 1 else self.shape
+
+    def tissue(self, which=0):
+        return self._turn(self.mask[..., None], which)[..., 0]
+
+    def tiles(self, order, tile_px, which=0):
+        image, (h, w) = self._turn(self.image, which), tile_px
+        for r, c in order:
+            self.read += 1
+            found = image[r * h : (r + 1) * h, c * w : (c + 1) * w]
+            rest = [(0, n - m) for n, m in zip(tile_px, found.shape[:2], strict=True)]
+            yield np.pad(found, [*rest, (0, 0)])[None]
+
+    def _turn(self, a, which):
+        return np.asarray(turn(jnp.asarray(a)[None], jnp.array([which]))[0])
+
+
+def config(dtype=Dtype.float32, **kw):
+    trunk = ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5, dtype=dtype)
+    small = {"tile_px": 16, "pool": 4, "width": 4, "attention": 3, "chunk": 64}
+    return StreamingCLAM(trunk=trunk, **small | kw)
+
+
+def images(side=SIDE, count=2):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    cells = -(-(side // 4) // 4)
+    mask = rng.random((count, cells, cells)) < 0.3
+    mask[:, 1, 1] = True
+    label, weight = np.arange(count, dtype=np.int32) % 2, np.array([2.0, 1.0])
+    return Bag(x, mask, label, weight[:count])
+
+
+def shown(bag):
+    views = tuple(map(Shown, bag.x, bag.mask))
+    return bag._replace(x=views, mask=None)
+
+
+def both(config, bag, steps=1):
+    """State and metrics after some steps, of the pure form and of the staged one."""
+    found = []
+    for staged in (False, True):
+        (stage,) = config.stages(TASK, optax.sgd(0.1), staged=staged)
+        method = compile_method(stage.method, ONE)
+        batch = shown(bag) if staged else bag
+        state = method.init(jax.random.key(0), batch)
+        for _ in range(steps):
+            state, metrics = method.step(state, batch)
+        said = method.predict(
+            found[0][0].params if found else state.params, batch, None
+        )
+        found.append((state, metrics, said))
+    return found
+
+
+CASES = {
+    "as published": {},
+    "all": {"mode": Mode.every},
+    "masked": {"mode": Mode.masked},
+    "pooled at once": {"stream_pool": False},
+    "clustered": {
+        "instance_weight": 0.3, "sampled": 2, "multi_branch": True, "subtyping": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_staged_is_pure(x64, name):
+    """Parameters after a step, loss and verdict: turned and recoloured alike."""
+    pure, staged = both(config(Dtype.float64, **CASES[name]), images())
+    # Parameters are float32 in either.
+    chex.assert_trees_all_close(staged[0].params, pure[0].params, rtol=1e-5, atol=1e-7)
+    for metric, value in pure[1].items():
+        np.testing.assert_allclose(staged[1][metric], value, rtol=1e-6)
+    assert_same(staged[2].logits, pure[2].logits)
+    mask = images().mask.reshape(2, -1)
+    for i, there in enumerate(mask):
+        n = there.sum()
+        assert staged[2].counts["tiles"][i] == n
+        assert_same(staged[2].attention[i, :n], pure[2].attention[i][there])
+        assert not staged[2].attention[i, n:].any()

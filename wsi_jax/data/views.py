@@ -1,0 +1,149 @@
+"""A slide as a streaming method reads it: its tissue, and tiles in any order."""
+
+import collections
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from wsi_jax.slides.slide import Slide, SlideError, open_slide
+
+AHEAD_BYTES = 1 << 30  # of tiles read before they are asked for
+
+
+class View:
+    """A slide at one mpp, never whole in memory.
+
+    A turn, 0 to 7, shows it turned or flipped (`ops.augment.turn`) without reading it
+    otherwise than tile by tile: bit 0 transposes, then bit 1 reverses y, then bit 2
+    reverses x.
+
+    Attributes:
+        path: of the slide.
+        yx: corners of the cells with tissue [n 2], in pixels at mpp.
+        cell_px: side of a cell.
+        mpp: um/px.
+        shape: (h, w) at mpp.
+        n_read: tiles read so far.
+        n_lost: of them those that could not be read.
+        lost: why not, the first of them; "" where there is none.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        given_mpp: float | None,
+        yx: Int[np.ndarray, "n 2"],
+        cell_px: int,
+        mpp: float,
+        threads: int = 4,
+    ):
+        """Opens the slide, for its shape.
+
+        Args:
+            path: of the slide.
+            given_mpp: of its level 0, if the manifest gives it; wins over the file.
+            yx: corners of the cells with tissue, in pixels at `mpp`.
+            cell_px: side of a cell, in pixels at `mpp`.
+            mpp: um/px that it is read at.
+            threads: that read ahead.
+
+        Raises:
+            SlideError: it cannot be opened.
+        """
+        self.path, self._given_mpp = path, given_mpp
+        self.yx, self.cell_px, self.mpp = yx, cell_px, mpp
+        self.n_read, self.n_lost, self.lost = 0, 0, ""
+        self._threads, self._lock = threads, threading.Lock()
+        self._slide: Slide = open_slide(path, given_mpp)
+        self.shape = self._slide.shape_at(mpp)
+
+    def turned(self, turn: int) -> tuple[int, int]:
+        """(h, w) of the slide under a turn."""
+        return self.shape[::-1] if turn & 1 else self.shape
+
+    def tissue(self, turn: int = 0) -> Bool[np.ndarray, "y x"]:
+        """The cells with tissue, counted from the corner of the slide as it is turned.
+
+        Where the sides of the slide are no multiples of a cell the cells of another
+        turn lie elsewhere; one has tissue where its centre lies in a cell that has.
+        """
+        grid = np.zeros([-(-n // self.cell_px) for n in self.shape], bool)
+        cells = self.yx // self.cell_px
+        grid[cells[:, 0], cells[:, 1]] = True
+        if not turn:
+            return grid
+        size = self.turned(turn)
+        centres = []
+        for axis, n in enumerate(size):
+            first = np.arange(-(-n // self.cell_px)) * self.cell_px
+            centre = (first + np.minimum(first + self.cell_px, n)) // 2
+            centres.append(n - 1 - centre if turn >> (1 + axis) & 1 else centre)
+        if turn & 1:
+            return grid[centres[1] // self.cell_px][:, centres[0] // self.cell_px].T
+        return grid[centres[0] // self.cell_px][:, centres[1] // self.cell_px]
+
+    def tiles(
+        self, order: Iterable[tuple[int, int]], tile_px: tuple[int, int], turn: int = 0
+    ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
+        """Tiles in order, read ahead by threads; beyond the slide anything may stand.
+
+        A tile that cannot be read is blank, and `lost` says why.
+
+        Args:
+            order: indices (row, column) of tiles.
+            tile_px: (height, width) of a tile.
+            turn: of the slide.
+        """
+        size = 3 * tile_px[0] * tile_px[1]
+        ahead = max(2, min(2 * self._threads, AHEAD_BYTES // size))
+        waiting, order = collections.deque(), iter(order)
+        with contextlib.ExitStack() as stack:
+            pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            for at in order:
+                waiting.append(pool.submit(self._tile, at, tile_px, turn))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def note(self) -> str:
+        """What of the slide could not be read, or ""."""
+        what = f"{self.n_lost} of {self.n_read} tiles unreadable, taken as blank"
+        return f"{what}: {self.lost}" if self.lost else ""
+
+    def close(self) -> None:
+        """Closes the file; a later read opens it again."""
+        self._slide.close()
+
+    @property
+    def bytes_decoded(self) -> int:
+        """Of pixels decoded from the slide's levels so far."""
+        return self._slide.bytes_decoded
+
+    def _tile(self, at, tile_px, turn):
+        box = []
+        for axis, n in enumerate(self.turned(turn)):
+            first = at[axis] * tile_px[axis]
+            reverse = turn >> (1 + axis) & 1
+            box.append(n - first - tile_px[axis] if reverse else first)
+        size = tile_px
+        if turn & 1:
+            box, size = box[::-1], size[::-1]
+        with self._lock:
+            self.n_read += 1
+        try:
+            tile = self._slide.read(box, size, self.mpp)
+        except SlideError as error:
+            with self._lock:
+                self.n_lost += 1
+                self.lost = self.lost or str(error)
+            tile = np.full((*size, 3), self._slide.background, np.uint8)
+        tile = tile.swapaxes(0, 1) if turn & 1 else tile
+        tile = tile[::-1] if turn & 2 else tile
+        tile = tile[:, ::-1] if turn & 4 else tile
+        return np.ascontiguousarray(tile)[None]
