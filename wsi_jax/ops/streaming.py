@@ -137,7 +137,9 @@ class Plan(NamedTuple):
 
 
 def fitting(plan: Plan, size_px: int, about_px: int) -> int:
-    """The side of a tile near `about_px` of which a whole number takes an image.
+    """The side of a tile near `about_px` whose multiples least exceed an image.
+
+    Within a fifth of `about_px`; flushing is counted.
 
     Args:
         plan: of the net, for tiles of any side.
@@ -145,8 +147,10 @@ def fitting(plan: Plan, size_px: int, about_px: int) -> int:
         about_px: wished for.
     """
     cells, stride = plan.cells((size_px, size_px))[0] + plan.lag[0], plan.field.stride
-    count = max(round(cells * stride / about_px), 1)
-    return -(-cells // count) * stride
+    about = about_px / stride
+    sides = range(max(int(0.8 * about), 1), max(round(1.2 * about), 1) + 1)
+    taken = lambda side: (-(-cells // side) * side, abs(side - about))
+    return min(sides, key=taken) * stride
 
 
 def plan(

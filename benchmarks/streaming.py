@@ -1,0 +1,276 @@
+"""A trunk over a whole image, streamed, beside the same trunk on the image at once.
+
+    python -m benchmarks.streaming --out benchmarks/results/streaming.json
+
+Forward and backward, ratios to the dense net without recomputation. FLOPs are counted
+from the jaxpr, loops as often as they turn; 65,536 px are counted and not run. CPU
+seconds are the least of three runs, compilation excluded. `temp_bytes` are what XLA
+sets aside: of a whole image, or of one tile where tiles come from the host, one by one.
+
+    python -m benchmarks.streaming --device gpu --out FILE
+
+runs one training step of ResNet-34 in bfloat16 over an image of 65,536 px, tile by tile
+from the host, and the dense step at 4,096 px, ours and PyTorch's where it is installed.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import record
+from benchmarks.device import peaks
+from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.ops.halo import halo
+from wsi_jax.ops.maps import DENSE
+from wsi_jax.ops.streaming import fitting, plan, stream
+from wsi_jax.train.compile import Phases
+from wsi_jax.train.flops import count_flops
+from wsi_jax.train.outlook import temporaries
+from wsi_jax.train.walk import Route, walk, walk_back
+from wsi_jax.types import Dtype
+
+WHOLE_PX = 65_536
+# Sides of tiles wished for; each is made one of which a whole number takes the image.
+COUNTED = {
+    "resnet34": (512, 1024, 2048, 4096),
+    "resnet18": (2048,),
+    "resnet50": (2048,),
+}
+OVERLAPPING_PX = 1280
+RUNS = 3
+
+
+class Subject:
+    """A trunk as a net, its parameters and their shapes."""
+
+    def __init__(self, name: str, dtype: Dtype = Dtype.float32):
+        self.name = name
+        module = Encoder(depth=Depth[name], dtype=dtype).trunk()
+        self.net = lambda params, x, ops: module.apply(params, x, ops)
+        one = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+        self.params = jax.jit(module.init)(jax.random.key(0), one)
+
+    def plan(self, tile_px: int):
+        """For square tiles."""
+        one = jax.ShapeDtypeStruct((1, tile_px, tile_px, 3), jnp.uint8)
+        return plan(self.net, self.params, one, (tile_px, tile_px))
+
+    def tile(self, image_px: int, about_px: int) -> int:
+        """The side of a tile near `about_px` of which a whole number takes an image."""
+        return fitting(self.plan(256), image_px, about_px)
+
+    def grad(self, forward: Callable) -> Callable:
+        """(params, image) -> gradient of the parameters."""
+        return jax.grad(lambda params, x: forward(params, x).astype(jnp.float32).sum())
+
+    def dense(self, params, x):
+        return self.net(params, x, DENSE)
+
+
+def image(px: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, px, px, 3), jnp.uint8)
+
+
+def counted(name: str, image_px: int, about_px: int) -> dict:
+    """Tiles from the host over an image that is too large to run here."""
+    subject = Subject(name)
+    tile_px = subject.tile(image_px, about_px)
+    plans = subject.plan(tile_px)
+    phases = Phases(subject.net, plans, subject.params)
+    each = sum(
+        count_flops(f, *s) for f, s in (phases.forward_call, phases.backward_call)
+    )
+    whole = count_flops(subject.grad(subject.dense), subject.params, image(image_px))
+    tiles = int(np.prod(plans.tiles((image_px, image_px))))
+    return {
+        "trunk": name,
+        "driver": "host",
+        "image_px": image_px,
+        "tile_px": tile_px,
+        "flops_ratio": tiles * each / whole,
+        "temp_bytes": temporaries(phases),
+        "seconds_ratio": None,
+        "seam_bytes": plans.seam_bytes((image_px, image_px)),
+    }
+
+
+def measured(name: str, image_px: int, strips: int, about_px: int) -> list[dict]:
+    """Dense, strips, tiles and overlapping tiles, run one after the other."""
+    subject = Subject(name)
+    tile_px = subject.tile(image_px, about_px)
+    streamed = functools.partial(stream, subject.net)
+    ways = {
+        ("dense", image_px): subject.dense,
+        ("strips", strips): lambda p, x: streamed(p, x, strips),
+        ("tiles", tile_px): lambda p, x: streamed(p, x, (tile_px, tile_px)),
+        ("overlapping", OVERLAPPING_PX): lambda p, x: halo(
+            subject.net, p, x, (OVERLAPPING_PX, OVERLAPPING_PX)
+        ),
+    }
+    pixels = np.random.default_rng(0).integers(0, 256, image(image_px).shape, np.uint8)
+    found = []
+    for forward in ways.values():
+        grad = subject.grad(forward)
+        run = jax.jit(grad).lower(subject.params, image(image_px)).compile()
+        _cpu_seconds(run, subject.params, pixels)  # warms up
+        seconds = min(_cpu_seconds(run, subject.params, pixels) for _ in range(RUNS))
+        flops = count_flops(grad, subject.params, image(image_px))
+        found.append((flops, run.memory_analysis().temp_size_in_bytes, seconds))
+        print(f"{name}, {image_px} px: {seconds:.1f} CPU seconds", flush=True)
+    (whole, _, alone), *_ = found
+    return [
+        {
+            "trunk": name,
+            "driver": driver,
+            "image_px": image_px,
+            "tile_px": side,
+            "flops_ratio": flops / whole,
+            "temp_bytes": temp_bytes,
+            "seconds_ratio": seconds / alone,
+            "cpu_seconds": seconds,
+        }
+        for (driver, side), (flops, temp_bytes, seconds) in zip(
+            ways, found, strict=True
+        )
+    ]
+
+
+def _cpu_seconds(run, *args) -> float:
+    """Of all threads of this process."""
+    began = time.process_time()
+    jax.block_until_ready(run(*args))
+    return time.process_time() - began
+
+
+def on_device(image_px: int, tile_px: int, dense_px: int) -> list[dict]:
+    """One step of ResNet-34 in bfloat16, whole and with 15 % tissue; dense; PyTorch."""
+    subject, peak = Subject("resnet34", Dtype.bfloat16), peaks()[0]["bfloat16"]
+    work = lambda px: count_flops(
+        subject.grad(subject.dense), subject.params, image(px)
+    )
+
+    def row(driver, px, side, seconds, flops, **more):
+        held = jax.local_devices()[0].memory_stats() or {}
+        return {
+            "trunk": subject.name,
+            "driver": driver,
+            "image_px": px,
+            "tile_px": side,
+            "seconds": seconds,
+            "flops": flops,
+            "model_flop_utilisation": flops / seconds / peak,
+            "device_peak_bytes": held.get("peak_bytes_in_use"),
+        } | more
+
+    pixels = np.random.default_rng(0).integers(0, 256, image(dense_px).shape, np.uint8)
+    grad = jax.jit(subject.grad(subject.dense))
+    dense = _wall(lambda: grad(subject.params, pixels))
+    rows = [row("dense", dense_px, dense_px, dense, work(dense_px))]
+    if torch_s := _torch_seconds(dense_px):
+        rows.append(row("dense, PyTorch", dense_px, dense_px, torch_s, work(dense_px)))
+    side = subject.tile(image_px, tile_px)
+    plans = subject.plan(side)
+    phases = Phases(subject.net, plans, subject.params)
+    tile = pixels[:, :side, :side]
+    tile = np.pad(tile, [(0, 0), *((0, side - n) for n in tile.shape[1:3]), (0, 0)])
+    tile = jax.device_put(tile)  # reading and decoding are not what is measured
+    y, x = plans.cells((image_px, image_px))
+    tissue = np.zeros((y, x), bool)
+    tissue[: round(y * 0.15**0.5), : round(x * 0.15**0.5)] = True
+    for share, wanted in ((1.0, np.ones_like(tissue)), (0.15, tissue)):
+        needed = plans.needed(wanted, (image_px, image_px))
+        read = lambda order: (tile for _ in order)
+        route = Route(plans, (image_px, image_px), read, needed)
+
+        def step(route=route, wanted=wanted):
+            walked = walk(phases, subject.params, route)
+            cotangent = np.broadcast_to(wanted[None, :, :, None], walked.cells.shape)
+            return walk_back(phases, subject.params, route, walked, cotangent)
+
+        seconds = _wall(step)
+        flops = work(image_px) * share
+        ratio = seconds / dense * (dense_px / image_px) ** 2
+        more = {"tissue": share, "tiles": int(needed.sum()), "against_dense": ratio}
+        rows.append(row("host", image_px, side, seconds, flops, **more))
+    return rows
+
+
+def _wall(run: Callable) -> float:
+    """Seconds, the least of three runs after one that compiles."""
+    seconds = []
+    for _ in range(1 + RUNS):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def _torch_seconds(px: int) -> float | None:
+    """The same dense step of a ResNet-34 trunk in PyTorch; None without it."""
+    try:
+        import torch
+        from torch import nn
+    except ImportError:
+        return None
+
+    def block(d_in, d, stride):
+        conv = lambda i, o, k, s: nn.Sequential(
+            nn.Conv2d(i, o, k, s, k // 2, bias=False), nn.BatchNorm2d(o)
+        )
+        body = nn.Sequential(conv(d_in, d, 3, stride), nn.ReLU(), conv(d, d, 3, 1))
+        skip = conv(d_in, d, 1, stride) if stride > 1 else nn.Identity()
+        return Residual(body, skip)
+
+    class Residual(nn.Module):
+        def __init__(self, body, skip):
+            super().__init__()
+            self.body, self.skip = body, skip
+
+        def forward(self, x):
+            return torch.relu(self.body(x) + self.skip(x))
+
+    layers, d_in = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)], 64
+    layers += [nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    for i, (d, count) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True)):
+        layers += [block(d_in, d, 2 if i else 1)]
+        layers += [block(d, d, 1) for _ in range(count - 1)]
+        d_in = d
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = nn.Sequential(*layers).to(device, memory_format=torch.channels_last).eval()
+    x = torch.rand(1, 3, px, px, device=device).to(memory_format=torch.channels_last)
+
+    def step():
+        net.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            net(x).float().sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return _wall(step)
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    parser = record.arguments(__doc__)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    chosen = parser.parse_args()
+    if chosen.device == "gpu":
+        sizes = (2048, 512, 512) if chosen.quick else (WHOLE_PX, 4096, 4096)
+        rows = on_device(*sizes)
+    elif chosen.quick:
+        rows = [counted("resnet18", WHOLE_PX, 1024)]
+    else:
+        sides = [(name, side) for name, all in COUNTED.items() for side in all]
+        rows = [counted(name, WHOLE_PX, side) for name, side in sides]
+        rows += measured("resnet18", 2048, strips=256, about_px=544)
+        rows += measured("resnet18", 4096, strips=256, about_px=544)
+    record.write(chosen.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()
