@@ -2,9 +2,10 @@
 
     python -m experiments.predict --run runs/demo --out verdicts slide.svs more.tif
 
-Writes predictions.csv, one line a slide, and NAME.png beside it. A slide that cannot be
-used has its reason there instead of a verdict, and the others go on. Stopped, the same
-command goes on with the slides that have no verdict yet.
+Writes predictions.csv, one line a slide, and NAME.png beside it; with `--saliency` also
+NAME_saliency.png: which pixels the verdict of a streamed run hangs on. A slide that
+cannot be used has its reason there instead of a verdict, and the others go on. Stopped,
+the same command goes on with the slides that have no verdict yet.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from wsi_jax.run import CARD, Predictor, load
 from wsi_jax.slides.slide import SlideError, known_stem
 
 
-def line(predictor: Predictor, path: pathlib.Path, mpp: float | None, out) -> dict:
+def line(
+    predictor: Predictor, path: pathlib.Path, mpp: float | None, out, saliency: bool
+) -> dict:
     """Predicts one slide and draws its heatmap; its line of predictions.csv."""
     classes = predictor.card.classes
     empty = {"slide_id": known_stem(path), "path": str(path), "prediction": ""}
@@ -26,6 +29,9 @@ def line(predictor: Predictor, path: pathlib.Path, mpp: float | None, out) -> di
     try:
         verdict = predictor.predict(path, mpp)
         verdict.heatmap(out / f"{verdict.slide_id}.png")
+        if saliency:
+            png = out / f"{verdict.slide_id}_saliency.png"
+            predictor.saliency(path, png, verdict.label, mpp)
     except SlideError as error:
         print(f"refused: {error}", file=sys.stderr, flush=True)
         return empty | {"reason": str(error)}
@@ -64,6 +70,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="folder of a trained run")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder")
     parser.add_argument("--mpp", type=float, help="um/px of slides that do not say")
+    parser.add_argument("--saliency", action="store_true", help="draw gradients too")
     parser.add_argument("slides", nargs="+", type=pathlib.Path)
     chosen = parser.parse_args()
     check_names(chosen.slides)
@@ -79,11 +86,11 @@ def main() -> None:
         for path in chosen.slides:
             one = known.get(str(path))
             if one is None:
-                one = line(predictor, path, chosen.mpp, chosen.out)
+                one = line(predictor, path, chosen.mpp, chosen.out, chosen.saliency)
                 one |= {"run": str(run)}
             lines.append(one)
             write_csv(table, lines)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(explain(error, chosen.out)) from error
 
 

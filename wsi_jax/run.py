@@ -156,6 +156,7 @@ class Predictor:
         *_, stage = card.method.stages(Task(card.classes), optax.identity())
         self._method = compile_method(stage.method, self._mesh)
         self._streams = card.method.takes is Takes.slides
+        self._saliency = stage.saliency
         nothing = _bag(np.zeros((1, card.dim), np.float32), 1)
         like = jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
         found = Checkpoints(folder / stage.name / WEIGHTS).restore(like)
@@ -189,13 +190,8 @@ class Predictor:
             SlideError: the slide cannot be read at the run's mpp, has no tissue, or has
                 lost more than `reading.max_unreadable` of its tiles.
         """
-        tiling, meter = self.card.tiling, Meter()
-        reading = reading or Reading()
-        name = known_stem(path)
-        row = Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
-        found = survey(row, tiling)
-        if found.reason:
-            raise SlideError(found.reason)
+        tiling, meter, reading = self.card.tiling, Meter(), reading or Reading()
+        found = self._survey(path, mpp, mask)
         look = self._stream if self._streams else self._encode
         bag, kept, note = look(found, batch, reading, meter)
         said = jax.device_get(
@@ -206,17 +202,84 @@ class Predictor:
         p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
         label = int(decide(p[None], self.card.threshold)[0])
         return Verdict(
-            slide_id=name,
+            slide_id=found.row.slide_id,
             label=self.card.classes[label],
             probabilities=dict(zip(self.card.classes, p.tolist(), strict=True)),
             attention=np.asarray(said.attention[0, : len(kept)]),
             yx=level0(found.yx[kept], tiling.grid.mpp, found.mpp),
             tile_px=tiling.grid.size_px * tiling.grid.mpp / found.mpp,
-            path=row.path,
+            path=found.row.path,
             mpp=found.mpp,
             cost=meter.as_dict(),
             note=note,
         )
+
+    def saliency(
+        self,
+        path: str | os.PathLike,
+        png: str | os.PathLike,
+        label: str,
+        mpp: float | None = None,
+        block_mpp: float = 8.0,
+        reading: Reading | None = None,
+        mask: str | os.PathLike = "",
+    ) -> None:
+        """Draws which pixels move the logit of a class: the size of its gradient.
+
+        Args:
+            path: of the slide.
+            png: to write.
+            label: the class.
+            mpp: as in `predict`.
+            block_mpp: the gradient is averaged over blocks of this side.
+            reading: as in `predict`.
+            mask: as in `predict`.
+
+        Raises:
+            ValueError: no such class, or a method that does not see the pixels.
+            SlideError: as in `predict`.
+        """
+        if self._saliency is None:
+            raise ValueError(
+                f"{type(self.card.method).__name__} pools features of tiles and has no "
+                "gradient at pixels; StreamingCLAM has"
+            )
+        if label not in self.card.classes:
+            raise ValueError(f"no class {label!r}, only {', '.join(self.card.classes)}")
+        found, grid = self._survey(path, mpp, mask), self.card.tiling.grid
+        seen, size = view(found, grid, reading or Reading()), max(block_mpp, found.mpp)
+        block = max(1, round(size / grid.mpp))
+        total = np.zeros([-(-n // block) for n in seen.shape])
+        which = self.card.classes.index(label)
+        for (r, c), grad in self._saliency(self._params, seen, which):
+            h, w = grad.shape[:2]
+            y, x = (np.arange(i * n, (i + 1) * n) for i, n in ((r, h), (c, w)))
+            y, x = y[y < seen.shape[0]], x[x < seen.shape[1]]
+            strength = np.abs(grad[: len(y), : len(x)]).sum(-1, dtype=np.float64)
+            np.add.at(total, (y[:, None] // block, x[None] // block), strength)
+        at = np.argwhere(total > 0)
+        scale = block * grid.mpp / found.mpp
+        with open_slide(found.row.path, found.mpp) as slide:
+            overview = slide.overview(block * grid.mpp)
+        heatmap(
+            overview,
+            total[tuple(at.T)],
+            at * scale,
+            scale,
+            scale,
+            png,
+            title=f"{found.row.slide_id}: what moves {label}",
+            mpp_level0=found.mpp,
+            label="gradient",
+        )
+
+    def _survey(self, path, mpp, mask):
+        name = known_stem(path)
+        row = Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
+        found = survey(row, self.card.tiling)
+        if found.reason:
+            raise SlideError(found.reason)
+        return found
 
     def _stream(self, found, batch, reading, meter):
         """The slide itself, every tile of its tissue, and nothing read yet."""

@@ -109,11 +109,14 @@ class Stage(NamedTuple):
         method: trained in this stage.
         outlook: (height, width) in px of the largest slide -> what a step on it will
             take, in words; raises where the device cannot. None where nothing is told.
+        saliency: (params, view of a slide, class) -> for each tile ((row, column),
+            gradient [h w 3] of the class's logit). None where pixels are not seen.
     """
 
     name: str
     method: Method
     outlook: Callable | None = None
+    saliency: Callable | None = None
 
 
 class Takes(enum.Enum):

@@ -14,6 +14,8 @@ from wsi_jax.ops.halo import halo
 from wsi_jax.ops.maps import DENSE, Ops
 from wsi_jax.ops.passage import StreamError, Tissue
 from wsi_jax.ops.streaming import masked, plan, stream
+from wsi_jax.ops.wavefront import stream_wide
+from wsi_jax.train.compile import make_mesh
 
 
 def value_and_gradients(forward, params, x, weight=1.0):
@@ -262,3 +264,12 @@ def reference(numbers):
 
     chex.assert_equal(len(params), len(learnt) - 1)
     return net, params
+
+
+def test_four_devices_are_one(x64):
+    """Columns of tiles as a wavefront, more than divide among them."""
+    net, params = trunk(TINY)
+    x, mesh = image(51, 70, b=2), make_mesh(jax.devices()[:4])
+    wide = lambda p, x: stream_wide(net, p, x, (16, 16), mesh)
+    dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
+    assert_same(value_and_gradients(wide, params, x), dense)

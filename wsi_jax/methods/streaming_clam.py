@@ -167,7 +167,8 @@ class StreamingCLAM:
         if not staged:
             return (Stage("train", net.pure(tx)),)
         streamed = Streamed(net)
-        return (Stage("train", streamed.method(tx), streamed.outlook),)
+        method, told = streamed.method(tx), (streamed.outlook, streamed.saliency)
+        return (Stage("train", method, *told),)
 
 
 class _Net:
@@ -418,7 +419,7 @@ class Streamed:
             (row, column) of a tile, and the gradient of its pixels [h w 3].
         """
         seen = self._look(params, view)
-        clam, x, mask = self.net.clam, *seen.bag()
+        clam, (x, mask) = self.net.clam, map(jnp.asarray, seen.bag())
         logit = lambda x: clam.verdict(params["head"], x, mask)[0][0, label]
         for at, grad in seen.to_pixels(compile_phase(jax.grad(logit))(x)):
             yield at, grad[0]

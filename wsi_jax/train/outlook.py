@@ -45,6 +45,7 @@ def outlook(
     size_px: tuple[int, int],
     flag: str,
     offload: bool = False,
+    room: int | None = None,
 ) -> str:
     """Geometry, work and memory of a step on a slide, in words.
 
@@ -56,13 +57,14 @@ def outlook(
         size_px: (height, width) of the largest slide.
         flag: that sets the tile's side.
         offload: whether seams go to host memory.
+        room: bytes of the device; None to ask it.
 
     Raises:
         TileError: the device has too little memory for it.
     """
     side = max(plan.tile_px)
     memory = _memory(plan, params, size_px, temporaries(phases), offload)
-    room = device_bytes()
+    room = device_bytes() if room is None else room
     if room and memory.total > room:
         raise TileError(
             _too_large(memory, plan, replan, params, size_px, flag, room, offload)
@@ -111,24 +113,27 @@ def _memory(plan, params, size_px, tile, offload):
 
 
 def _too_large(memory, plan, replan, params, size_px, flag, room, offload):
-    """Temporaries go with the tile's area; seams are known."""
+    """Names the largest tile that fits: temporaries go with its area, seams are known.
+
+    Smaller tiles have smaller temporaries and more seams: the mend may lie either way.
+    """
     side, stride = max(plan.tile_px), plan.field.stride
     said = (
         f"{flag}={side} takes about {_gb(memory.total)} ({_parts(memory)}) on a slide "
         f"of {size_px[0]:,} x {size_px[1]:,} px; the device has {_gb(room)}"
     )
-    least, smaller = memory.total, side
-    while smaller > stride:
-        smaller = max(smaller // 2 // stride, 1) * stride
-        tile = memory.tile * (smaller / side) ** 2
-        other = _memory(replan((smaller, smaller)), params, size_px, tile, offload)
-        if other.total <= room:
-            return f"{said}. Set {flag}={smaller}: about {_gb(other.total)}"
-        least = min(least, other.total)
+    sides = {max(int(side * 2**k) // stride, 1) * stride for k in range(-8, 5)}
+    found = {}
+    for other in sorted(sides - {side}, reverse=True):
+        tile = memory.tile * (other / side) ** 2
+        again = replan((other, other))
+        found[other] = _memory(again, params, size_px, tile, offload).total
+        if found[other] <= room:
+            return f"{said}. Set {flag}={other}: about {_gb(found[other])}"
     return (
-        f"{said}, and no tile fits: {_gb(least)} at least. Keep the seams in host "
-        "memory (--config.method.offload=True), compute in bfloat16, or read the "
-        "slides at a coarser --config.grid.mpp"
+        f"{said}, and no tile fits: {_gb(min(found.values()))} at least. Keep the "
+        "seams in host memory (--config.method.offload=True), compute in bfloat16, or "
+        "read the slides at a coarser --config.grid.mpp"
     )
 
 

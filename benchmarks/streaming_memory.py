@@ -1,0 +1,94 @@
+"""Memory of a slide streamed from the host, by the size of the slide.
+
+    python -m benchmarks.streaming_memory --out benchmarks/results/streaming_memory.json
+
+Forward and backward of a narrow ResNet-18 and max-pooling to 256 px over pixels that
+are made when they are asked for. Every size has a process of its own: its peak of
+resident memory, and the seams that it kept, computed beforehand and counted. What is
+left should not depend on the size.
+"""
+
+import multiprocessing
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import record
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.ops.streaming import plan
+from wsi_jax.train.compile import Phases
+from wsi_jax.train.walk import Route, walk, walk_back
+
+SIZES, COUNTED = (4096, 8192, 16384), 65_536
+WIDTH, TILE_PX = 8, 1024
+
+
+def net():
+    """The net, its parameters and its plan."""
+    module = Encoder(width=WIDTH).trunk()
+    params = module.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.uint8))
+
+    def cells(params, x, ops):
+        return ops.max_pool(module.apply(params, x, ops), 8, 8, 0, ceil=True)
+
+    one = jax.ShapeDtypeStruct((1, TILE_PX, TILE_PX, 3), jnp.uint8)
+    return cells, params, plan(cells, params, one, (TILE_PX, TILE_PX))
+
+
+def pixels(order):
+    """Tiles that depend on where they are, made one by one."""
+    for r, c in order:
+        rng = np.random.default_rng([r, c])
+        yield rng.integers(0, 256, (1, TILE_PX, TILE_PX, 3), np.uint8)
+
+
+def measure(side: int, answer) -> None:
+    """Walks there and back over a slide; answers its row."""
+    cells, params, plans = net()
+    phases, size = Phases(cells, plans, params), (side, side)
+    route = Route(plans, size, pixels)
+    walked = walk(phases, params, route)
+    kept = {id(a): a.nbytes for a in jax.tree.leaves(walked.seams)}
+    cotangent = np.ones_like(walked.cells)
+    jax.block_until_ready(walk_back(phases, params, route, walked, cotangent))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seams = plans.seam_bytes(size)
+    answer.put(row(side, seams) | {
+        "seam_bytes_counted": sum(kept.values()),
+        "peak_rss_bytes": peak,
+        "rest_bytes": peak - seams,
+    })  # fmt: skip
+
+
+def row(side: int, seams: int) -> dict:
+    return {
+        "trunk": f"resnet18, {WIDTH} wide",
+        "driver": "host",
+        "image_px": side,
+        "tile_px": TILE_PX,
+        "seam_bytes": seams,
+        "seam_bytes_counted": None,
+        "peak_rss_bytes": None,
+        "rest_bytes": None,
+    }
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    chosen = record.arguments(__doc__).parse_args()
+    context, rows = multiprocessing.get_context("spawn"), []
+    for side in SIZES[: 2 if chosen.quick else None]:
+        answer = context.Queue()
+        process = context.Process(target=measure, args=(side, answer))
+        process.start()
+        rows.append(answer.get())
+        process.join()
+    rows.append(row(COUNTED, net()[2].seam_bytes((COUNTED, COUNTED))))
+    record.write(chosen.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Whole slides to a verdict: trained, reported, opened again, drawn."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import wsi_jax
+from experiments import cohort as experiment
+from experiments import predict
+from experiments.experiment import RunError
+from wsi_jax.methods.mil import ABMIL
+from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
+from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.ops.passage import StreamError
+
+
+@pytest.fixture
+def whole(tiny):
+    """The tiny config, of slides instead of features."""
+
+    def config():
+        made = tiny()
+        made.features, made.encoder = "", None
+        made.grid.size_px = 32
+        made.method = StreamingCLAM(
+            trunk=ConvNeXtEncoder(blocks=(1,), width=8, stem=8, scale=1.0),
+            tile_px=64,
+            pool=4,
+            width=8,
+            attention=4,
+            augment=Augment(share=0.0),
+        )
+        made.train.batch, made.train.class_weights = 2, False
+        made.train.steps, made.train.validate_every = 12, 6
+        made.train.save_every = made.train.log_every = 6
+        return made
+
+    return config
+
+
+def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "whole"
+    report = experiment.run(whole(), folder)
+    assert "Whole slides at 2 um/px, convnext trained end to end" in report.read_text()
+    said = capsys.readouterr().out
+    assert "streaming: a cell every 32 px sees" in said
+    with open(folder / "predictions.csv", newline="") as file:
+        lines = {line["slide_id"]: line for line in csv.DictReader(file)}
+    assert len(lines) == 6
+    with open(folder / "slides.csv", newline="") as file:
+        slides = {line["slide_id"]: line for line in csv.DictReader(file)}
+    assert {line["status"] for line in slides.values()} == {"streamed"}
+    cost = json.loads((folder / "cost.json").read_text())
+    assert cost["slides"] == 20
+    assert cost["tiles"] > 0
+    assert cost["bytes_decoded"] > 0
+    assert len(list((folder / "heatmaps").glob("*.png"))) == 2
+    assert not (folder / "features").exists()
+
+    predictor = wsi_jax.load(folder)
+    for name in list(lines)[:2]:
+        verdict = predictor.predict(slides[name]["path"])
+        assert verdict.label == lines[name]["prediction"]
+        p = float(lines[name]["p_tumor"])
+        np.testing.assert_allclose(verdict.probabilities["tumor"], p, atol=1e-5)
+        assert len(verdict.attention) == len(verdict.yx) == int(slides[name]["tiles"])
+        np.testing.assert_allclose(verdict.attention.sum(), 1, rtol=1e-5)
+        assert verdict.cost["tiles"] > 0
+    with pytest.raises(ValueError, match="no class 'cat', only normal, tumor"):
+        predictor.saliency(slides[name]["path"], folder / "x.png", "cat")
+
+    out = folder / "verdicts"
+    argv = ["predict", "--run", str(folder), "--out", str(out), "--saliency"]
+    monkeypatch.setattr("sys.argv", [*argv, slides[name]["path"]])
+    predict.main()
+    with Image.open(out / f"{name}_saliency.png") as drawn:
+        assert np.asarray(drawn).std() > 5
+
+
+def test_features_have_no_saliency(finished, manifest, tmp_path):
+    with open(manifest, newline="") as file:
+        path = manifest.parent / next(csv.DictReader(file))["path"]
+    with pytest.raises(ValueError, match="ABMIL pools features of tiles"):
+        wsi_jax.load(finished).saliency(path, tmp_path / "x.png", "tumor")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            lambda c: setattr(c.grid, "size_px", 64),
+            RunError,
+            r"grid\.size_px=64, and a cell has 32 px \(stride 8 .*method\.pool=4\)",
+        ),
+        (
+            lambda c: setattr(c.method, "tile_px", 60),
+            (RunError, StreamError),
+            r"do not divide by a stride of 8; make the tile's sides multiples",
+        ),
+        (lambda c: setattr(c.grid, "overlap_px", 8), RunError, "do not overlap"),
+        (
+            lambda c: setattr(c.method, "trunk", Encoder(norm=NormKind.frozen)),
+            RunError,
+            r"config\.method\.trunk\.norm=frozen .*trunk\.weights=FILE",
+        ),
+        (
+            lambda c: setattr(c.method.trunk, "weights", "gone.safetensors"),
+            RunError,
+            r"config\.method\.trunk\.weights=gone\.safetensors: no such file",
+        ),
+        (lambda c: setattr(c, "precomputed", "."), RunError, "StreamingCLAM reads"),
+        (lambda c: setattr(c, "encoder", Encoder()), RunError, "trunk of its own"),
+        (lambda c: setattr(c, "method", ABMIL()), RunError, "ABMIL wants an encoder"),
+    ],
+)
+def test_a_config_that_cannot_stream_is_refused_at_once(
+    whole, tmp_path, change, error, message
+):
+    config = whole()
+    change(config)
+    with pytest.raises(error, match=message):
+        experiment.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
