@@ -16,6 +16,7 @@ from experiments.experiment import with_mpp
 from experiments.make_cohort import MakeCohort, make_cohort
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
+from wsi_jax.data.importers import Slides, from_streaming_clam
 from wsi_jax.slides.presets import LAWS
 
 
@@ -30,6 +31,8 @@ class Camelyon16:
         metadata: CSV with each slide's centre; "" for none.
         complete: refuse a folder with slides missing.
         mpp: of level 0 of every slide whose file does not say.
+        splits: folder of StreamingCLAM's train_0.csv, val_0.csv and test.csv: their
+            slides only, split so; "" to draw the validation slides.
         practice: draw this cohort into `root` first.
         folds: none: the test set is official.
     """
@@ -40,6 +43,7 @@ class Camelyon16:
     metadata: str = ""
     complete: bool = True
     mpp: float | None = None
+    splits: str = ""
     practice: MakeCohort | None = None
     folds: int = 0
 
@@ -57,7 +61,28 @@ class Camelyon16:
             metadata=self.metadata or None,
             complete=self.complete,
         )
+        if self.splits:
+            cohort = published(cohort, pathlib.Path(self.splits), self.root)
         return with_mpp(cohort, self.mpp)
+
+
+def published(cohort: Cohort, folder: pathlib.Path, root: str) -> Cohort:
+    """The slides of three CSVs, split as they are.
+
+    Raises:
+        CohortError: a CSV or a slide of it is not there.
+    """
+    tables = [folder / name for name in ("train_0.csv", "val_0.csv", "test.csv")]
+    named = from_streaming_clam(*tables, Slides(folder=root))
+    known = {row.slide_id: row for row in cohort.rows}
+    rows = []
+    for row in named.rows:
+        if row.slide_id not in known:
+            raise CohortError(
+                f"{folder}: {row.slide_id} is no slide of CAMELYON16 in {root}"
+            )
+        rows.append(dataclasses.replace(known[row.slide_id], split=row.split))
+    return cohort._replace(rows=tuple(rows))
 
 
 def check_practice(config: MakeCohort) -> None:

@@ -10,7 +10,9 @@ from PIL import Image
 import wsi_jax
 from experiments import cohort as experiment
 from experiments import predict
+from experiments.camelyon16 import Camelyon16
 from experiments.experiment import RunError
+from wsi_jax.data.cohort import CohortError
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
@@ -125,3 +127,25 @@ def test_a_config_that_cannot_stream_is_refused_at_once(
     with pytest.raises(error, match=message):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_published_splits_take_the_place_of_drawn_ones(manifest, tmp_path):
+    names = {
+        "train_0": ("normal_001", "tumor_001"),
+        "val_0": ("normal_002",),
+        "test": ("test_001", "test_002"),
+    }
+    for name, slides in names.items():
+        lines = [f"{slide},{int('tumor' in slide)}\n" for slide in slides]
+        (tmp_path / f"{name}.csv").write_text("slide,label\n" + "".join(lines))
+    data = Camelyon16(root=str(manifest.parent), complete=False, splits=str(tmp_path))
+    found = {row.slide_id: row.split for row in data.cohort().rows}
+    assert found == {
+        slide: name.removesuffix("_0")
+        for name, slides in names.items()
+        for slide in slides
+    }
+    with open(tmp_path / "test.csv", "a") as file:
+        file.write("test_999,0\n")
+    with pytest.raises(CohortError, match="test_999"):
+        data.cohort()

@@ -2,11 +2,13 @@
 
     python -m experiments.camelyon16 \
         --config experiments/configs/camelyon16/streaming_clam.py \
-        --config.data.root=CAMELYON16 --config.method.trunk.weights=resnet34.safetensors
+        --config.data.root=CAMELYON16 --config.data.splits=SPLITS \
+        --config.method.trunk.weights=resnet34.safetensors
 
 The published training (Dooper et al. 2023; the schedule is that of its code): 25 epochs
 of 216 slides with the trunk as ImageNet left it, then 10 with all of it, eight slides
-to an update. Its split is `data.splits`. Not measured here: the slides are 700 GB.
+to an update. SPLITS is the folder of its train_0.csv, val_0.csv and test.csv. Not
+measured here: the slides are 700 GB.
 """
 
 from experiments.camelyon16 import Camelyon16

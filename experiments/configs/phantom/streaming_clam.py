@@ -18,7 +18,7 @@ from wsi_jax.slides.grid import Grid
 from wsi_jax.train.loop import Train
 from wsi_jax.train.optimiser import Optimiser
 
-EPOCH = 40
+EPOCH = 20  # of 40 slides, two to a batch: one of each class
 
 
 def get_config() -> Experiment:
@@ -27,7 +27,14 @@ def get_config() -> Experiment:
         grid=Grid(mpp=0.5, size_px=256, min_tissue=0.5),
         encoder=None,
         method=StreamingCLAM(
-            trunk=ConvNeXtEncoder(blocks=(1,), width=32, stem=8, scale=1.0),
+            trunk=ConvNeXtEncoder(
+                blocks=(1,),
+                width=32,
+                stem=8,
+                scale=1.0,
+                mean=(0.7, 0.55, 0.7),
+                std=(0.2, 0.2, 0.2),
+            ),
             tile_px=256,
             pool=32,
             augment=Augment(hue=0, saturation=0, value=0),
@@ -35,12 +42,12 @@ def get_config() -> Experiment:
             attention=32,
         ),
         train=Train(
-            steps=6 * EPOCH,
-            batch=1,
+            steps=8 * EPOCH,
+            batch=2,
             balanced=True,
             class_weights=False,
             validate_every=EPOCH,
-            save_every=EPOCH // 2,
+            save_every=EPOCH,
             patience=0,
             optimiser=Optimiser(learning_rate=2e-3, warmup=0.1, weight_decay=1e-3),
         ),
