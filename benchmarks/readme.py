@@ -138,6 +138,49 @@ def tile_encoders(report: dict) -> str:
     return "\n".join([*lines, "", _made(report)])
 
 
+def streaming(report: dict) -> str:
+    """Work, memory and seconds of each way over an image, against all at once."""
+    header = "| trunk | way | image | tile | work | temporaries | CPU seconds |"
+    lines = [header, "|---" * 7 + "|"]
+    for r in report["rows"]:
+        sides = f"{r['image_px']:,} px", f"{r['tile_px']:,} px"
+        seconds = r["seconds_ratio"] and f"{r['seconds_ratio']:.2f}x"
+        size = f"{r['temp_bytes'] / 1e6:,.0f} MB"
+        cells = r["trunk"], r["driver"], *sides, f"{r['flops_ratio']:.2f}x", size
+        lines.append("| " + " | ".join(cells) + f" | {seconds or ''} |")
+    return "\n".join([*lines, "", _made(report)])
+
+
+def streaming_memory(report: dict) -> str:
+    """Seams and what else a streamed slide takes, by its size."""
+    header = "| slide | tile | seams, computed | seams, counted | peak | the rest |"
+    lines = [header, "|---" * 6 + "|"]
+    for r in report["rows"]:
+        named = ("seam_bytes", "seam_bytes_counted", "peak_rss_bytes", "rest_bytes")
+        sizes = [f"{r[n] / 1e6:,.0f} MB" if r[n] else "" for n in named]
+        cells = f"{r['image_px']:,} px", f"{r['tile_px']:,} px", *sizes
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _made(report)])
+
+
+def streaming_runs(report: dict) -> str:
+    """Test AUC of each run, and where its attention lies."""
+    header = "| seed | trunk | test slides | AUC (95 %) | attention (95 %) | by chance "
+    lines = [header + "| hours |", "|---" * 7 + "|"]
+    for r in report["rows"]:
+        ends = f"{r['auprc']:.3f} ({r['auprc_lo']:.3f} to {r['auprc_hi']:.3f})"
+        trunk = f"{r['trunk']}, {r['learner']}"
+        cells = r["seed"], trunk, r["n"], _auc(r), ends, f"{r['auprc_chance']:.3f}"
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {r['hours']:.2f} |")
+    mean = {}
+    for r in report["rows"]:
+        mean.setdefault(f"{r['trunk']}, {r['learner']}", []).append(r["auc"])
+    said = ", ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in mean.items())
+    commits = ", ".join(sorted({r["run_commit"][:12] for r in report["rows"]}))
+    said = f"Mean AUC: {said}. Runs at commit {commits}, on one core."
+    return "\n".join([*lines, "", said, "", _made(report)])
+
+
 def filled(readme: str) -> str:
     """The README with every block made anew."""
 

@@ -54,7 +54,7 @@ def measure(side: int, answer) -> None:
     cotangent = np.ones_like(walked.cells)
     jax.block_until_ready(walk_back(phases, params, route, walked, cotangent))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seams = plans.seam_bytes(size)
+    seams = plans.walked_bytes(size)
     answer.put(row(side, seams) | {
         "seam_bytes_counted": sum(kept.values()),
         "peak_rss_bytes": peak,
@@ -85,7 +85,7 @@ def main() -> None:
         process.start()
         rows.append(answer.get())
         process.join()
-    rows.append(row(COUNTED, net()[2].seam_bytes((COUNTED, COUNTED))))
+    rows.append(row(COUNTED, net()[2].walked_bytes((COUNTED, COUNTED))))
     record.write(chosen.out, rows)
     print(record.table(rows))
 

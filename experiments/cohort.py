@@ -40,9 +40,11 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.evals.metrics import recentre
 from wsi_jax.evals.summary import summarise
+from wsi_jax.survey import Surveyed
 from wsi_jax.train.compile import make_mesh
+from wsi_jax.types import Task
 
-MANIFEST = "manifest.csv"
+MANIFEST, SLIDES = "manifest.csv", "slides.json"
 # What of a slide decides how a run trains and judges.
 DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
 
@@ -84,15 +86,25 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
         if s["reason"]:
             print(f"{said}: {s['reason']}", file=sys.stderr, flush=True)
 
+    tx = config.train.optimiser.make(config.train.steps)
+    stages = config.method.stages(Task(cohort.classes), tx)
+    for stage in stages:
+        if stage.outlook:
+            print(stage.outlook(source.views(without(cohort, refused))), flush=True)
     tested, thresholds = [], []
     for i, part in enumerate(parts):
         part = without(part, refused)
         inside = folder / f"fold_{i}" if len(parts) > 1 else folder
-        called, threshold = train(config, part, source, inside, meter, progress)
+        called, threshold = train(config, part, source, stages, inside, meter, progress)
         tested.append(called)
         thresholds.append(threshold)
-    for note in source.notes():
-        print(f"note: {note}", file=sys.stderr, flush=True)
+    if notes := source.notes():
+        for s in slides:
+            s["reason"] = "; ".join(
+                filter(None, (s["reason"], notes.get(s["slide_id"])))
+            )
+        write_csv(folder / "slides.csv", slides)
+        print("\n".join(f"note: {note}" for note in notes.values()), file=sys.stderr)
     metrics, verdicts = evaluate(config, cohort, tested, thresholds)
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", verdicts, cohort)
@@ -120,6 +132,7 @@ def read_slides(
     how = {"reading": config.reading, "meter": meter, "progress": progress}
     if config.streams:
         found = pipeline.look(cohort.rows, tiling, sheet=sheet, **how)
+        check_same_slides(folder / SLIDES, found, tiling.fingerprint())
         return pipeline.streamed(found), SlideSource(config, found)
     features = pathlib.Path(config.features or folder / "features")
     slides = pipeline.extract(
@@ -177,11 +190,13 @@ def evaluate(
 
 def check_batches(config: Experiment, devices: int) -> None:
     """Both batches divide among the devices: better said now than after extraction."""
-    if config.streams:  # one slide after the other, on one device
-        devices = 1
     sizes = {"encode_batch": config.encode_batch, "train.batch": config.train.batch}
+    if config.streams:  # one slide after the other, on one device
+        sizes, devices = {"train.batch": config.train.batch}, 1
     for name, size in sizes.items():
-        if size < 1 or size % devices:
+        if size < 1:
+            raise RunError(f"--config.{name}={size}: at least 1")
+        if size % devices:
             raise RunError(
                 f"--config.{name}={size} does not divide among {devices} devices; "
                 "make it a multiple of them"
@@ -222,6 +237,23 @@ def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
                 "Name a new --config.run_dir, or put the cohort back; "
                 "--config.features spares the encoding of the slides that stay"
             )
+
+
+def check_same_slides(path: pathlib.Path, found: list[Surveyed], settings: str) -> None:
+    """The slides and their tissue are those with which the run began, or it begins.
+
+    Raises:
+        RunError: naming a slide that is not as it was.
+    """
+    now = {one.row.slide_id: one.fingerprint(settings) for one in found}
+    before = json.loads(path.read_text()) if path.is_file() else now
+    for name in now:
+        if before.get(name) != now[name]:
+            raise RunError(
+                f"{path.parent} began with another file or tissue of slide {name!r}; "
+                "put it back, or name a new --config.run_dir"
+            )
+    write_json(path, now)
 
 
 def check_slides(

@@ -135,6 +135,14 @@ class Experiment:
             raise RunError(str(error)) from error
         if self.streams and self.grid.overlap_px:
             raise RunError("--config.grid.overlap_px: cells of a map do not overlap")
+        if self.streams and self.features:
+            raise RunError(f"--config.features={self.features}: no features are made")
+        if self.train.class_weights and self.train.batch == 1:
+            raise RunError(
+                "--config.train.class_weights: in a batch of one slide a weight does "
+                "nothing; set it False and --config.train.balanced=True, or a larger "
+                "--config.train.batch"
+            )
         trained = self.trunk.trained_mpp()
         if trained and abs(trained / self.grid.mpp - 1) > 0.05:
             raise RunError(
@@ -145,11 +153,12 @@ class Experiment:
 
     def tiling(self) -> Tiling:
         """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
-        grid, encoder = self.grid, self.encoder
-        if self.streams:
-            grid = dataclasses.replace(grid, overhang=True)
-            encoder = self.method.trained().trunk
-        return Tiling(grid=grid, tissue=self.tissue, encoder=encoder)
+        return Tiling(
+            grid=self.grid,
+            tissue=self.tissue,
+            encoder=self.method.trained().trunk if self.streams else self.encoder,
+            overhang=self.streams,
+        )
 
 
 def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:

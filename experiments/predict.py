@@ -30,8 +30,7 @@ def line(
         verdict = predictor.predict(path, mpp)
         verdict.heatmap(out / f"{verdict.slide_id}.png")
         if saliency:
-            png = out / f"{verdict.slide_id}_saliency.png"
-            predictor.saliency(path, png, verdict.label, mpp)
+            predictor.saliency(path, saliency_of(path, out), verdict.label, mpp)
     except SlideError as error:
         print(f"refused: {error}", file=sys.stderr, flush=True)
         return empty | {"reason": str(error)}
@@ -41,6 +40,11 @@ def line(
     if verdict.note:
         print(f"note: {verdict.slide_id}: {verdict.note}", file=sys.stderr, flush=True)
     return empty | said | each | {"reason": verdict.note}
+
+
+def saliency_of(path: pathlib.Path | str, out: pathlib.Path) -> pathlib.Path:
+    """Where the gradient at a slide's pixels is drawn."""
+    return out / f"{known_stem(path)}_saliency.png"
 
 
 def earlier(table: pathlib.Path, run: pathlib.Path) -> dict[str, dict]:
@@ -77,6 +81,8 @@ def main() -> None:
     run = pathlib.Path(chosen.run)
     try:
         predictor = load(run)
+        if chosen.saliency:
+            predictor.check_saliency()
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -85,12 +91,13 @@ def main() -> None:
     try:
         for path in chosen.slides:
             one = known.get(str(path))
-            if one is None:
+            drawn = not chosen.saliency or saliency_of(path, chosen.out).is_file()
+            if one is None or not drawn:
                 one = line(predictor, path, chosen.mpp, chosen.out, chosen.saliency)
                 one |= {"run": str(run)}
             lines.append(one)
             write_csv(table, lines)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise SystemExit(explain(error, chosen.out)) from error
 
 

@@ -55,17 +55,17 @@ class Source(Protocol):
     def put(self, batch: Any) -> Any:
         """A batch where the method wants it."""
 
-    def largest(self, part: Cohort) -> tuple[int, int]:
-        """(height, width) in px of the slide that takes most."""
+    def views(self, part: Cohort) -> Iterator[Any]:
+        """The slides, as a method sees them that reads them itself."""
 
     def tiles(self, row: Row, slide: Slide) -> Tiles:
         """Of one slide."""
 
     def charge(self, meter: Meter) -> None:
-        """Adds what was read since it was last asked."""
+        """Adds what was read since it was last asked; the end of a training."""
 
-    def notes(self) -> list[str]:
-        """What of the slides could not be read."""
+    def notes(self) -> dict[str, str]:
+        """What of which slide could not be read."""
 
 
 class FeatureSource:
@@ -97,9 +97,8 @@ class FeatureSource:
     def put(self, batch):
         return split(batch, self.mesh)
 
-    def largest(self, part):
-        del part
-        return 0, 0
+    def views(self, part):
+        raise TypeError("features have no views")
 
     def tiles(self, row, slide):
         features = read_features(self._path(row))
@@ -110,9 +109,10 @@ class FeatureSource:
 
     def charge(self, meter):
         del meter  # has been charged with the extraction
+        self._known.clear()  # may hold the features of a whole fold
 
     def notes(self):
-        return []
+        return {}
 
     def _path(self, row):
         return self._files / f"{row.slide_id}.h5"
@@ -139,6 +139,7 @@ class SlideSource:
     def __init__(self, config: Experiment, found: list[Surveyed]):
         self.mesh, self.dim = make_mesh(jax.local_devices()[:1]), 0
         self._config, self._grid = config, config.tiling().grid
+        found = (one._replace(picture=None) for one in found)
         self._found = {one.row.slide_id: one for one in found}
         self._views, self._charged = {}, {}
 
@@ -163,8 +164,8 @@ class SlideSource:
     def put(self, batch):
         return batch
 
-    def largest(self, part):
-        return max((self._view(row).shape for row in part.rows), key=np.prod)
+    def views(self, part):
+        return map(self._view, part.rows)
 
     def tiles(self, row, slide):
         del slide
@@ -172,7 +173,7 @@ class SlideSource:
         return Tiles(level0(one.yx, grid.mpp, one.mpp), grid.size_px, grid.mpp)
 
     def charge(self, meter):
-        views = self._views.values()
+        views = [view for view in self._views.values() if view.n_read]
         total = {
             "slides": len(views),
             "tiles": sum(view.n_read for view in views),
@@ -182,7 +183,7 @@ class SlideSource:
         self._charged = total
 
     def notes(self):
-        return [view.note() for view in self._views.values() if view.lost]
+        return {name: view.note() for name, view in self._views.items() if view.lost}
 
     def _view(self, row):
         if row.slide_id not in self._views:

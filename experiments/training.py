@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, replicate
 from wsi_jax.train.log import MetricsLog
 from wsi_jax.train.loop import Best, Train, fit
-from wsi_jax.types import Bag, Method, Task
+from wsi_jax.types import Bag, Method, Stage
 
 
 class Predicted(NamedTuple):
@@ -47,6 +47,7 @@ def train(
     config: Experiment,
     cohort: Cohort,
     source: Source,
+    stages: Sequence[Stage],
     folder: pathlib.Path,
     meter: Meter,
     progress,
@@ -59,15 +60,12 @@ def train(
     labels = label_ids(parts["train"])
     weights = class_weights(labels, len(cohort.classes))
     weights = weights if config.train.class_weights else None
-    tx = config.train.optimiser.make(config.train.steps)
 
     def validate(method, params):
         found = probabilities(method, params, source, parts["val"])
         return validation_metrics(*found)
 
-    for stage in config.method.stages(Task(cohort.classes), tx):
-        if stage.outlook:
-            print(stage.outlook(source.largest(cohort)), flush=True)
+    for stage in stages:
         method = compile_method(stage.method, source.mesh)
         with progress(f"training ({stage.name})", config.train.steps) as advance:
             params = fit_stage(

@@ -20,13 +20,13 @@ def test_a_real_slide_trains_resnet34(shared, optimised):
     """Single-level SVS of 2,220 x 2,967 px, every tile read twice and none kept."""
     path = shared / "data" / "slides" / "CMU-1-Small-Region.svs"
     encoder = Encoder(depth=Depth.resnet34)
-    grid = Grid(mpp=0.5, size_px=256, overhang=True)
+    grid = Grid(mpp=0.5, size_px=256)
     row = Row("CMU", str(path), "", "CMU", "")
-    found = survey(row, Tiling(grid=grid, encoder=encoder))
+    found = survey(row, Tiling(grid=grid, encoder=encoder, overhang=True))
     seen = view(found, grid, Reading(threads=2))
     config = StreamingCLAM(trunk=encoder, tile_px=768)
     (stage,) = config.stages(Task(("normal", "tumor")), optax.adam(1e-4))
-    print(stage.outlook(seen.shape))
+    print(stage.outlook([seen]))
     bag = Bag((seen,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
     state = stage.method.init(jax.random.key(0), bag)
     before = jax.tree.map(jnp.copy, state.params)

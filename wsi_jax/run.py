@@ -239,11 +239,7 @@ class Predictor:
             ValueError: no such class, or a method that does not see the pixels.
             SlideError: as in `predict`.
         """
-        if self._saliency is None:
-            raise ValueError(
-                f"{type(self.card.method).__name__} pools features of tiles and has no "
-                "gradient at pixels; StreamingCLAM has"
-            )
+        self.check_saliency()
         if label not in self.card.classes:
             raise ValueError(f"no class {label!r}, only {', '.join(self.card.classes)}")
         found, grid = self._survey(path, mpp, mask), self.card.tiling.grid
@@ -257,21 +253,32 @@ class Predictor:
             y, x = y[y < seen.shape[0]], x[x < seen.shape[1]]
             strength = np.abs(grad[: len(y), : len(x)]).sum(-1, dtype=np.float64)
             np.add.at(total, (y[:, None] // block, x[None] // block), strength)
+        note = _read(seen, reading or Reading(), Meter())
         at = np.argwhere(total > 0)
+        title = f"{found.row.slide_id}: what moves {label}"
+        area = np.minimum((at + 1) * block, seen.shape) - at * block
         scale = block * grid.mpp / found.mpp
         with open_slide(found.row.path, found.mpp) as slide:
             overview = slide.overview(block * grid.mpp)
         heatmap(
             overview,
-            total[tuple(at.T)],
+            total[tuple(at.T)] / area.prod(1),
             at * scale,
             scale,
             scale,
             png,
-            title=f"{found.row.slide_id}: what moves {label}",
+            title=title + " (damaged)" * bool(note),
             mpp_level0=found.mpp,
             label="gradient",
         )
+
+    def check_saliency(self) -> None:
+        """Raises ValueError for a method that does not see the pixels."""
+        if self._saliency is None:
+            raise ValueError(
+                f"{type(self.card.method).__name__} pools features of tiles and has no "
+                "gradient at pixels (--saliency); StreamingCLAM has"
+            )
 
     def _survey(self, path, mpp, mask):
         name = known_stem(path)

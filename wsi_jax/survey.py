@@ -31,11 +31,13 @@ class Tiling:
         grid: of the tiles.
         tissue: how tissue is told from background.
         encoder: of each tile.
+        overhang: also those that reach beyond the slide.
     """
 
     grid: Grid = dataclasses.field(default_factory=Grid)
     tissue: Tissue = dataclasses.field(default_factory=Tissue)
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
+    overhang: bool = False
 
     def fingerprint(self) -> str:
         """Of everything that decides a slide's features."""
@@ -107,7 +109,9 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         content = content_id(row.path)
     except (SlideError, AnnotationError, OSError) as error:
         return nothing._replace(reason=_naming(row, str(error)))
-    yx = tile_grid(slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid)
+    yx = tile_grid(
+        slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid, tiling.overhang
+    )
     area = float(mask.sum()) * (tissue.mpp / 1000) ** 2
     reason = ""
     if not len(yx):

@@ -107,8 +107,8 @@ class Stage(NamedTuple):
     Attributes:
         name: of its folder of checkpoints.
         method: trained in this stage.
-        outlook: (height, width) in px of the largest slide -> what a step on it will
-            take, in words; raises where the device cannot. None where nothing is told.
+        outlook: views of slides -> what a step on the one that takes most will take,
+            in words; raises where the device cannot. None where nothing is told.
         saliency: (params, view of a slide, class) -> for each tile ((row, column),
             gradient [h w 3] of the class's logit). None where pixels are not seen.
     """

@@ -86,5 +86,5 @@ def test_a_tile_that_cannot_be_read_is_blank_and_told(tmp_path):
     np.testing.assert_array_equal(whole[0], image[:64, :64])
     assert (hurt == 255).all()
     assert view.note().startswith(
-        "1 of 2 tiles unreadable, taken as blank: hurt: level"
+        "1 of 2 reads of tiles failed, taken as blank: hurt: level"
     )

@@ -70,7 +70,7 @@ def test_what_is_not_set_stays_as_in_the_file(read):
         ("--config.train.steps.x=3", "did you mean --config.train.steps?"),
         (
             "--config.grid.qqq=3",
-            "min_tissue, overhang?",
+            "one of mpp, size_px, overlap_px, min_tissue?",
         ),
         ("--config.qqq=3", "one of run_dir, features, precomputed, data,"),
         ("--config.train.steps=abc", "--config.train.steps=abc: invalid literal"),

@@ -17,7 +17,6 @@ from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.ops.passage import StreamError
 
 
 @pytest.fixture
@@ -100,8 +99,8 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
         ),
         (
             lambda c: setattr(c.method, "tile_px", 60),
-            (RunError, StreamError),
-            r"do not divide by a stride of 8; make the tile's sides multiples",
+            RunError,
+            r"method\.tile_px=60 is no multiple of 32, the px between .*; 64 is",
         ),
         (lambda c: setattr(c.grid, "overlap_px", 8), RunError, "do not overlap"),
         (
@@ -115,6 +114,35 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
             r"config\.method\.trunk\.weights=gone\.safetensors: no such file",
         ),
         (lambda c: setattr(c, "precomputed", "."), RunError, "StreamingCLAM reads"),
+        (lambda c: setattr(c, "features", "there"), RunError, "no features are made"),
+        (
+            lambda c: setattr(c.method, "trunk", Encoder(norm=NormKind.group)),
+            RunError,
+            r"config\.method\.trunk: Norm looks at a whole map at once",
+        ),
+        (
+            lambda c: setattr(c.method.trunk, "blocks", ()),
+            ValueError,
+            r"a trunk of blocks=\(\), width=8, stem=8: one stage at least",
+        ),
+        (
+            lambda c: setattr(c.method, "pool", 0),
+            ValueError,
+            r"config\.method\.pool=0: 1 or more",
+        ),
+        (
+            lambda c: setattr(c.method.augment, "share", 3.0),
+            ValueError,
+            r"config\.method\.augment\.share=3: a share, 0 to 1",
+        ),
+        (
+            lambda c: (
+                setattr(c.train, "batch", 1),
+                setattr(c.train, "class_weights", True),
+            ),
+            RunError,
+            "in a batch of one slide a weight does nothing",
+        ),
         (lambda c: setattr(c, "encoder", Encoder()), RunError, "trunk of its own"),
         (lambda c: setattr(c, "method", ABMIL()), RunError, "ABMIL wants an encoder"),
     ],

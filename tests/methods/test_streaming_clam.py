@@ -8,15 +8,17 @@ import optax
 import pytest
 from trunks import assert_same
 
-from wsi_jax.methods.streaming_clam import Mode, StreamingCLAM
+from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops.augment import turn
+from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh
+from wsi_jax.train.optimiser import Thaw
 from wsi_jax.types import Bag, Dtype, Task
 
 TASK = Task(("normal", "tumor"))
 ONE = make_mesh(jax.devices()[:1])
-SIDE, CELL = 88, 16
+SIDE = 64
 
 
 class Shown:
@@ -84,11 +86,10 @@ def both(config, bag, steps=1):
 
 CASES = {
     "as published": {},
-    "all": {"mode": Mode.every},
     "masked": {"mode": Mode.masked},
-    "pooled at once": {"stream_pool": False},
-    "clustered": {
-        "instance_weight": 0.3, "sampled": 2, "multi_branch": True, "subtyping": True,
+    "all, pooled at once, clustered": {
+        "mode": Mode.every, "stream_pool": False, "instance_weight": 0.3, "sampled": 2,
+        "multi_branch": True, "subtyping": True,
     },
 }  # fmt: skip
 
@@ -108,3 +109,63 @@ def test_staged_is_pure(x64, name):
         assert staged[2].counts["tiles"][i] == n
         assert_same(staged[2].attention[i, :n], pure[2].attention[i][there])
         assert not staged[2].attention[i, n:].any()
+
+
+def test_a_sliver_too_narrow_for_the_map_is_masked():
+    """Pooled with the map or behind it: no verdict comes from beyond the image."""
+    image = images(96, 1).x[0][:82, :83]  # a sliver of 2 and of 3 px, and stem 4
+    shown = Shown(image, np.ones((6, 6), bool))
+    bag = Bag((shown,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
+    found = []
+    for streams in (True, False):
+        how = config(stream_pool=streams, augment=Augment(turn=False))
+        (stage,) = how.stages(TASK, optax.sgd(0.1))
+        params = stage.method.init(jax.random.key(0), bag).params
+        found.append(stage.method.predict(params, bag, None))
+    assert np.isfinite(found[0].logits).all()
+    assert not found[0].attention.reshape(6, 6)[5].any()
+    chex.assert_trees_all_close(found[0][:2], found[1][:2], rtol=1e-5, atol=1e-6)
+
+
+def test_staged_learns_and_goes_on_as_if_never_stopped(tmp_path):
+    bag = images(48, 2)
+    x = bag.x.copy()
+    x[1, 16:32, 16:32] = (255, 0, 0)
+    batch = shown(bag._replace(x=x))
+    (stage,) = config(augment=Augment(share=0.0)).stages(TASK, optax.adam(3e-2))
+    method = stage.method
+
+    def steps(state, count):
+        losses = []
+        for _ in range(count):
+            state, metrics = method.step(state, batch)
+            losses.append(float(metrics["loss"]))
+        return state, losses
+
+    start = lambda: method.init(jax.random.key(0), batch)
+    whole, losses = steps(start(), 40)
+    assert np.mean(losses[-5:]) < np.mean(losses[:3]) / 3
+    half, _ = steps(start(), 15)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(15, half, {})
+    checkpoints.close()
+    found, _ = Checkpoints(tmp_path).restore(start())
+    again, _ = steps(found, 25)
+    chex.assert_trees_all_equal(again.params, whole.params)
+
+
+def test_a_frozen_trunk_is_not_walked_back():
+    bag = images(48, 1)
+    views = shown(bag)
+    (stage,) = config(thaw=Thaw(frozen=1)).stages(TASK, optax.sgd(0.1))
+    state = stage.method.init(jax.random.key(0), views)
+    before = jax.tree.map(jnp.copy, state.params["trunk"])
+    state, _ = stage.method.step(state, views)
+    once = views.x[0].read
+    chex.assert_trees_all_equal(state.params["trunk"], before)
+    state, _ = stage.method.step(state, views)
+    assert views.x[0].read > 2 * once
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), state.params["trunk"], before
+    )
+    assert all(jax.tree.leaves(moved))

@@ -9,6 +9,7 @@ from wsi_jax.ops.streaming import fitting, plan, stream
 from wsi_jax.train.compile import Phases
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.outlook import TileError, device_bytes, outlook, temporaries
+from wsi_jax.train.walk import Route
 
 SIZE = (2000, 3000)
 
@@ -23,34 +24,45 @@ def made():
     return params, plans, replan, Phases(net, plans, params)
 
 
-def told(made, **more):
+def told(made, needed=None, offload=False, **more):
     params, plans, replan, phases = made
-    return outlook(phases, plans, replan, params, SIZE, "--tile", **more)
+    route = Route(plans, SIZE, None, needed, offload=offload)
+    return outlook(phases, route, replan, params, "--net", **more)
 
 
 def test_it_tells_geometry_work_and_memory(made):
     text = told(made)
     assert "a cell every 8 px sees 51 px; the map runs 3 cells (24 px) late" in text
-    assert "tiles of 256 px: 8 x 12 on the largest slide, 2,000 x 3,000 px" in text
+    assert "tiles of 256 px: 96 of 8 x 12 on the slide that takes most" in text
     assert "FLOPs" in text
+    assert "frozen" not in text
+    assert "frozen for the first 7 steps" in told(made, frozen=7)
     assert 1e8 < device_bytes() < 1e14
 
 
 def test_too_little_memory_names_a_tile_that_fits(made):
-    _, _, _, phases = made
+    _, plans, _, phases = made
+    needed = np.zeros(plans.tiles(SIZE), bool)
+    needed[0, 0] = True
     room = int(0.6 * temporaries(phases))
-    with pytest.raises(TileError, match=r"--tile=256 takes about .* Set --tile=128: "):
-        told(made, room=room, offload=True)
-    with pytest.raises(TileError, match=r"no tile fits: .* at least\. Keep the seams"):
+    message = r"--net\.tile_px=256 takes .* Set --net\.tile_px=128"
+    with pytest.raises(TileError, match=message):
+        told(made, needed=needed, room=room, offload=True)
+    with pytest.raises(TileError, match=r"no tile fits: .* at least; keep the seams"):
         told(made, room=1000)
 
 
-def test_seams_in_host_memory_take_none_of_the_device(made):
-    _, _, _, phases = made
-    room = int(1.05 * temporaries(phases)) + 100_000
+def test_what_is_not_computed_takes_nothing(made):
+    """Neither work nor seams of tiles without tissue; nor seams in host memory."""
+    _, plans, _, phases = made
+    needed = np.zeros(plans.tiles(SIZE), bool)
+    needed[2, 3:5] = True
+    room = int(1.05 * temporaries(phases)) + 200_000
     with pytest.raises(TileError):
         told(made, room=room)
-    assert "seams 0 GB" in told(made, room=room, offload=True)
+    assert "2 of 8 x 12 on" in told(made, needed=needed, room=room)
+    room += 8 * 12 * plans.out.size * 4
+    assert "FLOPs" in told(made, room=room, offload=True)
 
 
 def test_tiles_cost_what_the_whole_loop_does():

@@ -44,3 +44,15 @@ def test_it_thaws_by_batches_where_gradients_are_accumulated():
     trunk, head = moved(Thaw(frozen=4), tx).T
     np.testing.assert_allclose(head, [0, 1, 0, 1, 0, 1])
     np.testing.assert_allclose(trunk, [0, 0, 0, 0, 0, 1])
+
+
+def test_adam_begins_for_the_trunk_when_it_thaws():
+    """Under a steady gradient every update of Adam is the rate itself."""
+    for tx in (
+        optax.adam(1e-3),
+        optax.MultiSteps(optax.adam(1e-3), 1).gradient_transformation(),
+    ):
+        trunk, head = moved(Thaw(frozen=50), tx, steps=80).T
+        np.testing.assert_allclose(head, 1e-3, rtol=1e-3)
+        np.testing.assert_allclose(trunk[:50], 0)
+        np.testing.assert_allclose(trunk[50:], 1e-3, rtol=1e-3)

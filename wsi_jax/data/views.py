@@ -113,7 +113,7 @@ class View:
 
     def note(self) -> str:
         """What of the slide could not be read, or ""."""
-        what = f"{self.n_lost} of {self.n_read} tiles unreadable, taken as blank"
+        what = f"{self.n_lost} of {self.n_read} reads of tiles failed, taken as blank"
         return f"{what}: {self.lost}" if self.lost else ""
 
     def close(self) -> None:

@@ -262,6 +262,14 @@ class ConvNeXtEncoder(Trunk):
     binding: ClassVar[tuple[str, ...]] = ("width", "stem", "mean", "std")
     shaping: ClassVar[tuple[str, ...]] = ("blocks", "width", "stem")
 
+    def validate(self) -> None:
+        """Raises ValueError for a trunk that cannot be."""
+        if not self.blocks or min(*self.blocks, self.width, self.stem) < 1:
+            raise ValueError(
+                f"a trunk of blocks={self.blocks}, width={self.width}, stem="
+                f"{self.stem}: one stage at least, and no number below 1"
+            )
+
     @property
     def name(self) -> str:
         return "convnext"

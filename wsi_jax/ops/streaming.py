@@ -90,6 +90,15 @@ class Plan(NamedTuple):
         sizes = [s.size * s.dtype.itemsize for s in (*self.rows, *self.columns)]
         return int(count) * sum(sizes)
 
+    def walked_bytes(self, size_px: tuple[int, int]) -> int:
+        """Of what a loop from the host keeps: the same, but blanks at the edge once."""
+        down, across = self.tiles(size_px)
+        rows, columns = (
+            sum(s.size * s.dtype.itemsize for s in side)
+            for side in (self.rows, self.columns)
+        )
+        return rows * ((down - 1) * across + 1) + columns * (down * (across - 1) + 1)
+
     def needed(
         self, wanted: Bool[Array | np.ndarray, "y x"], size_px: tuple[int, int]
     ) -> Bool[Array | np.ndarray, "rows columns"]:

@@ -17,16 +17,13 @@ class Grid:
         mpp: um/px at which tiles are read.
         size_px: side of a tile, in pixels at `mpp`.
         overlap_px: shared by neighbours, in pixels at `mpp`.
-        min_tissue: least fraction of a tile that must be tissue; 0 keeps every tile. Of
-            a tile that overhangs, of what is on the slide.
-        overhang: keep tiles that reach beyond the slide at the bottom and right.
+        min_tissue: least fraction of a tile that must be tissue; 0 keeps every tile.
     """
 
     mpp: float = 0.5
     size_px: int = 256
     overlap_px: int = 0
     min_tissue: float = 0.25
-    overhang: bool = False
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
@@ -51,11 +48,12 @@ def tile_grid(
     mask: Bool[np.ndarray, "h w"] | None,
     mask_mpp: float,
     grid: Grid,
+    overhang: bool = False,
 ) -> Int[np.ndarray, "n 2"]:
     """Top-left corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`.
 
     The grid starts at the slide's corner. What is left over at the bottom and right,
-    less than one tile, is dropped unless `grid.overhang`.
+    less than one tile, is dropped unless `overhang`.
 
     Args:
         shape_level0: (h, w) of the slide in level-0 pixels.
@@ -63,6 +61,8 @@ def tile_grid(
         mask: tissue, from the slide's corner; None keeps every tile.
         mask_mpp: um/px of the mask.
         grid: of the tiles.
+        overhang: keep tiles that reach beyond the slide at the bottom and right; of
+            these `min_tissue` is a fraction of what is on the slide.
 
     Returns:
         int32, row by row.
@@ -70,7 +70,7 @@ def tile_grid(
     grid.validate()
     stride = grid.size_px - grid.overlap_px
     # An overhanging tile has at least one pixel whose centre is on the slide.
-    inside = 0.5 if grid.overhang else grid.size_px - _HAIR_PX
+    inside = 0.5 if overhang else grid.size_px - _HAIR_PX
     y, x = (
         np.arange(0, n * slide_mpp / grid.mpp - inside, stride) for n in shape_level0
     )

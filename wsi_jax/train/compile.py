@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wsi_jax.ops.passage import Tissue
 from wsi_jax.ops.streaming import Net, Plan, pass_tile
+from wsi_jax.train.flops import count_flops
 from wsi_jax.types import Bag, Method
 
 
@@ -151,6 +152,12 @@ class Phases:
             return jax.tree.map(jnp.add, grads, more), rows, columns
 
         return backward, (self._shapes[0], self._given, *self._shapes)
+
+    @functools.cached_property
+    def flops(self) -> tuple[int, int]:
+        """Of one tile on the way there, and on the way back."""
+        calls = self.forward_call, self.backward_call
+        return tuple(count_flops(function, *shapes) for function, shapes in calls)
 
     @functools.cached_property
     def to_pixels(self) -> Callable:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+B1, B2 = 0.9, 0.999  # Adam's decay rates, as everywhere
+
 
 @dataclasses.dataclass(kw_only=True)
 class Optimiser:
@@ -32,7 +34,8 @@ class Optimiser:
             0.0, self.learning_rate, round(self.warmup * updates), updates
         )
         clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
-        adamw = optax.adamw(rate, weight_decay=self.weight_decay, mask=_kernels)
+        decay = {"weight_decay": self.weight_decay, "mask": _kernels}
+        adamw = optax.adamw(rate, b1=B1, b2=B2, **decay)
         tx = optax.chain(*clip, adamw)
         if self.accumulate == 1:
             return tx
@@ -68,26 +71,31 @@ class Thaw:
         """`tx` for parameters {"trunk": ..., "head": ...}.
 
         While it is frozen the trunk's gradient is nothing to `tx` either: its moments
-        stay at zero, and the gradient's norm is the head's alone.
+        stay at zero, and the gradient's norm is the head's alone. Adam's correction for
+        moments that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the trunk
+        when it thaws; `tx` has Adam's usual decay rates, if it has any.
         """
 
         def init(params):
-            return jnp.int32(0), tx.init(params)
+            return jnp.int32(0), jnp.int32(0), tx.init(params)
 
         def update(grads, state, params):
-            step, inner = state
+            step, slept, inner = state
             frozen = step < self.frozen
             still = lambda g: jnp.where(frozen, jnp.zeros_like(g), g)
             grads = grads | {"trunk": jax.tree.map(still, grads["trunk"])}
             updates, inner = tx.update(grads, inner, params)
+            count = optax.tree_utils.tree_get(inner, "count", None, _of_adam)
+            slept, late = _belated(frozen, slept, count)
             head = jnp.where(frozen, 1.0, self.slower)
-            trunk = jnp.where(frozen, 0.0, head * self._risen(step))
+            trunk = jnp.where(frozen, 0.0, head * self._risen(step) * late)
             rates = {"trunk": trunk, "head": head}
             at = lambda rate: lambda u: (u * rate).astype(u.dtype)
             updates = {
-                n: jax.tree.map(at(rates[n]), part) for n, part in updates.items()
+                name: jax.tree.map(at(rates[name]), part)
+                for name, part in updates.items()
             }
-            return updates, (step + 1, inner)
+            return updates, (step + 1, slept, inner)
 
         return optax.GradientTransformation(init, update)
 
@@ -97,6 +105,25 @@ class Thaw:
             return 1.0
         ahead = jnp.clip(1 - (step - self.frozen) / self.warmup, 0, 1)
         return self.start**ahead
+
+
+def _of_adam(path, value):
+    """Adam's own count, not that of a schedule."""
+    del value
+    return getattr(path[-1], "tuple_name", None) == "ScaleByAdamState"
+
+
+def _belated(frozen, slept, count):
+    """Updates that Adam has made while frozen, and what mends its correction since."""
+    if count is None:
+        return slept, 1.0
+    slept = jnp.where(frozen, count, slept)
+    ran = jnp.maximum(count, 1).astype(jnp.float32)
+    own = jnp.maximum(count - slept, 1).astype(jnp.float32)
+    toward = lambda rate, n: 1 - rate**n
+    mean = toward(B1, ran) / toward(B1, own)
+    spread = toward(B2, own) / toward(B2, ran)
+    return slept, mean * jnp.sqrt(spread)
 
 
 def _kernels(params):

@@ -9,10 +9,10 @@ import numpy as np
 
 from wsi_jax.ops.streaming import Plan
 from wsi_jax.train.compile import Phases
-from wsi_jax.train.flops import count_flops
+from wsi_jax.train.walk import Route
 
-# Parameters, their gradient, and what AdamW keeps of them.
-COPIES = 4
+# Parameters, their gradient, AdamW's two moments, and a gradient that accumulates.
+COPIES = 5
 
 
 class TileError(ValueError):
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
     Attributes:
         tile: temporaries of one tile on its way back, compiled.
-        seams: what all tiles leave to their neighbours.
+        seams: what tiles leave to their neighbours, and the map.
         params: with their gradient and moments.
     """
 
@@ -39,55 +39,46 @@ class Memory(NamedTuple):
 
 def outlook(
     phases: Phases,
-    plan: Plan,
+    route: Route,
     replan: Callable[[tuple[int, int]], Plan],
     params: Any,
-    size_px: tuple[int, int],
     flag: str,
-    offload: bool = False,
+    frozen: int = 0,
     room: int | None = None,
 ) -> str:
     """Geometry, work and memory of a step on a slide, in words.
 
     Args:
-        phases: for the plan.
-        plan: of the net.
+        phases: for the plan of the route.
+        route: through the slide of which most is computed.
         replan: the plan for tiles of another shape.
         params: of the net, or their shapes.
-        size_px: (height, width) of the largest slide.
-        flag: that sets the tile's side.
-        offload: whether seams go to host memory.
+        flag: where the net's config is.
+        frozen: steps in which nothing goes back.
         room: bytes of the device; None to ask it.
 
     Raises:
         TileError: the device has too little memory for it.
     """
-    side = max(plan.tile_px)
-    memory = _memory(plan, params, size_px, temporaries(phases), offload)
+    plan, size_px, count = route.plan, route.size_px, int(route.here().sum())
+    memory = _memory(route, plan, params, temporaries(phases))
     room = device_bytes() if room is None else room
     if room and memory.total > room:
-        raise TileError(
-            _too_large(memory, plan, replan, params, size_px, flag, room, offload)
-        )
+        raise TileError(_too_large(memory, route, replan, params, flag, room))
     stride, field, lag = plan.field.stride, plan.field.size, plan.lag[0]
     down, across = plan.tiles(size_px)
-    covered = down * across * plan.tile_px[0] * plan.tile_px[1]
-    forward, backward = (
-        count_flops(f, *s) for f, s in (phases.forward_call, phases.backward_call)
-    )
-    every = down * across * (forward + backward)
-    return "\n".join(
-        (
-            f"streaming: a cell every {stride} px sees {field} px; the map runs "
-            f"{lag} cells ({lag * stride} px) late",
-            f"tiles of {side:,} px: {down} x {across} on the largest slide, "
-            f"{size_px[0]:,} x {size_px[1]:,} px, which is "
-            f"{covered / np.prod(size_px, dtype=float):.2f}x its area",
-            f"a step there, all tiles: {every:.3g} FLOPs; about "
-            f"{_gb(memory.total)} ({_parts(memory)})"
-            + (f" of {_gb(room)}" if room else ""),
-        )
-    )
+    lines = [
+        f"streaming: a cell every {stride} px sees {field} px; the map runs "
+        f"{lag} cells ({lag * stride} px) late",
+        f"tiles of {max(plan.tile_px):,} px: {count:,} of {down} x {across} on the "
+        f"slide that takes most, {size_px[0]:,} x {size_px[1]:,} px",
+        f"a step there: {count * sum(phases.flops):.3g} FLOPs; about "
+        f"{_gb(memory.total)} ({_parts(memory)})"
+        + (f" of {_gb(room)}" if room else ""),
+    ]
+    if frozen:
+        lines.append(f"the trunk is frozen for the first {frozen:,} steps")
+    return "\n".join(lines)
 
 
 def temporaries(phases: Phases) -> int:
@@ -106,39 +97,45 @@ def device_bytes() -> int | None:
     return None
 
 
-def _memory(plan, params, size_px, tile, offload):
+def _memory(route, plan, params, tile):
+    """With tiles of `plan`; the share of them that is computed is the route's."""
     sizes = [np.prod(np.shape(a)) * a.dtype.itemsize for a in jax.tree.leaves(params)]
-    seams = 0 if offload else plan.seam_bytes(size_px)
-    return Memory(int(tile), seams, COPIES * int(sum(sizes)))
+    every = plan.tiles(route.size_px)
+    out = plan.out.size * plan.out.dtype.itemsize * int(np.prod(every))
+    kept = out + (0 if route.offload else plan.seam_bytes(route.size_px))
+    return Memory(int(tile), int(kept * route.here().mean()), COPIES * int(sum(sizes)))
 
 
-def _too_large(memory, plan, replan, params, size_px, flag, room, offload):
+def _too_large(memory, route, replan, params, flag, room):
     """Names the largest tile that fits: temporaries go with its area, seams are known.
 
     Smaller tiles have smaller temporaries and more seams: the mend may lie either way.
     """
+    (y, x), plan = route.size_px, route.plan
     side, stride = max(plan.tile_px), plan.field.stride
     said = (
-        f"{flag}={side} takes about {_gb(memory.total)} ({_parts(memory)}) on a slide "
-        f"of {size_px[0]:,} x {size_px[1]:,} px; the device has {_gb(room)}"
+        f"{flag}.tile_px={side} takes about {_gb(memory.total)} ({_parts(memory)}) on "
+        f"a slide of {y:,} x {x:,} px; the device has {_gb(room)}"
     )
     sides = {max(int(side * 2**k) // stride, 1) * stride for k in range(-8, 5)}
     found = {}
     for other in sorted(sides - {side}, reverse=True):
         tile = memory.tile * (other / side) ** 2
-        again = replan((other, other))
-        found[other] = _memory(again, params, size_px, tile, offload).total
+        again = _memory(route, replan((other, other)), params, tile)
+        found[other] = again.total
         if found[other] <= room:
-            return f"{said}. Set {flag}={other}: about {_gb(found[other])}"
+            return f"{said}. Set {flag}.tile_px={other}: about {_gb(found[other])}"
+    mends = [f"compute in bfloat16 ({flag}.trunk.dtype=bfloat16)"]
+    if not route.offload:
+        mends.insert(0, f"keep the seams in host memory ({flag}.offload=True)")
     return (
-        f"{said}, and no tile fits: {_gb(min(found.values()))} at least. Keep the "
-        "seams in host memory (--config.method.offload=True), compute in bfloat16, or "
-        "read the slides at a coarser --config.grid.mpp"
+        f"{said}, and no tile fits: {_gb(min(found.values()))} at least; "
+        f"{', '.join(mends)}, or read the slides at a coarser --config.grid.mpp"
     )
 
 
 def _parts(memory):
-    names = zip(("one tile", "seams", "parameters"), memory, strict=True)
+    names = zip(("one tile", "seams and map", "parameters"), memory, strict=True)
     return ", ".join(f"{name} {_gb(size)}" for name, size in names)
 
 
