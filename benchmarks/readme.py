@@ -165,19 +165,28 @@ def streaming_memory(report: dict) -> str:
 
 def streaming_runs(report: dict) -> str:
     """Test AUC of each run, and where its attention lies."""
-    header = "| seed | trunk | test slides | AUC (95 %) | attention (95 %) | by chance "
-    lines = [header + "| hours |", "|---" * 7 + "|"]
+    columns = "preset", "seed", "trunk", "AUC (95 %)", "attention (95 %)", "by chance"
+    lines = ["| " + " | ".join((*columns, "minutes")) + " |", "|---" * 7 + "|"]
+    means = {}
     for r in report["rows"]:
-        ends = f"{r['auprc']:.3f} ({r['auprc_lo']:.3f} to {r['auprc_hi']:.3f})"
         trunk = f"{r['trunk']}, {r['learner']}"
-        cells = r["seed"], trunk, r["n"], _auc(r), ends, f"{r['auprc_chance']:.3f}"
-        lines.append("| " + " | ".join(map(str, cells)) + f" | {r['hours']:.2f} |")
-    mean = {}
-    for r in report["rows"]:
-        mean.setdefault(f"{r['trunk']}, {r['learner']}", []).append(r["auc"])
-    said = ", ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in mean.items())
+        ends = f"{r['auprc']:.3f} ({r['auprc_lo']:.3f} to {r['auprc_hi']:.3f})"
+        cells = f"`{r['preset']}`", r["seed"], trunk, _auc(r), ends
+        chance = f"{r['auprc_chance']:.3f} | {60 * r['hours']:.0f} |"
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {chance}")
+        means.setdefault((r["preset"], trunk), []).append(r["auc"])
+    said = "; ".join(
+        f"`{preset}`, {trunk} {sum(aucs) / len(aucs):.3f}"
+        for (preset, trunk), aucs in means.items()
+        if len(aucs) > 1
+    )
+    spread = sorted({r["n"] for r in report["rows"]})
     commits = ", ".join(sorted({r["run_commit"][:12] for r in report["rows"]}))
-    said = f"Mean AUC: {said}. Runs at commit {commits}, on one core."
+    said = (
+        f"Mean AUC: {said}. {' to '.join(map(str, spread))} test slides, "
+        f"{report['rows'][0]['n_train']} training slides. Runs at commit {commits}, "
+        "each on one core of a machine that did other work."
+    )
     return "\n".join([*lines, "", said, "", _made(report)])
 
 

@@ -1,4 +1,4 @@
-"""Collects runs of StreamingCLAM on practice cohorts, and asks where they look.
+"""Collects runs on practice cohorts, trunks trained or frozen; asks where they look.
 
     python -m benchmarks.streaming_runs --out benchmarks/results/streaming_runs.json \
         runs/*/
@@ -35,12 +35,14 @@ def row(run: pathlib.Path, most: int | None) -> dict:
     config = flatten(made["config"])
     folder = cohort_folder(made["config"]["data"])
     steps, batch = config["train.steps"], config["train.batch"]
-    frozen = config["method.thaw.frozen"] >= steps
-    weights = config["method.trunk.weights"]
+    streams = "method.trunk.weights" in config
+    weights = config["method.trunk.weights" if streams else "encoder.weights"]
+    frozen = not streams or config["method.thaw.frozen"] >= steps
     n_train = sum(one["split"] == "train" for one in _lines(run / "manifest.csv"))
     found = about_cohort(folder) | {
         "learner": "frozen" if frozen else "end to end",
-        "trunk": pathlib.Path(weights).stem if weights else "random",
+        "trunk": "pre-trained" if weights else "random",
+        "mpp": config["grid.mpp"],
         "seed_of_weights": config["train.seed"],
         "n_train": n_train,
         "epochs": steps * batch / n_train,
