@@ -170,10 +170,12 @@ def streaming_runs(report: dict) -> str:
     means = {}
     for r in report["rows"]:
         trunk = f"{r['trunk']}, {r['learner']}"
-        ends = f"{r['auprc']:.3f} ({r['auprc_lo']:.3f} to {r['auprc_hi']:.3f})"
-        cells = f"`{r['preset']}`", r["seed"], trunk, _auc(r), ends
-        chance = f"{r['auprc_chance']:.3f} | {60 * r['hours']:.0f} |"
-        lines.append("| " + " | ".join(map(str, cells)) + f" | {chance}")
+        looked, chance = "", ""
+        if "auprc" in r:
+            looked = f"{r['auprc']:.3f} ({r['auprc_lo']:.3f} to {r['auprc_hi']:.3f})"
+            chance = f"{r['auprc_chance']:.3f}"
+        cells = f"`{r['preset']}`", r["seed"], trunk, _auc(r), looked, chance
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {60 * r['hours']:.0f} |")
         means.setdefault((r["preset"], trunk), []).append(r["auc"])
     said = "; ".join(
         f"`{preset}`, {trunk} {sum(aucs) / len(aucs):.3f}"

@@ -3,10 +3,10 @@
     python -m benchmarks.streaming_runs --out benchmarks/results/streaming_runs.json \
         runs/*/
 
-A row is one run: test AUC with its 95 % interval, hours of training, and of the tumour
-test slides the average precision with which attention finds cells that are lesion by
-half or more (mean over slides, 95 % by resampling them) beside the share of such cells,
-which is what chance gives.
+A row is one run: test AUC with its 95 % interval, hours, and, of a trunk that was
+trained, the average precision with which attention finds cells that are lesion by half
+or more, on tumour test slides (mean over slides, 95 % by resampling them), beside the
+share of such cells, which is what chance gives.
 """
 
 import csv
@@ -51,7 +51,7 @@ def row(run: pathlib.Path, most: int | None) -> dict:
         "hours": cost["wall_s"] / 3600,
         "run_commit": made["commit"],
     }
-    return found | attention(run, folder, most)
+    return found | (attention(run, folder, most) if streams else {})
 
 
 def about_cohort(folder: pathlib.Path) -> dict:

@@ -64,7 +64,7 @@ class TileClassifier:
         encoder, c = self.encoder.make(), len(task.classes)
 
         def init(key, batch):
-            params = self.encoder.begin(key, batch.x)
+            params = self.encoder.begin(key, batch)
             kernel = jnp.zeros((encoder.dim, c))
             return {"encoder": params, "fc": {"kernel": kernel, "bias": jnp.zeros(c)}}
 

@@ -18,7 +18,7 @@ from wsi_jax.nets.convnext import ConvNeXt
 from wsi_jax.nets.norm import NormKind, calibrate
 from wsi_jax.nets.origin import Origin, read_origin
 from wsi_jax.nets.resnet import ResNet
-from wsi_jax.types import Dtype
+from wsi_jax.types import Bag, Dtype
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -120,9 +120,9 @@ class Trunk(abc.ABC):
         if self.weights and not os.path.isfile(self.weights):
             raise ValueError(f"--config.{name}.weights={self.weights}: no such file")
 
-    def begin(self, key: Key[Array, ""], pixels: Num[Array, "b h w 3"]) -> PyTree:
-        """The parameters of a trunk that is to be trained on such `pixels`."""
-        del pixels
+    def begin(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
+        """The parameters of a trunk that is to be trained on such batches."""
+        del batch
         return self.make().init(key)
 
     def params(self) -> PyTree:
@@ -225,11 +225,11 @@ class Encoder(Trunk):
         """The classifier, and the stages that a shorter trunk leaves out."""
         return ("fc.", *(f"layer{i}." for i in range(self.stages + 1, 5)))
 
-    def begin(self, key: Key[Array, ""], pixels: Num[Array, "b h w 3"]) -> PyTree:
-        """Frozen norms without weights take their statistics from `pixels`."""
+    def begin(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
+        """Frozen norms without weights take their statistics from the batch."""
         params = self.make().init(key)
         if self.norm is NormKind.frozen and not self.weights:
-            return calibrate(self.trunk(), params, pixels)
+            return calibrate(self.trunk(), params, batch.x)
         return params
 
     def check(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """What `streaming_clam.py` learns from nothing, by an encoder that has learnt: CLAM-SB.
 
-    python -m experiments.cohort --config experiments/configs/phantom/frozen_encoder.py \
+    python -m experiments.cohort \
+        --config experiments/configs/phantom/frozen_encoder.py \
         --config.data.manifest=cohorts/fine_only/slides.csv \
         --config.encoder.weights=encoder.safetensors
 
