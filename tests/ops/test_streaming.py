@@ -273,3 +273,42 @@ def test_four_devices_are_one(x64):
     wide = lambda p, x: stream_wide(net, p, x, (16, 16), mesh)
     dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
     assert_same(value_and_gradients(wide, params, x), dense)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_net_streams(x64, seed):
+    """Kernels, strides and paddings as they fall; the smallest tile there is."""
+    rng = np.random.default_rng(seed)
+    layers, params, d = [], [], 3
+    for _ in range(5):
+        k, s, out = int(rng.integers(1, 6)), int(rng.integers(1, 3)), 4
+        kind = rng.choice(["conv", "conv", "pool", "skip"])
+        if kind == "skip" and d != 4:
+            kind = "conv"
+        k, s, p = (2 * (k // 2) + 1, 1, k // 2) if kind == "skip" else (k, s, k // 2)
+        if kind == "pool":
+            k, p = max(k, 2), max(k, 2) // 2
+        layers.append((kind, k, s, p, bool(rng.integers(2))))
+        if kind != "pool":
+            kernel = rng.normal(size=(k, k, d, out)) / k
+            params.append([jnp.asarray(kernel), jnp.asarray(rng.normal(size=out))])
+            d = out
+
+    def net(params, x, ops):
+        left = iter(params)
+        for kind, k, s, p, ceil in layers:
+            if kind == "pool":
+                x = ops.max_pool(x, k, s, p, ceil=ceil)
+                continue
+            kernel, bias = next(left)
+            y = ops.conv(x, kernel, s, p)
+            y = ops.each(lambda y, b=bias: jnp.tanh(y + b[None, None, None]), y)
+            x = ops.add(x, y) if kind == "skip" else y
+        return x
+
+    x = image(*rng.integers(17, 48, 2))
+    stride = int(np.prod([s for _, _, s, _, _ in layers]))
+    dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
+    tile = (stride, stride * int(rng.integers(1, 4)))
+    ours = value_and_gradients(lambda p, x: stream(net, p, x, tile), params, x)
+    assert_same(ours, dense)
