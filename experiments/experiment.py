@@ -1,5 +1,6 @@
 """What an experiment is made of, and the folder that remembers it."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -209,4 +210,14 @@ def write_json(path: pathlib.Path, tree: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_name(f".{path.name}")
     whole.write_text(json.dumps(tree, indent=1) + "\n")
+    whole.replace(path)
+
+
+def write_csv(path: pathlib.Path, lines: list[dict]) -> None:
+    """Writes dicts of one shape as CSV, whole."""
+    whole = path.with_name(f".{path.name}")
+    with open(whole, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
     whole.replace(path)

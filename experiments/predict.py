@@ -14,7 +14,8 @@ import pathlib
 import sys
 from collections import Counter
 
-from experiments.cohort import explain, write_csv
+from experiments.cohort import explain
+from experiments.experiment import write_csv
 from wsi_jax.run import CARD, Predictor, load
 from wsi_jax.slides.slide import SlideError, known_stem
 

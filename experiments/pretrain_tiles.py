@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags, logging
 
 from experiments import commandline
-from experiments.cohort import device_bytes, explain, write_csv
-from experiments.experiment import RunError, check_claim, claim, write_json
+from experiments.cohort import device_bytes, explain
+from experiments.experiment import RunError, check_claim, claim, write_csv, write_json
 from experiments.progress import progress
 from experiments.tile_comparison import baseline, compare, name_of, only
 from experiments.training import class_weights, fit_stage, validation_metrics

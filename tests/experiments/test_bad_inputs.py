@@ -19,8 +19,8 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from experiments import checks, commandline
 from experiments import cohort as experiment
-from experiments import commandline
 from experiments.experiment import RunError
 from wsi_jax.data.features import (
     Origin,
@@ -353,9 +353,9 @@ def test_a_manifest_that_has_changed_is_another_run(
     )
     cohort, before = config.data.cohort(), finished / experiment.MANIFEST
     with pytest.raises(RunError, match=f"slide '{tumor}': {told}"):
-        experiment.check_unchanged(before, cohort)
+        checks.check_unchanged(before, cohort)
     config.data.manifest = kept
-    experiment.check_unchanged(before, config.data.cohort())
+    checks.check_unchanged(before, config.data.cohort())
 
 
 def test_masks_are_used_only_if_asked_for(extracted, tiny, tmp_path):

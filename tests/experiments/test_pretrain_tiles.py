@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from experiments import cohort, pretrain_tiles, tile_comparison
+from experiments import checks, cohort, pretrain_tiles, tile_comparison
 from experiments.configs.pretrain import lc25000, patch_camelyon
 from experiments.experiment import RunError
 from experiments.pretrain_tiles import PretrainFolder, PretrainPatchCamelyon
@@ -252,7 +252,7 @@ def test_a_cohort_is_refused_that_the_encoder_has_seen(tiny, manifest, tmp_path)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "features").exists()
     innocent = with_seen(cluster_of("train").split(";")[0], "colon_n:1")
-    cohort.check_cohort(config.data.cohort(), innocent.seen())
+    checks.check_cohort(config.data.cohort(), innocent.seen())
 
 
 def test_statistics_do_not_depend_on_how_a_tile_lies():

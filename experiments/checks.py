@@ -1,0 +1,116 @@
+"""What stops a run before it costs anything: its batches, cohort and slides."""
+
+import json
+import pathlib
+from collections.abc import Collection, Sequence
+
+from experiments.experiment import Experiment, RunError, write_csv, write_json
+from wsi_jax.data.cohort import (
+    SPLITS,
+    Cohort,
+    CohortError,
+    in_split,
+    read_manifest,
+)
+from wsi_jax.data.lint import Lint, lint
+from wsi_jax.survey import Surveyed
+
+MANIFEST, SLIDES = "manifest.csv", "slides.json"
+# What of a slide decides how a run trains and judges.
+DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
+
+
+def check_batches(config: Experiment, devices: int) -> None:
+    """Both batches divide among the devices: better said now than after extraction."""
+    sizes = {"encode_batch": config.encode_batch, "train.batch": config.train.batch}
+    if config.streams:  # one slide after the other, on one device
+        sizes, devices = {"train.batch": config.train.batch}, 1
+    for name, size in sizes.items():
+        if size < 1:
+            raise RunError(f"--config.{name}={size}: at least 1")
+        if size % devices:
+            raise RunError(
+                f"--config.{name}={size} does not divide among {devices} devices; "
+                "make it a multiple of them"
+            )
+
+
+def check_cohort(part: Cohort, seen: Sequence[str]) -> Lint:
+    """Lints a cohort to train, choose and test on; its encoder has `seen` these."""
+    for split in SPLITS:
+        if not in_split(part, split).rows:
+            raise CohortError(
+                f"no slide in split {split!r}; name some in the manifest, or leave "
+                "splits empty there to have them drawn"
+            )
+    return lint(part, seen)
+
+
+def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
+    """The cohort is the one with which the run began, or the run begins now.
+
+    Raises:
+        RunError: naming the first slide that is not as it was.
+    """
+    if not path.is_file():
+        return
+    known = lambda rows: {
+        row.slide_id: {name: getattr(row, name) for name in DECISIVE} for row in rows
+    }
+    before, now = known(read_manifest(path, cohort.classes).rows), known(cohort.rows)
+    for name in [*before, *now]:
+        was, here = before.get(name), now.get(name)
+        if was != here:
+            fields = [f for f in DECISIVE if was and here and was[f] != here[f]]
+            told = ", ".join(f"{f} {was[f]!r} is now {here[f]!r}" for f in fields)
+            told = told or ("is gone" if was else "is new")
+            raise RunError(
+                f"{path.parent} began with another cohort: slide {name!r}: {told}. "
+                "Name a new --config.run_dir, or put the cohort back; "
+                "--config.features spares the encoding of the slides that stay"
+            )
+
+
+def check_same_slides(path: pathlib.Path, found: list[Surveyed], settings: str) -> None:
+    """The slides and their tissue are those with which the run began, or it begins.
+
+    Raises:
+        RunError: naming a slide that is not as it was.
+    """
+    now = {one.row.slide_id: one.fingerprint(settings) for one in found}
+    before = json.loads(path.read_text()) if path.is_file() else now
+    for name in now:
+        if before.get(name) != now[name]:
+            raise RunError(
+                f"{path.parent} began with another file or tissue of slide {name!r}; "
+                "put it back, or name a new --config.run_dir"
+            )
+    write_json(path, now)
+
+
+def check_slides(
+    folder: pathlib.Path,
+    config: Experiment,
+    parts: list[Cohort],
+    seen: Sequence[str],
+    slides: list[dict],
+) -> set[str]:
+    """Writes slides.csv; stops where too few slides are left. The ids of the others."""
+    write_csv(folder / "slides.csv", slides)
+    reasons = {s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"}
+    if len(reasons) > config.max_refused * len(slides):
+        listed = "\n".join(f"  - {reason}" for reason in reasons.values())
+        raise RunError(
+            f"{len(reasons)} of {len(slides)} slides were refused, more than "
+            f"--config.max_refused={config.max_refused:g}; mend them, or raise it:\n"
+            f"{listed}"
+        )
+    for part in parts:
+        check_cohort(without(part, reasons), seen)
+    return set(reasons)
+
+
+def without(part: Cohort, refused: Collection[str]) -> Cohort:
+    """The cohort without some slides."""
+    rows = [row for row in part.rows if row.slide_id not in refused]
+    return part._replace(rows=tuple(rows))
