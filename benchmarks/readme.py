@@ -182,12 +182,14 @@ def streaming_runs(report: dict) -> str:
         for (preset, trunk), aucs in means.items()
         if len(aucs) > 1
     )
-    spread = sorted({r["n"] for r in report["rows"]})
+    spread = lambda name: " to ".join(
+        str(n) for n in sorted({r[name] for r in report["rows"]})
+    )
     commits = ", ".join(sorted({r["run_commit"][:12] for r in report["rows"]}))
     said = (
-        f"Mean AUC: {said}. {' to '.join(map(str, spread))} test slides, "
-        f"{report['rows'][0]['n_train']} training slides. Runs at commit {commits}, "
-        "each on one core of a machine that did other work."
+        f"Mean AUC: {said}. {spread('n')} test slides, {spread('n_train')} training "
+        f"slides. Runs at commit {commits}, "
+        "on a machine that did other work."
     )
     return "\n".join([*lines, "", said, "", _made(report)])
 

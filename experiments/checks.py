@@ -74,18 +74,20 @@ def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
 def check_same_slides(path: pathlib.Path, found: list[Surveyed], settings: str) -> None:
     """The slides and their tissue are those with which the run began, or it begins.
 
+    A slide that was refused may have been mended since.
+
     Raises:
         RunError: naming a slide that is not as it was.
     """
-    now = {one.row.slide_id: one.fingerprint(settings) for one in found}
-    before = json.loads(path.read_text()) if path.is_file() else now
-    for name in now:
-        if before.get(name) != now[name]:
+    now = {s.row.slide_id: s.fingerprint(settings) for s in found if not s.reason}
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
             raise RunError(
                 f"{path.parent} began with another file or tissue of slide {name!r}; "
                 "put it back, or name a new --config.run_dir"
             )
-    write_json(path, now)
+    write_json(path, before | now)
 
 
 def check_slides(

@@ -135,8 +135,10 @@ def read_slides(
     how = {"reading": config.reading, "meter": meter, "progress": progress}
     if config.streams:
         found = pipeline.look(cohort.rows, tiling, sheet=sheet, **how)
+        slides = pipeline.streamed(found)
+        check(slides)  # too many refused: nothing has begun
         check_same_slides(folder / SLIDES, found, tiling.fingerprint())
-        return pipeline.streamed(found), SlideSource(config, found)
+        return slides, SlideSource(config, found)
     features = pathlib.Path(config.features or folder / "features")
     slides = pipeline.extract(
         cohort.rows, tiling, features,

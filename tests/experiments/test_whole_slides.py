@@ -11,12 +11,14 @@ import wsi_jax
 from experiments import cohort as experiment
 from experiments import predict
 from experiments.camelyon16 import Camelyon16
+from experiments.checks import check_same_slides
 from experiments.experiment import RunError
-from wsi_jax.data.cohort import CohortError
+from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.survey import Surveyed
 
 
 @pytest.fixture
@@ -177,3 +179,18 @@ def test_published_splits_take_the_place_of_drawn_ones(manifest, tmp_path):
         file.write("test_999,0\n")
     with pytest.raises(CohortError, match="test_999"):
         data.cohort()
+
+
+def test_a_run_goes_on_with_its_own_slides_and_with_mended_ones(tmp_path):
+    """Another file or tissue is refused by name; one that was refused may come back."""
+    found = [
+        Surveyed(Row(name, "", "", name, ""), np.array([[0, i]]), content=name)
+        for i, name in enumerate(("a", "b"))
+    ]
+    path = tmp_path / "slides.json"
+    check_same_slides(path, [found[0], found[1]._replace(reason="b: damaged")], "")
+    check_same_slides(path, found, "")
+    check_same_slides(path, found, "")
+    for other in ({"content": "another"}, {"yx": np.array([[1, 0]])}):
+        with pytest.raises(RunError, match="another file or tissue of slide 'b'"):
+            check_same_slides(path, [found[0], found[1]._replace(**other)], "")
