@@ -23,7 +23,8 @@ DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
 def check_batches(config: Experiment, devices: int) -> None:
     """Both batches divide among the devices: better said now than after extraction."""
     sizes = {"encode_batch": config.encode_batch, "train.batch": config.train.batch}
-    if config.streams:  # one slide after the other, on one device
+    resident = config.looks and config.method.resident
+    if config.streams and not resident:  # on one device
         sizes, devices = {"train.batch": config.train.batch}, 1
     for name, size in sizes.items():
         if size < 1:

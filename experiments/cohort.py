@@ -37,7 +37,7 @@ from experiments.experiment import (
     write_json,
 )
 from experiments.progress import progress
-from experiments.sources import FeatureSource, SlideSource, Source
+from experiments.sources import FeatureSource, LookSource, SlideSource, Source
 from experiments.training import Predicted, train
 from wsi_jax import configs, pipeline
 from wsi_jax.data.cohort import Cohort, write_manifest
@@ -90,7 +90,7 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             print(f"{said}: {s['reason']}", file=sys.stderr, flush=True)
 
     tx = config.train.optimiser.make(config.train.steps)
-    stages = config.method.stages(Task(cohort.classes), tx)
+    stages = config.stages(Task(cohort.classes), tx)
     for stage in stages:
         if stage.outlook:
             print(stage.outlook(source.views(without(cohort, refused))), flush=True)
@@ -138,6 +138,8 @@ def read_slides(
         slides = pipeline.streamed(found)
         check(slides)  # too many refused: nothing has begun
         check_same_slides(folder / SLIDES, found, tiling.fingerprint())
+        if config.looks:
+            return slides, LookSource(config, found, mesh)
         return slides, SlideSource(config, found)
     features = pathlib.Path(config.features or folder / "features")
     slides = pipeline.extract(
@@ -177,8 +179,14 @@ def evaluate(
         p = np.mean([one.probabilities for one in several], 0)
         attention = np.mean([one.attention for one in several], 0)
         called = int(decide(p[None], threshold)[0])
+        others = {
+            name: np.mean([one.others[name] for one in several], 0)
+            for name in several[0].others
+        }
         verdicts.append(
-            several[0]._replace(probabilities=p, called=called, attention=attention)
+            several[0]._replace(
+                probabilities=p, called=called, attention=attention, others=others
+            )
         )
     labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
     found = summarise(
@@ -190,7 +198,39 @@ def evaluate(
         sites=[v.row.site for v in verdicts],
         threshold=threshold,
     )
+    found |= otherwise(config, labels, verdicts, cohort, found)
     return {f"test.{name}": value for name, value in found.items()}, verdicts
+
+
+def otherwise(
+    config: Experiment,
+    labels: np.ndarray,
+    verdicts: list[Predicted],
+    cohort: Cohort,
+    found: dict[str, float],
+) -> dict[str, float]:
+    """The verdicts by each way to choose crops, and where attention lies."""
+    if not config.looks or not verdicts[0].others:
+        return {}
+    names = [f"{name}{end}" for name in reporting.NAMES for end in ("", "_lo", "_hi")]
+    by = {config.method.inference.value: found}
+    for name in verdicts[0].others:
+        by[name] = summarise(
+            labels,
+            np.stack([v.others[name] for v in verdicts]),
+            cohort.classes,
+            seed=config.train.seed,
+            patients=[v.row.patient_id for v in verdicts],
+            threshold=found.get("threshold"),
+        )
+    told = {
+        f"inference.{way}.{name}": summary[name]
+        for way, summary in by.items()
+        for name in ("n", *names)
+    }
+    mass = np.mean([v.trace["maps"].sum((1, 2)) for v in verdicts], 0)
+    pairs = zip(config.method.mpps, mass.tolist(), strict=True)
+    return told | {f"mass.{mpp:g}": share for mpp, share in pairs}
 
 
 def write_predictions(path, verdicts: list[Predicted], cohort: Cohort) -> None:

@@ -7,6 +7,8 @@ import os
 import pathlib
 from typing import Any
 
+import optax
+
 from wsi_jax import configs
 from wsi_jax.data.bags import Loading
 from wsi_jax.data.cohort import Cohort, CohortError, read_manifest
@@ -18,9 +20,9 @@ from wsi_jax.provenance import provenance
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import says_mpp
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.survey import Tiling
+from wsi_jax.survey import Tiling, stages_of
 from wsi_jax.train.loop import Train
-from wsi_jax.types import Takes
+from wsi_jax.types import Stage, Takes, Task
 
 # What may differ between two commands that are still the same run.
 FREE = ("run_dir", "reading", "max_refused", "heatmaps")
@@ -108,7 +110,21 @@ class Experiment:
     @property
     def streams(self) -> bool:
         """Whether the method reads the slides themselves."""
-        return self.method.takes is Takes.slides
+        return self.method.takes is not Takes.features
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at an overview and reads crops."""
+        return self.method.takes is Takes.looks
+
+    @property
+    def mpps(self) -> tuple[float, ...]:
+        """um/px at which the trunk sees slides."""
+        return self.method.reads() if self.looks else (self.grid.mpp,)
+
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+        """Of the method."""
+        return stages_of(self.method, self.grid, task, tx)
 
     def validate(self) -> None:
         """Refuses weights that are not there or not for these tiles, and cells."""
@@ -145,11 +161,13 @@ class Experiment:
                 "--config.train.batch"
             )
         trained = self.trunk.trained_mpp()
-        if trained and abs(trained / self.grid.mpp - 1) > 0.05:
+        if trained and all(abs(trained / mpp - 1) > 0.05 for mpp in self.mpps):
+            flag = "method.mpps" if self.looks else "grid.mpp"
+            mpps = ", ".join(f"{mpp:g}" for mpp in self.mpps)
             raise RunError(
                 f"{self.trunk.weights} has learnt from tiles at {trained:g} um/px, and "
-                f"--config.grid.mpp={self.grid.mpp:g}; set it to {trained:g}, or train "
-                "an encoder for this one (experiments.pretrain_tiles)"
+                f"--config.{flag}={mpps}; set it to {trained:g}, or train an encoder "
+                "for this one (experiments.pretrain_tiles)"
             )
 
     def tiling(self) -> Tiling:
@@ -159,6 +177,7 @@ class Experiment:
             tissue=self.tissue,
             encoder=self.method.trained().trunk if self.streams else self.encoder,
             overhang=self.streams,
+            reads=self.mpps,
         )
 
 

@@ -19,6 +19,7 @@ from wsi_jax.evals.summary import REPLICATES
 from wsi_jax.report import curves, tables
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.report.heatmap import heatmap
+from wsi_jax.report.looks import distinct, looks, top_crops
 from wsi_jax.report.page import Report, headline, write_page
 from wsi_jax.report.parts import Drawing, Verdict
 from wsi_jax.report.tiles import top_tiles
@@ -54,7 +55,7 @@ def write(
     with progress("heatmaps", len(shown)) as advance:
         for one in shown:
             try:
-                drawn = draw(folder / "heatmaps", cohort, source, one)
+                drawn = draw(folder / "heatmaps", config, cohort, source, one)
             except SlideError as error:  # of a verdict, the picture is the least
                 print(f"no heatmap: {error}", file=sys.stderr, flush=True)
                 drawn = ()
@@ -100,6 +101,8 @@ def subtitle(config: Experiment) -> str:
     """What was learnt from."""
     if config.precomputed:
         return "Precomputed features, trained on slide labels."
+    if config.looks:
+        return config.method.said(config.grid.mpp)
     if config.streams:
         return (
             f"Whole slides at {config.grid.mpp:g} um/px, {config.trunk.name} trained "
@@ -130,8 +133,8 @@ def interesting(verdicts: Sequence[Predicted], cohort: Cohort) -> list[Predicted
     return sorted(wrong, key=sure) + [v for *_, v in sorted(turns, key=lambda t: t[:2])]
 
 
-def draw(folder, cohort, source, one: Predicted) -> tuple[pathlib.Path, ...]:
-    """The heatmap of one slide and its most attended tiles."""
+def draw(folder, config, cohort, source, one: Predicted) -> tuple[pathlib.Path, ...]:
+    """What one slide's verdict rests on: attention, and what had most of it."""
     folder.mkdir(exist_ok=True)
     called = cohort.classes[one.called]
     paths = (
@@ -143,36 +146,75 @@ def draw(folder, cohort, source, one: Predicted) -> tuple[pathlib.Path, ...]:
         lesions = read_annotations(outlined) if outlined else ()
     except AnnotationError:  # slides.csv says so
         lesions = ()
+    title = f"{one.row.slide_id}: {one.row.label}, called {called}"
+    outlines = [polygon.vertices for polygon in lesions]
     with open_slide(one.row.path, one.row.mpp) as slide:
-        yx, size_px, mpp = source.tiles(one.row, slide)
-        scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
-        heatmap(
-            slide.overview(slide.mpp * scale),
-            one.attention,
-            yx,
-            size_px * mpp / slide.mpp,
-            scale,
-            paths[0],
-            title=f"{one.row.slide_id}: {one.row.label}, called {called}",
-            mpp_level0=slide.mpp,
-            label="attention",
-            lesions=[polygon.vertices for polygon in lesions],
-        )
-        best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
-        corners = yx[best] * slide.mpp / mpp
-        tiles = [slide.read(at, size_px, mpp) for at in corners]
+        if one.trace and "maps" in one.trace:
+            _draw_looks(slide, config, one, title, outlines, paths)
+        else:
+            _draw_tiles(slide, config, source, one, title, outlines, paths)
+    return paths
+
+
+def _draw_tiles(slide, config, source, one, title, outlines, paths):
+    """The heatmap of one slide and its most attended tiles."""
+    yx, size_px, mpp = source.tiles(one.row, slide)
+    scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
+    heatmap(
+        slide.overview(slide.mpp * scale),
+        one.attention,
+        yx,
+        size_px * mpp / slide.mpp,
+        scale,
+        paths[0],
+        title=title,
+        mpp_level0=slide.mpp,
+        label="attention",
+        lesions=outlines,
+    )
+    best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
+    # Cells of an overview are shown as they were read.
+    fine = config.mpps[0] if config.looks else mpp
+    side = round(size_px * mpp / fine)
+    tiles = [slide.read(at, side, fine) for at in yx[best] * slide.mpp / fine]
     top_tiles(
         np.stack(tiles),
         one.attention[best],
         paths[1],
         title=one.row.slide_id,
-        mpp=mpp,
+        mpp=fine,
     )
-    return paths
+
+
+def _draw_looks(slide, config, one, title, outlines, paths):
+    """The crops of one slide, where its attention lies, and the weightiest crops."""
+    method, grid = config.method, config.grid
+    crops = distinct(*(one.trace[name] for name in ("which", "yx", "weight", "read")))
+    mpp = slide.mpp * max(max(slide.shape) / OVERVIEW_PX, 1.0)
+    looks(
+        slide.overview(mpp),
+        one.trace["maps"],
+        crops,
+        paths[0],
+        title=title,
+        mpp=mpp,
+        cell_um=grid.size_px * grid.mpp,
+        mpps=method.mpps,
+        crop_px=method.crop_px,
+        numbered=TOP_TILES,
+        lesions=[outline * slide.mpp for outline in outlines],
+    )
+    pixels = [
+        slide.read(at, method.crop_px, method.mpps[which])
+        for which, at in zip(crops.which[:TOP_TILES], crops.yx, strict=False)
+    ]
+    top_crops(
+        np.stack(pixels), crops, paths[1], title=one.row.slide_id, mpps=method.mpps
+    )
 
 
 def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
-    """By slide and patient, by class, by site."""
+    """By slide and patient, by class, by site, by the choice of crops."""
     recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
     found = [
         tables.levels(summary, NAMES),
@@ -180,11 +222,17 @@ def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
     ]
     if any(name.startswith("site.") for name in summary):
         found.append(tables.breakdown(summary, "site.", "By site", NAMES))
+    if any(name.startswith("inference.") for name in summary):
+        caption = (
+            "Crops of a verdict: several draws averaged (sampled), or the cells with "
+            "the most attention (top)"
+        )
+        found.append(tables.breakdown(summary, "inference.", caption, NAMES))
     return tuple(found)
 
 
 def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
-    """ROC (also as roc.png), calibration, confusion, training."""
+    """ROC (also as roc.png), calibration, confusion, training, magnification."""
     labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
     p = np.stack([v.probabilities for v in verdicts])
     patients = np.array([v.row.patient_id for v in verdicts])
@@ -227,7 +275,9 @@ def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
     ]
     logs = sorted(folder.glob("**/metrics.jsonl"))
     if logs:
-        drawn.append(_training(logs[-1]))
+        lines = read_metrics(logs[-1])
+        drawn.append(_training(lines))
+        drawn += _magnification(lines)
     return tuple(drawn)
 
 
@@ -272,17 +322,11 @@ def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
     )  # fmt: skip
 
 
-def _training(log: pathlib.Path) -> Drawing:
-    lines = read_metrics(log)
-
-    def line(name):
-        points = [(one["step"], one[name]) for one in lines if name in one]
-        return tuple(np.array(points).T)
-
+def _training(lines: Sequence[dict]) -> Drawing:
     known = {name for one in lines for name in one}
     losses = {"training": "train.loss", "validation": "val.log_loss"}
     scores = {"validation AUC": "val.auc", "training accuracy": "train.accuracy"}
-    pick = lambda wanted: {n: line(m) for n, m in wanted.items() if m in known}
+    pick = lambda wanted: {n: _line(lines, m) for n, m in wanted.items() if m in known}
     figure = curves.training(pick(losses), pick(scores))
     return Drawing(
         title="Training",
@@ -291,3 +335,31 @@ def _training(log: pathlib.Path) -> Drawing:
         caption="The step that validation liked best was kept.",
         wide=True,
     )
+
+
+def _magnification(lines: Sequence[dict]) -> list[Drawing]:
+    """Of methods with several magnifications to choose from."""
+    prefix = "train.mass."
+    known = {name for one in lines for name in one if name.startswith(prefix)}
+    if len(known) < 2:
+        return []
+    mpps = sorted((name.removeprefix(prefix) for name in known), key=float)
+    mass = {mpp: _line(lines, prefix + mpp) for mpp in mpps}
+    last = ", ".join(
+        f"{100 * values[-1]:.0f} % at {n} um/px" for n, (_, values) in mass.items()
+    )
+    return [
+        Drawing(
+            title="Magnification",
+            svg=svg(curves.magnifications(mass)),
+            alt=f"share of attention at the last step: {last}",
+            caption=f"Share of the attention on training slides; in the end {last}.",
+            wide=True,
+        )
+    ]
+
+
+def _line(lines: Sequence[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of a metric of the log."""
+    points = [(one["step"], one[name]) for one in lines if name in one]
+    return tuple(np.array(points).T)

@@ -1,5 +1,6 @@
 """Where a training's batches come from: feature files, or the slides themselves."""
 
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ from experiments.experiment import Experiment
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.cohort import Cohort, Row, label_ids
 from wsi_jax.data.features import read_features
+from wsi_jax.data.looks import LookReader
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.evals.cost import Meter
 from wsi_jax.slides.grid import level0
@@ -134,26 +136,21 @@ class SlideSource:
     Args:
         config: of the run.
         found: the slides' tissue.
+        mesh: over whose devices batches are split; None for the first device.
     """
 
-    def __init__(self, config: Experiment, found: list[Surveyed]):
-        self.mesh, self.dim = make_mesh(jax.local_devices()[:1]), 0
+    def __init__(
+        self, config: Experiment, found: list[Surveyed], mesh: Mesh | None = None
+    ):
+        self.mesh, self.dim = mesh or make_mesh(jax.local_devices()[:1]), 0
         self._config, self._grid = config, config.tiling().grid
         found = (one._replace(picture=None) for one in found)
         self._found = {one.row.slide_id: one for one in found}
         self._views, self._charged = {}, {}
 
     def training(self, part, weights, start):
-        train, labels = self._config.train, label_ids(part)
-        weights = np.ones(len(labels), np.float32) if weights is None else weights
-        step = start
-        while True:
-            at = bag_batch_indices(
-                train.seed, step, labels, train.batch, train.balanced
-            )
-            views = tuple(self._view(part.rows[i]) for i in at)
-            yield Bag(views, None, labels[at], weights[at])
-            step += 1
+        for views, label, weight in self._batches(part, weights, start):
+            yield Bag(tuple(views), None, label, weight)
 
     def evaluation(self, part):
         one = np.ones(1, np.float32)
@@ -185,11 +182,81 @@ class SlideSource:
     def notes(self):
         return {name: view.note() for name, view in self._views.items() if view.lost}
 
+    def _batches(self, part, weights, start):
+        """(views, labels, weights) of the batches of a training, without end."""
+        train, labels = self._config.train, label_ids(part)
+        weights = np.ones(len(labels), np.float32) if weights is None else weights
+        for step in itertools.count(start):
+            at = bag_batch_indices(
+                train.seed, step, labels, train.batch, train.balanced
+            )
+            views = [self._view(part.rows[i]) for i in at]
+            yield views, labels[at], weights[at]
+
     def _view(self, row):
         if row.slide_id not in self._views:
             found, reading = self._found[row.slide_id], self._config.reading
             self._views[row.slide_id] = view(found, self._grid, reading)
         return self._views[row.slide_id]
+
+
+class LookSource(SlideSource):
+    """Overviews of slides, and crops where a method wants them."""
+
+    def __init__(self, config: Experiment, found: list[Surveyed], mesh: Mesh):
+        method = config.method
+        super().__init__(config, found, mesh if method.resident else None)
+        self._reader = LookReader(
+            method.reads(),
+            method.cells(config.grid.mpp, config.grid.size_px).crop_px,
+            resident=method.resident,
+            threads=config.reading.threads,
+            cache_gib=config.loading.cache_gib,
+            # On the device all batches have one shape: each compiles a whole step.
+            least=self._largest() if method.resident else (1, 1),
+        )
+
+    def training(self, part, weights, start):
+        batches = (
+            self._reader.bag(*batch) for batch in self._batches(part, weights, start)
+        )
+        return batches if self._config.method.resident else with_next(batches)
+
+    def evaluation(self, part):
+        labels, size = label_ids(part), self._config.train.batch
+
+        def batches():
+            for first in range(0, len(labels), size):
+                rows = part.rows[first : first + size]
+                label, weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
+                label[: len(rows)] = labels[first : first + size]
+                weight[: len(rows)] = 1
+                yield self._reader.bag(list(map(self._view, rows)), label, weight)
+
+        count = lambda row: len(self._found[row.slide_id].yx)
+        resident = self._config.method.resident
+        for i, bag in enumerate(batches() if resident else with_next(batches())):
+            yield bag, list(map(count, part.rows[i * size : (i + 1) * size]))
+
+    def put(self, batch):
+        return split(batch, self.mesh) if self._config.method.resident else batch
+
+    def _largest(self):
+        """(rows, columns) of cells that hold any of the slides."""
+        found = [one for one in self._found.values() if not one.reason]
+        cell_um = self._grid.mpp * self._grid.size_px
+        shapes = [np.array(one.shape) * one.mpp / cell_um for one in found]
+        return tuple(np.ceil(np.max(shapes, 0)).astype(int).tolist())
+
+
+def with_next(batches: Iterator[Bag]) -> Iterator[Bag]:
+    """Batches that know the one that comes after them, if any."""
+    batches = iter(batches)
+    this = next(batches, None)
+    while this is not None:
+        after = next(batches, None)
+        yield this._replace(x=this.x._replace(after=after))
+        this = after
 
 
 def elsewhere(attrs: dict, slide: Slide) -> tuple[int, float]:

@@ -3,7 +3,8 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,8 @@ class Predicted(NamedTuple):
         called: class index at the threshold.
         attention: [n].
         flops: of the method.
+        trace: what the method shows besides; None for nothing.
+        others: probabilities [c] by the method's other ways to predict.
     """
 
     row: Row
@@ -41,6 +44,8 @@ class Predicted(NamedTuple):
     called: int
     attention: np.ndarray
     flops: float
+    trace: dict[str, np.ndarray] | None = None
+    others: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def train(
@@ -86,10 +91,20 @@ def train(
     tested, called = parts["test"].rows, []
     with progress("test", len(tested)) as advance, meter.span("test"):
         found = predict(method, params, source, parts["test"])
-        for row, (p, attention, flops) in zip(tested, found, strict=True):
+        for row, (p, attention, flops, trace) in zip(tested, found, strict=True):
             label = int(decide(p[None], threshold)[0])
-            called.append(Predicted(row, p, label, attention, flops))
+            called.append(Predicted(row, p, label, attention, flops, trace))
             advance(1)
+    others = {
+        name: probabilities(
+            compile_method(other, source.mesh), params, source, parts["test"]
+        )[1]
+        for name, other in stages[-1].others.items()
+    }
+    called = [
+        one._replace(others={name: p[i] for name, p in others.items()})
+        for i, one in enumerate(called)
+    ]
     meter.add(flops=sum(one.flops for one in called))
     source.charge(meter)
     tiling = config.tiling()
@@ -179,14 +194,15 @@ def validation_metrics(labels: np.ndarray, p: np.ndarray) -> dict[str, float]:
 
 def predict(
     method: Method, params, source: Source, part: Cohort
-) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """(probabilities [c], attention [n], flops) of each slide, in order."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, float, dict | None]]:
+    """(probabilities [c], attention [n], flops, trace) of each slide, in order."""
     key = jax.random.key(0)
     for batch, lengths in source.evaluation(part):
         said = jax.device_get(method.predict(params, source.put(batch), key))
         p = np.asarray(jax.nn.softmax(said.logits.astype(np.float32)), np.float64)
         for i, n in enumerate(lengths):
-            yield p[i], said.attention[i, :n], float(said.counts["flops"][i])
+            trace = said.trace and {name: v[i] for name, v in said.trace.items()}
+            yield p[i], said.attention[i, :n], float(said.counts["flops"][i]), trace
 
 
 def probabilities(
@@ -194,7 +210,7 @@ def probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels [n] and probabilities [n c] of all slides of a part."""
     found = predict(method, params, source, part)
-    return label_ids(part), np.stack([p for p, _, _ in found])
+    return label_ids(part), np.stack([p for p, *_ in found])
 
 
 def class_weights(labels: np.ndarray, c: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import optax
 
 from wsi_jax.configs import from_plain, to_plain
 from wsi_jax.data.cohort import Row
+from wsi_jax.data.looks import LookReader
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.data.views import View
 from wsi_jax.encode import encode
@@ -20,10 +21,10 @@ from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
-from wsi_jax.survey import Tiling, survey, view
+from wsi_jax.survey import Tiling, stages_of, survey, view
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.types import Bag, Takes, Task, bucket
+from wsi_jax.types import Bag, Looks, Takes, Task, bucket
 
 CARD = "model.json"
 WEIGHTS = "best"
@@ -153,11 +154,17 @@ class Predictor:
     def __init__(self, folder: pathlib.Path, card: Card):
         self.card = card
         self._mesh = make_mesh(jax.local_devices()[:1])
-        *_, stage = card.method.stages(Task(card.classes), optax.identity())
+        task, grid = Task(card.classes), card.tiling.grid
+        *_, stage = stages_of(card.method, grid, task, optax.identity())
         self._method = compile_method(stage.method, self._mesh)
-        self._streams = card.method.takes is Takes.slides
+        self._streams = card.method.takes is not Takes.features
+        self._looks = card.method.takes is Takes.looks
         self._saliency = stage.saliency
         nothing = _bag(np.zeros((1, card.dim), np.float32), 1)
+        if self._looks:
+            side = grid.size_px
+            one = Looks(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, 3)))
+            nothing = nothing._replace(x=one, mask=np.ones((1, 1, 1), bool))
         like = jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
         found = Checkpoints(folder / stage.name / WEIGHTS).restore(like)
         if found is None:
@@ -193,12 +200,13 @@ class Predictor:
         tiling, meter, reading = self.card.tiling, Meter(), reading or Reading()
         found = self._survey(path, mpp, mask)
         look = self._stream if self._streams else self._encode
-        bag, kept, note = look(found, batch, reading, meter)
+        look = self._look if self._looks else look
+        bag, kept, note, seen = look(found, batch, reading, meter)
         said = jax.device_get(
             self._method.predict(self._params, bag, jax.random.key(0))
         )
         if self._streams:  # only now is the slide read
-            note = _read(bag.x[0], reading, meter)
+            note = _read(seen, reading, meter)
         p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
         label = int(decide(p[None], self.card.threshold)[0])
         return Verdict(
@@ -289,11 +297,25 @@ class Predictor:
         return found
 
     def _stream(self, found, batch, reading, meter):
-        """The slide itself, every tile of its tissue, and nothing read yet."""
+        """The slide itself, every tile of its tissue, nothing read yet, its view."""
         del batch, meter
         seen = view(found, self.card.tiling.grid, reading)
         bag = Bag((seen,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
-        return bag, np.arange(len(found.yx)), ""
+        return bag, np.arange(len(found.yx)), "", seen
+
+    def _look(self, found, batch, reading, meter):
+        """Its overview, to be read on where the method wants it; as `_stream`."""
+        del batch, meter
+        method, grid = self.card.method, self.card.tiling.grid
+        reader = LookReader(
+            method.reads(),
+            method.cells(grid.mpp, grid.size_px).crop_px,
+            resident=method.resident,
+            threads=reading.threads,
+        )
+        seen = view(found, grid, reading)
+        bag = reader.bag([seen], np.zeros(1, np.int32), np.ones(1, np.float32))
+        return bag, np.arange(len(found.yx)), "", seen
 
     def _encode(self, found, batch, reading, meter):
         """Features of its tiles, which of them they are, and what could not be read."""
@@ -315,7 +337,7 @@ class Predictor:
         # As on disk in training: float16, padded to a bucket.
         x = encoded.x.astype(np.float16)
         bag = split(_bag(x, bucket(len(x), 256)), self._mesh)
-        return bag, encoded.kept, encoded.note()
+        return bag, encoded.kept, encoded.note(), None
 
 
 def _read(view: View, reading: Reading, meter: Meter) -> str:

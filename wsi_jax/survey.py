@@ -5,9 +5,10 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import optax
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
@@ -21,6 +22,7 @@ from wsi_jax.slides.grid import Grid, tile_grid
 from wsi_jax.slides.regions import read_annotations, read_mask
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.tissue import Source, Tissue, tissue_mask
+from wsi_jax.types import Stage, Takes, Task
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -32,12 +34,14 @@ class Tiling:
         tissue: how tissue is told from background.
         encoder: of each tile.
         overhang: also those that reach beyond the slide.
+        reads: um/px at which slides will be read besides the grid's.
     """
 
     grid: Grid = dataclasses.field(default_factory=Grid)
     tissue: Tissue = dataclasses.field(default_factory=Tissue)
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
     overhang: bool = False
+    reads: tuple[float, ...] = ()
 
     def fingerprint(self) -> str:
         """Of everything that decides a slide's features."""
@@ -99,7 +103,8 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         return nothing._replace(reason=missing)
     try:
         with open_slide(row.path, row.mpp) as slide:
-            slide.read((0, 0), 1, tiling.grid.mpp)  # can this mpp be had at all?
+            for mpp in (tiling.grid.mpp, *tiling.reads):  # can they be had at all?
+                slide.read((0, 0), 1, mpp)
             # Tissue is told from the finest there is where that is coarse already.
             tissue = dataclasses.replace(
                 tiling.tissue, mpp=max(tiling.tissue.mpp, slide.mpp)
@@ -125,6 +130,14 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
         shrink(overview, mask), content, _lesions(row),
     )  # fmt: skip
+
+
+def stages_of(
+    method: Any, grid: Grid, task: Task, tx: optax.GradientTransformation
+) -> tuple[Stage, ...]:
+    """The stages of a method, which may want to know the grid that it looks at."""
+    looks = method.takes is Takes.looks
+    return method.stages(task, tx, *((grid.mpp, grid.size_px) if looks else ()))
 
 
 def view(found: Surveyed, grid: Grid, reading: Reading) -> View:

@@ -5,7 +5,8 @@ or cells, 3 RGB, d features, c classes, a actions.
 """
 
 import enum
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxtyping import Array
@@ -47,9 +48,35 @@ class Bag(NamedTuple):
     weight: Array
 
 
+class Looks(NamedTuple):
+    """What is seen of `b` slides by a method that chooses where to look closer.
+
+    Attributes:
+        overview: [b h w 3], uint8; `mask` of its Bag are its cells [b y x].
+        background: [b 3], uint8, of what lies off the slides.
+        planes: of each magnification the slides [b H W 3], on the device; () where
+            `read` reads them.
+        read: (magnification [b n], corner [b n 2], mask [b n]) -> a future of the crops
+            [b n s s 3]; None where there are planes.
+        after: the Bag that comes next, so that its crops are read meanwhile; or None.
+    """
+
+    overview: Array
+    background: Array
+    planes: tuple[Array, ...] = ()
+    read: Callable | None = None
+    after: Any = None
+
+
 def bucket(n: int, smallest: int) -> int:
     """The padded length of n tiles: the least smallest * 2**i that holds them."""
     return smallest << max(0, -(-n // smallest) - 1).bit_length()
+
+
+def padded(n: int, least: int) -> int:
+    """n rounded up, by a quarter of itself at most: few lengths, and little waste."""
+    step = max(least, 1 << max(0, n.bit_length() - 3))
+    return -(-n // step) * step
 
 
 class Prediction(NamedTuple):
@@ -111,12 +138,14 @@ class Stage(NamedTuple):
             in words; raises where the device cannot. None where nothing is told.
         saliency: (params, view of a slide, class) -> for each tile ((row, column),
             gradient [h w 3] of the class's logit). None where pixels are not seen.
+        others: the method with other ways to predict, by name; reported besides.
     """
 
     name: str
     method: Method
     outlook: Callable | None = None
     saliency: Callable | None = None
+    others: Mapping[str, Method] = types.MappingProxyType({})
 
 
 class Takes(enum.Enum):
@@ -124,7 +153,9 @@ class Takes(enum.Enum):
 
     features: Bags of features that an encoder has made of tiles.
     slides: Bags whose `x` is a tuple of views of slides (`data.views.View`).
+    looks: Bags whose `x` is `Looks`.
     """
 
     features = "features"
     slides = "slides"
+    looks = "looks"

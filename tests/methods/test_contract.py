@@ -1,4 +1,4 @@
-"""What every method must do. A new method adds one line to METHODS, or to IMAGES."""
+"""What every method must do. A new one adds a line to METHODS, IMAGES or LOOKS."""
 
 import functools
 from typing import NamedTuple
@@ -11,11 +11,12 @@ import optax
 import pytest
 
 from wsi_jax.methods import mil
+from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.types import Bag, Method, Task, TrainState
+from wsi_jax.types import Bag, Looks, Method, Task, TrainState
 
 SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}
 METHODS = {
@@ -37,6 +38,19 @@ IMAGES = {
         augment=Augment(turn=False, share=0.0),
     )
 }
+LOOKS = {
+    "attention-sampling": AttentionSampling(
+        trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+        mpps=(1.0, 2.0),
+        crop_px=16,
+        crops=6,
+        attention=4,
+        layers=1,
+        width=4,
+        entropy=0.0,
+        resident=True,
+    )
+}
 TASK = Task(("normal", "tumor"))
 ONE = make_mesh(jax.devices()[:1])
 
@@ -50,7 +64,7 @@ class Case(NamedTuple):
     bag: Bag
 
 
-@pytest.fixture(params=[*METHODS, *IMAGES])
+@pytest.fixture(params=[*METHODS, *IMAGES, *LOOKS])
 def case(request) -> Case:
     return made(request.param)
 
@@ -65,6 +79,8 @@ def pooled(request) -> Case:
 def made(name) -> Case:
     if name in IMAGES:
         return case_of(IMAGES[name], images(), staged=False)
+    if name in LOOKS:
+        return case_of(LOOKS[name], looks(), mpp=4.0, cell_px=4)
     return case_of(METHODS[name], bags())
 
 
@@ -108,6 +124,18 @@ def images() -> Bag:
     x[label == 1, 16:32, 32:48] = (255, 0, 0)
     mask[weight == 0] = False
     return Bag(x, mask, label.astype(np.int32), weight.astype(np.float32))
+
+
+def looks() -> Bag:
+    """The images again: their overviews, and planes of two magnifications."""
+    bag = images()
+    b, side = bag.x.shape[:2]
+    coarser = lambda k: (
+        bag.x.reshape(b, side // k, k, side // k, k, 3).mean((2, 4)).astype(np.uint8)
+    )
+    white = np.full((b, 3), 255, np.uint8)
+    x = Looks(coarser(4), white, planes=(bag.x, coarser(2)))
+    return bag._replace(x=x)
 
 
 def steps(compiled, state, mesh, count, bag):

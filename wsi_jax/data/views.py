@@ -1,10 +1,10 @@
-"""A slide as a streaming method reads it: its tissue, and tiles in any order."""
+"""A slide as methods read it that see its pixels: its tissue, tiles and crops."""
 
 import collections
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -111,6 +111,36 @@ class View:
             while waiting:
                 yield waiting.popleft().result()
 
+    def crop(
+        self, yx: Sequence[int], size: int | tuple[int, int], mpp: float
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """A rectangle of the slide at any mpp; blank, with a note, if it is damaged.
+
+        Args:
+            yx: its corner, in pixels at `mpp`.
+            size: (h, w), or the side of a square.
+            mpp: um/px.
+        """
+        with self._lock:
+            self.n_read += 1
+        try:
+            return self._slide.read(yx, size, mpp)
+        except SlideError as error:
+            with self._lock:
+                self.n_lost += 1
+                self.lost = self.lost or str(error)
+            size = (size, size) if isinstance(size, int) else size
+            return np.full((*size, 3), self.background, np.uint8)
+
+    def whole(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
+        """All of the slide at an mpp."""
+        return self.crop((0, 0), self._slide.shape_at(mpp), mpp)
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """RGB of what lies off the slide."""
+        return self._slide.background
+
     def note(self) -> str:
         """What of the slide could not be read, or ""."""
         what = f"{self.n_lost} of {self.n_read} reads of tiles failed, taken as blank"
@@ -134,15 +164,7 @@ class View:
         size = tile_px
         if turn & 1:
             box, size = box[::-1], size[::-1]
-        with self._lock:
-            self.n_read += 1
-        try:
-            tile = self._slide.read(box, size, self.mpp)
-        except SlideError as error:
-            with self._lock:
-                self.n_lost += 1
-                self.lost = self.lost or str(error)
-            tile = np.full((*size, 3), self._slide.background, np.uint8)
+        tile = self.crop(box, size, self.mpp)
         tile = tile.swapaxes(0, 1) if turn & 1 else tile
         tile = tile[::-1] if turn & 2 else tile
         tile = tile[:, ::-1] if turn & 4 else tile

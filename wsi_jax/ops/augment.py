@@ -104,6 +104,25 @@ def turn(
     return jnp.where(bit(2), pixels[:, :, ::-1], pixels)
 
 
+def augment_crops(
+    key: Key[Array, ""], crops: UInt8[Array, "b n s s 3"], *, stain: float
+) -> Num[Array, "b n s s 3"]:
+    """Turns, flips and restains each crop of each slide in its own way.
+
+    Args:
+        key: of all of them.
+        crops: grey levels.
+        stain: the log gain of each stain is drawn from -stain to stain; at 0 grey
+            levels stay whole.
+    """
+    flat, keys = crops.reshape(-1, *crops.shape[2:]), jax.random.split(key)
+    flat = turn(flat, jax.random.randint(keys[0], (len(flat),), 0, 8))
+    if stain:
+        gains = jax.random.uniform(keys[1], (len(flat), 3), minval=-stain, maxval=stain)
+        flat = restain(flat, jnp.exp(gains), jnp.zeros_like(gains))
+    return flat.reshape(crops.shape)
+
+
 def restain(
     pixels: Num[Array, "b h w 3"],
     gains: Float[Array, "b 3"],

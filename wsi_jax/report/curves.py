@@ -148,6 +148,32 @@ def training(
     return figure
 
 
+def magnifications(mass: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Each magnification's share of the attention against the training step.
+
+    Args:
+        mass: um/px, the finest first -> (steps, share between 0 and 1).
+    """
+    figure = new_figure(5.6, 3.2)
+    axes = figure.subplots()
+    for k, (name, (steps, values)) in enumerate(mass.items()):
+        axes.plot(
+            steps,
+            values,
+            color=COLOURS[k % len(COLOURS)],
+            lw=1.6,
+            label=plain(f"{name} µm/px"),
+            marker="o" if len(steps) <= 30 else None,
+            ms=3.5,
+        )
+    axes.axhline(1 / len(mass), color=INK, lw=0.8, ls=":", label="all alike")
+    axes.set(xlabel="step", ylabel="share of attention", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    quiet(axes)
+    _legend(axes, "best", None)
+    return figure
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts [c c], row the label and column the verdict; shade: share of the row."""
     c = len(classes)

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 
 # Okabe and Ito's colours, told apart by colour-blind eyes, on white and on black.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY)
+COLOURS = (BLUE, ORANGE, GREEN, SKY, PINK)  # the last is lost on stained tissue
 # Stands for the colour of the page's text, which differs between light and dark.
 INK = "#010203"
 
@@ -72,13 +72,12 @@ def scale_bar(axes, shape: tuple[int, int], mpp: int | float, share: float) -> N
     longest = w * mpp * share
     decade = 10 ** np.floor(np.log10(longest))
     length = max(m * decade for m in (1, 2, 5) if m * decade <= longest)
-    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
     x, y = 0.04 * w, h - 0.04 * w
     for colour, width in (("white", 5), ("black", 2.5)):
         line = [x, x + length / mpp], [y, y]
         axes.plot(*line, color=colour, lw=width, solid_capstyle="butt")
     axes.annotate(
-        text,
+        distance(length),
         (x, y),
         (0, 4),
         textcoords="offset points",
@@ -86,3 +85,8 @@ def scale_bar(axes, shape: tuple[int, int], mpp: int | float, share: float) -> N
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
     axes.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
+
+
+def distance(um: int | float) -> str:
+    """Micrometres, from a thousand on as millimetres."""
+    return f"{um / 1000:.3g} mm" if um >= 1000 else f"{um:.3g} µm"

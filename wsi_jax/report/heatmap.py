@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 
 from wsi_jax.report.figure import new_figure, plain, save_png, scale_bar
@@ -127,25 +128,35 @@ def heatmap(
     figure = new_figure(*np.maximum(size, (4.0, 2.5)))
     left, over = figure.subplots(*grid)
     figure.suptitle(plain(title), fontsize=12, x=0.01, ha="left", color="#222222")
-    left.imshow(overview)
-    over.imshow(overlay(overview, painted, colours))
-    for axes in (left, over):
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_color("#cccccc")
-        for outline in lesions:
-            y, x = np.vstack([outline, outline[:1]]).T / downsample
-            axes.plot(x, y, color="white", linewidth=2.2)
-            axes.plot(x, y, color="black", linewidth=1.1)
-        axes.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
+    outlines = [np.asarray(outline) / downsample for outline in lesions]
+    show(left, overview, outlines)
+    show(over, overlay(overview, painted, colours), outlines)
     scale_bar(left, (h, w), mpp_level0 * downsample, share=0.25)
     beside = over.inset_axes((1.02, 0, 0.2 / size[0] * grid[1], 1))
     bar = figure.colorbar(colours, cax=beside, alpha=ALPHA)
+    quiet_bar(bar, label)
+    save_png(figure, path)
+
+
+def show(axes, image: np.ndarray, outlines: Sequence[np.ndarray] = ()) -> None:
+    """An image in a thin frame, with outlines [m 2], (y, x) in its pixels."""
+    h, w = image.shape[:2]
+    axes.imshow(image)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("#cccccc")
+    for outline in outlines:
+        y, x = np.vstack([outline, outline[:1]]).T
+        axes.plot(x, y, color="white", linewidth=2.2)
+        axes.plot(x, y, color="black", linewidth=1.1)
+    axes.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
+
+
+def quiet_bar(bar: Colorbar, label: str) -> None:
+    """A colour bar with its label and without a frame."""
     bar.set_label(plain(label), fontsize=10)
     bar.ax.tick_params(labelsize=9)
     bar.outline.set_visible(False)
-    save_png(figure, path)
 
 
 def overlay(

@@ -49,9 +49,11 @@ def compile_method(method: Method, mesh: Mesh) -> Method:
     )
 
 
-def compile_phase(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+def compile_phase(
+    function: Callable, donate: tuple[int, ...] = (), static: tuple[str, ...] = ()
+) -> Callable:
     """Compiles one phase of a staged method."""
-    return jax.jit(function, donate_argnums=donate)
+    return jax.jit(function, donate_argnums=donate, static_argnames=static)
 
 
 def compile_encoder(apply, mesh: Mesh):

@@ -44,14 +44,14 @@ class Optimiser:
 
 @dataclasses.dataclass(kw_only=True)
 class Thaw:
-    """A trunk frozen at first and then trained with care (Dooper et al. 2023, code).
+    """A part frozen at first and then trained with care (Dooper et al. 2023, code).
 
     Attributes:
-        frozen: steps in which the trunk stands still.
-        warmup: steps after them over which its rate rises to the head's, by the same
-            factor each step.
-        start: of its rate then, as a share of the head's.
-        slower: factor of all rates once the trunk is trained.
+        frozen: steps in which the part stands still.
+        warmup: steps after them over which its rate rises to that of the rest, by the
+            same factor each step.
+        start: of its rate then, as a share of the rest's.
+        slower: factor of all rates once the part is trained.
     """
 
     frozen: int = 0
@@ -67,12 +67,14 @@ class Thaw:
                 "and slower are factors above 0"
             )
 
-    def over(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-        """`tx` for parameters {"trunk": ..., "head": ...}.
+    def over(
+        self, tx: optax.GradientTransformation, part: str = "trunk"
+    ) -> optax.GradientTransformation:
+        """`tx` for a dict of parameters, one of which is `part`.
 
-        While it is frozen the trunk's gradient is nothing to `tx` either: its moments
-        stay at zero, and the gradient's norm is the head's alone. Adam's correction for
-        moments that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the trunk
+        While it is frozen the part's gradient is nothing to `tx` either: its moments
+        stay at zero, and the gradient's norm is that of the rest. Adam's correction for
+        moments that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the part
         when it thaws; `tx` has Adam's usual decay rates, if it has any.
         """
 
@@ -83,24 +85,24 @@ class Thaw:
             step, slept, inner = state
             frozen = step < self.frozen
             still = lambda g: jnp.where(frozen, jnp.zeros_like(g), g)
-            grads = grads | {"trunk": jax.tree.map(still, grads["trunk"])}
+            grads = grads | {part: jax.tree.map(still, grads[part])}
             updates, inner = tx.update(grads, inner, params)
             count = optax.tree_utils.tree_get(inner, "count", None, _of_adam)
             slept, late = _belated(frozen, slept, count)
-            head = jnp.where(frozen, 1.0, self.slower)
-            trunk = jnp.where(frozen, 0.0, head * self._risen(step) * late)
-            rates = {"trunk": trunk, "head": head}
+            rest = jnp.where(frozen, 1.0, self.slower)
+            rates = dict.fromkeys(updates, rest)
+            rates[part] = jnp.where(frozen, 0.0, rest * self._risen(step) * late)
             at = lambda rate: lambda u: (u * rate).astype(u.dtype)
             updates = {
-                name: jax.tree.map(at(rates[name]), part)
-                for name, part in updates.items()
+                name: jax.tree.map(at(rates[name]), update)
+                for name, update in updates.items()
             }
             return updates, (step + 1, slept, inner)
 
         return optax.GradientTransformation(init, update)
 
     def _risen(self, step):
-        """The trunk's rate, as a share of the head's, once it is trained."""
+        """The part's rate, as a share of the rest's, once it is trained."""
         if not self.warmup:
             return 1.0
         ahead = jnp.clip(1 - (step - self.frozen) / self.warmup, 0, 1)

@@ -1,0 +1,62 @@
+"""BACH, from its folder: 400 fields of breast tissue in four classes, by folds.
+
+    python -m experiments.bach --config experiments/configs/bach/abmil.py \
+        --config.data.root=ICIAR2018_BACH_Challenge \
+        --config.encoder.weights=resnet50.safetensors
+
+The labels of the official test set were never public: of five folds each tests once,
+and the next one validates. With `data.practice` set, a cohort of the same layout is
+drawn first.
+"""
+
+import dataclasses
+import os
+
+from experiments.cohort import launch
+from experiments.experiment import with_mpp
+from experiments.make_bach import PATIENTS, MakeBach, make_bach
+from wsi_jax.data.bach import MPP, read_bach
+from wsi_jax.data.cohort import Cohort, CohortError
+from wsi_jax.data.splits import Split, assign_folds, assign_splits
+
+
+@dataclasses.dataclass(kw_only=True)
+class Bach:
+    """BACH or a practice cohort of its layout.
+
+    Attributes:
+        root: the folder that holds Photos/, or Photos itself.
+        patients: CSV of images and their patients (file, patient), as far as they are
+            known; "" makes every image its own, or takes those of the practice cohort.
+        folds: of the cross-validation, at least 3; 0 draws one split.
+        split: its shares, and the seed of either draw.
+        complete: refuse a folder with images missing or unlisted.
+        mpp: of images whose file does not say; BACH's do not.
+        practice: draw this cohort into `root` first.
+    """
+
+    root: str = ""
+    patients: str = ""
+    folds: int = 5
+    split: Split = dataclasses.field(default_factory=Split)
+    complete: bool = True
+    mpp: float = MPP
+    practice: MakeBach | None = None
+
+    def cohort(self) -> Cohort:
+        """The images, every one with its fold or its split."""
+        if not self.root:
+            raise CohortError("no images; add --config.data.root=FOLDER of BACH")
+        patients = self.patients
+        if self.practice:
+            make_bach(dataclasses.replace(self.practice, out=self.root))
+            patients = patients or os.path.join(self.root, PATIENTS)
+        cohort = read_bach(self.root, patients=patients or None, complete=self.complete)
+        cohort = with_mpp(cohort, self.mpp)
+        if self.folds:
+            return assign_folds(cohort, self.folds, self.split.seed)
+        return assign_splits(cohort, self.split)
+
+
+if __name__ == "__main__":
+    launch()

@@ -1,0 +1,411 @@
+"""Sampling: the sampled estimator is the expectation, in value and gradient."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsi_jax.ops import sampling
+from wsi_jax.ops.sampling import Estimator
+
+FIXTURE_NAMES = {
+    Estimator.with_replacement: "wr",
+    Estimator.ordered: "ordered",
+    Estimator.ht_norm: "ht_norm",
+}
+SAMPLED = pytest.mark.parametrize("estimator", FIXTURE_NAMES, ids=lambda e: e.name)
+UNBIASED = pytest.mark.parametrize(
+    "estimator", [Estimator.with_replacement, Estimator.ordered], ids=lambda e: e.name
+)
+ALL = pytest.mark.parametrize("estimator", Estimator, ids=lambda e: e.name)
+DRAWS = 20_000
+
+
+class Estimate(NamedTuple):
+    """Of the pooled features, and of the gradient of their product with g."""
+
+    phi: jax.Array
+    d_z: jax.Array
+    d_f: jax.Array
+
+
+@pytest.fixture(params=["float32", "float64"])
+def close(request):
+    """Equality as precise as the type that arrays have within the test."""
+    double = request.param == "float64"
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if double else {"rtol": 1e-5}
+    with jax.enable_x64(double):
+        yield functools.partial(
+            chex.assert_trees_all_close, **{"atol": 1e-6, **tolerance}
+        )
+
+
+@pytest.fixture
+def load(shared):
+    def arrays(name):
+        with np.load(shared / "fixtures" / "sampling" / f"{name}.npz") as file:
+            return {k: jnp.asarray(v) for k, v in file.items()}
+
+    return arrays
+
+
+def attention(z):
+    return sampling.log_attention(z, jnp.isfinite(z))
+
+
+def estimate(z, f, g, estimator, drawn_from):
+    """Estimates with the cells that `drawn_from` gives for the attention."""
+
+    def energy(z, f):
+        log_a = attention(z)
+        drawn = drawn_from(log_a)
+        phi = sampling.weights(log_a, drawn, estimator) @ f[drawn.index]
+        return phi @ g, phi
+
+    (d_z, d_f), phi = jax.grad(energy, (0, 1), has_aux=True)(z, f)
+    return Estimate(phi, d_z, d_f)
+
+
+@jax.jit
+def expectation(z, f, g):
+    def energy(z, f):
+        phi = jax.nn.softmax(z) @ f
+        return phi @ g, phi
+
+    (d_z, d_f), phi = jax.grad(energy, (0, 1), has_aux=True)(z, f)
+    return Estimate(phi, d_z, d_f)
+
+
+def test_estimates_at_fixed_cells_are_the_fixture(load, close):
+    x, cases = load("fixed_samples"), ("c0", "c1", "c2")
+    per_case = lambda key: jnp.stack([x[f"{case}_{key}"] for case in cases])
+    index = {name: per_case(f"{name}_idx") for name in FIXTURE_NAMES.values()}
+
+    @jax.jit
+    @jax.vmap
+    def run(index, kappa):
+        def one(estimator, index):
+            at = lambda log_a: sampling.drawn_at(log_a, index, kappa)
+            return estimate(x["z"], x["F"], x["g"], estimator, at)
+
+        return {name: one(e, index[name]) for e, name in FIXTURE_NAMES.items()}
+
+    def right(name):
+        d_f = np.zeros((3, *x["F"].shape))
+        for case, at, d in zip(d_f, index[name], per_case(f"{name}_d_Fs"), strict=True):
+            np.add.at(case, at, d)  # A cell drawn twice has two rows.
+        return Estimate(per_case(f"{name}_Phi"), per_case(f"{name}_d_z"), d_f)
+
+    close(run(index, per_case("kappa")), {name: right(name) for name in index})
+
+
+def test_all_cells_give_the_expectation_of_the_fixture(load, close, key):
+    x = load("expectation_full")
+    all_of = lambda log_a: sampling.draw(key, log_a, 1, Estimator.full)
+    close(attention(x["z"]), x["log_a"])
+    close(
+        jax.jit(lambda: estimate(x["z"], x["F"], x["g"], Estimator.full, all_of))(),
+        Estimate(x["Phi"], x["d_z"], x["d_F"]),
+    )
+
+
+def test_a_step_of_training_is_the_fixture(load, close, key):
+    x, coordinates = load("loss_step"), ("z", "F", "W", "b")
+
+    def step(estimator, name):
+        def loss(z, f, w, b):
+            log_a = attention(z)
+            if estimator is Estimator.full:
+                drawn = sampling.draw(key, log_a, 1, estimator)
+            else:
+                drawn = sampling.drawn_at(log_a, x[f"{name}_idx"], x["kappa"])
+            phi = sampling.weights(log_a, drawn, estimator) @ f
+            ce = -jax.nn.log_softmax(phi @ w + b)[x["label"]]
+            return ce - x["entropy_coef"] * sampling.entropy(log_a), ce
+
+        f = x["F"] if estimator is Estimator.full else x["F"][x[f"{name}_idx"]]
+        run = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)
+        return run(x["z"], f, x["head_W"], x["head_b"])
+
+    def right(name):
+        grads = tuple(x[f"{name}_d_{coordinate}"] for coordinate in coordinates)
+        return (x[f"{name}_loss"], x[f"{name}_ce"]), grads
+
+    names = {**FIXTURE_NAMES, Estimator.full: "full"}
+    steps = jax.jit(lambda: {name: step(e, name) for e, name in names.items()})()
+    close(steps, {name: right(name) for name in names.values()})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def enumerated(estimator, index, old, z, f, g):
+    """Estimates at logits z of each row of cells, drawn at the logits `old`."""
+
+    def one(index):
+        at = lambda _: sampling.drawn_at(attention(old), index, -jnp.inf)
+        return estimate(z, f, g, estimator, at)
+
+    return jax.vmap(one)(index)
+
+
+def every_draw(tiny, estimator, z):
+    """The estimates of every possible draw, and their mean."""
+    name = "wo" if estimator is Estimator.ordered else "wr"
+    index, chance = tiny[f"{name}_seqs"], np.asarray(tiny[f"{name}_probs"])
+    every = enumerated(estimator, index, tiny["z"], z, tiny["F"], tiny["g"])
+    every = jax.tree.map(np.asarray, every)
+    return every, chance, jax.tree.map(lambda x: np.tensordot(chance, x, 1), every)
+
+
+@pytest.mark.usefixtures("x64")
+@UNBIASED
+def test_the_mean_over_every_draw_is_the_expectation(load, estimator):
+    tiny, name = load("tiny_exact"), FIXTURE_NAMES[estimator]
+    every, chance, mean = every_draw(tiny, estimator, tiny["z"])
+    right = Estimate(tiny["Phi"], tiny["d_z"], tiny["d_F"])
+    chex.assert_trees_all_close(mean, right, atol=1e-12)
+    for part, key in (("phi", "Phi"), ("d_z", "d_z")):
+        away = getattr(every, part) - np.asarray(getattr(right, part))
+        variance = chance @ (away**2).sum(-1)
+        np.testing.assert_allclose(variance, tiny[f"{name}_trvar_{key}"], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@UNBIASED
+def test_cells_drawn_from_an_older_attention_give_the_newer_expectation(
+    load, estimator
+):
+    tiny = load("tiny_exact")
+    newer = tiny["z"] + jnp.array([1.0, -0.5, 0.3, 0.0, -1.2, 0.8, 0.1])
+    right = expectation(newer, tiny["F"], tiny["g"])
+    assert abs(np.asarray(right.phi) - np.asarray(tiny["Phi"])).max() > 0.1
+    *_, mean = every_draw(tiny, estimator, newer)
+    chex.assert_trees_all_close(mean, right, atol=1e-12)
+
+
+@pytest.mark.usefixtures("optimised")
+@SAMPLED
+def test_the_mean_over_many_draws_is_the_expectation(load, key, estimator):
+    x = load("expectation_full")
+    right = Estimate(x["Phi"], x["d_z"], x["d_F"])
+
+    def one(key):
+        drawn = sampling.draw(key, attention(x["z"]), 10, estimator)
+        at_drawn = estimate(x["z"], x["F"], x["g"], estimator, lambda _: drawn)
+        # Horvitz and Thompson's estimate: unbiased if log_q is right.
+        ht = jnp.exp(drawn.log_a - drawn.log_q) @ x["F"][drawn.index]
+        return at_drawn._replace(d_f=None), ht
+
+    estimates, ht = jax.jit(jax.vmap(one))(jax.random.split(key, DRAWS))
+    away = lambda mean, right: jnp.linalg.norm(mean.mean(0) - right)
+    bound = lambda all_of: 4 * jnp.sqrt(all_of.var(0).sum() / DRAWS)
+    if estimator is Estimator.ht_norm:
+        assert away(ht, right.phi) <= bound(ht)
+        assert away(estimates.phi, right.phi) <= 0.01 * jnp.linalg.norm(right.phi)
+        assert away(estimates.d_z, right.d_z) <= 0.1 * jnp.linalg.norm(right.d_z)
+    else:
+        assert away(estimates.phi, right.phi) <= bound(estimates.phi)
+        assert away(estimates.d_z, right.d_z) <= bound(estimates.d_z)
+
+
+@pytest.mark.usefixtures("optimised")
+@UNBIASED
+def test_cells_are_drawn_as_often_and_in_the_order_they_should(load, key, estimator):
+    tiny = load("tiny_exact")
+    name = "wr" if estimator is Estimator.with_replacement else "wo"
+    one = lambda key: sampling.draw(key, attention(tiny["z"]), 3, estimator).index
+    index = jax.jit(jax.vmap(one))(jax.random.split(key, DRAWS))
+    place = lambda index: np.asarray(index)[..., None] == np.arange(7)
+    right = np.tensordot(tiny[f"{name}_probs"], place(tiny[f"{name}_seqs"]), 1)
+    sigma = np.sqrt(right * (1 - right) / DRAWS)
+    assert (abs(place(index).mean(0) - right) <= 5 * sigma).all()
+
+
+def masked_problem(junk):
+    """Twelve cells, of which five are valid, with `junk` for the others' logits."""
+    rng = np.random.default_rng(0)
+    mask = np.array([0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0], bool)
+    z, f = rng.normal(size=12), rng.normal(size=(12, 4))
+    return jnp.asarray(np.where(mask, z, junk)), jnp.asarray(mask), jnp.asarray(f)
+
+
+@functools.partial(jax.jit, static_argnames=("n", "estimator"))
+@functools.partial(jax.vmap, in_axes=(0, None, None, None, None, None))
+@functools.partial(jax.value_and_grad, argnums=(1, 3), has_aux=True)
+def pooled(key, z, mask, f, n, estimator):
+    """Of one slide, drawn by many keys, with the gradients of logits and features."""
+    log_a = sampling.log_attention(z, mask)
+    drawn = sampling.draw(key, log_a, n, estimator)
+    w = sampling.weights(log_a, drawn, estimator)
+    # What was read behind the mask must not matter.
+    f = jnp.where(drawn.mask[:, None], f[drawn.index], 1e6)
+    return (w @ f).sum(), (drawn, w)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("n", [5, 20])
+@ALL
+def test_where_all_cells_can_be_drawn_the_estimate_is_exact(key, n, estimator):
+    z, mask, f = masked_problem(np.nan)
+    out = pooled(key[None], z, mask, f, n, estimator)
+    (value, (drawn, _)), (d_z, d_f) = jax.tree.map(lambda x: np.asarray(x)[0], out)
+    mask = np.asarray(mask)
+    right = expectation(z[mask], f[mask], jnp.ones(4))
+    chex.assert_trees_all_close(
+        (value, d_z[mask], d_f[mask]),
+        (right.phi.sum(), right.d_z, right.d_f),
+        rtol=1e-12,
+    )
+    assert (d_z[~mask] == 0).all()
+    assert (d_f[~mask] == 0).all()
+    assert drawn.exact
+    assert sorted(drawn.index[drawn.mask]) == list(np.flatnonzero(mask))
+    assert ((drawn.index >= 0) & (drawn.index < len(z))).all()
+    if estimator is Estimator.full:
+        assert (drawn.mask == mask).all()
+    else:
+        assert (drawn.mask == (np.arange(n) < mask.sum())).all()
+
+
+@ALL
+def test_masked_cells_are_never_drawn_and_have_no_effect(key, estimator):
+    clean = None
+    for junk in (0.0, np.nan, np.inf, -np.inf, 1e30):
+        z, mask, f = masked_problem(junk)
+        keys = jax.random.split(jax.random.clone(key), 500)
+        out = pooled(keys, z, mask, f, 3, estimator)
+        (_, (drawn, _)), (d_z, _) = out = jax.tree.map(np.asarray, out)
+        chex.assert_tree_all_finite(out)
+        assert np.asarray(mask)[drawn.index[drawn.mask]].all()
+        assert (d_z[:, ~np.asarray(mask)] == 0).all()
+        assert drawn.mask.sum(-1).min() == (5 if estimator is Estimator.full else 3)
+        assert drawn.exact.all() == (estimator is Estimator.full)
+        clean = clean or out
+        chex.assert_trees_all_equal(out, clean)
+
+
+@ALL
+def test_a_slide_without_cells_pools_to_zero_without_a_gradient(key, estimator):
+    f, none = jnp.ones((12, 4)), jnp.zeros(12, bool)
+    for junk, mask in ((0.0, none), (jnp.nan, none), (-jnp.inf, ~none)):
+        keys = jax.random.split(jax.random.clone(key), 500)
+        out = pooled(keys, jnp.full(12, junk), mask, f, 3, estimator)
+        (value, (drawn, w)), grads = jax.tree.map(np.asarray, out)
+        assert not drawn.mask.any()
+        assert drawn.index.max() < 12
+        chex.assert_trees_all_equal(
+            (value, w, grads), jax.tree.map(np.zeros_like, (value, w, grads))
+        )
+
+
+def test_masked_cells_have_no_gradient_of_their_log_probability_either():
+    z, mask, _ = masked_problem(jnp.nan)
+
+    def weighed(estimator, log_a):
+        drawn = sampling.drawn_at(log_a, jnp.array([1, 3, 0]), -5.0)
+        return (sampling.weights(log_a, drawn, estimator) ** 2).sum()
+
+    marginal = lambda log_a: (sampling.marginal(log_a, (4, 8)) ** 2).sum()
+    weighings = [functools.partial(weighed, estimator) for estimator in Estimator]
+    values = [sampling.entropy, marginal, *weighings]
+    run = jax.jit(lambda log_a: [jax.value_and_grad(f)(log_a) for f in values])
+    for there in (mask, jnp.zeros_like(mask)):
+        for value, d_log_a in run(sampling.log_attention(z, there)):
+            assert value > 0 if there.any() else value == 0
+            assert (np.asarray(d_log_a)[~np.asarray(there)] == 0).all()
+
+
+def test_concentrated_attention_keeps_its_precision_in_float32():
+    z = np.array([14.0, 0.5, 0.3, 0.0, -0.2, -0.4, -60.0])
+    index = np.array([0, 1, 3, 4, 6])
+
+    @jax.jit
+    def all_of(z, kappa):
+        log_a = attention(z)
+        drawn = sampling.drawn_at(log_a, jnp.asarray(index), kappa)
+        w = [sampling.weights(log_a, drawn, estimator) for estimator in FIXTURE_NAMES]
+        return drawn.left, drawn.log_q, *w
+
+    def as_type(dtype):
+        with jax.enable_x64(dtype == np.float64):
+            out = all_of(jnp.asarray(z, dtype), jnp.asarray(-58, dtype))
+            return jax.tree.map(np.asarray, out)
+
+    single, double = as_type(np.float32), as_type(np.float64)
+    chex.assert_type(single, np.float32)
+    assert (single[0] > 0).all()
+    chex.assert_trees_all_close(single, double, rtol=2e-5)
+
+
+def test_entropy_and_marginal_are_the_fixture(load, close):
+    x = load("expectation_full")
+
+    @jax.jit
+    def run(z):
+        entropy = lambda z: sampling.entropy(attention(z))
+        # The second: grids of their own may differ in size.
+        marginals = [sampling.marginal(attention(z), s) for s in ((64,) * 3, (128, 64))]
+        return jax.value_and_grad(entropy)(z), *marginals
+
+    (value, d_z), even, uneven = jax.tree.map(np.asarray, run(x["z"]))
+    close((-value, -d_z), (x["neg_entropy"], x["d_z_neg_entropy"]))
+    assert (d_z[~np.asarray(x["mask"])] == 0).all()
+    right = np.asarray(x["magnification_marginal"])
+    close((even, uneven), (right, np.array([right[:2].sum(), right[2]])))
+
+
+def test_logits_of_half_precision_become_float32():
+    z, mask = jnp.arange(5, dtype=jnp.bfloat16), jnp.ones(5, bool)
+    log_a = sampling.log_attention(z, mask)
+    chex.assert_type(log_a, jnp.float32)
+    chex.assert_trees_all_close(log_a, jax.nn.log_softmax(jnp.arange(5.0)), rtol=1e-6)
+
+
+def test_perturbed_topk_is_the_fixture(load, close):
+    x = load("perturbed_topk")
+
+    @jax.jit
+    def run(scores):
+        topk = lambda s: sampling.perturbed_topk(s, x["noise"], 3, x["sigma"])
+        indicators, pull = jax.vjp(topk, scores)
+        return indicators, *pull(x["upstream"])
+
+    indicators, grad = run(x["x"])
+    close((indicators, grad), (x["indicators"], x["vjp_complete"]))
+    # The diagonal that public code keeps is another gradient.
+    away = np.linalg.norm(grad - x["vjp_diagonal_only"])
+    assert away > 0.5 * np.linalg.norm(x["vjp_complete"])
+
+
+def test_perturbed_topk_holds_no_indicator_of_a_single_draw():
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
+    draws, k, cells = 64, 5, 32
+
+    def energy(scores, noise):
+        return (sampling.perturbed_topk(scores, noise, k, 0.1) ** 2).sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(energy))(shape(cells), shape(draws, cells))
+    sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
+    assert max(sizes) == draws * cells
+
+
+def test_perturbed_topk_chooses_no_masked_cell_and_is_topk_without_noise(key):
+    scores = jnp.array([0.3, -jnp.inf, 2.0, 1.0, -jnp.inf])
+    noise = jax.random.normal(key, (50, 5))
+    weight = np.arange(20, dtype=np.float32).reshape(4, 5)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def run(scores, k, sigma):
+        indicators = sampling.perturbed_topk(scores, noise, k, sigma)
+        return (indicators * weight[:k]).sum(), indicators
+
+    (_, soft), grad = jax.tree.map(np.asarray, run(scores, 4, 1.0))
+    np.testing.assert_array_equal(soft, np.eye(6)[[0, 2, 3, 5], :5])
+    np.testing.assert_array_equal(grad[[1, 4]], 0)
+    (_, hard), grad = jax.tree.map(np.asarray, run(scores, 2, 0.0))
+    np.testing.assert_array_equal(hard, np.eye(5)[[2, 3]])
+    np.testing.assert_array_equal(grad, 0)

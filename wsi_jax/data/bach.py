@@ -1,0 +1,172 @@
+"""BACH (ICIAR 2018): from its folder to a cohort.
+
+400 fields of breast tissue, 2048 x 1536 px at 0.42 um/px, a hundred of each class:
+
+    Photos/Normal/n001.tif    Photos/InSitu/is001.tif
+    Photos/Benign/b001.tif    Photos/Invasive/iv001.tif
+    Photos/microscopy_ground_truth.csv    a line an image, no header: n001.tif,Normal
+
+Several images come from one patient, and which is public for a part of them only.
+"""
+
+import csv
+import os
+import pathlib
+from collections.abc import Collection
+
+from absl import logging
+
+from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.data.slide_folder import some
+from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.table import CohortError, read_table
+
+CLASSES = ("Normal", "Benign", "InSitu", "Invasive")
+MPP = 0.42
+TRUTH = "microscopy_ground_truth.csv"
+_INSIDE = ("", "Photos", "ICIAR2018_BACH_Challenge/Photos")
+
+
+def read_bach(
+    folder: str | os.PathLike,
+    *,
+    patients: str | os.PathLike | None = None,
+    complete: bool = True,
+) -> Cohort:
+    """Reads the labelled images, without a split: the test labels were never public.
+
+    Each image's label is that of `microscopy_ground_truth.csv`, and where it lies in a
+    folder of a class, both must agree. Images that lie beside the CSV are read as well.
+
+    The public map of images to patients is partial. An image that `patients` does not
+    name counts as a patient of its own, so that splits are by patient as far as is
+    known and no further.
+
+    Args:
+        folder: `Photos`, or the one that holds it.
+        patients: CSV with columns file and patient, empty where it is not known; a
+            column cluster tells what a practice image was made of.
+        complete: refuse a folder that lacks images of the CSV or holds others; when
+            False they are left out with a warning.
+
+    Raises:
+        CohortError: naming the file or the images and the mend.
+    """
+    folder = pathlib.Path(folder)
+    places = [folder / name for name in _INSIDE]
+    photos = next((p for p in places if (p / TRUTH).is_file()), None)
+    if photos is None:
+        raise CohortError(
+            f"{folder}: no {TRUTH} in it or in its Photos/; give the folder of BACH "
+            "that holds Photos/"
+        )
+    truth = read_truth(photos / TRUTH)
+    found = _images(photos)
+    _check_complete(photos, found, truth, complete)
+    told = _patients(patients, truth) if patients else {}
+    rows = []
+    for slide_id, label in truth.items():
+        if slide_id not in found:
+            continue
+        path = found[slide_id]
+        inside = path.parent.name
+        if path.parent != photos and inside != label:
+            raise CohortError(
+                f"{path} lies in {inside}, {TRUTH} says {label}; move the file or mend "
+                "the line"
+            )
+        patient, cluster = told.get(slide_id, ("", ""))
+        rows.append(
+            Row(slide_id, str(path), label, patient or slide_id, "", cluster=cluster)
+        )
+    if not rows:
+        raise CohortError(f"{photos}: none of its {len(truth)} images; copy them")
+    return Cohort(tuple(rows), CLASSES)
+
+
+def read_truth(path: str | os.PathLike) -> dict[str, str]:
+    """{image: class} of a microscopy_ground_truth.csv, which has no header.
+
+    Raises:
+        CohortError: naming the file, the line and the mend.
+    """
+    known = {name.casefold(): name for name in CLASSES}
+    truth = {}
+    with open(path, newline="", encoding="utf-8-sig") as f:
+        for number, line in enumerate(csv.reader(f), start=1):
+            cells = [cell.strip() for cell in line]
+            if not any(cells):
+                continue
+            if len(cells) != 2 or not cells[0] or cells[1].casefold() not in known:
+                raise CohortError(
+                    f"{path}, line {number}: {','.join(line)!r}; write n001.tif and "
+                    f"{', '.join(CLASSES[:-1])} or {CLASSES[-1]}, without a header"
+                )
+            slide_id = known_stem(cells[0])
+            if slide_id in truth:
+                raise CohortError(
+                    f"{path}, line {number}: {slide_id} again; remove one"
+                )
+            truth[slide_id] = known[cells[1].casefold()]
+    if not truth:
+        raise CohortError(f"{path}: no image in it; write n001.tif,Normal and so on")
+    return truth
+
+
+def _images(photos: pathlib.Path) -> dict[str, pathlib.Path]:
+    """{image: path} of those in the folders of the classes and beside them."""
+    found = {}
+    for place in (photos, *(photos / name for name in CLASSES)):
+        for path in sorted(place.glob("*.tif")):
+            if path.name.startswith("."):
+                continue
+            if path.stem in found:
+                raise CohortError(f"{path} is also {found[path.stem]}; remove one")
+            found[path.stem] = path
+    return found
+
+
+def _check_complete(
+    photos: pathlib.Path,
+    found: Collection[str],
+    truth: Collection[str],
+    complete: bool,
+) -> None:
+    missing = [name for name in truth if name not in found]
+    extra = sorted(set(found) - set(truth))
+    leave = "leave them out with --config.data.complete=False"
+    if missing and complete:
+        raise CohortError(
+            f"{photos}: {len(missing)} of {len(truth)} images are missing: "
+            f"{some(missing)}; copy them, or {leave}"
+        )
+    if extra and complete:
+        raise CohortError(
+            f"{photos}: {len(extra)} images are not in {TRUTH}: {some(extra)}; add "
+            f"their lines, or {leave}"
+        )
+    if missing:
+        logging.warning("%s: missing, left out: %s", photos, some(missing))
+    if extra:
+        logging.warning("%s: not in %s, left out: %s", photos, TRUTH, some(extra))
+
+
+def _patients(
+    path: str | os.PathLike, truth: Collection[str]
+) -> dict[str, tuple[str, str]]:
+    """{image: (patient, cluster)} of those that a CSV names."""
+    header, lines = read_table(path, ("file",))
+    if "patient" not in header:
+        raise CohortError(f"{path}: no column 'patient' among {header}; add it")
+    told = {}
+    for number, cells in lines:
+        where, slide_id = f"{path}, line {number}", known_stem(cells["file"])
+        if slide_id not in truth:
+            raise CohortError(
+                f"{where}: {cells['file']!r} is no image of {TRUTH}; mend the name or "
+                "remove the line"
+            )
+        if slide_id in told:
+            raise CohortError(f"{where}: {slide_id} again; remove one")
+        told[slide_id] = cells["patient"], cells.get("cluster", "")
+    return told

@@ -1,0 +1,163 @@
+"""Overviews of slides as batches, and the crops that a method chose of them."""
+
+import concurrent.futures
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
+
+from wsi_jax.data.views import View
+from wsi_jax.types import Bag, Looks, padded
+
+TASK = 8  # crops a thread reads at a time: enough to make the call itself free
+GIB = 1 << 30
+
+
+class Crops:
+    """Crops that threads are reading."""
+
+    def __init__(self, out: UInt8[np.ndarray, "b n s s 3"], tasks: Sequence):
+        self._out, self._tasks = out, tasks
+
+    def result(self) -> UInt8[np.ndarray, "b n s s 3"]:
+        """Waits for all of them."""
+        for task in self._tasks:
+            task.result()
+        return self._out
+
+
+class LookReader:
+    """Makes batches of slides for methods that look first.
+
+    Overviews, and whole slides where they are wanted, stay in memory as long as there
+    is room.
+
+    Args:
+        mpps: um/px of the magnifications.
+        crop_px: side of a crop.
+        resident: whether batches hold the whole slides at these mpps.
+        threads: that read.
+        cache_gib: of pixels kept in memory.
+        least: (rows, columns) of cells that a batch has at least, so that all have one
+            shape.
+    """
+
+    def __init__(
+        self,
+        mpps: Sequence[float],
+        crop_px: int,
+        *,
+        resident: bool,
+        threads: int,
+        cache_gib: float = 8.0,
+        least: tuple[int, int] = (1, 1),
+    ):
+        self._mpps, self._crop_px, self._resident = tuple(mpps), crop_px, resident
+        self._least, self._room = least, cache_gib * GIB
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self._known, self._lock = {}, Lock()
+
+    def expect(self, views: Sequence[View]) -> None:
+        """Begins to read what a batch of these slides will need."""
+        for view in views:
+            for mpp in self._needed(view):
+                self._plane(view, mpp)
+
+    def bag(
+        self,
+        views: Sequence[View],
+        label: Int32[np.ndarray, " b"],
+        weight: Float32[np.ndarray, " b"],
+        after: Bag | None = None,
+    ) -> Bag:
+        """A batch; slides missing at its end have no cells and no weight.
+
+        Args:
+            views: of the slides, all with cells of one side at one mpp.
+            label: of each row of the batch.
+            weight: of each row; 0 behind the slides.
+            after: the batch that comes next.
+        """
+        self.expect(views)
+        cell, b = views[0].cell_px, len(label)
+        shapes = [[-(-n // cell) for n in view.shape] for view in views]
+        grid = np.max([self._least, *shapes], 0)
+        grid = tuple(padded(int(n), 4) for n in grid)
+        mask = np.zeros((b, *grid), bool)
+        background = np.full((b, 3), 255, np.uint8)
+        for i, view in enumerate(views):
+            tissue = view.tissue()
+            mask[i, : tissue.shape[0], : tissue.shape[1]] = tissue
+            background[i] = view.background
+        whole = lambda mpp: self._stack(views, mpp, grid, background)
+        looks = Looks(whole(views[0].mpp), background, after=after)
+        if self._resident:
+            looks = looks._replace(planes=tuple(map(whole, self._mpps)))
+        else:
+            looks = looks._replace(read=lambda *chosen: self.read(views, *chosen))
+        return Bag(looks, mask, label, weight)
+
+    def read(
+        self,
+        views: Sequence[View],
+        which: Int[np.ndarray, "b n"],
+        yx: Int[np.ndarray, "b n 2"],
+        mask: Bool[np.ndarray, "b n"],
+    ) -> Crops:
+        """Begins to read crops; what the mask leaves out stays black.
+
+        Args:
+            views: of the slides.
+            which: magnification of each crop.
+            yx: its corner, in pixels at the magnification's mpp.
+            mask: False where none is read.
+        """
+        side = self._crop_px
+        out = np.zeros((*which.shape, side, side, 3), np.uint8)
+
+        def some(i, chosen):
+            for j in chosen:
+                mpp = self._mpps[which[i, j]]
+                out[i, j] = views[i].crop(yx[i, j].tolist(), side, mpp)
+
+        tasks = []
+        for i in range(len(views)):
+            at = np.flatnonzero(mask[i])
+            parts = [at[k : k + TASK] for k in range(0, len(at), TASK)]
+            tasks += [self._pool.submit(some, i, part) for part in parts]
+        return Crops(out, tasks)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _needed(self, view):
+        return (view.mpp, *self._mpps) if self._resident else (view.mpp,)
+
+    def _plane(self, view, mpp):
+        """A slide at one mpp, being read or in memory."""
+        key = view, mpp
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+            h, w = (n * view.mpp / mpp for n in view.shape)
+            reading = self._pool.submit(view.whole, mpp)
+            self._room -= 3 * h * w
+            # Without room the oldest go: they may be wanted last.
+            while self._room < 0 and len(self._known) > 1:
+                old = next(iter(self._known))
+                self._room += self._known.pop(old).result().nbytes
+            self._known[key] = reading
+            return reading
+
+    def _stack(self, views, mpp, grid, background):
+        """Slides at one mpp [b h w 3], background beyond each."""
+        um = views[0].cell_px * views[0].mpp
+        shape = [int(np.ceil(n * um / mpp - 1e-6)) for n in grid]
+        out = np.empty((len(background), *shape, 3), np.uint8)
+        out[:] = background[:, None, None]
+        for i, view in enumerate(views):
+            plane = self._plane(view, mpp).result()
+            out[i, : plane.shape[0], : plane.shape[1]] = plane[: shape[0], : shape[1]]
+        return out

@@ -1,0 +1,145 @@
+"""TCGA: a folder of its slides and the GDC's clinical table, to a cohort.
+
+    TCGA-2A-A8VL-01Z-00-DX1.2C2BC0B0-....svs
+    |    |       |      | kind: DX diagnostic, TS, BS and MS frozen
+    |    |       | sample type: 01 primary tumour, 06 metastasis, 11 normal
+    |    | site of the tissue source
+    | patient: the first 12 characters
+
+Slides may lie in the folders, named by UUID, that `gdc-client` makes.
+"""
+
+import enum
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from absl import logging
+
+from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.data.gleason import isup, read_gleason
+from wsi_jax.data.slide_folder import find_slides, some
+from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.table import CohortError
+
+_BARCODE = re.compile(r"(TCGA-(\w\w)-\w{4})-(\d\d)[A-Z]-\d\d-(DX|TS|BS|MS)")
+
+
+class Grading(enum.Enum):
+    """What a slide of TCGA-PRAD is asked.
+
+    isup: the ISUP grade group, one of five. Ordered: report the quadratic kappa.
+    high_grade: Gleason 8 to 10 (groups 4 and 5) against 6 and 7.
+    """
+
+    isup = ("isup_1", "isup_2", "isup_3", "isup_4", "isup_5")
+    high_grade = ("low_grade", "high_grade")
+
+
+class Barcode(NamedTuple):
+    """What a slide's name says: "TCGA-2A-A8VL", "2A", "01", "DX"."""
+
+    patient: str
+    site: str
+    sample: str
+    kind: str
+
+
+def parse_barcode(slide_id: str) -> Barcode | None:
+    """The barcode with which a slide's name begins; None where it has none."""
+    found = _BARCODE.match(slide_id)
+    return Barcode(*found.groups()) if found else None
+
+
+def read_tcga_prad(
+    folder: str | os.PathLike,
+    clinical: str | os.PathLike,
+    grading: Grading,
+    *,
+    kinds: Sequence[str] = ("DX",),
+    samples: Sequence[str] = ("01",),
+) -> Cohort:
+    """Prostate slides with the grade of their patient, without a split.
+
+    Args:
+        folder: searched for slides, with all folders below it.
+        clinical: the GDC's clinical.tsv.
+        grading: which classes.
+        kinds: of slides; others are left out, and the log says how many.
+        samples: types of sample; as `kinds`.
+
+    Raises:
+        CohortError: naming the file and the mend.
+    """
+    groups = {patient: isup(g) for patient, g in read_gleason(clinical).items()}
+    if grading is Grading.isup:
+        labels = {patient: grading.value[g - 1] for patient, g in groups.items()}
+    else:
+        labels = {patient: grading.value[g >= 4] for patient, g in groups.items()}
+    slides = find_tcga(folder, kinds=kinds, samples=samples)
+    return label_slides(slides, labels, grading.value, os.fspath(clinical))
+
+
+def find_tcga(
+    folder: str | os.PathLike, *, kinds: Sequence[str], samples: Sequence[str]
+) -> dict[str, str]:
+    """{slide_id: path} of the slides of some kinds and samples; warns of others.
+
+    Raises:
+        CohortError: no such folder, no such slide, or two files of one.
+    """
+    names = {name for _, _, files in os.walk(folder) for name in files}
+    names = {known_stem(name) for name in names if known_stem(name) != name}
+    names = sorted(name for name in names if not name.startswith("."))
+    barcodes = {name: parse_barcode(name) for name in names}
+    _warn(
+        "their names are no barcodes", [n for n, code in barcodes.items() if not code]
+    )
+    known = {name: code for name, code in barcodes.items() if code}
+    wanted = [n for n, c in known.items() if c.kind in kinds and c.sample in samples]
+    which = f"{' or '.join(kinds)} of sample type {' or '.join(samples)}"
+    _warn(f"they are not {which}", sorted(set(known) - set(wanted)))
+    found = find_slides(folder, wanted)
+    if not found:
+        raise CohortError(
+            f"{folder}: no slide of TCGA that is {which}; mend --config.data.root, or "
+            "ask for others with --config.data.kinds and --config.data.samples"
+        )
+    return {name: found[name] for name in wanted}
+
+
+def label_slides(
+    slides: Mapping[str, str],
+    labels: Mapping[str, str],
+    classes: Sequence[str],
+    source: str,
+) -> Cohort:
+    """A cohort of the slides whose patient has a label; the others are warned of.
+
+    Args:
+        slides: {slide_id: path}.
+        labels: {patient: label}.
+        classes: the labels in order.
+        source: of the labels, for messages.
+    """
+    rows, bare = [], []
+    for slide_id, path in slides.items():
+        code = parse_barcode(slide_id)
+        label = labels.get(code.patient)
+        if label is None:
+            bare.append(slide_id)
+            continue
+        rows.append(Row(slide_id, path, label, code.patient, "", site=code.site))
+    if not rows:
+        raise CohortError(
+            f"{source}: it grades no patient of the {len(slides)} slides, "
+            f"{some(bare)}; take the clinical.tsv of their project"
+        )
+    _warn(f"{source} does not grade their patients", bare)
+    return Cohort(tuple(rows), tuple(classes))
+
+
+def _warn(why: str, names: Sequence[str]) -> None:
+    if names:
+        logging.warning("%d slides left out, %s: %s", len(names), why, some(names))

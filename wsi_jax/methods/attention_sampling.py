@@ -1,0 +1,406 @@
+"""Joint spatial and magnification attention sampling: look, choose, read, judge.
+
+Zhang et al., CVPR Workshops 2021: a net sees the slide at low resolution; its attention
+is one distribution over places and magnifications; a few crops are drawn from it and
+read; the verdict rests on these crops alone, and all of it is trained end to end. The
+estimator goes back to Katharopoulos & Fleuret (ICML 2019). Of the paper only the
+abstract could be had: the nets, the layout of cells, drawing without replacement, the
+entropy terms and every default below are choices of this package.
+
+Two forms, equal but for the rounding of float32. The pure one takes slides that lie on
+the device; the staged one (`train.look`) reads crops from slides on disk.
+"""
+
+import dataclasses
+import enum
+import itertools
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from wsi_jax.nets.encoder import Encoder, Trunk
+from wsi_jax.nets.look import CropHead, Overlook, with_statistics
+from wsi_jax.ops import sampling
+from wsi_jax.ops.augment import augment_crops
+from wsi_jax.ops.crops import Cells, by_chunks, gather
+from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.sampling import Estimator
+from wsi_jax.train.flops import count_flops
+from wsi_jax.train.look import Chosen, looking
+from wsi_jax.train.optimiser import Thaw
+from wsi_jax.train.supervised import supervised
+from wsi_jax.types import Bag, Method, Prediction, Stage, Takes, Task, padded
+
+
+class Layout(enum.Enum):
+    """Cells of the magnifications.
+
+    common: all have the grid of the overview's cells; coarse crops overlap.
+    own: each has cells as wide as its crops' ratio to the finest; all magnifications
+        are alike at first, however many cells they have.
+    """
+
+    common = "common"
+    own = "own"
+
+
+class Look(enum.Enum):
+    """Where crops come from: the learnt attention, or anywhere on the tissue."""
+
+    learnt = "learnt"
+    uniform = "uniform"
+
+
+class Inference(enum.Enum):
+    """Crops of a verdict.
+
+    sampled: as in training, several draws averaged.
+    top: the cells with the most attention, once, with their attention as weights.
+    """
+
+    sampled = "sampled"
+    top = "top"
+
+
+@dataclasses.dataclass(kw_only=True)
+class AttentionSampling:
+    """A few crops of a slide, chosen by attention on its overview.
+
+    The overview and its cells are those of the run's grid: `grid.mpp` and
+    `grid.size_px`.
+
+    Attributes:
+        trunk: of the crops; trained from its weights where it has some.
+        mpps: um/px of the magnifications, the finest first.
+        crop_px: side of a crop, whatever its magnification.
+        crops: read of each slide in training.
+        estimator: of the expectation over all cells.
+        layout: of the magnifications' cells.
+        look: where crops come from.
+        inference: crops of a verdict; the other way is reported besides.
+        draws: averaged where a verdict's crops are sampled, each of `crops`.
+        attention: channels of the net that looks.
+        layers: its convolutions on the overview.
+        width: of a crop's feature.
+        tells: whether a feature tells its magnification.
+        thaw: when the net that looks begins to learn; before, crops come from anywhere,
+            and what is to be seen in them is learnt.
+        entropy: reward for the entropy of the attention, as a share of the greatest.
+        spread: reward for that of its marginal over magnifications.
+        augment: turn and flip crops in training, and restain them.
+        stain: most that the log gain of each stain changes by, crop by crop.
+        ahead: draw and read the next batch while one is learnt from. Attention is then
+            one step old when it draws, which biases neither estimate nor gradient.
+        resident: for slides of megapixels, such as BACH's: they lie on the device.
+        chunk: crops encoded at a time; None for all. Fewer take less memory and
+            encode twice.
+    """
+
+    trunk: Trunk = dataclasses.field(default_factory=Encoder)
+    mpps: tuple[float, ...] = (0.5, 1.0, 2.0)
+    crop_px: int = 224
+    crops: int = 32
+    estimator: Estimator = Estimator.ordered
+    layout: Layout = Layout.common
+    look: Look = Look.learnt
+    inference: Inference = Inference.sampled
+    draws: int = 4
+    attention: int = 16
+    layers: int = 2
+    width: int = 64
+    tells: bool = False
+    thaw: Thaw = dataclasses.field(default_factory=Thaw)
+    entropy: float = 0.01
+    spread: float = 0.0
+    augment: bool = True
+    stain: float = 0.0
+    ahead: bool = True
+    resident: bool = False
+    chunk: int | None = None
+
+    takes: ClassVar[Takes] = Takes.looks
+
+    def validate(self) -> None:
+        """Raises ValueError naming the flag that is wrong."""
+        names = ("crop_px", "crops", "draws", "attention", "layers", "width")
+        for name in names:
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        mpps = tuple(self.mpps)
+        rises = all(a < b for a, b in itertools.pairwise(mpps))
+        if not mpps or mpps[0] <= 0 or not rises:
+            raise ValueError(f"--config.method.mpps={mpps}: the finest first, above 0")
+        if self.layout is Layout.own and any(m / mpps[0] % 1 for m in mpps):
+            raise ValueError(
+                f"--config.method.mpps={mpps}: with cells of their own all must be "
+                "multiples of the first; or set --config.method.layout=common"
+            )
+
+    def check(self, cell_px: int) -> None:
+        """Any grid has cells to look at."""
+
+    def reads(self) -> tuple[float, ...]:
+        """um/px at which slides are read besides the overview."""
+        return tuple(self.mpps)
+
+    def said(self, mpp: float) -> str:
+        """What is read and learnt, of overviews at `mpp`, in a sentence or two."""
+        *others, last = (f"{one:g}" for one in self.mpps)
+        mpps = f"{', '.join(others)} or {last}" if others else last
+        every = self.estimator is Estimator.full
+        crops = f"{'all' if every else self.crops} crops of {self.crop_px} px"
+        by = {Look.learnt: "attention", Look.uniform: "chance"}[self.look]
+        return (
+            f"Overviews at {mpp:g} um/px; {crops} at {mpps} um/px, "
+            f"{'weighed' if every else 'chosen'} by {by}, trained end to end on slide "
+            "labels."
+        )
+
+    def cells(self, mpp: float, cell_px: int) -> Cells:
+        """Of overviews at `mpp` with cells of `cell_px`."""
+        own = self.layout is Layout.own
+        ratios = tuple(round(m / self.mpps[0]) if own else 1 for m in self.mpps)
+        return Cells(tuple(self.mpps), self.crop_px, mpp * cell_px, ratios)
+
+    def trained(self) -> "AttentionSampling":
+        """The method as its checkpoint needs it: without a file of weights."""
+        trunk = dataclasses.replace(self.trunk, weights="")
+        return dataclasses.replace(self, trunk=trunk)
+
+    def stages(
+        self,
+        task: Task,
+        tx: optax.GradientTransformation,
+        mpp: float,
+        cell_px: int,
+    ) -> tuple[Stage]:
+        """One stage.
+
+        Args:
+            task: what is to be told apart.
+            tx: the optimiser.
+            mpp: of overviews.
+            cell_px: side of their cells, in pixels.
+        """
+        cells = self.cells(mpp, cell_px)
+        if self.thaw.frozen and self.look is Look.learnt:
+            tx = self.thaw.over(tx, "look")
+
+        def method(inference):
+            net = _Net(self, task, cells, cell_px, inference)
+            return net.pure(tx) if self.resident else looking(net, tx)
+
+        (other,) = (way for way in Inference if way is not self.inference)
+        others = {other.value: method(other)}
+        return (Stage("train", method(self.inference), others=others),)
+
+
+class _Net:
+    """The three nets as pure functions of slides and of crops."""
+
+    def __init__(self, config, task: Task, cells: Cells, cell_px, inference):
+        self.config, self.cells, self.inference = config, cells, inference
+        self.trunk = config.trunk.make()
+        self.every = config.estimator is Estimator.full
+        self.ahead, self.carries = config.ahead, not self.every
+        dtype, m = config.trunk.dtype.value, len(config.mpps)
+        self.overlook = Overlook(
+            cell_px, cells.ratios, config.attention, config.layers, dtype
+        )
+        self.head = CropHead(
+            len(task.classes), m, config.width, config.tells, dtype=dtype
+        )
+
+    def init(self, key):
+        keys = jax.random.split(key, 3)
+        one = jnp.zeros((1, self.trunk.dim)), jnp.zeros(1, jnp.int32)
+        params = {
+            "trunk": self.trunk.init(keys[0]),
+            "head": self.head.init(keys[1], *one),
+        }
+        if self.config.look is Look.uniform:
+            return params
+        side = self.overlook.cell_px
+        one = jnp.zeros((1, side, side, 3), jnp.uint8), jnp.ones((1, 1, 1), bool)
+        return params | {"look": self.overlook.init(keys[2], *one)}
+
+    def begin(self, key, params, crops, which):
+        flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
+        params = params | {"trunk": self.config.trunk.begin(key, flat)}
+        x = self.encoded(params, crops).reshape(-1, self.trunk.dim)
+        return params | {"head": with_statistics(params["head"], x, which.ravel())}
+
+    def count(self, mask):
+        """Crops of a slide: all cells of the fullest, where every one is taken."""
+        if not self.every:
+            return self.config.crops
+        masks = self.cells.all_masks(jnp.asarray(mask))
+        return padded(int(masks.sum(1).max()), 16)
+
+    def log_attention(self, params, overview, mask):
+        """Of all cells of all magnifications [b k]; and which of them count."""
+        masks = self.cells.all_masks(mask)
+        if self.config.look is Look.uniform:
+            logits = jnp.zeros(masks.shape)
+        else:
+            logits = self.overlook.apply(params["look"], overview, mask)
+        if self.config.layout is Layout.own:  # a uniform prior over magnifications
+            sizes = np.array(self.cells.sizes(mask.shape[1:]))
+            parts = jnp.split(masks, np.cumsum(sizes)[:-1], 1)
+            count = jnp.stack([part.sum(1) for part in parts], 1)
+            prior = -jnp.log(jnp.maximum(count, 1))
+            logits += jnp.repeat(prior, sizes, 1, total_repeat_length=sizes.sum())
+        return jax.vmap(sampling.log_attention)(logits, masks), masks
+
+    def draw(self, params, overview, mask, key, n):
+        """Cells to learn from, of each slide."""
+        log_a, _ = self.log_attention(params, overview, mask)
+        return self._drawn(log_a, key, n)
+
+    def _drawn(self, log_a, key, n):
+        keys = jax.random.split(jax.random.fold_in(key, 0), len(log_a))
+        # Every cell is drawn in some order where there are not more than n of them.
+        how = Estimator.ordered if self.every else self.config.estimator
+        return jax.vmap(lambda k, a: sampling.draw(k, a, n, how))(keys, log_a)
+
+    def places(self, index, shape):
+        return self.cells.corners(index, shape)
+
+    def encoded(self, params, crops):
+        """The trunk's features [b n f] of crops [b n s s 3]."""
+        encode = lambda pixels: self.trunk.apply(params["trunk"], pixels)
+        flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.config.chunk)
+        return flat.reshape(*crops.shape[:2], -1)
+
+    def features(self, params, crops, which):
+        """The head's features [b n d] of crops."""
+        x = self.encoded(params, crops)
+        return self.head.apply(params["head"], x, which, method="embed")
+
+    def classify(self, params, weights, h):
+        """Logits [b c] of crops' features and their weights."""
+        pooled = jnp.einsum("bn,bnd->bd", weights, h)
+        return self.head.apply(params["head"], pooled, method="classify")
+
+    def loss(self, params, overview, mask, drawn, crops, label, key):
+        config, shape = self.config, mask.shape[1:]
+        log_a, masks = self.log_attention(params, overview, mask)
+        how = Estimator.ordered if self.every else config.estimator
+        weights = jax.vmap(lambda a, d: sampling.weights(a, d, how))(log_a, drawn)
+        which, _ = self.places(drawn.index, shape)
+        if config.augment:
+            crops = augment_crops(jax.random.fold_in(key, 1), crops, stain=config.stain)
+        logits = self.classify(params, weights, self.features(params, crops, which))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        accuracy = (logits.argmax(-1) == label).astype(jnp.float32)
+        # Shares of what they can be at most, so that no slide's size weighs.
+        most = jnp.log(jnp.maximum(masks.sum(1), 2))
+        entropy = jax.vmap(sampling.entropy)(log_a) / most
+        sizes = self.cells.sizes(shape)
+        mass = jax.vmap(lambda a: sampling.marginal(a, sizes))(log_a)
+        metrics = {"accuracy": accuracy, "entropy": entropy}
+        metrics |= {
+            f"mass.{mpp:g}": mass[:, i] for i, mpp in enumerate(self.cells.mpps)
+        }
+        loss = loss - config.entropy * entropy
+        if config.spread and len(sizes) > 1:
+            safe = jnp.where(mass > 0, mass, 1)
+            loss += config.spread * (mass * jnp.log(safe)).sum(1) / math.log(len(sizes))
+        return loss, metrics
+
+    def choose(self, params, overview, mask, key, n):
+        """Cells that a verdict rests on, of each slide, and their weights."""
+        log_a, _ = self.log_attention(params, overview, mask)
+        if self.inference is Inference.top:
+            n = min(n, log_a.shape[1])
+            best, index = lax.top_k(log_a, n)
+            there = jnp.isfinite(best)
+            return Chosen(index, masked_softmax(best, there), there, log_a)
+        how = Estimator.ordered if self.every else self.config.estimator
+        draws = 1 if self.every else self.config.draws
+        keys = [jax.random.fold_in(key, i) for i in range(draws)]
+        drawn = [self._drawn(log_a, key, n) for key in keys]
+        weigh = jax.vmap(lambda a, d: sampling.weights(a, d, how))
+        weights = [weigh(log_a, one) / draws for one in drawn]
+        index, there = ([getattr(d, name) for d in drawn] for name in ("index", "mask"))
+        index, weights, there = (jnp.concatenate(a, 1) for a in (index, weights, there))
+        return Chosen(index, weights, there, log_a)
+
+    def verdict(self, params, mask, chosen, crops):
+        shape = mask.shape[1:]
+        which, yx = self.places(chosen.index, shape)
+        h = self.features(params, crops, which)
+        logits = self.classify(params, chosen.weight, h)
+        maps = self.cells.on_finest(jnp.exp(chosen.log_a), mask)
+        # The cells with tissue come first, row by row, as everywhere.
+        order = jnp.argsort(~mask.reshape(len(mask), -1), stable=True)
+        total = maps.sum(1).reshape(len(mask), -1)
+        trace = {
+            "maps": maps,
+            "which": which,
+            "yx": yx,
+            "weight": chosen.weight,
+            "read": chosen.mask,
+        }
+        return Prediction(logits, jnp.take_along_axis(total, order, 1), {}, trace)
+
+    def flops(self, params, overview, mask, crop):
+        look = lambda *seen: self.log_attention(*seen)[0]
+        which = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        return (
+            count_flops(look, params, overview, mask),
+            count_flops(self.features, params, crop, which),
+        )
+
+    def crops_of(self, looks, which, yx):
+        """From slides on the device."""
+        cut = lambda planes, background, which, yx: gather(
+            planes, background, which, yx, self.cells.crop_px
+        )
+        return jax.vmap(cut)(looks.planes, looks.background, which, yx)
+
+    def pure(self, tx) -> Method:
+        """Of slides on the device."""
+
+        def init(key, batch):
+            init_key, draw_key, begin_key = jax.random.split(key, 3)
+            params = self.init(init_key)
+            if not batch.x.planes:  # to ask for their shapes
+                return params
+            seen = params, batch.x.overview, batch.mask
+            drawn = self.draw(*seen, draw_key, count(batch.mask))
+            which, _ = self.places(drawn.index, batch.mask.shape[1:])
+            return self.begin(begin_key, params, read(batch, drawn.index), which)
+
+        def read(batch, index):
+            return self.crops_of(batch.x, *self.places(index, batch.mask.shape[1:]))
+
+        def count(mask):
+            total = sum(self.cells.sizes(mask.shape[1:]))
+            return total if self.every else self.config.crops
+
+        def loss(params, batch, key):
+            seen = params, batch.x.overview, batch.mask
+            drawn = self.draw(*seen, key, count(batch.mask))
+            crops = read(batch, drawn.index)
+            return self.loss(*seen, drawn, crops, batch.label, key)
+
+        def predict(params, batch, key):
+            seen = params, batch.x.overview, batch.mask
+            chosen = self.choose(*seen, key, count(batch.mask))
+            crops = read(batch, chosen.index)
+            said = self.verdict(params, batch.mask, chosen, crops)
+            one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
+            crop = jax.ShapeDtypeStruct((1, 1, *crops.shape[2:]), crops.dtype)
+            shapes = one(batch.x.overview), one(batch.mask), crop
+            overview, each = self.flops(params, *shapes)
+            tiles = chosen.mask.sum(1)
+            flops = overview + tiles.astype(jnp.float32) * each
+            return said._replace(counts={"tiles": tiles, "flops": flops})
+
+        return supervised(init, loss, predict, tx)

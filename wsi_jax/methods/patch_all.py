@@ -1,0 +1,174 @@
+"""Patch-all, end to end: every tile of a slide read, encoded, pooled and trained on.
+
+What `methods.attention_sampling` is held against: the same trunk, reader and head, with
+gated attention on what every tile shows (Ilse et al. 2018) in place of a choice.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wsi_jax.nets.encoder import Encoder, Trunk
+from wsi_jax.nets.look import CropHead, with_statistics
+from wsi_jax.ops.augment import augment_crops
+from wsi_jax.ops.crops import Cells, by_chunks
+from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.train.flops import count_flops
+from wsi_jax.train.look import Chosen, looking
+from wsi_jax.types import Bag, Prediction, Stage, Takes, Task, padded
+
+
+@dataclasses.dataclass(kw_only=True)
+class PatchAll:
+    """A trunk and ABMIL trained on all tiles of whole slides.
+
+    Tiles are the cells of the run's grid, read at `mpp`; a grid of tiles that abut has
+    `grid.mpp * grid.size_px == mpp * tile_px`.
+
+    Attributes:
+        trunk: of the tiles; trained from its weights where it has some.
+        mpp: um/px of the tiles.
+        tile_px: side of a tile.
+        width: of a tile's feature.
+        attention: hidden width of the attention.
+        augment: turn and flip tiles in training, and restain them.
+        stain: most that the log gain of each stain changes by, tile by tile.
+        ahead: read the next batch while one is learnt from.
+        chunk: tiles encoded at a time; None for all.
+    """
+
+    trunk: Trunk = dataclasses.field(default_factory=Encoder)
+    mpp: float = 0.5
+    tile_px: int = 224
+    width: int = 64
+    attention: int = 32
+    augment: bool = True
+    stain: float = 0.0
+    ahead: bool = True
+    chunk: int | None = None
+
+    takes: ClassVar[Takes] = Takes.looks
+    resident: ClassVar[bool] = False
+
+    def validate(self) -> None:
+        """Raises ValueError naming the flag that is wrong."""
+        for name in ("tile_px", "width", "attention"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--config.method.{name}={value}: 1 or more")
+
+    def check(self, cell_px: int) -> None:
+        """Any grid has tiles."""
+
+    def reads(self) -> tuple[float, ...]:
+        """um/px at which slides are read besides the overview."""
+        return (self.mpp,)
+
+    def said(self, mpp: float) -> str:
+        """What is read and learnt, in a sentence; as `AttentionSampling.said`."""
+        del mpp
+        return (
+            f"Every tile of {self.tile_px} px at {self.mpp:g} um/px, trained end to "
+            "end on slide labels."
+        )
+
+    def trained(self) -> "PatchAll":
+        """The method as its checkpoint needs it: without a file of weights."""
+        trunk = dataclasses.replace(self.trunk, weights="")
+        return dataclasses.replace(self, trunk=trunk)
+
+    def cells(self, mpp: float, cell_px: int) -> Cells:
+        """Of overviews at `mpp` with cells of `cell_px`."""
+        return Cells((self.mpp,), self.tile_px, mpp * cell_px, (1,))
+
+    def stages(
+        self,
+        task: Task,
+        tx: optax.GradientTransformation,
+        mpp: float,
+        cell_px: int,
+    ) -> tuple[Stage]:
+        """One stage; as `AttentionSampling.stages`."""
+        net = _Net(self, task, self.cells(mpp, cell_px))
+        return (Stage("train", looking(net, tx)),)
+
+
+class _Net:
+    """Trunk and head as pure functions of tiles."""
+
+    carries = False
+
+    def __init__(self, config: PatchAll, task: Task, cells: Cells):
+        self.config, self.cells, self.trunk = config, cells, config.trunk.make()
+        self.ahead = config.ahead
+        dtype = config.trunk.dtype.value
+        self.head = CropHead(
+            len(task.classes), width=config.width, unit=False, gated=config.attention,
+            dtype=dtype,
+        )  # fmt: skip
+
+    def init(self, key):
+        keys = jax.random.split(key)
+        one = jnp.zeros((1, self.trunk.dim)), jnp.zeros(1, jnp.int32)
+        return {
+            "trunk": self.trunk.init(keys[0]),
+            "head": self.head.init(keys[1], *one),
+        }
+
+    def begin(self, key, params, crops, which):
+        flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
+        params = params | {"trunk": self.config.trunk.begin(key, flat)}
+        x = self.encoded(params, crops).reshape(-1, self.trunk.dim)
+        return params | {"head": with_statistics(params["head"], x, which.ravel())}
+
+    def count(self, mask):
+        return padded(int(mask.sum((1, 2)).max()), 16)
+
+    def draw(self, params, overview, mask, key, n):
+        """Every cell that counts, row by row."""
+        del params, overview, key
+        flat = mask.reshape(len(mask), -1)
+        index = jnp.argsort(~flat, stable=True).astype(jnp.int32)
+        index = jnp.pad(index[:, :n], [(0, 0), (0, max(0, n - flat.shape[1]))])
+        there = jnp.arange(n)[None] < flat.sum(1, keepdims=True)
+        return Chosen(index, there.astype(jnp.float32), there, None)
+
+    choose = draw
+
+    def places(self, index, shape):
+        return self.cells.corners(index, shape)
+
+    def encoded(self, params, crops):
+        """The trunk's features [b n f] of tiles [b n s s 3]."""
+        encode = lambda pixels: self.trunk.apply(params["trunk"], pixels)
+        flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.config.chunk)
+        return flat.reshape(*crops.shape[:2], -1)
+
+    def forward(self, params, mask, crops):
+        """Logits [b c] and attention [b n]."""
+        x = self.encoded(params, crops)
+        which = jnp.zeros(mask.shape, jnp.int32)
+        h = self.head.apply(params["head"], x, which, method="embed")
+        logits = self.head.apply(params["head"], h, method="attend")
+        attention = masked_softmax(logits, mask)
+        pooled = jnp.einsum("bn,bnd->bd", attention, h)
+        return self.head.apply(params["head"], pooled, method="classify"), attention
+
+    def loss(self, params, overview, mask, drawn, crops, label, key):
+        del overview, mask
+        if self.config.augment:
+            crops = augment_crops(key, crops, stain=self.config.stain)
+        logits, _ = self.forward(params, drawn.mask, crops)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return loss, {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
+
+    def verdict(self, params, mask, chosen, crops):
+        del mask
+        return Prediction(*self.forward(params, chosen.mask, crops), {})
+
+    def flops(self, params, overview, mask, crop):
+        del overview, mask
+        there = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+        return 0, count_flops(self.forward, params, there, crop)

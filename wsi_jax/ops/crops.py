@@ -1,0 +1,150 @@
+"""Where the cells of an overview lie at each magnification, and their crops.
+
+A cell is (magnification, row, column); all cells of all magnifications are numbered in
+C order. Its crop is the square of a fixed number of pixels, at the magnification's own
+mpp, whose centre is the cell's: the coarser, the wider the field.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Num, UInt8
+
+
+class Cells(NamedTuple):
+    """The cells of an overview at all magnifications.
+
+    Attributes:
+        mpps: um/px of each magnification, the finest first.
+        crop_px: side of a crop, in pixels at its mpp.
+        cell_um: side of a cell of the finest magnification.
+        ratios: of each magnification's cells to the finest: all 1 on a common grid.
+    """
+
+    mpps: tuple[float, ...]
+    crop_px: int
+    cell_um: float
+    ratios: tuple[int, ...]
+
+    def grids(self, shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of each magnification, where the finest has `shape`."""
+        return tuple(tuple(-(-n // ratio) for n in shape) for ratio in self.ratios)
+
+    def sizes(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        """How many cells each magnification has."""
+        return tuple(rows * columns for rows, columns in self.grids(shape))
+
+    def all_masks(self, mask: Bool[Array, "b y x"]) -> Bool[Array, "b k"]:
+        """Which cells of all magnifications hold a cell of the finest that counts."""
+        masks = []
+        for ratio in self.ratios:
+            wide = [(0, 0)] + [(0, -n % ratio) for n in mask.shape[1:]]
+            b, y, x = (padded := jnp.pad(mask, wide)).shape
+            blocks = padded.reshape(b, y // ratio, ratio, x // ratio, ratio)
+            masks.append(blocks.any((2, 4)).reshape(b, -1))
+        return jnp.concatenate(masks, 1)
+
+    def corners(
+        self, index: Int[Array, "*n"], shape: tuple[int, int]
+    ) -> tuple[Int[Array, "*n"], Int[Array, "*n 2"]]:
+        """The magnification of some cells, and the corner (y, x) of their crops.
+
+        Args:
+            index: of the cells.
+            shape: (rows, columns) of the finest magnification.
+
+        Returns:
+            Index of the magnification, and the corner in whole pixels at its mpp; it
+            may lie off the slide.
+        """
+        first = np.cumsum([0, *self.sizes(shape)[:-1]])
+        which = jnp.searchsorted(jnp.asarray(first[1:]), index, side="right")
+        which = which.astype(jnp.int32)
+        columns = jnp.asarray([columns for _, columns in self.grids(shape)])[which]
+        cell = jnp.stack(jnp.divmod(index - jnp.asarray(first)[which], columns), -1)
+        # From here on float: centres of cells are halves, and exact.
+        side = [
+            self.cell_um * r / m for r, m in zip(self.ratios, self.mpps, strict=True)
+        ]
+        side = jnp.asarray(np.array(side, np.float32))[which][..., None]
+        corner = (cell.astype(side.dtype) + 0.5) * side - self.crop_px / 2
+        return which, jnp.floor(corner + 0.5).astype(jnp.int32)
+
+    def on_finest(
+        self, attention: Float[Array, "b k"], mask: Bool[Array, "b y x"]
+    ) -> Float[Array, "b m y x"]:
+        """Attention at each magnification, shared among the finest cells that count."""
+        shape, parts = mask.shape[1:], []
+        edges = np.cumsum(self.sizes(shape))[:-1]
+        for part, grid, ratio in zip(
+            jnp.split(attention, edges, 1), self.grids(shape), self.ratios, strict=True
+        ):
+            wide = [(0, 0)] + [(0, -n % ratio) for n in shape]
+            blocks = jnp.pad(mask, wide).reshape(-1, grid[0], ratio, grid[1], ratio)
+            count = blocks.sum((2, 4), keepdims=True)
+            share = part.reshape(-1, grid[0], 1, grid[1], 1) / jnp.maximum(count, 1)
+            spread = jnp.where(blocks, share, 0)
+            spread = spread.reshape(-1, grid[0] * ratio, grid[1] * ratio)
+            parts.append(spread[:, : shape[0], : shape[1]])
+        return jnp.stack(parts, 1)
+
+
+def gather(
+    planes: Sequence[UInt8[Array, "_ _ 3"]],
+    background: UInt8[Array, "3"],
+    which: Int[Array, " n"],
+    yx: Int[Array, "n 2"],
+    crop_px: int,
+) -> UInt8[Array, "n {crop_px} {crop_px} 3"]:
+    """Crops of one slide that lies on the device, each from the plane of its mpp.
+
+    Equal to `Slide.read` of the same corners. Nothing is padded or clamped: what lies
+    off the plane is background.
+
+    Args:
+        planes: the whole slide at each mpp.
+        background: of what lies outside.
+        which: plane of each crop.
+        yx: its corner, in pixels of that plane.
+        crop_px: side of a crop.
+    """
+
+    def one(which, yx):
+        rows, columns = (at + jnp.arange(crop_px) for at in yx)
+
+        def cut(plane):
+            # A negative index would count from the end.
+            y, x = (
+                jnp.where(at < 0, n, at)
+                for at, n in zip((rows, columns), plane.shape, strict=False)
+            )
+            inside = (y < plane.shape[0])[:, None] & (x < plane.shape[1])[None]
+            pixels = plane.at[y[:, None], x[None]].get(mode="clip")
+            return jnp.where(inside[..., None], pixels, background[None, None])
+
+        return lax.switch(which, [lambda p=plane: cut(p) for plane in planes])
+
+    return jax.vmap(one)(which, yx)
+
+
+def by_chunks(
+    encode: Callable, crops: Num[Array, "n s s 3"], chunk: int | None
+) -> Float[Array, "n d"]:
+    """Encodes crops at the memory of one chunk; the way back encodes them again.
+
+    Args:
+        encode: crops -> features [n d], of each crop by itself.
+        crops: to encode.
+        chunk: how many at a time; None for all, kept for the way back.
+    """
+    n = len(crops)
+    if chunk is None or n <= chunk:
+        return encode(crops)
+    wide = [(0, -n % chunk)] + [(0, 0)] * (crops.ndim - 1)
+    parts = jnp.pad(crops, wide).reshape(-1, chunk, *crops.shape[1:])
+    features = lax.map(jax.checkpoint(encode, prevent_cse=False), parts)
+    return features.reshape(-1, features.shape[-1])[:n]
