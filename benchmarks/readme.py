@@ -9,6 +9,10 @@ import json
 import pathlib
 import re
 
+from benchmarks.looking_tables import attention_sampling, magnification, needle
+from benchmarks.record import auc, made
+
+LOOKING = attention_sampling, magnification, needle  # by name, as all tables
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -26,12 +30,12 @@ def practice(report: dict) -> str:
             row["method"],
             row["encoder"],
             row["n"],
-            _auc(row),
+            auc(row),
             f"{row['balanced_accuracy']:.3f}",
             "" if row["tiles"] is None else f"{row['tiles']:,}",
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", _made(report)])
+    return "\n".join([*lines, "", made(report)])
 
 
 def certificates(report: dict) -> str:
@@ -54,7 +58,7 @@ def certificates(report: dict) -> str:
             f"{sum(r['ok'] for r in mine)} of {len(mine)}",
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", _made(report)])
+    return "\n".join([*lines, "", made(report)])
 
 
 def pooling(report: dict) -> str:
@@ -71,7 +75,7 @@ def pooling(report: dict) -> str:
         size = f"{r['temp_bytes'] / 1e6:,.0f} MB"
         cells = (r["method"], f"{r['tiles']:,}", f"{r['chunk']:,}", size)
         lines.append("| " + " | ".join(cells) + f" | {times:.2f}x |")
-    return "\n".join([*lines, "", _made(report)])
+    return "\n".join([*lines, "", made(report)])
 
 
 def phantoms(report: dict) -> str:
@@ -89,7 +93,7 @@ def phantoms(report: dict) -> str:
             for r in rows
             if (r["preset"], r["learner"]) == (preset, learner)
         }
-        cells = [_auc(mine[s]) if s in mine else "" for s in seeds]
+        cells = [auc(mine[s]) if s in mine else "" for s in seeds]
         mean = sum(r["auc"] for r in mine.values()) / len(mine)
         lines.append(
             f"| `{preset}` | {learner} | " + " | ".join(cells) + f" | {mean:.3f} |"
@@ -107,7 +111,7 @@ def phantoms(report: dict) -> str:
         f"for a signal, and {total('none_held')} of {total('none')} that allow none. "
         f"Runs at commit {', '.join(sorted({r['run_commit'][:12] for r in runs}))}."
     )
-    return "\n".join([*lines, "", said, "", _made(report)])
+    return "\n".join([*lines, "", said, "", made(report)])
 
 
 def ucsb_breast(report: dict) -> str:
@@ -117,8 +121,8 @@ def ucsb_breast(report: dict) -> str:
         gap = "difference" in r and (
             f"{r['difference']:+.3f} ({r['lo']:+.3f} to {r['hi']:+.3f})"
         )
-        lines.append(f"| {r['learner']} | {r['n']} | {_auc(r)} | {gap or ''} |")
-    return "\n".join([*lines, "", _made(report)])
+        lines.append(f"| {r['learner']} | {r['n']} | {auc(r)} | {gap or ''} |")
+    return "\n".join([*lines, "", made(report)])
 
 
 def tile_encoders(report: dict) -> str:
@@ -135,7 +139,7 @@ def tile_encoders(report: dict) -> str:
         test = f"{r['n']} ({r['n_clusters']})"
         cells = [f"`{r['run']}`, {r['group']}", f"{r['mpp']:g}", test, *three]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _made(report)])
+    return "\n".join([*lines, "", made(report)])
 
 
 def streaming(report: dict) -> str:
@@ -148,7 +152,7 @@ def streaming(report: dict) -> str:
         size = f"{r['temp_bytes'] / 1e6:,.0f} MB"
         cells = r["trunk"], r["driver"], *sides, f"{r['flops_ratio']:.2f}x", size
         lines.append("| " + " | ".join(cells) + f" | {seconds or ''} |")
-    return "\n".join([*lines, "", _made(report)])
+    return "\n".join([*lines, "", made(report)])
 
 
 def streaming_memory(report: dict) -> str:
@@ -160,7 +164,7 @@ def streaming_memory(report: dict) -> str:
         sizes = [f"{r[n] / 1e6:,.0f} MB" if r[n] else "" for n in named]
         cells = f"{r['image_px']:,} px", f"{r['tile_px']:,} px", *sizes
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _made(report)])
+    return "\n".join([*lines, "", made(report)])
 
 
 def streaming_runs(report: dict) -> str:
@@ -174,7 +178,7 @@ def streaming_runs(report: dict) -> str:
         if "auprc" in r:
             looked = f"{r['auprc']:.3f} ({r['auprc_lo']:.3f} to {r['auprc_hi']:.3f})"
             chance = f"{r['auprc_chance']:.3f}"
-        cells = f"`{r['preset']}`", r["seed"], trunk, _auc(r), looked, chance
+        cells = f"`{r['preset']}`", r["seed"], trunk, auc(r), looked, chance
         lines.append("| " + " | ".join(map(str, cells)) + f" | {60 * r['hours']:.0f} |")
         means.setdefault((r["preset"], trunk), []).append(r["auc"])
     said = "; ".join(
@@ -191,7 +195,7 @@ def streaming_runs(report: dict) -> str:
         f"slides. Runs at commit {commits}, "
         "on a machine that did other work."
     )
-    return "\n".join([*lines, "", said, "", _made(report)])
+    return "\n".join([*lines, "", said, "", made(report)])
 
 
 def filled(readme: str) -> str:
@@ -203,10 +207,6 @@ def filled(readme: str) -> str:
         return f"{opening}{globals()[name](report)}\n{end}"
 
     return BLOCK.sub(block, readme)
-
-
-def _auc(row: dict) -> str:
-    return f"{row['auc']:.3f} ({row['auc_lo']:.3f} to {row['auc_hi']:.3f})"
 
 
 def _scales(rows: list[dict]) -> str:
@@ -224,14 +224,6 @@ def _range(rows: list[dict]) -> str:
     aucs = [r["auc"] for r in rows]
     named = ", ".join(f"{s:g}" for s in scales)
     return f"{min(aucs):.2f} to {max(aucs):.2f} at {named} um/px"
-
-
-def _made(report: dict) -> str:
-    machine, versions = report["machine"], report["versions"]
-    return (
-        f"{report['date'][:10]}, commit `{report['commit'][:12]}`, {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['device']}, JAX {versions['jax']}."
-    )
 
 
 if __name__ == "__main__":

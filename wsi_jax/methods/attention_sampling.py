@@ -24,7 +24,12 @@ import optax
 from jax import lax
 
 from wsi_jax.nets.encoder import Encoder, Trunk
-from wsi_jax.nets.look import CropHead, Overlook, with_statistics
+from wsi_jax.nets.look import (
+    CropHead,
+    Overlook,
+    pooled,
+    with_statistics,
+)
 from wsi_jax.ops import sampling
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import Cells, by_chunks, gather
@@ -87,11 +92,15 @@ class AttentionSampling:
         attention: channels of the net that looks.
         layers: its convolutions on the overview.
         width: of a crop's feature.
+        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
         tells: whether a feature tells its magnification.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
         entropy: reward for the entropy of the attention, as a share of the greatest.
         spread: reward for that of its marginal over magnifications.
+        alone: share in the loss of what each magnification's crops say by themselves: a
+            magnification that is seldom looked at, or hard to learn from, is learnt all
+            the same.
         augment: turn and flip crops in training, and restain them.
         stain: most that the log gain of each stain changes by, crop by crop.
         ahead: draw and read the next batch while one is learnt from. Attention is then
@@ -113,10 +122,12 @@ class AttentionSampling:
     attention: int = 16
     layers: int = 2
     width: int = 64
+    deviation: bool = False
     tells: bool = False
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
     entropy: float = 0.01
     spread: float = 0.0
+    alone: float = 0.0
     augment: bool = True
     stain: float = 0.0
     ahead: bool = True
@@ -200,12 +211,16 @@ class AttentionSampling:
         return (Stage("train", method(self.inference), others=others),)
 
 
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
 class _Net:
     """The three nets as pure functions of slides and of crops."""
 
     def __init__(self, config, task: Task, cells: Cells, cell_px, inference):
         self.config, self.cells, self.inference = config, cells, inference
         self.trunk = config.trunk.make()
+        self.encode, self.width = pooled(config.trunk, config.deviation)
         self.every = config.estimator is Estimator.full
         self.ahead, self.carries = config.ahead, not self.every
         dtype, m = config.trunk.dtype.value, len(config.mpps)
@@ -218,7 +233,7 @@ class _Net:
 
     def init(self, key):
         keys = jax.random.split(key, 3)
-        one = jnp.zeros((1, self.trunk.dim)), jnp.zeros(1, jnp.int32)
+        one = jnp.zeros((1, self.width)), jnp.zeros(1, jnp.int32)
         params = {
             "trunk": self.trunk.init(keys[0]),
             "head": self.head.init(keys[1], *one),
@@ -232,7 +247,7 @@ class _Net:
     def begin(self, key, params, crops, which):
         flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
         params = params | {"trunk": self.config.trunk.begin(key, flat)}
-        x = self.encoded(params, crops).reshape(-1, self.trunk.dim)
+        x = self.encoded(params, crops).reshape(-1, self.width)
         return params | {"head": with_statistics(params["head"], x, which.ravel())}
 
     def count(self, mask):
@@ -273,7 +288,7 @@ class _Net:
 
     def encoded(self, params, crops):
         """The trunk's features [b n f] of crops [b n s s 3]."""
-        encode = lambda pixels: self.trunk.apply(params["trunk"], pixels)
+        encode = lambda pixels: self.encode(params["trunk"], pixels)
         flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.config.chunk)
         return flat.reshape(*crops.shape[:2], -1)
 
@@ -295,8 +310,11 @@ class _Net:
         which, _ = self.places(drawn.index, shape)
         if config.augment:
             crops = augment_crops(jax.random.fold_in(key, 1), crops, stain=config.stain)
-        logits = self.classify(params, weights, self.features(params, crops, which))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        h = self.features(params, crops, which)
+        logits = self.classify(params, weights, h)
+        loss = cross_entropy(logits, label)
+        if config.alone:
+            loss += config.alone * self.loss_alone(params, weights, h, which, label)
         accuracy = (logits.argmax(-1) == label).astype(jnp.float32)
         # Shares of what they can be at most, so that no slide's size weighs.
         most = jnp.log(jnp.maximum(masks.sum(1), 2))
@@ -312,6 +330,18 @@ class _Net:
             safe = jnp.where(mass > 0, mass, 1)
             loss += config.spread * (mass * jnp.log(safe)).sum(1) / math.log(len(sizes))
         return loss, metrics
+
+    def loss_alone(self, params, weights, h, which, label):
+        """Of the verdicts by the crops of one magnification, their mean [b]."""
+        mine = jax.nn.one_hot(which, len(self.cells.mpps), dtype=h.dtype)
+        mine *= weights[..., None]
+        total = mine.sum(1)
+        there = total > 0
+        shares = mine / jnp.where(there, total, 1)[:, None]
+        each = [self.classify(params, part, h) for part in jnp.moveaxis(shares, -1, 0)]
+        losses = jnp.stack([cross_entropy(logits, label) for logits in each], 1)
+        count = jnp.maximum(there.sum(1), 1)
+        return jnp.where(there, losses, 0).sum(1) / count
 
     def choose(self, params, overview, mask, key, n):
         """Cells that a verdict rests on, of each slide, and their weights."""

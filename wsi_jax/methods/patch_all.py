@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.nets.encoder import Encoder, Trunk
-from wsi_jax.nets.look import CropHead, with_statistics
+from wsi_jax.nets.look import CropHead, pooled, with_statistics
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import Cells, by_chunks
 from wsi_jax.ops.pooling import masked_softmax
@@ -33,6 +33,7 @@ class PatchAll:
         mpp: um/px of the tiles.
         tile_px: side of a tile.
         width: of a tile's feature.
+        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
         attention: hidden width of the attention.
         augment: turn and flip tiles in training, and restain them.
         stain: most that the log gain of each stain changes by, tile by tile.
@@ -44,6 +45,7 @@ class PatchAll:
     mpp: float = 0.5
     tile_px: int = 224
     width: int = 64
+    deviation: bool = False
     attention: int = 32
     augment: bool = True
     stain: float = 0.0
@@ -102,6 +104,7 @@ class _Net:
 
     def __init__(self, config: PatchAll, task: Task, cells: Cells):
         self.config, self.cells, self.trunk = config, cells, config.trunk.make()
+        self.encode, self.width = pooled(config.trunk, config.deviation)
         self.ahead = config.ahead
         dtype = config.trunk.dtype.value
         self.head = CropHead(
@@ -111,7 +114,7 @@ class _Net:
 
     def init(self, key):
         keys = jax.random.split(key)
-        one = jnp.zeros((1, self.trunk.dim)), jnp.zeros(1, jnp.int32)
+        one = jnp.zeros((1, self.width)), jnp.zeros(1, jnp.int32)
         return {
             "trunk": self.trunk.init(keys[0]),
             "head": self.head.init(keys[1], *one),
@@ -120,7 +123,7 @@ class _Net:
     def begin(self, key, params, crops, which):
         flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
         params = params | {"trunk": self.config.trunk.begin(key, flat)}
-        x = self.encoded(params, crops).reshape(-1, self.trunk.dim)
+        x = self.encoded(params, crops).reshape(-1, self.width)
         return params | {"head": with_statistics(params["head"], x, which.ravel())}
 
     def count(self, mask):
@@ -142,7 +145,7 @@ class _Net:
 
     def encoded(self, params, crops):
         """The trunk's features [b n f] of tiles [b n s s 3]."""
-        encode = lambda pixels: self.trunk.apply(params["trunk"], pixels)
+        encode = lambda pixels: self.encode(params["trunk"], pixels)
         flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.config.chunk)
         return flat.reshape(*crops.shape[:2], -1)
 

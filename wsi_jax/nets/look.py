@@ -1,5 +1,7 @@
 """Nets that decide where to look closer, and that judge what was seen there."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from wsi_jax.nets.attention import GatedAttention
+from wsi_jax.nets.encoder import Trunk
 from wsi_jax.nets.pixels import RGB, standardise
 
 
@@ -72,6 +75,27 @@ class Overlook(nn.Module):
         return out.reshape(len(out), -1)
 
 
+def pooled(trunk: Trunk, deviation: bool) -> tuple[Callable, int]:
+    """(params, pixels [b h w 3]) -> features [b f] of a trunk's map; and f."""
+    whole = trunk.make()
+    if not deviation:
+        return whole.apply, whole.dim
+    net = trunk.trunk()
+    return lambda params, x: mean_and_deviation(net.apply(params, x)), 2 * whole.dim
+
+
+def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
+    """Mean of each feature over a map and, behind all of these, its deviation.
+
+    The deviation tells a mixture of two textures from either, which their mean does
+    not tell from a third one.
+    """
+    cells = cells.astype(jnp.promote_types(cells.dtype, jnp.float32))
+    mean = cells.mean((1, 2), keepdims=True)
+    variance = ((cells - mean) ** 2).mean((1, 2))
+    return jnp.concatenate([mean[:, 0, 0], jnp.sqrt(variance + 1e-6)], -1)
+
+
 class Standardise(nn.Module):
     """Shifts and scales features by constants, of each magnification its own.
 
@@ -101,7 +125,8 @@ class CropHead(nn.Module):
         n_classes: c.
         magnifications: how many there are.
         width: of a feature.
-        tells: add a learnt vector that tells the magnification of a crop.
+        tells: a feature tells the magnification of its crop: each has numbers of its
+            own in the pooled one, and those of the others are 0.
         unit: features have length 1: the variance of the estimate is then least where
             cells are drawn by their attention (Katharopoulos & Fleuret 2019).
         gated: width of an attention over the crops themselves; 0 for none.
@@ -119,9 +144,6 @@ class CropHead(nn.Module):
     def setup(self):
         self.standardise = Standardise(self.magnifications)
         self.fc = nn.Dense(self.width, dtype=self.dtype)
-        if self.tells:
-            init, shape = nn.initializers.normal(0.1), (self.magnifications, self.width)
-            self.magnification = self.param("magnification", init, shape)
         if self.gated:
             self.attention = GatedAttention(width=self.gated, dtype=self.dtype)
         self.classifier = nn.Dense(self.n_classes)
@@ -133,7 +155,8 @@ class CropHead(nn.Module):
         wide = jnp.promote_types(x.dtype, jnp.float32)
         h = nn.relu(self.fc(self.standardise(x, which))).astype(wide)
         if self.tells:
-            h = h + self.magnification[which].astype(wide)
+            mine = jax.nn.one_hot(which, self.magnifications, dtype=wide)
+            h = (mine[..., None] * h[..., None, :]).reshape(*which.shape, -1)
         if not self.unit:
             return h
         # Under the root a little, for it has no gradient at a feature that is zero.

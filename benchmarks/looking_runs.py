@@ -1,0 +1,156 @@
+"""Collects runs that look, beside those that look nowhere or everywhere.
+
+    python -m benchmarks.looking_runs --out benchmarks/results/needle.json \
+        --picture benchmarks/results/needle.png runs/needle_*/
+
+A row is one run: test AUC with its 95 % interval by the crops it was trained to choose,
+that of the other way to choose them, and the share of attention at each magnification
+on test slides. A row `learnt - uniform` is the paired difference of AUCs at one budget
+of crops, over all cohorts that both have judged: the mean of theirs, with the interval
+of independent cohorts.
+"""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import record
+from benchmarks.phantoms import about
+from benchmarks.runs import cohort_folder
+from wsi_jax.configs import flatten
+from wsi_jax.evals.intervals import delong_difference
+from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
+
+Z = 1.959964  # of 95 % intervals
+
+
+def row(run: pathlib.Path) -> dict:
+    """What a finished run found."""
+    read = lambda name: json.loads((run / name).read_text())
+    made, metrics, cost = read("config.json"), read("metrics.json"), read("cost.json")
+    config = flatten(made["config"])
+    folder = cohort_folder(made["config"]["data"])
+    looks = "method.look" in config
+    look = config["method.look"] if looks else "patch-all"
+    other = "top" if config.get("method.inference") == "sampled" else "sampled"
+    found = about_cohort(folder) | {
+        "learner": look,
+        "crops": config["method.crops"] if looks else None,
+        "steps": config["train.steps"],
+        "batch": config["train.batch"],
+        "n": metrics["test.n"],
+        **{name: metrics[f"test.{name}"] for name in ("auc", "auc_lo", "auc_hi")},
+    }
+    if looks:
+        found |= {f"auc_{other}": metrics[f"test.inference.{other}.auc"]}
+        prefix = "test.mass."
+        mass = {n.removeprefix(prefix): v for n, v in metrics.items() if prefix in n}
+        if len(mass) > 1:
+            found |= {f"mass_{mpp}": share for mpp, share in mass.items()}
+            found |= {f"first_{mpp}": share for mpp, share in first(run).items()}
+    return found | {"minutes": cost["wall_s"] / 60, "run_commit": made["commit"]}
+
+
+def first(run: pathlib.Path) -> dict[str, float]:
+    """Share of the attention at each magnification when training began."""
+    lines = (run / "train" / "metrics.jsonl").read_text().splitlines()
+    line, prefix = json.loads(lines[0]), "train.mass."
+    return {n.removeprefix(prefix): v for n, v in line.items() if prefix in n}
+
+
+def about_cohort(folder: pathlib.Path) -> dict:
+    """Preset and seed; how its certificate came out, where it has one."""
+    if (folder / "certificate.json").is_file():
+        return about(folder)
+    config = json.loads((folder / "cohort.json").read_text())["config"]
+    return {"preset": config["preset"], "seed": config["seed"]}
+
+
+def scores(run: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """(label, probability) of tumour, in the order of the slides' names."""
+    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
+        lines = sorted(csv.DictReader(file), key=lambda line: line["slide_id"])
+    positive = np.array([line["label"] == "tumor" for line in lines])
+    return positive, np.array([float(line["p_tumor"]) for line in lines])
+
+
+def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
+    """Learnt less uniform, at each budget that both were tried at."""
+    found = []
+    by = {
+        (r["preset"], r["seed"], r["learner"], r["crops"]): run
+        for run, r in runs.items()
+    }
+    for crops in sorted({r["crops"] for r in runs.values() if r["crops"]}):
+        gaps = []
+        for (preset, seed, learner, n), run in by.items():
+            against = by.get((preset, seed, "uniform", n))
+            if learner == "learnt" and n == crops and against:
+                positive, ours = scores(run)
+                gaps.append(delong_difference(positive, ours, scores(against)[1]))
+        if gaps:
+            value = float(np.mean([gap.value for gap in gaps]))
+            errors = np.array([(gap.hi - gap.lo) / 2 / Z for gap in gaps])
+            half = Z * float(np.sqrt((errors**2).sum())) / len(gaps)
+            found.append(
+                {
+                    "learner": "learnt - uniform",
+                    "crops": crops,
+                    "cohorts": len(gaps),
+                    "auc_diff": value,
+                    "auc_diff_lo": value - half,
+                    "auc_diff_hi": value + half,
+                }
+            )
+    return found
+
+
+def picture(rows: list[dict]) -> Figure:
+    """AUC against the budget of crops: every run, and the mean of each learner."""
+    figure = new_figure(5.6, 3.8)
+    axes = figure.subplots()
+    axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)
+    for colour, learner in zip(COLOURS, ("learnt", "uniform"), strict=False):
+        mine = [r for r in rows if r["learner"] == learner]
+        budgets = sorted({r["crops"] for r in mine})
+        means = [np.mean([r["auc"] for r in mine if r["crops"] == n]) for n in budgets]
+        axes.plot(budgets, means, color=colour, lw=1.8, label=learner)
+        shift = 0.96 if learner == "learnt" else 1.04
+        for r in mine:
+            ends = [[r["auc"] - r["auc_lo"]], [r["auc_hi"] - r["auc"]]]
+            at = r["crops"] * shift ** (1 + 0.6 * (r["seed"] - 1))
+            axes.errorbar(at, r["auc"], ends, color=colour, fmt="o", ms=4, lw=1)
+    every = [r for r in rows if r["learner"] == "patch-all"]
+    if every:
+        mean = np.mean([r["auc"] for r in every])
+        axes.axhline(mean, color=COLOURS[2], lw=1.8, label="patch-all, mean")
+        for r in every:
+            axes.axhline(r["auc"], color=COLOURS[2], lw=0.7, alpha=0.5)
+    axes.set_xscale("log", base=2)
+    budgets = sorted({r["crops"] for r in rows if r.get("crops")})
+    axes.set_xticks(budgets, [f"{n}" for n in budgets])
+    axes.set(xlabel="crops of a slide", ylabel="test AUC (95 %)", ylim=(0.4, 1.01))
+    quiet(axes)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    parser = record.arguments(__doc__)
+    parser.add_argument("--picture", type=pathlib.Path, help="PNG of AUC by budget")
+    parser.add_argument("runs", nargs="+", type=pathlib.Path)
+    chosen = parser.parse_args()
+    runs = {run: row(run) for run in chosen.runs}
+    rows = [*runs.values(), *differences(runs)]
+    record.write(chosen.out, rows)
+    if chosen.picture:
+        save_png(picture(list(runs.values())), chosen.picture)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()

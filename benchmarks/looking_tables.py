@@ -1,0 +1,95 @@
+"""README's tables of methods that look: their magnification, needles, seconds."""
+
+from benchmarks.record import auc, made
+
+SECONDS = (
+    "train_step_s",
+    "train_step_s_patch_all",
+    "infer_slide_s",
+    "infer_slide_s_patch_all",
+)
+
+
+def magnification(report: dict) -> str:
+    """Share of the attention at each magnification, on test slides."""
+    rows = report["rows"]
+    mpps = [name.removeprefix("mass_") for name in rows[0] if name.startswith("mass_")]
+    columns = ["preset", "seed", *(f"{mpp} um/px" for mpp in mpps), "AUC (95 %)"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for r in rows:
+        shares = [f"{r[f'mass_{mpp}']:.2f}" for mpp in mpps]
+        cells = f"`{r['preset']}`", r["seed"], *shares, auc(r)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    apart = max(abs(r[f"first_{mpp}"] - 1 / len(mpps)) for r in rows for mpp in mpps)
+    said = (
+        f"When training begins no share is further than {apart:.3f} from "
+        f"1/{len(mpps)}. {_spread(rows, 'n')} test slides. Runs at commit "
+        f"{_commits(rows)}."
+    )
+    return "\n".join([*lines, "", said, "", made(report)])
+
+
+def needle(report: dict) -> str:
+    """AUC by budget and learner, and what looking gains."""
+    runs = [r for r in report["rows"] if "auc" in r]
+    seeds = sorted({r["seed"] for r in runs})
+    columns = ["crops", "learner", *(f"seed {s}: AUC (95 %)" for s in seeds), "mean"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    order = lambda r: (r["crops"] or 1e9, r["learner"])
+    for crops, learner in dict.fromkeys(
+        (r["crops"], r["learner"]) for r in sorted(runs, key=order)
+    ):
+        mine = {
+            r["seed"]: r for r in runs if (r["crops"], r["learner"]) == (crops, learner)
+        }
+        cells = [auc(mine[s]) if s in mine else "" for s in seeds]
+        mean = sum(r["auc"] for r in mine.values()) / len(mine)
+        cells = crops or "all", learner, *cells, f"{mean:.3f}"
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    gaps = [
+        f"{r['auc_diff']:+.3f} ({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f}) "
+        f"with {r['crops']} crops"
+        for r in report["rows"]
+        if "auc_diff" in r
+    ]
+    said = (
+        f"Learnt less uniform, paired, over {len(seeds)} cohorts: {'; '.join(gaps)}. "
+        f"{_spread(runs, 'n')} test slides, {_spread(runs, 'steps')} steps. Runs at "
+        f"commit {_commits(runs)}."
+    )
+    return "\n".join([*lines, "", said, "", made(report)])
+
+
+def attention_sampling(report: dict) -> str:
+    """Seconds and their ratios, measured and predicted; AUCs where there are some."""
+    header = "| against | crops, tiles of a slide | a step | a verdict "
+    header += "| step, predicted | verdict, predicted | AUC, patch-all's, difference |"
+    lines = [header, "|---" * 7 + "|"]
+    for r in report["rows"]:
+        ms = {name: f"{1e3 * r[name]:,.0f}" for name in r if name in SECONDS}
+        step = f"{ms['train_step_s']} of {ms['train_step_s_patch_all']} ms"
+        look = f"{ms['infer_slide_s']} of {ms['infer_slide_s_patch_all']} ms"
+        compared = ""
+        if "auc" in r:
+            ends = f"{r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f}"
+            both = f"{r['auc']:.3f}, {r['auc_patch_all']:.3f}"
+            compared = f"{both}, {r['auc_diff']:+.3f} ({ends})"
+        cells = (
+            r["regime"],
+            f"{r['crops']:.0f}, {r['tiles']:.0f}",
+            f"{r['train_speedup']:.1f}x ({step})",
+            f"{r['infer_speedup']:.1f}x ({look})",
+            f"{r['predicted_train_speedup']:.1f}x",
+            f"{r['predicted_infer_speedup']:.1f}x",
+            compared,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", made(report)])
+
+
+def _spread(rows, name):
+    return " to ".join(f"{v:,}" for v in sorted({r[name] for r in rows}))
+
+
+def _commits(rows):
+    return ", ".join(sorted({r["run_commit"][:12] for r in rows}))

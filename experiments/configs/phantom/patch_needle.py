@@ -1,0 +1,25 @@
+"""What `attention_needle.py` chooses from: every tile, read, pooled and trained on.
+
+    python -m experiments.cohort --config experiments/configs/phantom/patch_needle.py \
+        --config.data.manifest=cohorts/needle/slides.csv \
+        --config.method.trunk.weights=encoder.safetensors
+"""
+
+from experiments.configs.phantom import attention_needle
+from experiments.experiment import Experiment
+from wsi_jax.methods.patch_all import PatchAll
+
+
+def get_config() -> Experiment:
+    config = attention_needle.get_config()
+    looks = config.method
+    config.method = PatchAll(
+        trunk=looks.trunk,
+        mpp=looks.mpps[0],
+        tile_px=looks.crop_px,
+        width=looks.width,
+        deviation=looks.deviation,
+        attention=64,
+    )
+    config.train.batch = 4
+    return config

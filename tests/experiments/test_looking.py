@@ -1,0 +1,105 @@
+"""Slides that are looked at, to a verdict: trained, reported, opened again, drawn."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import wsi_jax
+from experiments import cohort as experiment
+from experiments.experiment import RunError
+from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.slides.grid import Grid
+
+TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
+
+
+@pytest.fixture
+def looking(tiny):
+    """The tiny config, of overviews and crops instead of features."""
+
+    def config(method=None, **fields):
+        made = tiny()
+        made.features, made.encoder = "", None
+        made.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
+        small = {"trunk": TRUNK, "mpps": (2.0, 4.0), "crop_px": 16, "crops": 4}
+        small |= {"attention": 4, "layers": 1, "width": 8, "draws": 2}
+        made.method = method or AttentionSampling(**(small | fields))
+        made.train.batch, made.train.class_weights = 4, False
+        made.train.steps, made.train.validate_every = 8, 4
+        made.train.save_every = made.train.log_every = 4
+        return made
+
+    return config
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_run_that_looks(looking, tmp_path, resident):
+    folder = tmp_path / "looking"
+    config = looking(resident=resident)
+    config.train.batch = 8  # a row for every device
+    report = experiment.run(config, folder).read_text()
+    said = (
+        "Overviews at 16 um/px; 4 crops of 16 px at 2 or 4 um/px, chosen by attention"
+    )
+    assert said in report
+    assert "Magnification" in report
+    metrics = json.loads((folder / "metrics.json").read_text())
+    mass = [metrics[f"test.mass.{mpp}"] for mpp in (2, 4)]
+    np.testing.assert_allclose(sum(mass), 1, rtol=1e-5)
+    for way in ("sampled", "top"):
+        assert 0 <= metrics[f"test.inference.{way}.auc"] <= 1
+    assert metrics["test.inference.sampled.auc"] == metrics["test.auc"]
+    cost = json.loads((folder / "cost.json").read_text())
+    assert cost["slides"] == 20
+    assert cost["bytes_decoded"] > 0
+    assert len(list((folder / "heatmaps").glob("*.png"))) == 2
+
+    with open(folder / "predictions.csv", newline="") as file:
+        lines = {line["slide_id"]: line for line in csv.DictReader(file)}
+    with open(folder / "slides.csv", newline="") as file:
+        slides = {line["slide_id"]: line for line in csv.DictReader(file)}
+    predictor = wsi_jax.load(folder)
+    name = next(iter(lines))
+    verdict = predictor.predict(slides[name]["path"])
+    assert len(verdict.attention) == len(verdict.yx) == int(slides[name]["tiles"])
+    np.testing.assert_allclose(verdict.attention.sum(), 1, rtol=1e-5)
+    assert set(verdict.probabilities) == {"normal", "tumor"}
+    # An overview and eight crops; on the device an overview and both planes.
+    assert verdict.cost["tiles"] == (3 if resident else 9)
+    verdict.heatmap(tmp_path / "heat.png")
+
+
+def test_patch_all_end_to_end(looking, tmp_path):
+    folder = tmp_path / "all"
+    config = looking(PatchAll(trunk=TRUNK, mpp=2.0, tile_px=16, width=8, attention=4))
+    config.heatmaps = 1
+    report = experiment.run(config, folder).read_text()
+    assert "Every tile of 16 px at 2 um/px" in report
+    with open(folder / "slides.csv", newline="") as file:
+        slides = list(csv.DictReader(file))
+    tested = [s for s in slides if s["slide_id"].startswith("test")]
+    verdict = wsi_jax.load(folder).predict(tested[0]["path"])
+    assert verdict.cost["tiles"] == int(tested[0]["tiles"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c.method, "mpps", (0.1, 4.0)), "0.1 um/px was asked for"),
+        (
+            lambda c: setattr(c.method.trunk, "weights", "gone.safetensors"),
+            r"config\.method\.trunk\.weights=gone\.safetensors: no such file",
+        ),
+        (lambda c: setattr(c, "features", "there"), "no features are made"),
+        (lambda c: setattr(c.method, "crops", 0), r"config\.method\.crops=0"),
+    ],
+)
+def test_what_cannot_look_is_refused_by_name(looking, tmp_path, change, message):
+    config = looking()
+    change(config)
+    with pytest.raises((RunError, ValueError), match=message):
+        experiment.run(config, tmp_path / "run")
