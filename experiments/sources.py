@@ -209,6 +209,7 @@ class LookSource(SlideSource):
         self._reader = LookReader(
             method.reads(),
             method.cells(config.grid.mpp, config.grid.size_px).crop_px,
+            overviews=method.overviews,
             resident=method.resident,
             threads=config.reading.threads,
             cache_gib=config.loading.cache_gib,

@@ -310,6 +310,7 @@ class Predictor:
         reader = LookReader(
             method.reads(),
             method.cells(grid.mpp, grid.size_px).crop_px,
+            overviews=method.overviews,
             resident=method.resident,
             threads=reading.threads,
         )

@@ -1,6 +1,7 @@
 """Slides that are looked at, to a verdict: trained, reported, opened again, drawn."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -25,7 +26,8 @@ def looking(tiny):
         made = tiny()
         made.features, made.encoder = "", None
         made.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
-        small = {"trunk": TRUNK, "mpps": (2.0, 4.0), "crop_px": 16, "crops": 4}
+        trunk = dataclasses.replace(TRUNK)
+        small = {"trunk": trunk, "mpps": (2.0, 4.0), "crop_px": 16, "crops": 4}
         small |= {"attention": 4, "layers": 1, "width": 8, "draws": 2}
         made.method = method or AttentionSampling(**(small | fields))
         made.train.batch, made.train.class_weights = 4, False

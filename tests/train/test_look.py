@@ -7,7 +7,7 @@ import optax
 import pytest
 from glances import CELL, MPP, TASK, batch, method, write_slides
 
-from wsi_jax.methods.attention_sampling import Layout, Look
+from wsi_jax.methods.attention_sampling import Layout
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.train.checkpoint import Checkpoints
@@ -33,9 +33,9 @@ def after_itself(bag):
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
-        {"estimator": Estimator.full, "layout": Layout.own},
-        {"look": Look.uniform, "stain": 0.2, "spread": 0.1, "tells": True},
+        {"stain": 0.2, "spread": 0.1, "tells": True, "alone": 1.0, "deviation": True},
+        # Of another number of crops, behind which nothing counts: turned otherwise.
+        {"estimator": Estimator.full, "layout": Layout.own, "augment": False},
     ],
 )
 def test_staged_is_pure(views, fields):
@@ -47,7 +47,7 @@ def test_staged_is_pure(views, fields):
         state = compiled.init(jax.random.key(0), bag)
         for _ in range(2):
             state, metrics = compiled.step(state, bag)
-        states.append((state.params, metrics))
+        states.append(jax.device_get((state.params, metrics)))
         said.append(compiled.predict(state.params, bag, jax.random.key(1)))
     chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)
     said = [one._replace(trace=None) for one in said]
@@ -121,10 +121,10 @@ def test_patch_all_reads_every_cell_once(views):
     """Its attention is on all tiles with tissue, and padding has none."""
     config = PatchAll(trunk=method().trunk, mpp=2.0, tile_px=16, width=4, attention=3)
     bag = after_itself(batch(config, views, resident=False))
-    for view in views:
-        view.n_read = 0
     compiled = made(config, optax.adam(1e-2))
     state = compiled.init(jax.random.key(0), bag)
+    for view in views:
+        view.n_read = 0
     said = compiled.predict(state.params, bag, jax.random.key(0))
     tiles = bag.mask.sum((1, 2))
     np.testing.assert_array_equal(said.counts["tiles"], tiles)

@@ -36,6 +36,7 @@ class LookReader:
     Args:
         mpps: um/px of the magnifications.
         crop_px: side of a crop.
+        overviews: whether they are wanted; else they are blank.
         resident: whether batches hold the whole slides at these mpps.
         threads: that read.
         cache_gib: of pixels kept in memory.
@@ -48,21 +49,17 @@ class LookReader:
         mpps: Sequence[float],
         crop_px: int,
         *,
+        overviews: bool = True,
         resident: bool,
         threads: int,
         cache_gib: float = 8.0,
         least: tuple[int, int] = (1, 1),
     ):
-        self._mpps, self._crop_px, self._resident = tuple(mpps), crop_px, resident
+        self._mpps, self._crop_px = tuple(mpps), crop_px
+        self._overviews, self._resident = overviews, resident
         self._least, self._room = least, cache_gib * GIB
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._known, self._lock = {}, Lock()
-
-    def expect(self, views: Sequence[View]) -> None:
-        """Begins to read what a batch of these slides will need."""
-        for view in views:
-            for mpp in self._needed(view):
-                self._plane(view, mpp)
 
     def bag(
         self,
@@ -79,7 +76,12 @@ class LookReader:
             weight: of each row; 0 behind the slides.
             after: the batch that comes next.
         """
-        self.expect(views)
+        # All are being read before the first is waited for.
+        planes = {
+            (view, mpp): self._plane(view, mpp)
+            for view in views
+            for mpp in self._needed(view)
+        }
         cell, b = views[0].cell_px, len(label)
         shapes = [[-(-n // cell) for n in view.shape] for view in views]
         grid = np.max([self._least, *shapes], 0)
@@ -90,8 +92,14 @@ class LookReader:
             tissue = view.tissue()
             mask[i, : tissue.shape[0], : tissue.shape[1]] = tissue
             background[i] = view.background
-        whole = lambda mpp: self._stack(views, mpp, grid, background)
-        looks = Looks(whole(views[0].mpp), background, after=after)
+        read = lambda mpp: [planes[view, mpp].result() for view in views]
+        whole = lambda mpp: _stack(
+            read(mpp), cell * views[0].mpp / mpp, background, grid
+        )
+        overview = np.zeros((b, *(cell * n for n in grid), 3), np.uint8)
+        if self._overviews:
+            overview = whole(views[0].mpp)
+        looks = Looks(overview, background, after=after)
         if self._resident:
             looks = looks._replace(planes=tuple(map(whole, self._mpps)))
         else:
@@ -133,7 +141,8 @@ class LookReader:
         self._pool.shutdown(cancel_futures=True)
 
     def _needed(self, view):
-        return (view.mpp, *self._mpps) if self._resident else (view.mpp,)
+        """um/px at which all of a slide is read."""
+        return (view.mpp,) * self._overviews + self._mpps * self._resident
 
     def _plane(self, view, mpp):
         """A slide at one mpp, being read or in memory."""
@@ -151,13 +160,19 @@ class LookReader:
             self._known[key] = reading
             return reading
 
-    def _stack(self, views, mpp, grid, background):
-        """Slides at one mpp [b h w 3], background beyond each."""
-        um = views[0].cell_px * views[0].mpp
-        shape = [int(np.ceil(n * um / mpp - 1e-6)) for n in grid]
-        out = np.empty((len(background), *shape, 3), np.uint8)
-        out[:] = background[:, None, None]
-        for i, view in enumerate(views):
-            plane = self._plane(view, mpp).result()
-            out[i, : plane.shape[0], : plane.shape[1]] = plane[: shape[0], : shape[1]]
-        return out
+
+def _stack(planes, cell_px, background, grid):
+    """Slides at one mpp [b h w 3], background beyond each.
+
+    Args:
+        planes: of the slides.
+        cell_px: side of a cell at this mpp, whole or not.
+        background: [b 3].
+        grid: (rows, columns) of cells.
+    """
+    shape = [int(np.ceil(n * cell_px - 1e-6)) for n in grid]
+    out = np.empty((len(background), *shape, 3), np.uint8)
+    out[:] = background[:, None, None]
+    for row, plane in zip(out, planes, strict=False):
+        row[: plane.shape[0], : plane.shape[1]] = plane[: shape[0], : shape[1]]
+    return out

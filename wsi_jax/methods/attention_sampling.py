@@ -135,6 +135,7 @@ class AttentionSampling:
     chunk: int | None = None
 
     takes: ClassVar[Takes] = Takes.looks
+    overviews: ClassVar[bool] = True
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
@@ -244,11 +245,13 @@ class _Net:
         one = jnp.zeros((1, side, side, 3), jnp.uint8), jnp.ones((1, 1, 1), bool)
         return params | {"look": self.overlook.init(keys[2], *one)}
 
-    def begin(self, key, params, crops, which):
+    def begin(self, key, params, crops, which, mask):
+        # What was not read is like anything, here like the first crop.
+        crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
         flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
         params = params | {"trunk": self.config.trunk.begin(key, flat)}
-        x = self.encoded(params, crops).reshape(-1, self.width)
-        return params | {"head": with_statistics(params["head"], x, which.ravel())}
+        x = self.encoded(params, crops)
+        return params | {"head": with_statistics(params["head"], x, which, mask)}
 
     def count(self, mask):
         """Crops of a slide: all cells of the fullest, where every one is taken."""
@@ -405,7 +408,8 @@ class _Net:
             seen = params, batch.x.overview, batch.mask
             drawn = self.draw(*seen, draw_key, count(batch.mask))
             which, _ = self.places(drawn.index, batch.mask.shape[1:])
-            return self.begin(begin_key, params, read(batch, drawn.index), which)
+            crops = read(batch, drawn.index)
+            return self.begin(begin_key, params, crops, which, drawn.mask)
 
         def read(batch, index):
             return self.crops_of(batch.x, *self.places(index, batch.mask.shape[1:]))

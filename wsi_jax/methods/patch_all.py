@@ -54,6 +54,7 @@ class PatchAll:
 
     takes: ClassVar[Takes] = Takes.looks
     resident: ClassVar[bool] = False
+    overviews: ClassVar[bool] = False
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
@@ -120,11 +121,13 @@ class _Net:
             "head": self.head.init(keys[1], *one),
         }
 
-    def begin(self, key, params, crops, which):
+    def begin(self, key, params, crops, which, mask):
+        # What was not read is like anything, here like the first crop.
+        crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
         flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
         params = params | {"trunk": self.config.trunk.begin(key, flat)}
-        x = self.encoded(params, crops).reshape(-1, self.width)
-        return params | {"head": with_statistics(params["head"], x, which.ravel())}
+        x = self.encoded(params, crops)
+        return params | {"head": with_statistics(params["head"], x, which, mask)}
 
     def count(self, mask):
         return padded(int(mask.sum((1, 2)).max()), 16)

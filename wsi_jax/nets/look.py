@@ -181,15 +181,18 @@ class CropHead(nn.Module):
 
 
 def with_statistics(
-    params: PyTree, x: Float[Array, "n f"], which: Int[Array, " n"]
+    params: PyTree,
+    x: Float[Array, "b n f"],
+    which: Int[Array, "b n"],
+    mask: Bool[Array, "b n"],
 ) -> PyTree:
     """The parameters of a `CropHead` with the statistics of some crops' features."""
     old = params["params"]["standardise"]
-    mine = jax.nn.one_hot(which, len(old["mean"]), dtype=x.dtype)
-    count = mine.sum(0)[:, None]
-    mean = mine.T @ x / jnp.maximum(count, 1)
-    away = jnp.where(mine[..., None] > 0, x[:, None] - mean[None], 0)
-    std = jnp.sqrt((away**2).sum(0) / jnp.maximum(count, 1))
+    mine = jax.nn.one_hot(which, len(old["mean"]), dtype=x.dtype) * mask[..., None]
+    count = jnp.maximum(mine.sum((0, 1)), 1)[:, None]
+    mean = jnp.einsum("bnm,bnf->mf", mine, x) / count
+    variance = jnp.einsum("bnm,bnmf->mf", mine, (x[:, :, None] - mean[None, None]) ** 2)
+    std = jnp.sqrt(variance / count)
     new = {"mean": mean, "std": jnp.where(std > 1e-6 * jnp.abs(mean), std, 1)}
     new = jax.tree.map(lambda a, b: jnp.where(count > 1, a, b), new, old)
     return {"params": params["params"] | {"standardise": new}}

@@ -48,7 +48,7 @@ class Looker(Protocol):
     def init(self, key) -> Any:
         """Parameters."""
 
-    def begin(self, key, params, crops, which) -> Any:
+    def begin(self, key, params, crops, which, mask) -> Any:
         """Parameters that know what crops are like."""
 
     def count(self, mask) -> int:
@@ -157,7 +157,7 @@ class _Looking:
         drawn = self._draw(*seen, draw_key, n=n)
         which, _ = self._places(drawn.index, shape=batch.mask.shape[1:])
         crops = self._read(batch, drawn).result()
-        return self._begun(begin_key, params, crops, which)
+        return self._begun(begin_key, params, crops, which, drawn.mask)
 
     def _drawn(self, state, batch: Bag, later: int):
         """What is drawn of a batch that is learnt from `later` steps from now."""
