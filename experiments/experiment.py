@@ -177,7 +177,7 @@ class Experiment:
             tissue=self.tissue,
             encoder=self.method.trained().trunk if self.streams else self.encoder,
             overhang=self.streams,
-            reads=self.mpps,
+            reads=self.mpps if self.looks else (),
         )
 
 

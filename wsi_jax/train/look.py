@@ -132,10 +132,12 @@ class _Looking:
 
     def predict(self, params, batch, key):
         ours, self._judging = self._judging, None
-        known = ours and ours[0] is batch.x.overview and ours[1] is params
-        chosen, crops = ours[2:] if known else self._look(params, batch, key)
+        asked = batch.x.overview, params, key
+        known = ours and all(a is b for a, b in zip(ours[0], asked, strict=True))
+        chosen, crops = ours[1] if known else self._look(params, batch, key)
         if (after := batch.x.after) is not None:
-            self._judging = after.x.overview, params, *self._look(params, after, key)
+            asked = after.x.overview, params, key
+            self._judging = asked, self._look(params, after, key)
         pixels = crops.result()
         said = self._verdict(params, batch.mask, chosen, pixels)
         seen = batch.x.overview, batch.mask, pixels[:, :1]

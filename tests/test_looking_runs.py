@@ -1,0 +1,72 @@
+"""Runs that look, collected: differences are paired, and tables hold every run."""
+
+import numpy as np
+import pytest
+
+from benchmarks.looking_runs import differences, picture
+from benchmarks.looking_tables import magnification, needle
+from wsi_jax.evals.intervals import delong_difference
+from wsi_jax.provenance import provenance
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Learnt and uniform on two cohorts: {folder: row}, and the scores of each."""
+    rng, rows, scores = np.random.default_rng(0), {}, {}
+    positive = np.arange(60) % 2 == 1
+    for seed in (1, 2):
+        for learner, shift in (("learnt", 2.0), ("uniform", 0.5)):
+            run = tmp_path / f"{learner}_{seed}"
+            run.mkdir()
+            p = rng.normal(size=60) + shift * positive
+            lines = ["slide_id,label,p_tumor"] + [
+                f"s{i:03},{'tumor' if label else 'normal'},{score}"
+                for i, (label, score) in enumerate(zip(positive, p, strict=True))
+            ]
+            (run / "predictions.csv").write_text("\n".join(lines[:1] + lines[:0:-1]))
+            row = {"preset": "needle", "seed": seed, "learner": learner, "crops": 16}
+            row |= {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "n": 60, "steps": 400}
+            rows[run], scores[learner, seed] = row | {"run_commit": "c" * 40}, p
+    return rows, scores, positive
+
+
+def test_differences_are_those_of_independent_cohorts(runs):
+    rows, scores, positive = runs
+    (found,) = differences(rows)
+    each = [
+        delong_difference(positive, scores["learnt", s], scores["uniform", s])
+        for s in (1, 2)
+    ]
+    np.testing.assert_allclose(found["auc_diff"], np.mean([d.value for d in each]))
+    half = np.hypot(*((d.hi - d.lo) / 2 for d in each)) / 2
+    np.testing.assert_allclose(found["auc_diff_hi"] - found["auc_diff"], half)
+    assert found["cohorts"] == 2
+
+
+def test_a_budget_of_one_learner_has_no_difference(runs):
+    rows = {run: row for run, row in runs[0].items() if row["learner"] == "learnt"}
+    assert differences(rows) == []
+
+
+def test_tables_and_picture_hold_every_run(runs):
+    rows = list(runs[0].values())
+    every = {**rows[0], "learner": "patch-all", "crops": None}
+    gap = {"learner": "learnt - uniform", "crops": 16}
+    gap |= {"auc_diff": 0.1, "auc_diff_lo": 0.05, "auc_diff_hi": 0.15}
+    report = provenance() | {"rows": [*rows, every, gap]}
+    lines = needle(report).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 16", "| 16", "| all"]
+    assert "+0.100 (+0.050 to +0.150) with 16 crops" in "\n".join(lines)
+    (axes,) = picture([*rows, every]).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["learnt", "uniform", "patch-all, mean"]
+
+
+def test_a_table_of_magnifications_tells_how_far_it_began_from_uniform(runs):
+    rows = [
+        row | {"mass_1": 0.9, "mass_4": 0.1, "first_1": 0.51, "first_4": 0.49}
+        for row in runs[0].values()
+    ]
+    said = magnification(provenance() | {"rows": rows})
+    assert "| `needle` | 1 | 0.90 | 0.10 | 0.800 (0.700 to 0.900) |" in said
+    assert "no share is further than 0.010 from 1/2" in said
