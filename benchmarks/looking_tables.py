@@ -63,8 +63,10 @@ def needle(report: dict) -> str:
 def attention_sampling(report: dict) -> str:
     """Seconds and their ratios, measured and predicted; AUCs where there are some."""
     header = "| against | crops, tiles of a slide | a step | a verdict "
-    header += "| step, predicted | verdict, predicted | AUC, patch-all's, difference |"
-    lines = [header, "|---" * 7 + "|"]
+    header += "| step, predicted | verdict, predicted |"
+    judged = any("auc" in r for r in report["rows"])
+    header += " AUC, patch-all's, difference |" * judged
+    lines = [header, "|---" * (6 + judged) + "|"]
     for r in report["rows"]:
         ms = {name: f"{1e3 * r[name]:,.0f}" for name in r if name in SECONDS}
         step = f"{ms['train_step_s']} of {ms['train_step_s_patch_all']} ms"
@@ -81,7 +83,7 @@ def attention_sampling(report: dict) -> str:
             f"{r['infer_speedup']:.1f}x ({look})",
             f"{r['predicted_train_speedup']:.1f}x",
             f"{r['predicted_infer_speedup']:.1f}x",
-            compared,
+            *((compared,) if judged else ()),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", made(report)])
