@@ -49,13 +49,15 @@ def test_staged_is_pure(views, fields):
             state, metrics = compiled.step(state, bag)
         states.append(jax.device_get((state.params, metrics)))
         said.append(compiled.predict(state.params, bag, jax.random.key(1)))
-    chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)
+    # All cells are summed in another order, which float32 shows.
+    full = fields.get("estimator") is Estimator.full
+    atol = 1e-5 if full else 1e-6
+    chex.assert_trees_all_close(*states, rtol=1e-5, atol=atol)
     said = [one._replace(trace=None) for one in said]
     for one in said:
         np.testing.assert_allclose(one.attention[:3].sum(1), 1, rtol=1e-5)
-    full = fields.get("estimator") is Estimator.full
     drop = lambda one: one._replace(counts=None) if full else one  # of padding
-    chex.assert_trees_all_close(*map(drop, said), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(*map(drop, said), rtol=1e-5, atol=atol)
 
 
 def test_a_batch_is_drawn_before_the_last_one_is_learnt_from(views):
