@@ -7,7 +7,6 @@ import optax
 import pytest
 from glances import CELL, MPP, TASK, batch, method, write_slides
 
-from wsi_jax.methods.attention_sampling import Layout
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.train.checkpoint import Checkpoints
@@ -34,8 +33,9 @@ def after_itself(bag):
     "fields",
     [
         {"stain": 0.2, "spread": 0.1, "tells": True, "alone": 1.0, "deviation": True},
-        # Of another number of crops, behind which nothing counts: turned otherwise.
-        {"estimator": Estimator.full, "layout": Layout.own, "augment": False},
+        # Of another number of crops, behind which nothing counts: turned otherwise. All
+        # cells lie on the edge too, where what is resampled may be a grey level off.
+        {"estimator": Estimator.full, "mpps": (1.0,), "augment": False},
     ],
 )
 def test_staged_is_pure(views, fields):
