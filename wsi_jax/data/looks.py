@@ -136,10 +136,6 @@ class LookReader:
             tasks += [self._pool.submit(some, i, part) for part in parts]
         return Crops(out, tasks)
 
-    def close(self) -> None:
-        """Ends the threads."""
-        self._pool.shutdown(cancel_futures=True)
-
     def _needed(self, view):
         """um/px at which all of a slide is read."""
         return (view.mpp,) * self._overviews + self._mpps * self._resident
