@@ -12,6 +12,7 @@ import pytest
 
 from wsi_jax.methods import mil
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.train.checkpoint import Checkpoints
@@ -49,7 +50,15 @@ LOOKS = {
         width=4,
         entropy=0.0,
         resident=True,
-    )
+    ),
+    "patch-all": PatchAll(
+        trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+        mpp=1.0,
+        tile_px=16,
+        width=4,
+        attention=3,
+        resident=True,
+    ),
 }
 TASK = Task(("normal", "tumor"))
 ONE = make_mesh(jax.devices()[:1])

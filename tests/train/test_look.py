@@ -140,3 +140,20 @@ def test_patch_all_reads_every_cell_once(views):
         state, metrics = compiled.step(state, bag)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.98 * losses[0]
+
+
+def test_patch_all_staged_is_pure(views):
+    """Loss, update and verdict, however tiles are read."""
+    states, said = [], []
+    for resident in (True, False):
+        config = PatchAll(
+            trunk=method().trunk, mpp=1.0, tile_px=16, width=4, attention=3,
+            ahead=False, augment=False, resident=resident,
+        )  # fmt: skip
+        compiled, bag = made(config), batch(config, views, resident)
+        state = compiled.init(jax.random.key(0), bag)
+        state, metrics = compiled.step(state, bag)
+        states.append(jax.device_get((state.params, metrics)))
+        said.append(compiled.predict(state.params, bag, jax.random.key(1)))
+    chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(said[0].logits, said[1].logits, rtol=1e-5, atol=1e-5)

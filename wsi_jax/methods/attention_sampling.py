@@ -23,23 +23,19 @@ import numpy as np
 import optax
 from jax import lax
 
+from wsi_jax.nets.crops import CropHead, CropReader
 from wsi_jax.nets.encoder import Encoder, Trunk
-from wsi_jax.nets.look import (
-    CropHead,
-    Overlook,
-    pooled,
-    with_statistics,
-)
+from wsi_jax.nets.look import Overlook
 from wsi_jax.ops import sampling
 from wsi_jax.ops.augment import augment_crops
-from wsi_jax.ops.crops import Cells, by_chunks, gather
+from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.look import Chosen, looking
 from wsi_jax.train.optimiser import Thaw
-from wsi_jax.train.supervised import supervised
-from wsi_jax.types import Bag, Method, Prediction, Stage, Takes, Task, padded
+from wsi_jax.train.resident import resident
+from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
 
 class Layout(enum.Enum):
@@ -205,7 +201,7 @@ class AttentionSampling:
 
         def method(inference):
             net = _Net(self, task, cells, cell_px, inference)
-            return net.pure(tx) if self.resident else looking(net, tx)
+            return resident(net, tx) if self.resident else looking(net, tx)
 
         (other,) = (way for way in Inference if way is not self.inference)
         others = {other.value: method(other)}
@@ -220,38 +216,24 @@ class _Net:
 
     def __init__(self, config, task: Task, cells: Cells, cell_px, inference):
         self.config, self.cells, self.inference = config, cells, inference
-        self.trunk = config.trunk.make()
-        self.encode, self.width = pooled(config.trunk, config.deviation)
         self.every = config.estimator is Estimator.full
         self.ahead, self.carries = config.ahead, not self.every
         dtype, m = config.trunk.dtype.value, len(config.mpps)
         self.overlook = Overlook(
             cell_px, cells.ratios, config.attention, config.layers, dtype
         )
-        self.head = CropHead(
-            len(task.classes), m, config.width, config.tells, dtype=dtype
-        )
+        head = CropHead(len(task.classes), m, config.width, config.tells, dtype=dtype)
+        self.reader = CropReader(config.trunk, head, config.deviation, config.chunk)
+        self.begin = self.reader.begin
 
     def init(self, key):
-        keys = jax.random.split(key, 3)
-        one = jnp.zeros((1, self.width)), jnp.zeros(1, jnp.int32)
-        params = {
-            "trunk": self.trunk.init(keys[0]),
-            "head": self.head.init(keys[1], *one),
-        }
+        keys = jax.random.split(key)
+        params = self.reader.init(keys[0])
         if self.config.look is Look.uniform:
             return params
         side = self.overlook.cell_px
         one = jnp.zeros((1, side, side, 3), jnp.uint8), jnp.ones((1, 1, 1), bool)
-        return params | {"look": self.overlook.init(keys[2], *one)}
-
-    def begin(self, key, params, crops, which, mask):
-        # What was not read is like anything, here like the first crop.
-        crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
-        flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
-        params = params | {"trunk": self.config.trunk.begin(key, flat)}
-        x = self.encoded(params, crops)
-        return params | {"head": with_statistics(params["head"], x, which, mask)}
+        return params | {"look": self.overlook.init(keys[1], *one)}
 
     def count(self, mask):
         """Crops of a slide: all cells of the fullest, where every one is taken."""
@@ -259,6 +241,9 @@ class _Net:
             return self.config.crops
         masks = self.cells.all_masks(jnp.asarray(mask))
         return padded(int(masks.sum(1).max()), 16)
+
+    def most(self, shape):
+        return sum(self.cells.sizes(shape)) if self.every else self.config.crops
 
     def log_attention(self, params, overview, mask):
         """Of all cells of all magnifications [b k]; and which of them count."""
@@ -289,22 +274,6 @@ class _Net:
     def places(self, index, shape):
         return self.cells.corners(index, shape)
 
-    def encoded(self, params, crops):
-        """The trunk's features [b n f] of crops [b n s s 3]."""
-        encode = lambda pixels: self.encode(params["trunk"], pixels)
-        flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.config.chunk)
-        return flat.reshape(*crops.shape[:2], -1)
-
-    def features(self, params, crops, which):
-        """The head's features [b n d] of crops."""
-        x = self.encoded(params, crops)
-        return self.head.apply(params["head"], x, which, method="embed")
-
-    def classify(self, params, weights, h):
-        """Logits [b c] of crops' features and their weights."""
-        pooled = jnp.einsum("bn,bnd->bd", weights, h)
-        return self.head.apply(params["head"], pooled, method="classify")
-
     def loss(self, params, overview, mask, drawn, crops, label, key):
         config, shape = self.config, mask.shape[1:]
         log_a, masks = self.log_attention(params, overview, mask)
@@ -313,8 +282,8 @@ class _Net:
         which, _ = self.places(drawn.index, shape)
         if config.augment:
             crops = augment_crops(jax.random.fold_in(key, 1), crops, stain=config.stain)
-        h = self.features(params, crops, which)
-        logits = self.classify(params, weights, h)
+        h = self.reader.embed(params, crops, which)
+        logits = self.reader.classify(params, weights, h)
         loss = cross_entropy(logits, label)
         if config.alone:
             loss += config.alone * self.loss_alone(params, weights, h, which, label)
@@ -341,7 +310,10 @@ class _Net:
         total = mine.sum(1)
         there = total > 0
         shares = mine / jnp.where(there, total, 1)[:, None]
-        each = [self.classify(params, part, h) for part in jnp.moveaxis(shares, -1, 0)]
+        each = [
+            self.reader.classify(params, part, h)
+            for part in jnp.moveaxis(shares, -1, 0)
+        ]
         losses = jnp.stack([cross_entropy(logits, label) for logits in each], 1)
         count = jnp.maximum(there.sum(1), 1)
         return jnp.where(there, losses, 0).sum(1) / count
@@ -367,8 +339,8 @@ class _Net:
     def verdict(self, params, mask, chosen, crops):
         shape = mask.shape[1:]
         which, yx = self.places(chosen.index, shape)
-        h = self.features(params, crops, which)
-        logits = self.classify(params, chosen.weight, h)
+        h = self.reader.embed(params, crops, which)
+        logits = self.reader.classify(params, chosen.weight, h)
         maps = self.cells.on_finest(jnp.exp(chosen.log_a), mask)
         # The cells with tissue come first, row by row, as everywhere.
         order = jnp.argsort(~mask.reshape(len(mask), -1), stable=True)
@@ -387,54 +359,5 @@ class _Net:
         which = jax.ShapeDtypeStruct((1, 1), jnp.int32)
         return (
             count_flops(look, params, overview, mask),
-            count_flops(self.features, params, crop, which),
+            count_flops(self.reader.embed, params, crop, which),
         )
-
-    def crops_of(self, looks, which, yx):
-        """From slides on the device."""
-        cut = lambda planes, background, which, yx: gather(
-            planes, background, which, yx, self.cells.crop_px
-        )
-        return jax.vmap(cut)(looks.planes, looks.background, which, yx)
-
-    def pure(self, tx) -> Method:
-        """Of slides on the device."""
-
-        def init(key, batch):
-            init_key, draw_key, begin_key = jax.random.split(key, 3)
-            params = self.init(init_key)
-            if not batch.x.planes:  # to ask for their shapes
-                return params
-            seen = params, batch.x.overview, batch.mask
-            drawn = self.draw(*seen, draw_key, count(batch.mask))
-            which, _ = self.places(drawn.index, batch.mask.shape[1:])
-            crops = read(batch, drawn.index)
-            return self.begin(begin_key, params, crops, which, drawn.mask)
-
-        def read(batch, index):
-            return self.crops_of(batch.x, *self.places(index, batch.mask.shape[1:]))
-
-        def count(mask):
-            total = sum(self.cells.sizes(mask.shape[1:]))
-            return total if self.every else self.config.crops
-
-        def loss(params, batch, key):
-            seen = params, batch.x.overview, batch.mask
-            drawn = self.draw(*seen, key, count(batch.mask))
-            crops = read(batch, drawn.index)
-            return self.loss(*seen, drawn, crops, batch.label, key)
-
-        def predict(params, batch, key):
-            seen = params, batch.x.overview, batch.mask
-            chosen = self.choose(*seen, key, count(batch.mask))
-            crops = read(batch, chosen.index)
-            said = self.verdict(params, batch.mask, chosen, crops)
-            one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
-            crop = jax.ShapeDtypeStruct((1, 1, *crops.shape[2:]), crops.dtype)
-            shapes = one(batch.x.overview), one(batch.mask), crop
-            overview, each = self.flops(params, *shapes)
-            tiles = chosen.mask.sum(1)
-            flops = overview + tiles.astype(jnp.float32) * each
-            return said._replace(counts={"tiles": tiles, "flops": flops})
-
-        return supervised(init, loss, predict, tx)

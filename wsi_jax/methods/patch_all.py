@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wsi_jax.nets.crops import CropHead, CropReader
 from wsi_jax.nets.encoder import Encoder, Trunk
-from wsi_jax.nets.look import CropHead, pooled, with_statistics
 from wsi_jax.ops.augment import augment_crops
-from wsi_jax.ops.crops import Cells, by_chunks
+from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.look import Chosen, looking
-from wsi_jax.types import Bag, Prediction, Stage, Takes, Task, padded
+from wsi_jax.train.resident import resident
+from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -38,6 +39,7 @@ class PatchAll:
         augment: turn and flip tiles in training, and restain them.
         stain: most that the log gain of each stain changes by, tile by tile.
         ahead: read the next batch while one is learnt from.
+        resident: for slides of megapixels, such as BACH's: they lie on the device.
         chunk: tiles encoded at a time; None for all.
     """
 
@@ -50,10 +52,10 @@ class PatchAll:
     augment: bool = True
     stain: float = 0.0
     ahead: bool = True
+    resident: bool = False
     chunk: int | None = None
 
     takes: ClassVar[Takes] = Takes.looks
-    resident: ClassVar[bool] = False
     overviews: ClassVar[bool] = False
 
     def validate(self) -> None:
@@ -95,7 +97,8 @@ class PatchAll:
     ) -> tuple[Stage]:
         """One stage; as `AttentionSampling.stages`."""
         net = _Net(self, task, self.cells(mpp, cell_px))
-        return (Stage("train", looking(net, tx)),)
+        method = resident(net, tx) if self.resident else looking(net, tx)
+        return (Stage("train", method),)
 
 
 class _Net:
@@ -104,33 +107,19 @@ class _Net:
     carries = False
 
     def __init__(self, config: PatchAll, task: Task, cells: Cells):
-        self.config, self.cells, self.trunk = config, cells, config.trunk.make()
-        self.encode, self.width = pooled(config.trunk, config.deviation)
-        self.ahead = config.ahead
-        dtype = config.trunk.dtype.value
-        self.head = CropHead(
+        self.config, self.cells, self.ahead = config, cells, config.ahead
+        head = CropHead(
             len(task.classes), width=config.width, unit=False, gated=config.attention,
-            dtype=dtype,
+            dtype=config.trunk.dtype.value,
         )  # fmt: skip
-
-    def init(self, key):
-        keys = jax.random.split(key)
-        one = jnp.zeros((1, self.width)), jnp.zeros(1, jnp.int32)
-        return {
-            "trunk": self.trunk.init(keys[0]),
-            "head": self.head.init(keys[1], *one),
-        }
-
-    def begin(self, key, params, crops, which, mask):
-        # What was not read is like anything, here like the first crop.
-        crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
-        flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
-        params = params | {"trunk": self.config.trunk.begin(key, flat)}
-        x = self.encoded(params, crops)
-        return params | {"head": with_statistics(params["head"], x, which, mask)}
+        self.reader = CropReader(config.trunk, head, config.deviation, config.chunk)
+        self.init, self.begin = self.reader.init, self.reader.begin
 
     def count(self, mask):
         return padded(int(mask.sum((1, 2)).max()), 16)
+
+    def most(self, shape):
+        return sum(self.cells.sizes(shape))
 
     def draw(self, params, overview, mask, key, n):
         """Every cell that counts, row by row."""
@@ -146,21 +135,12 @@ class _Net:
     def places(self, index, shape):
         return self.cells.corners(index, shape)
 
-    def encoded(self, params, crops):
-        """The trunk's features [b n f] of tiles [b n s s 3]."""
-        encode = lambda pixels: self.encode(params["trunk"], pixels)
-        flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.config.chunk)
-        return flat.reshape(*crops.shape[:2], -1)
-
     def forward(self, params, mask, crops):
         """Logits [b c] and attention [b n]."""
-        x = self.encoded(params, crops)
         which = jnp.zeros(mask.shape, jnp.int32)
-        h = self.head.apply(params["head"], x, which, method="embed")
-        logits = self.head.apply(params["head"], h, method="attend")
-        attention = masked_softmax(logits, mask)
-        pooled = jnp.einsum("bn,bnd->bd", attention, h)
-        return self.head.apply(params["head"], pooled, method="classify"), attention
+        h = self.reader.embed(params, crops, which)
+        attention = masked_softmax(self.reader.attend(params, h), mask)
+        return self.reader.classify(params, attention, h), attention
 
     def loss(self, params, overview, mask, drawn, crops, label, key):
         del overview, mask

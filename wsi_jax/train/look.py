@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from wsi_jax.ops.crops import Cells
 from wsi_jax.train.compile import compile_phase
 from wsi_jax.train.supervised import supervised
 from wsi_jax.types import Bag, Method, Prediction
@@ -37,11 +38,13 @@ class Looker(Protocol):
     """Nets that look and judge, as pure functions.
 
     Attributes:
+        cells: geometry of what can be read.
         ahead: whether the next batch is drawn before this one is learnt from.
         carries: whether the state carries what was drawn: not where parameters have no
             say in it, and the same is drawn at any time.
     """
 
+    cells: Cells
     ahead: bool
     carries: bool
 
@@ -53,6 +56,9 @@ class Looker(Protocol):
 
     def count(self, mask) -> int:
         """How many crops of each slide are read."""
+
+    def most(self, shape) -> int:
+        """How many at most, where there are `shape` cells."""
 
     def draw(self, params, overview, mask, key, n: int) -> Any:
         """What is read in training: with `index` [b n] and `mask` [b n]."""

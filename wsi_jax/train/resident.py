@@ -1,0 +1,59 @@
+"""The pure form of a method that looks: its slides lie on the device."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wsi_jax.ops.crops import gather
+from wsi_jax.train.look import Looker
+from wsi_jax.train.supervised import supervised
+from wsi_jax.types import Method
+
+
+def resident(net: Looker, tx: optax.GradientTransformation) -> Method:
+    """One program a step, equal to `looking` but for the rounding of float32.
+
+    Args:
+        net: that looks and judges.
+        tx: the optimiser.
+    """
+
+    def read(batch, which, yx):
+        cut = lambda planes, background, which, yx: gather(
+            planes, background, which, yx, net.cells.crop_px
+        )
+        return jax.vmap(cut)(batch.x.planes, batch.x.background, which, yx)
+
+    def places(batch, index):
+        return net.places(index, batch.mask.shape[1:])
+
+    def init(key, batch):
+        init_key, draw_key, begin_key = jax.random.split(key, 3)
+        params = net.init(init_key)
+        if not batch.x.planes:  # to ask for their shapes
+            return params
+        seen, n = (params, batch.x.overview, batch.mask), net.most(batch.mask.shape[1:])
+        drawn = net.draw(*seen, draw_key, n)
+        which, yx = places(batch, drawn.index)
+        return net.begin(begin_key, params, read(batch, which, yx), which, drawn.mask)
+
+    def loss(params, batch, key):
+        seen, n = (params, batch.x.overview, batch.mask), net.most(batch.mask.shape[1:])
+        drawn = net.draw(*seen, key, n)
+        crops = read(batch, *places(batch, drawn.index))
+        return net.loss(*seen, drawn, crops, batch.label, key)
+
+    def predict(params, batch, key):
+        seen, n = (params, batch.x.overview, batch.mask), net.most(batch.mask.shape[1:])
+        chosen = net.choose(*seen, key, n)
+        crops = read(batch, *places(batch, chosen.index))
+        said = net.verdict(params, batch.mask, chosen, crops)
+        one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
+        crop = jax.ShapeDtypeStruct((1, 1, *crops.shape[2:]), crops.dtype)
+        shapes = one(batch.x.overview), one(batch.mask), crop
+        overview, each = net.flops(params, *shapes)
+        tiles = chosen.mask.sum(1)
+        flops = overview + tiles.astype(jnp.float32) * each
+        return said._replace(counts={"tiles": tiles, "flops": flops})
+
+    return supervised(init, loss, predict, tx)
