@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from experiments import probe
 from experiments.cohort import explain
-from experiments.make_cohort import made_with
+from experiments.making import made_with
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
 from wsi_jax.slides.presets import LAWS, Preset

@@ -10,26 +10,24 @@ are no tissue all the same, and kinds of LC25000 differ in colour: the task is e
 a result proves nothing about patients. Run again, it goes on where it stopped.
 """
 
-import concurrent.futures
 import dataclasses
 import json
 import os
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 from PIL import Image
 
 from experiments import commandline
 from experiments.cohort import explain
 from experiments.experiment import write_csv, write_json
-from experiments.make_cohort import MakeCohortError
-from wsi_jax import configs
+from experiments.making import MakeCohortError, claim, in_parallel
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.slides.fields import Field, Fields, draw_field, plan
 from wsi_jax.slides.presets import Preset
 from wsi_jax.slides.sources import Folder, Textures
 
-CLAIM, PATIENTS = "bach.json", "patients.csv"
+PATIENTS = "patients.csv"
 PREFIXES = ("n", "b", "is", "iv")
 
 
@@ -108,19 +106,10 @@ def make_bach(config: MakeBach) -> pathlib.Path:
         if config.tiles
         else Textures(config.mpp, config.styles)
     )
-    _claim(out / CLAIM, config)
+    claim(out, config)
     fields = plan(config)
-    with concurrent.futures.ThreadPoolExecutor(
-        config.workers or os.cpu_count()
-    ) as pool:
-        jobs = [pool.submit(_make, field, config, source) for field in fields]
-        try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-                job.result()
-                if done % 20 == 0 or done == len(jobs):
-                    logging.info("%d of %d fields", done, len(jobs))
-        finally:  # after a failure no other field is begun
-            pool.shutdown(cancel_futures=True)
+    make = lambda field: _make(field, config, source)
+    in_parallel(make, fields, config.workers, "fields")
     lines = [f"{name_of(field)}.tif,{CLASSES[field.label]}\n" for field in fields]
     partial = out / "Photos" / f".{TRUTH}.part"
     partial.write_text("".join(lines))
@@ -132,19 +121,6 @@ def make_bach(config: MakeBach) -> pathlib.Path:
 def name_of(field: Field) -> str:
     """As BACH names its images: n001, b001, is001, iv001."""
     return f"{PREFIXES[field.label]}{field.index + 1:03}"
-
-
-def _claim(path, config):
-    """Writes bach.json, or checks that the folder holds this very cohort."""
-    asked = configs.to_plain(dataclasses.replace(config, out="", workers=0))
-    if path.is_file():
-        before = json.loads(path.read_text())["config"]
-        if changed := configs.differences(before, asked):
-            raise MakeCohortError(
-                f"{path.parent} holds another cohort: {'; '.join(changed)}; name "
-                "another folder with --config.out"
-            )
-    write_json(path, {"config": asked})
 
 
 def _make(field, config, source):

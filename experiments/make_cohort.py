@@ -7,10 +7,8 @@ Run again, it goes on where it stopped. `experiments.certify` then proves where 
 signal is.
 """
 
-import concurrent.futures
 import csv
 import dataclasses
-import enum
 import json
 import os
 import pathlib
@@ -22,6 +20,7 @@ from skimage import measure
 
 from experiments import commandline
 from experiments.cohort import explain
+from experiments.making import MakeCohortError, claim, in_parallel
 from wsi_jax.data.cohort import COLUMNS, read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.slides import synthetic
@@ -29,7 +28,6 @@ from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid
 from wsi_jax.slides.sources import Folder, Textures, TileSource
 
-CLAIM = "cohort.json"
 MACRO_UM = 2000
 FOLDS = 5
 LEAST = dict.fromkeys(("seed", "n_train", "n_val", "n_test", "workers"), 0)
@@ -80,10 +78,6 @@ class MakeCohort(synthetic.Practice):
             )
 
 
-class MakeCohortError(ValueError):
-    """A cohort that cannot be made as asked; the message names the flag."""
-
-
 def _positive(values):
     return bool(values) and all(isinstance(v, int | float) and v > 0 for v in values)
 
@@ -117,41 +111,14 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
     source = make_source(config)
     names = synthetic.labels(source.kinds, config.preset)
     slides = synthetic.plan(config, names)
-    _claim(out, config)
-    workers = config.workers or os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_make, slide, config, source, names) for slide in slides]
-        try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
-                job.result()
-                if done % 20 == 0 or done == len(jobs):
-                    logging.info("%d of %d slides", done, len(jobs))
-        finally:  # after a failure no other slide is begun
-            pool.shutdown(cancel_futures=True)
+    claim(out, config)
+    make = lambda slide: _make(slide, config, source, names)
+    in_parallel(make, slides, config.workers, "slides")
     _write_reference(out, slides, names)
     manifest = _write_manifest(out, slides, names)
     counts = format_counts(lint(read_manifest(manifest, names)))
     logging.info("%s\n%s", manifest, counts)
     return manifest
-
-
-def made_with(folder: str | os.PathLike) -> dict:
-    """The config of a cohort on disk, as plain JSON.
-
-    Raises:
-        MakeCohortError: no cohort there.
-    """
-    path = pathlib.Path(folder) / CLAIM
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise MakeCohortError(
-            f"{path}: no such file; name a folder that experiments.make_cohort wrote"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise MakeCohortError(
-            f"{path}: damaged ({error}); make the cohort anew in another folder"
-        ) from None
 
 
 def make_source(config: MakeCohort) -> TileSource:
@@ -188,33 +155,6 @@ def outlines(mask, scale: float) -> list[Polygon]:
         vertices = (contour - 0.5) / fine * scale
         polygons.append(Polygon(f"Annotation {len(polygons)}", group, vertices))
     return polygons
-
-
-def _claim(out, config):
-    """Writes cohort.json, or checks that the folder holds this very cohort."""
-    resolved = _plain(dataclasses.asdict(config))
-    for name in ("out", "workers"):
-        del resolved[name]
-    path = out / CLAIM
-    if path.is_file():
-        before = made_with(out)
-        differing = sorted(k for k in resolved if before.get(k) != resolved[k])
-        if differing:
-            name = differing[0]
-            raise MakeCohortError(
-                f"{out} holds a cohort with {name}={before.get(name)!r}, asked for is "
-                f"{resolved[name]!r}; name another folder with --config.out"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps({"config": resolved}, indent=2) + "\n")
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, enum.Enum):
-        return value.value
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _make(slide, config, source, names):

@@ -12,7 +12,7 @@ from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.checks import check_cohort
 from experiments.make_bach import PATIENTS, MakeBach, make_bach
-from experiments.make_cohort import MakeCohortError
+from experiments.making import MakeCohortError
 from wsi_jax.data.bach import CLASSES, MPP, read_bach
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.splits import use_fold
@@ -95,7 +95,7 @@ def test_a_second_run_draws_only_what_is_missing_and_draws_it_the_same(folder):
 
 
 def test_another_cohort_is_refused(folder, tmp_path):
-    with pytest.raises(MakeCohortError, match=r"seed: was 0, is 1; name another"):
+    with pytest.raises(MakeCohortError, match=r"seed=0, asked for is 1; name another"):
         make_bach(small(folder, seed=1))
     with pytest.raises(MakeCohortError, match=r"add --config\.out"):
         make_bach(MakeBach())
