@@ -1,10 +1,17 @@
 """What stops a run before it costs anything: its batches, cohort and slides."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Collection, Sequence
 
-from experiments.experiment import Experiment, RunError, write_csv, write_json
+from experiments.experiment import (
+    Experiment,
+    RunError,
+    check_weights,
+    write_csv,
+    write_json,
+)
 from wsi_jax.data.cohort import (
     SPLITS,
     Cohort,
@@ -14,6 +21,7 @@ from wsi_jax.data.cohort import (
 )
 from wsi_jax.data.lint import Lint, lint
 from wsi_jax.survey import Surveyed
+from wsi_jax.types import Stage
 
 MANIFEST, SLIDES = "manifest.csv", "slides.json"
 # What of a slide decides how a run trains and judges.
@@ -34,6 +42,19 @@ def check_batches(config: Experiment, devices: int) -> None:
                 f"--config.{name}={size} does not divide among {devices} devices; "
                 "make it a multiple of them"
             )
+
+
+def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> None:
+    """What stages have of their own is as sound as what the run has."""
+    for stage in stages:
+        if not stage.plan:
+            continue
+        own = dataclasses.replace(config, train=config.plan(stage))
+        try:
+            check_batches(own, devices)
+            check_weights(own.train)
+        except RunError as error:
+            raise RunError(f"stage {stage.name!r}: {error}") from error
 
 
 def check_cohort(part: Cohort, seen: Sequence[str]) -> Lint:

@@ -18,12 +18,13 @@ import numpy as np
 from absl import flags, logging
 from jax.sharding import Mesh
 
-from experiments import commandline, reporting
+from experiments import commandline, reporting, zooming
 from experiments.checks import (
     MANIFEST,
     SLIDES,
     check_batches,
     check_cohort,
+    check_plans,
     check_same_slides,
     check_slides,
     check_unchanged,
@@ -74,6 +75,9 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     seen = () if config.precomputed else config.trunk.seen()
     found = [check_cohort(part, seen) for part in parts]
     print(format_counts(found[0]), flush=True)  # of folds, the first stands for all
+    tx = config.train.optimiser.make(config.train.steps)
+    stages = config.stages(Task(cohort.classes), tx)
+    check_plans(config, stages, mesh.size)
     claim(folder, config)
     write_manifest(folder / MANIFEST, cohort)
 
@@ -89,8 +93,6 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
         if s["reason"]:
             print(f"{said}: {s['reason']}", file=sys.stderr, flush=True)
 
-    tx = config.train.optimiser.make(config.train.steps)
-    stages = config.stages(Task(cohort.classes), tx)
     for stage in stages:
         if stage.outlook:
             print(stage.outlook(source.views(without(cohort, refused))), flush=True)
@@ -113,8 +115,8 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     write_predictions(folder / "predictions.csv", verdicts, cohort)
     write_json(folder / "metrics.json", metrics)
     reporting.write(
-        folder, config, cohort, source, slides, verdicts, metrics, meter.as_dict(),
-        progress,
+        folder, config, cohort, source, stages, slides, verdicts, metrics,
+        meter.as_dict(), progress,
     )  # fmt: skip
     return report
 
@@ -142,6 +144,9 @@ def read_slides(
             return slides, LookSource(config, found, mesh)
         return slides, SlideSource(config, found)
     features = pathlib.Path(config.features or folder / "features")
+    if config.zooms:
+        how |= {"mesh": mesh, "check": check, "sheet": sheet}
+        return zooming.extract(config, cohort.rows, features, **how)
     slides = pipeline.extract(
         cohort.rows, tiling, features,
         mesh=mesh, batch=config.encode_batch, check=check, sheet=sheet, **how,
@@ -209,11 +214,11 @@ def otherwise(
     cohort: Cohort,
     found: dict[str, float],
 ) -> dict[str, float]:
-    """The verdicts by each way to choose crops, and where attention lies."""
-    if not config.looks or not verdicts[0].others:
+    """The verdicts by each way to come by them, and where attention lies."""
+    if not verdicts[0].others:
         return {}
     names = [f"{name}{end}" for name in reporting.NAMES for end in ("", "_lo", "_hi")]
-    by = {config.method.inference.value: found}
+    by = {config.method.way: found}
     for name in verdicts[0].others:
         by[name] = summarise(
             labels,
@@ -228,13 +233,18 @@ def otherwise(
         for way, summary in by.items()
         for name in ("n", *names)
     }
+    if not config.looks:
+        return told
     mass = np.mean([v.trace["maps"].sum((1, 2)) for v in verdicts], 0)
     pairs = zip(config.method.mpps, mass.tolist(), strict=True)
     return told | {f"mass.{mpp:g}": share for mpp, share in pairs}
 
 
 def write_predictions(path, verdicts: list[Predicted], cohort: Cohort) -> None:
-    """One line a test slide: who it is, what it is called, each class's probability."""
+    """One line a test slide: who it is, what it is called, each class's probability.
+
+    Probabilities by the method's other ways to come by a verdict stand behind.
+    """
     lines = []
     for v in verdicts:
         who = {
@@ -242,7 +252,11 @@ def write_predictions(path, verdicts: list[Predicted], cohort: Cohort) -> None:
         }
         said = {"label": v.row.label, "prediction": cohort.classes[v.called]}
         each = zip(cohort.classes, v.probabilities, strict=True)
-        lines.append(who | said | {f"p_{name}": f"{p:.6f}" for name, p in each})
+        each = {f"p_{name}": f"{p:.6f}" for name, p in each}
+        for way, p in v.others.items():
+            pairs = zip(cohort.classes, p, strict=True)
+            each |= {f"{way}.p_{name}": f"{p:.6f}" for name, p in pairs}
+        lines.append(who | said | each)
     write_csv(path, lines)
 
 

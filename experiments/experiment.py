@@ -110,7 +110,12 @@ class Experiment:
     @property
     def streams(self) -> bool:
         """Whether the method reads the slides themselves."""
-        return self.method.takes is not Takes.features
+        return self.method.takes in (Takes.slides, Takes.looks)
+
+    @property
+    def zooms(self) -> bool:
+        """Whether it takes features of tiles and of their children."""
+        return self.method.takes is Takes.zooms
 
     @property
     def looks(self) -> bool:
@@ -120,19 +125,28 @@ class Experiment:
     @property
     def mpps(self) -> tuple[float, ...]:
         """um/px at which the trunk sees slides."""
+        if self.zooms:
+            return self.grid.mpp / self.method.children, self.grid.mpp
         return self.method.reads() if self.looks else (self.grid.mpp,)
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
         """Of the method."""
         return stages_of(self.method, self.grid, task, tx)
 
+    def plan(self, stage: Stage) -> Train:
+        """How one of them is trained."""
+        return dataclasses.replace(self.train, **stage.plan)
+
     def validate(self) -> None:
         """Refuses weights that are not there or not for these tiles, and cells."""
+        if self.zooms:
+            self._check_zooms()
         if self.precomputed:
-            if self.streams:
+            if self.streams or self.zooms:
+                wants = "reads slides" if self.streams else "wants tiles and children"
                 raise RunError(
                     f"--config.precomputed={self.precomputed}: "
-                    f"{type(self.method).__name__} reads slides; leave it empty"
+                    f"{type(self.method).__name__} {wants}; leave it empty"
                 )
             if not pathlib.Path(self.precomputed).is_dir():
                 raise RunError(f"--config.precomputed={self.precomputed}: no folder")
@@ -154,12 +168,7 @@ class Experiment:
             raise RunError("--config.grid.overlap_px: cells of a map do not overlap")
         if self.streams and self.features:
             raise RunError(f"--config.features={self.features}: no features are made")
-        if self.train.class_weights and self.train.batch == 1:
-            raise RunError(
-                "--config.train.class_weights: in a batch of one slide a weight does "
-                "nothing; set it False and --config.train.balanced=True, or a larger "
-                "--config.train.batch"
-            )
+        check_weights(self.train)
         trained = self.trunk.trained_mpp()
         if trained and all(abs(trained / mpp - 1) > 0.05 for mpp in self.mpps):
             flag = "method.mpps" if self.looks else "grid.mpp"
@@ -170,6 +179,21 @@ class Experiment:
                 "for this one (experiments.pretrain_tiles)"
             )
 
+    def _check_zooms(self):
+        """Refuses a zoom to nowhere, and tiles and slides that are not whole."""
+        if self.method.children < 2:
+            raise RunError(
+                f"--config.method.children={self.method.children}: at least 2, to a "
+                "side of a tile"
+            )
+        if self.grid.overlap_px:
+            raise RunError("--config.grid.overlap_px: tiles share no children")
+        if self.loading.max_tiles is not None:
+            raise RunError(
+                f"--config.loading.max_tiles={self.loading.max_tiles}: "
+                f"{type(self.method).__name__} sees all tiles of a slide; leave it None"
+            )
+
     def tiling(self) -> Tiling:
         """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
         return Tiling(
@@ -177,7 +201,17 @@ class Experiment:
             tissue=self.tissue,
             encoder=self.method.trained().trunk if self.streams else self.encoder,
             overhang=self.streams,
-            reads=self.mpps if self.looks else (),
+            reads=self.mpps if self.looks or self.zooms else (),
+        )
+
+
+def check_weights(train: Train) -> None:
+    """Refuses weights of classes that do nothing."""
+    if train.class_weights and train.batch == 1:
+        raise RunError(
+            "--config.train.class_weights: in a batch of one slide a weight does "
+            "nothing; set it False and --config.train.balanced=True, or a larger "
+            "--config.train.batch"
         )
 
 

@@ -19,9 +19,10 @@ from absl import flags, logging
 from experiments import commandline
 from experiments.cohort import device_bytes, explain
 from experiments.experiment import RunError, check_claim, claim, write_csv, write_json
+from experiments.fitting import fit_stage
 from experiments.progress import progress
 from experiments.tile_comparison import baseline, compare, name_of, only
-from experiments.training import class_weights, fit_stage, validation_metrics
+from experiments.training import class_weights, validation_metrics
 from wsi_jax import configs
 from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
 from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles

@@ -28,6 +28,7 @@ from wsi_jax.slides.presets import Preset
 from wsi_jax.slides.regions import read_annotations
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.train.log import read_metrics
+from wsi_jax.types import Stage
 
 OVERVIEW_PX = 1000  # longer side of a heatmap's overview
 TOP_TILES = 8
@@ -39,6 +40,7 @@ def write(
     config: Experiment,
     cohort: Cohort,
     source: Source,
+    stages: Sequence[Stage],
     slides: Sequence[dict],
     verdicts: Sequence[Predicted],
     metrics: dict[str, float],
@@ -67,14 +69,14 @@ def write(
         metrics=headline(summary, NAMES),
         n_slides=len(verdicts),
         n_patients=int(summary["n_patients"]),
-        results=results(summary),
+        results=results(summary, getattr(config.method, "ways", "")),
         cohort=tables.counts(
             [{"split": r.split, "site": r.site, "label": r.label} for r in cohort.rows],
             ("split", "site"),
             cohort.classes,
         ),
         cost=tables.cost(cost),
-        drawings=drawings(folder, cohort, verdicts, summary),
+        drawings=drawings(folder, cohort, stages, verdicts, summary),
         verdicts=tuple(
             Verdict(
                 slide_id=one.row.slide_id,
@@ -108,10 +110,11 @@ def subtitle(config: Experiment) -> str:
             f"Whole slides at {config.grid.mpp:g} um/px, {config.trunk.name} trained "
             "end to end on slide labels."
         )
-    return (
-        f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px, "
-        f"{config.encoder.name} features, trained on slide labels."
-    )
+    tiles = f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px"
+    if config.zooms:
+        fine, k = config.mpps[0], config.method.children
+        tiles += f" and the {k} x {k} at {fine:g} um/px that fill each"
+    return f"{tiles}, {config.encoder.name} features, trained on slide labels."
 
 
 def text(summary: dict[str, float], n: int) -> str:
@@ -213,8 +216,8 @@ def _draw_looks(slide, config, one, title, outlines, paths):
     )
 
 
-def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
-    """By slide and patient, by class, by site, by the choice of crops."""
+def results(summary: dict[str, float], ways: str) -> tuple[tables.Table, ...]:
+    """By slide and patient, by class, by site, by the ways to come by a verdict."""
     recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
     found = [
         tables.levels(summary, NAMES),
@@ -223,15 +226,11 @@ def results(summary: dict[str, float]) -> tuple[tables.Table, ...]:
     if any(name.startswith("site.") for name in summary):
         found.append(tables.breakdown(summary, "site.", "By site", NAMES))
     if any(name.startswith("inference.") for name in summary):
-        caption = (
-            "Crops of a verdict: several draws averaged (sampled), or the cells with "
-            "the most attention (top)"
-        )
-        found.append(tables.breakdown(summary, "inference.", caption, NAMES))
+        found.append(tables.breakdown(summary, "inference.", ways, NAMES))
     return tuple(found)
 
 
-def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
+def drawings(folder, cohort, stages, verdicts, summary) -> tuple[Drawing, ...]:
     """ROC (also as roc.png), calibration, confusion, training, magnification."""
     labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
     p = np.stack([v.probabilities for v in verdicts])
@@ -273,11 +272,11 @@ def drawings(folder, cohort, verdicts, summary) -> tuple[Drawing, ...]:
             caption="Rows: labels; columns: verdicts.",
         ),
     ]
-    logs = sorted(folder.glob("**/metrics.jsonl"))
-    if logs:
-        lines = read_metrics(logs[-1])
-        drawn.append(_training(lines))
-        drawn += _magnification(lines)
+    for stage in stages:
+        *_, log = sorted(folder.glob(f"**/{stage.name}/metrics.jsonl"))  # last fold's
+        if lines := read_metrics(log):
+            drawn.append(_training(lines, stage.name if len(stages) > 1 else ""))
+            drawn += _magnification(lines)
     return tuple(drawn)
 
 
@@ -322,14 +321,15 @@ def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
     )  # fmt: skip
 
 
-def _training(lines: Sequence[dict]) -> Drawing:
+def _training(lines: Sequence[dict], stage: str) -> Drawing:
     known = {name for one in lines for name in one}
-    losses = {"training": "train.loss", "validation": "val.log_loss"}
+    validation = "val.loss" if "val.loss" in known else "val.log_loss"
+    losses = {"training": "train.loss", "validation": validation}
     scores = {"validation AUC": "val.auc", "training accuracy": "train.accuracy"}
     pick = lambda wanted: {n: _line(lines, m) for n, m in wanted.items() if m in known}
     figure = curves.training(pick(losses), pick(scores))
     return Drawing(
-        title="Training",
+        title=f"Training: {stage}" if stage else "Training",
         svg=svg(figure),
         alt=f"loss and scores over {lines[-1]['step']} steps",
         caption="The step that validation liked best was kept.",

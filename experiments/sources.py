@@ -15,11 +15,13 @@ from wsi_jax.data.cohort import Cohort, Row, label_ids
 from wsi_jax.data.features import read_features
 from wsi_jax.data.looks import LookReader
 from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.data.stored import Stored
 from wsi_jax.evals.cost import Meter
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import Slide, SlideError
 from wsi_jax.survey import Surveyed, view
 from wsi_jax.train.compile import make_mesh, split
+from wsi_jax.train.loop import Train
 from wsi_jax.types import Bag
 
 
@@ -48,8 +50,17 @@ class Source(Protocol):
     mesh: Mesh
     dim: int
 
-    def training(self, part: Cohort, weights: np.ndarray | None, start: int) -> Any:
-        """Batches without end, from step `start` on; in host memory."""
+    def training(
+        self,
+        part: Cohort,
+        weights: np.ndarray | None,
+        start: int,
+        plan: Train | None = None,
+    ) -> Any:
+        """Batches without end, from step `start` on; in host memory.
+
+        By the run's plan, or a stage's own.
+        """
 
     def evaluation(self, part: Cohort) -> Iterator[tuple[Any, list[int]]]:
         """Every slide once, in order; and how many tiles each has."""
@@ -77,13 +88,13 @@ class FeatureSource:
         self.mesh, self.dim = mesh, 0
         self._config, self._files, self._known = config, files, {}
 
-    def training(self, part, weights, start):
-        train = self._config.train
+    def training(self, part, weights, start, plan=None):
+        plan = plan or self._config.train
         batches = training_bags(
             self._bags(part, weights),
-            seed=train.seed,
-            batch_size=train.batch,
-            balanced=train.balanced,
+            seed=plan.seed,
+            batch_size=plan.batch,
+            balanced=plan.balanced,
             start=start,
             process=0,
             processes=1,
@@ -123,11 +134,13 @@ class FeatureSource:
         """Bags of a part, remembered: they may keep features in memory."""
         key = tuple(row.slide_id for row in part.rows), weights is None
         if key not in self._known:
-            paths = [self._path(row) for row in part.rows]
-            labels = label_ids(part)
-            self._known[key] = Bags(paths, labels, weights, self._config.loading)
+            self._known[key] = self._open(part.rows, label_ids(part), weights)
         self.dim = self._known[key].d
         return self._known[key]
+
+    def _open(self, rows, labels, weights) -> Stored:
+        paths = [self._path(row) for row in rows]
+        return Bags(paths, labels, weights, self._config.loading)
 
 
 class SlideSource:
@@ -148,8 +161,8 @@ class SlideSource:
         self._found = {one.row.slide_id: one for one in found}
         self._views, self._charged = {}, {}
 
-    def training(self, part, weights, start):
-        for views, label, weight in self._batches(part, weights, start):
+    def training(self, part, weights, start, plan=None):
+        for views, label, weight in self._batches(part, weights, start, plan):
             yield Bag(tuple(views), None, label, weight)
 
     def evaluation(self, part):
@@ -182,14 +195,12 @@ class SlideSource:
     def notes(self):
         return {name: view.note() for name, view in self._views.items() if view.lost}
 
-    def _batches(self, part, weights, start):
+    def _batches(self, part, weights, start, plan):
         """(views, labels, weights) of the batches of a training, without end."""
-        train, labels = self._config.train, label_ids(part)
+        plan, labels = plan or self._config.train, label_ids(part)
         weights = np.ones(len(labels), np.float32) if weights is None else weights
         for step in itertools.count(start):
-            at = bag_batch_indices(
-                train.seed, step, labels, train.batch, train.balanced
-            )
+            at = bag_batch_indices(plan.seed, step, labels, plan.batch, plan.balanced)
             views = [self._view(part.rows[i]) for i in at]
             yield views, labels[at], weights[at]
 
@@ -217,10 +228,9 @@ class LookSource(SlideSource):
             least=self._largest() if method.resident else (1, 1),
         )
 
-    def training(self, part, weights, start):
-        batches = (
-            self._reader.bag(*batch) for batch in self._batches(part, weights, start)
-        )
+    def training(self, part, weights, start, plan=None):
+        found = self._batches(part, weights, start, plan)
+        batches = (self._reader.bag(*batch) for batch in found)
         return batches if self._config.method.resident else with_next(batches)
 
     def evaluation(self, part):

@@ -1,29 +1,23 @@
-"""One training on a cohort's features: fit, choose on validation, predict the test."""
+"""One training on a cohort: its stages, a threshold from validation, the test."""
 
-import contextlib
 import pathlib
-import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from experiments.experiment import Experiment, RunError
+from experiments.experiment import Experiment
+from experiments.fitting import fit_stage
 from experiments.sources import Source
 from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
-from wsi_jax.data.parallel import prefetch_to_device
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
-from wsi_jax.run import WEIGHTS, Card, save_card
-from wsi_jax.train.checkpoint import Checkpoints
-from wsi_jax.train.compile import compile_method, replicate
-from wsi_jax.train.log import MetricsLog
-from wsi_jax.train.loop import Best, Train, fit
-from wsi_jax.types import Bag, Method, Stage
+from wsi_jax.run import Card, save_card
+from wsi_jax.train.compile import compile_each, compile_method
+from wsi_jax.types import Method, Stage
 
 
 class Predicted(NamedTuple):
@@ -62,28 +56,15 @@ def train(
     Run again, it goes on from the last checkpoint.
     """
     parts = {name: in_split(cohort, name) for name in SPLITS}
-    labels = label_ids(parts["train"])
-    weights = class_weights(labels, len(cohort.classes))
-    weights = weights if config.train.class_weights else None
-
-    def validate(method, params):
-        found = probabilities(method, params, source, parts["val"])
-        return validation_metrics(*found)
-
+    params = None
     for stage in stages:
-        method = compile_method(stage.method, source.mesh)
-        with progress(f"training ({stage.name})", config.train.steps) as advance:
-            params = fit_stage(
-                config.train,
-                method,
-                lambda start: source.training(parts["train"], weights, start),
-                lambda params, method=method: validate(method, params),
-                folder / stage.name,
-                source.mesh,
-                source.put,
-                meter,
-                advance,
-            )
+        inside = folder / stage.name
+        params = train_stage(
+            config, parts, source, stage, inside, meter, progress, params
+        )
+        if stage.distil:
+            source = distilled(stage, params, source, parts, inside, progress)
+    method = compile_method(stages[-1].method, source.mesh)
     threshold = None
     if len(cohort.classes) == 2:
         truth, p = probabilities(method, params, source, parts["val"])
@@ -120,70 +101,72 @@ def train(
     return called, threshold
 
 
-def fit_stage(
-    plan: Train,
-    method: Method,
-    stream: Callable[[int], Iterator[Bag]],
-    validate: Callable[[Any], dict[str, float]],
+def train_stage(
+    config: Experiment,
+    parts: Mapping[str, Cohort],
+    source: Source,
+    stage: Stage,
     folder: pathlib.Path,
-    mesh: Mesh,
-    put: Callable[[Any], Any],
     meter: Meter,
-    advance: Callable,
+    progress,
+    earlier: Any,
 ) -> Any:
-    """Fits one stage, resuming; returns the parameters that validation liked best.
-
-    Args:
-        plan: of the training.
-        method: compiled.
-        stream: step -> its batch and all that follow.
-        validate: params -> metrics.
-        folder: of the stage.
-        mesh: on all of whose devices the parameters lie in the end.
-        put: a batch where the method wants it.
-        meter: is charged with the device's seconds.
-        advance: of a progress bar.
-    """
-    checkpoints = Checkpoints(folder / "state")
-    kept = Checkpoints(folder / WEIGHTS)
-    first = put(next(stream(0)))
-    state = method.init(jax.random.key(plan.seed), first)
-    best = Best()
-    if found := checkpoints.restore(state):
-        state, memory = found
-        best = Best(**memory["best"])
-    log = MetricsLog(folder / "metrics.jsonl", int(state.step))
-    advance(int(state.step), before=True)
-    batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2), advance)
-
-    def save(step, state, best):
-        kept.wait()  # no checkpoint may know of a best step that is not on disk
-        checkpoints.save(step, state, {"best": best._asdict()})
-
-    began = time.perf_counter()
-    # Closed even where training fails: the last checkpoint is whole then.
-    with contextlib.closing(checkpoints), contextlib.closing(kept):
-        state, best = fit(
-            method,
-            state,
-            batches,
+    """Trains one stage, from what the one before has learnt; returns its parameters."""
+    plan, method = config.plan(stage), compile_method(stage.method, source.mesh)
+    weights = None
+    if plan.class_weights:
+        labels, c = label_ids(parts["train"]), len(parts["train"].classes)
+        weights = class_weights(labels, c)
+    if stage.validate:
+        measure = compile_each(stage.validate, source.mesh)
+        validate = lambda params: means(measure, params, source, parts["val"])
+    else:
+        validate = lambda params: validation_metrics(
+            *probabilities(method, params, source, parts["val"])
+        )
+    with progress(f"training ({stage.name})", plan.steps) as advance:
+        return fit_stage(
             plan,
-            log=log,
-            save=save,
-            validate=validate,
-            keep=lambda step, params: kept.save(step, params, {"step": step}),
-            best=best,
+            method,
+            lambda start: source.training(parts["train"], weights, start, plan),
+            validate,
+            folder,
+            source.mesh,
+            source.put,
+            meter,
+            advance,
+            earlier,
         )
-        meter.add(device_s=time.perf_counter() - began - batches.waited_s)
-        kept.wait()
-        found = kept.restore(state.params)
-    if found is None:
-        raise RunError(
-            f"{folder / WEIGHTS} holds no weights: validation never had a "
-            f"{plan.monitor.removeprefix('-')} that is a number; choose another "
-            "--config.train.monitor"
+
+
+def distilled(
+    stage: Stage,
+    params: Any,
+    source: Source,
+    parts: Mapping[str, Cohort],
+    folder: pathlib.Path,
+    progress,
+) -> Source:
+    """Batches of what a trained stage makes of slides, each made once."""
+    distil = compile_each(
+        lambda params, bag, key: stage.distil(params, bag.x), source.mesh
+    )
+    slides = sum(len(part.rows) for part in parts.values())
+    with progress(f"distilling ({stage.name})", slides) as advance:
+        return source.distilled(
+            list(parts.values()), distil, params, folder / "distilled", advance
         )
-    return replicate(found[0], mesh)
+
+
+def means(
+    measure: Callable, params: Any, source: Source, part: Cohort
+) -> dict[str, float]:
+    """Over the slides of a part, of what `measure` tells of each."""
+    key, found = jax.random.key(0), []
+    for batch, lengths in source.evaluation(part):
+        told = jax.device_get(measure(params, source.put(batch), key))
+        found += [{k: v[i] for k, v in told.items()} for i in range(len(lengths))]
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
 def validation_metrics(labels: np.ndarray, p: np.ndarray) -> dict[str, float]:
@@ -217,20 +200,3 @@ def class_weights(labels: np.ndarray, c: int) -> np.ndarray:
     """Each slide's weight, so that classes weigh alike and the mean is 1."""
     count = np.bincount(labels, minlength=c)
     return (len(labels) / (c * count[labels])).astype(np.float32)
-
-
-class Feed:
-    """Batches for the loop; moves a progress bar and counts the seconds waited."""
-
-    def __init__(self, batches: Iterator, advance):
-        self.batches, self.advance, self.waited_s = batches, advance, 0.0
-
-    def __next__(self):
-        began = time.perf_counter()
-        batch = next(self.batches)
-        self.waited_s += time.perf_counter() - began
-        self.advance(1)
-        return batch
-
-    def __iter__(self):
-        return self

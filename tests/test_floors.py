@@ -24,6 +24,7 @@ FLOORS = {
     "methods": 3,
     "encode": 4,
     "survey": 4,
+    "sight": 5,
     "pipeline": 5,
     "run": 6,
     "__init__": 7,

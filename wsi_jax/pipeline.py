@@ -42,7 +42,7 @@ def extract(
 
     Args:
         rows: the slides.
-        tiling: grid, tissue, encoder.
+        tiling: grid, tissue, encoder; of tiles, or of their children.
         folder: of all features; each tiling gets its own below it.
         mesh: over whose devices tiles are encoded.
         batch: tiles at a time.
@@ -80,7 +80,7 @@ def extract(
         params = replicate(tiling.encoder.params(), mesh)
         encoded = encode(
             [TileSource(s.row.path, s.row.mpp, s.yx) for s in todo],
-            tiling.grid,
+            tiling.tiles,
             tiling.encoder,
             params=params,
             mesh=mesh,
@@ -102,8 +102,11 @@ def extract(
                     reason = _joined(slide.note, damaged[name], one.note())
                     status[name]["reason"] = reason
                 advance(len(slide.yx), _busy(meter, counts))
+        again = tiling.children > 1  # these slides have been counted with their tiles
         meter.add(
-            slides=len(todo), tiles=counts.tiles, bytes_decoded=counts.decoded_bytes
+            slides=0 if again else len(todo),
+            tiles=counts.tiles,
+            bytes_decoded=counts.decoded_bytes,
         )
     if sheet and any(why[s.row.slide_id] for s in usable):
         contact_sheet([s.contact(why[s.row.slide_id]) for s in found], sheet)
@@ -217,19 +220,20 @@ def _joined(*notes: str) -> str:
 
 def _write(path, slide, encoded, tiling, expect) -> None:
     """Writes one slide's features."""
+    grid = tiling.tiles
     origin = Origin(
         slide_id=slide.row.slide_id,
         shape=slide.shape,
         mpp=slide.mpp,
-        target_mpp=tiling.grid.mpp,
-        size_px=tiling.grid.size_px,
-        overlap_px=tiling.grid.overlap_px,
+        target_mpp=grid.mpp,
+        size_px=grid.size_px,
+        overlap_px=grid.overlap_px,
         encoder=tiling.encoder.name,
         config_hash=expect,
         bad_tiles=encoded.lost,
         bad_reason=encoded.reason,
     )
-    yx = level0(slide.yx[encoded.kept], tiling.grid.mpp, slide.mpp)
+    yx = level0(slide.yx[encoded.kept], grid.mpp, slide.mpp)
     write_features(path, encoded.x, yx, origin)
 
 

@@ -12,19 +12,23 @@ import optax
 
 from wsi_jax.configs import from_plain, to_plain
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.looks import LookReader
-from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.data.tiles import Reading
 from wsi_jax.data.views import View
-from wsi_jax.encode import encode
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.report.heatmap import heatmap
+from wsi_jax.sight import SIGHTS
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
 from wsi_jax.survey import Tiling, stages_of, survey, view
 from wsi_jax.train.checkpoint import Checkpoints
-from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.types import Bag, Looks, Takes, Task, bucket
+from wsi_jax.train.compile import (
+    compile_each,
+    compile_method,
+    make_mesh,
+    replicate,
+)
+from wsi_jax.types import Task
 
 CARD = "model.json"
 WEIGHTS = "best"
@@ -155,26 +159,30 @@ class Predictor:
         self.card = card
         self._mesh = make_mesh(jax.local_devices()[:1])
         task, grid = Task(card.classes), card.tiling.grid
-        *_, stage = stages_of(card.method, grid, task, optax.identity())
+        *earlier, stage = stages_of(card.method, grid, task, optax.identity())
         self._method = compile_method(stage.method, self._mesh)
-        self._streams = card.method.takes is not Takes.features
-        self._looks = card.method.takes is Takes.looks
+        self._sight = SIGHTS[card.method.takes](card.tiling, card.method, self._mesh)
+        self._distil = [
+            compile_each(lambda params, x, _, f=one.distil: f(params, x), self._mesh)
+            for one in earlier
+            if one.distil
+        ]
         self._saliency = stage.saliency
-        nothing = _bag(np.zeros((1, card.dim), np.float32), 1)
-        if self._looks:
-            side = grid.size_px
-            one = Looks(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, 3)))
-            nothing = nothing._replace(x=one, mask=np.ones((1, 1, 1), bool))
-        like = jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
+        nothing = self._sight.nothing(card.dim)
+        fresh = lambda stage: (
+            jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
+        )
+        for one in earlier:
+            if one.distil:
+                x = jax.eval_shape(one.distil, fresh(one), nothing.x)
+                nothing = nothing._replace(x=x)
+        like = fresh(stage)
         found = Checkpoints(folder / stage.name / WEIGHTS).restore(like)
         if found is None:
             raise FileNotFoundError(
                 f"{folder / stage.name / WEIGHTS} holds no weights; train the run again"
             )
-        self._params = replicate(found[0], self._mesh)
-        if not self._streams:
-            encoder = card.tiling.encoder.params()
-            self._encoder = replicate(encoder, self._mesh)
+        self.params = replicate(found[0], self._mesh)
 
     def predict(
         self,
@@ -199,14 +207,13 @@ class Predictor:
         """
         tiling, meter, reading = self.card.tiling, Meter(), reading or Reading()
         found = self._survey(path, mpp, mask)
-        look = self._stream if self._streams else self._encode
-        look = self._look if self._looks else look
-        bag, kept, note, seen = look(found, batch, reading, meter)
-        said = jax.device_get(
-            self._method.predict(self._params, bag, jax.random.key(0))
-        )
-        if self._streams:  # only now is the slide read
-            note = _read(seen, reading, meter)
+        seen, key = self._sight.see(found, batch, reading, meter), jax.random.key(0)
+        bag, kept, note = seen.bag, seen.kept, seen.note
+        for distil in self._distil:
+            bag = bag._replace(x=distil(self.params, bag.x, key))
+        said = jax.device_get(self._method.predict(self.params, bag, key))
+        if seen.view:  # only now is the slide read
+            note = _read(seen.view, reading, meter)
         p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
         label = int(decide(p[None], self.card.threshold)[0])
         return Verdict(
@@ -255,7 +262,7 @@ class Predictor:
         block = max(1, round(size / grid.mpp))
         total = np.zeros([-(-n // block) for n in seen.shape])
         which = self.card.classes.index(label)
-        for (r, c), grad in self._saliency(self._params, seen, which):
+        for (r, c), grad in self._saliency(self.params, seen, which):
             h, w = grad.shape[:2]
             y, x = (np.arange(i * n, (i + 1) * n) for i, n in ((r, h), (c, w)))
             y, x = y[y < seen.shape[0]], x[x < seen.shape[1]]
@@ -296,50 +303,6 @@ class Predictor:
             raise SlideError(found.reason)
         return found
 
-    def _stream(self, found, batch, reading, meter):
-        """The slide itself, every tile of its tissue, nothing read yet, its view."""
-        del batch, meter
-        seen = view(found, self.card.tiling.grid, reading)
-        bag = Bag((seen,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
-        return bag, np.arange(len(found.yx)), "", seen
-
-    def _look(self, found, batch, reading, meter):
-        """Its overview, to be read on where the method wants it; as `_stream`."""
-        del batch, meter
-        method, grid = self.card.method, self.card.tiling.grid
-        reader = LookReader(
-            method.reads(),
-            method.cells(grid.mpp, grid.size_px).crop_px,
-            overviews=method.overviews,
-            resident=method.resident,
-            threads=reading.threads,
-        )
-        seen = view(found, grid, reading)
-        bag = reader.bag([seen], np.zeros(1, np.int32), np.ones(1, np.float32))
-        return bag, np.arange(len(found.yx)), "", seen
-
-    def _encode(self, found, batch, reading, meter):
-        """Features of its tiles, which of them they are, and what could not be read."""
-        tiling, counts = self.card.tiling, TileCounts()
-        (encoded,) = encode(
-            [TileSource(found.row.path, found.row.mpp, found.yx)],
-            tiling.grid,
-            tiling.encoder,
-            params=self._encoder,
-            mesh=self._mesh,
-            batch=batch,
-            reading=reading,
-            meter=meter,
-            counts=counts,
-        )
-        if refusal := encoded.refusal(reading.max_unreadable):
-            raise SlideError(refusal)
-        meter.add(slides=1, tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
-        # As on disk in training: float16, padded to a bucket.
-        x = encoded.x.astype(np.float16)
-        bag = split(_bag(x, bucket(len(x), 256)), self._mesh)
-        return bag, encoded.kept, encoded.note(), None
-
 
 def _read(view: View, reading: Reading, meter: Meter) -> str:
     """What of a streamed slide could not be read; charges the meter.
@@ -354,10 +317,3 @@ def _read(view: View, reading: Reading, meter: Meter) -> str:
             f"{reading.max_unreadable:g}: copy the slide again, or raise it"
         )
     return view.note()
-
-
-def _bag(x: np.ndarray, length: int) -> Bag:
-    """One slide's features as a padded bag."""
-    mask = np.arange(length) < len(x)
-    x = np.pad(x, [(0, length - len(x)), (0, 0)])
-    return Bag(x[None], mask[None], np.zeros(1, np.int32), np.ones(1, np.float32))

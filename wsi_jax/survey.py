@@ -18,7 +18,7 @@ from wsi_jax.nets.encoder import Encoder, Trunk
 from wsi_jax.report.contact import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.content import content_id
-from wsi_jax.slides.grid import Grid, tile_grid
+from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.regions import read_annotations, read_mask
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.tissue import Source, Tissue, tissue_mask
@@ -35,6 +35,9 @@ class Tiling:
         encoder: of each tile.
         overhang: also those that reach beyond the slide.
         reads: um/px at which slides will be read besides the grid's.
+        children: k, where not the tiles of the grid are encoded but the k x k of their
+            side, at grid.mpp / k, that fill each of them: row by row, one tile's after
+            another's.
     """
 
     grid: Grid = dataclasses.field(default_factory=Grid)
@@ -42,15 +45,23 @@ class Tiling:
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
     overhang: bool = False
     reads: tuple[float, ...] = ()
+    children: int = 1
+
+    @property
+    def tiles(self) -> Grid:
+        """As the grid, of what is encoded."""
+        return dataclasses.replace(self.grid, mpp=self.grid.mpp / self.children)
 
     def fingerprint(self) -> str:
         """Of everything that decides a slide's features."""
-        return config_hash(self.grid, self.tissue, self.encoder.describe())
+        finer = [self.children] if self.children > 1 else []
+        return config_hash(self.grid, self.tissue, self.encoder.describe(), *finer)
 
     def folder(self) -> str:
         """Of the feature files: tiles, then encoder, as TRIDENT names them."""
-        g = self.grid
+        g = self.tiles
         grid = f"{g.mpp:g}mpp_{g.size_px}px_{g.overlap_px}px_overlap"
+        grid += "_children" if self.children > 1 else ""
         return f"{grid}/features_{self.encoder.name}_{self.fingerprint()[:8]}"
 
 
@@ -59,7 +70,7 @@ class Surveyed(NamedTuple):
 
     Attributes:
         row: of the manifest.
-        yx: corners of the tiles [n 2], in pixels at the grid's mpp.
+        yx: corners of what is encoded [n 2], in pixels at the mpp of `tiling.tiles`.
         mpp: of level 0.
         mpp_source: "manifest", "property" or "tiff".
         shape: (h, w) of level 0.
@@ -103,7 +114,8 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         return nothing._replace(reason=missing)
     try:
         with open_slide(row.path, row.mpp) as slide:
-            for mpp in (tiling.grid.mpp, *tiling.reads):  # can they be had at all?
+            # Can they be had at all?
+            for mpp in (tiling.grid.mpp, tiling.tiles.mpp, *tiling.reads):
                 slide.read((0, 0), 1, mpp)
             # Tissue is told from the finest there is where that is coarse already.
             tissue = dataclasses.replace(
@@ -117,6 +129,7 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
     yx = tile_grid(
         slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid, tiling.overhang
     )
+    yx = children(yx, tiling.grid.size_px, tiling.children)
     area = float(mask.sum()) * (tissue.mpp / 1000) ** 2
     reason = ""
     if not len(yx):

@@ -48,6 +48,19 @@ class Bag(NamedTuple):
     weight: Array
 
 
+class Zooms(NamedTuple):
+    """Features of the tiles of `b` slides at two resolutions.
+
+    Attributes:
+        low: [b n d], of the tiles.
+        high: [b n k d], of the k children that fill each tile, at high resolution; or
+            [b n d], of what a stage has distilled from them.
+    """
+
+    low: Array
+    high: Array
+
+
 class Looks(NamedTuple):
     """What is seen of `b` slides by a method that chooses where to look closer.
 
@@ -128,8 +141,29 @@ class Method(NamedTuple):
     staged: bool = False
 
 
+class Zoomer(NamedTuple):
+    """A verdict that rests on what is zoomed into and nothing else is read of.
+
+    Attributes:
+        begin: (params, features of tiles [b n d], mask [b n]) -> state.
+        likely: (params, state) -> log-probability [b n] of each tile to be the next;
+            -inf for all of a slide that has been seen enough of.
+        step: (params, state, tile [b], features of its children [b k d]) -> state.
+        end: (params, state) -> (logits [b c], attention [b n]).
+    """
+
+    begin: Callable
+    likely: Callable
+    step: Callable
+    end: Callable
+
+
 class Stage(NamedTuple):
     """One training of those that a method needs, in order.
+
+    Where there are several, the parameters of each are a dict of named trees. A tree
+    that has the name of an earlier stage's begins as that left it, so that the last
+    stage has them all. The optimiser's state must not hang on values, nor does optax's.
 
     Attributes:
         name: of its folder of checkpoints.
@@ -139,6 +173,14 @@ class Stage(NamedTuple):
         saliency: (params, view of a slide, class) -> for each tile ((row, column),
             gradient [h w 3] of the class's logit). None where pixels are not seen.
         others: the method with other ways to predict, by name; reported besides.
+        plan: fields of `train.loop.Train` that are this stage's own, by name.
+        validate: (params, batch, key) -> metrics each [b], for the plan's monitor; None
+            for those of the verdicts of `method.predict`.
+        zoomer: how a verdict is come by that reads no more than it needs; None where
+            all is read.
+        distil: (params, x of a batch) -> x, of methods that take zooms: what all later
+            stages see of a slide, made once for all when this one is trained. The
+            params may be a later stage's too.
     """
 
     name: str
@@ -146,16 +188,23 @@ class Stage(NamedTuple):
     outlook: Callable | None = None
     saliency: Callable | None = None
     others: Mapping[str, Method] = types.MappingProxyType({})
+    plan: Mapping[str, Any] = types.MappingProxyType({})
+    validate: Callable | None = None
+    distil: Callable | None = None
+    zoomer: Zoomer | None = None
 
 
 class Takes(enum.Enum):
     """What a method's batches are made of.
 
     features: Bags of features that an encoder has made of tiles.
+    zooms: Bags whose `x` is `Zooms`; the method tells its `children`, to a side of a
+        tile.
     slides: Bags whose `x` is a tuple of views of slides (`data.views.View`).
     looks: Bags whose `x` is `Looks`.
     """
 
     features = "features"
+    zooms = "zooms"
     slides = "slides"
     looks = "looks"

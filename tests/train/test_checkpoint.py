@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.train.checkpoint import Checkpoints
+from wsi_jax.train.checkpoint import Checkpoints, digest
 from wsi_jax.train.compile import make_mesh, replicate
 from wsi_jax.types import TrainState
 
@@ -127,3 +127,16 @@ def test_a_step_taken_while_it_is_written_does_not_change_it(tmp_path):
     checkpoints.close()
     found, _ = Checkpoints(tmp_path).restore({"w": weights})
     np.testing.assert_array_equal(found["w"], 0)
+
+
+def test_a_digest_is_of_names_types_and_values():
+    tree = {"a": jnp.arange(3.0), "b": {"c": jnp.zeros(2)}}
+    again = replicate(jax.tree.map(jnp.copy, tree), EIGHT)
+    assert digest(tree) == digest(again)
+    others = (
+        {"a": jnp.arange(3.0), "b": {"d": jnp.zeros(2)}},
+        {"a": jnp.arange(3.0), "b": {"c": jnp.array([0.0, 1e-30])}},
+        {"a": jnp.arange(3), "b": {"c": jnp.zeros(2)}},
+        {"a": jnp.arange(3.0)[None], "b": {"c": jnp.zeros(2)}},
+    )
+    assert len({digest(one) for one in (tree, *others)}) == 5

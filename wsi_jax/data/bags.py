@@ -1,48 +1,27 @@
-"""Batches of padded bags from feature files."""
+"""Batches of padded bags; and bags of feature files."""
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int32
+from jaxtyping import Float32, Int32
 
 from wsi_jax.data.features import FeatureError, feature_shape, read_features
 from wsi_jax.data.order import bag_batch_indices, draw_tiles, process_rows
 from wsi_jax.data.parallel import parallel_batches
+from wsi_jax.data.stored import Loading, Stored
 from wsi_jax.types import Bag, bucket
 
-GIB = 1 << 30
 ENDLESS = np.iinfo(np.int64).max
-
-
-@dataclasses.dataclass(kw_only=True)
-class Loading:
-    """How bags are loaded and padded.
-
-    Attributes:
-        max_tiles: of a slide in a training batch, drawn anew each step; None for all.
-        min_bucket: shortest padded length; bags are padded to this times a power of 2,
-            so that a cohort compiles a handful of programs and not one per slide.
-        cache_gib: features are kept in memory where all of them fit in this much.
-        threads: that read files.
-        prefetch: batches kept ready.
-    """
-
-    max_tiles: int | None = None
-    min_bucket: int = 256
-    cache_gib: float = 8.0
-    threads: int = 8
-    prefetch: int = 2
 
 
 class BagBatch(NamedTuple):
     """A padded batch and whose it is.
 
     Attributes:
-        bag: for the method: numpy arrays, features in float16.
+        bag: for the method, in numpy arrays.
         slide: [b], index into the bags; -1 for a row that only fills the batch.
     """
 
@@ -50,15 +29,8 @@ class BagBatch(NamedTuple):
     slide: Int32[np.ndarray, " b"]
 
 
-class Bags:
-    """The feature files of some slides, with their labels, not yet loaded.
-
-    Attributes:
-        labels: [slides], index of each slide's class.
-        weights: [slides], of each slide in the loss.
-        lengths: [slides], tiles of each slide.
-        d: features of a tile.
-    """
+class Bags(Stored):
+    """Features of tiles, [n d] float16, from feature files."""
 
     def __init__(
         self,
@@ -78,35 +50,19 @@ class Bags:
         Raises:
             FeatureError: listing every file that cannot be used.
         """
-        shapes = _shapes(paths)
-        self.paths, self.loading = tuple(paths), loading
-        self.labels = np.asarray(labels, np.int32)
-        self.weights = np.ones(len(paths), np.float32) if weights is None else weights
-        self.lengths = np.array([n for n, _ in shapes], np.int64)
-        self.d = shapes[0][1]
-        size = 2 * self.d * int(self.lengths.sum())
-        self._cache = {} if size <= loading.cache_gib * GIB else None
+        lengths, d = feature_shapes(paths)
+        rows = [((d,), np.float16)]
+        super().__init__(paths, labels, weights, lengths, rows, loading)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def read(self, slide):
+        return (read_features(self.paths[slide]).x,)
 
-    def load(self, slide: int) -> Float16[np.ndarray, "n d"]:
-        """The features of one slide; from memory where the cohort fits into it."""
-        if self._cache is not None and slide in self._cache:
-            return self._cache[slide]
-        x = read_features(self.paths[slide]).x
-        if len(x) != self.lengths[slide]:
-            raise FeatureError(
-                f"{self.paths[slide]}: had {self.lengths[slide]} tiles and now has "
-                f"{len(x)}; do not extract features while they are trained on"
-            )
-        if self._cache is not None:
-            self._cache[slide] = x
+    def pack(self, x):
         return x
 
 
 def training_bags(
-    bags: Bags,
+    bags: Stored,
     *,
     seed: int,
     batch_size: int,
@@ -140,7 +96,7 @@ def training_bags(
 
 
 def evaluation_bags(
-    bags: Bags, *, batch_size: int, process: int, processes: int
+    bags: Stored, *, batch_size: int, process: int, processes: int
 ) -> Iterator[BagBatch]:
     """Every slide once, whole and in order; the last batch is filled with weight 0.
 
@@ -178,28 +134,30 @@ def _batches(bags, indices, seed, rows, steps):
         step, row = divmod(i, n_rows)
         index, kept, length = plan(step)
         slide, n = int(index[row]), int(kept[row])
-        x = np.zeros((length, bags.d), np.float16)
+        arrays = tuple(np.zeros((length, *shape), dtype) for shape, dtype in bags.rows)
         if slide >= 0:
-            found = bags.load(slide)
-            if n < len(found):
-                found = found[draw_tiles(seed, step, slide, len(found), n)]
-            x[:n] = found
-        return (x,)
+            found, whole = bags.load(slide), int(bags.lengths[slide])
+            if n < whole:
+                drawn = draw_tiles(seed, step, slide, whole, n)
+                found = [array[drawn] for array in found]
+            for padded, array in zip(arrays, found, strict=True):
+                padded[:n] = array
+        return arrays
 
     stacks = parallel_batches(
         read,
         range(steps.start * n_rows, steps.stop * n_rows),
-        dtypes=(np.float16,),
+        dtypes=[dtype for _, dtype in bags.rows],
         group=n_rows,
         threads=bags.loading.threads,
         prefetch=bags.loading.prefetch,
     )
     with contextlib.closing(stacks):
-        for step, (x,) in zip(steps, stacks, strict=True):
+        for step, arrays in zip(steps, stacks, strict=True):
             index, kept, length = plan(step)
             real = index >= 0
             bag = Bag(
-                x=x,
+                x=bags.pack(*arrays),
                 mask=np.arange(length) < kept[:, None],
                 label=np.where(real, bags.labels[index], 0).astype(np.int32),
                 weight=np.where(real, bags.weights[index], 0).astype(np.float32),
@@ -207,7 +165,12 @@ def _batches(bags, indices, seed, rows, steps):
             yield BagBatch(bag, index.astype(np.int32))
 
 
-def _shapes(paths):
+def feature_shapes(paths: Sequence[str | os.PathLike]) -> tuple[list[int], int]:
+    """Tiles of each feature file, and features of a tile of all of them.
+
+    Raises:
+        FeatureError: listing every file that cannot be used.
+    """
     shapes, faults = [], []
     for path in paths:
         try:
@@ -222,4 +185,4 @@ def _shapes(paths):
         raise FeatureError("\n".join(faults))
     if not shapes:
         raise FeatureError("no feature files; extract features or mend the splits")
-    return shapes
+    return [n for n, _ in shapes], shapes[0][1]

@@ -7,12 +7,10 @@ float16 and contiguous because a whole slide is read at once: much faster than T
 one-row float32 chunks, and half the bytes.
 """
 
-import contextlib
 import dataclasses
 import enum
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import pathlib
@@ -22,11 +20,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Float16, Int, Int32
 
+from wsi_jax.data.hdf5 import FeatureError, opened, write_whole
+
 FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
-
-
-class FeatureError(ValueError):
-    """A feature file that cannot be used; the message names it and the mend."""
 
 
 class Features(NamedTuple):
@@ -39,6 +35,18 @@ class Features(NamedTuple):
     """
 
     x: Float16[np.ndarray, "n d"]
+    yx: Int32[np.ndarray, "n 2"]
+    attrs: dict[str, Any]
+
+
+class Coords(NamedTuple):
+    """Where the tiles of one slide lie.
+
+    Attributes:
+        yx: top-left corner of each tile, in level-0 pixels.
+        attrs: of both datasets.
+    """
+
     yx: Int32[np.ndarray, "n 2"]
     attrs: dict[str, Any]
 
@@ -109,22 +117,16 @@ def write_features(
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(x, np.float16)
     _check_finite(half, path)
-    whole = io.BytesIO()  # a disk that fills up meanwhile is no HDF5 error then
-    with h5py.File(whole, "w") as f:
+
+    def fill(f):
         features = f.create_dataset("features", data=half)
         coords = f.create_dataset("coords", data=yx[:, ::-1].astype(np.int32))
         # TRIDENT writes a folder here; ours has no machine's path in it.
         named = {"name": origin.slide_id, "savetodir": path.parent.name}
         features.attrs.update(named | {"encoder": origin.encoder})
         coords.attrs.update(named | _coords_attrs(origin))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(whole.getbuffer())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+    write_whole(path, fill)
 
 
 def read_features(path: str | os.PathLike) -> Features:
@@ -135,7 +137,7 @@ def read_features(path: str | os.PathLike) -> Features:
     Raises:
         FeatureError: the file is truncated, not such a file, or beyond float16.
     """
-    with _opened(path) as f:
+    with opened(path) as f:
         features, coords = _datasets(f, path)
         with np.errstate(over="ignore"):
             x = (
@@ -143,10 +145,19 @@ def read_features(path: str | os.PathLike) -> Features:
                 .reshape(-1, features.shape[-1])
                 .astype(np.float16, copy=False)
             )
-        yx = coords[()].reshape(-1, 2)[:, ::-1].astype(np.int32)
-        attrs = dict(features.attrs) | dict(coords.attrs)
+        yx, attrs = _coords(features, coords)
     _check_finite(x, path)
     return Features(x, yx, attrs)
+
+
+def read_coords(path: str | os.PathLike) -> Coords:
+    """All of a feature file but its features.
+
+    Raises:
+        FeatureError: the file is truncated or not such a file.
+    """
+    with opened(path) as f:
+        return _coords(*_datasets(f, path))
 
 
 def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
@@ -155,7 +166,7 @@ def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         FeatureError: the file is truncated or not such a file.
     """
-    with _opened(path) as f:
+    with opened(path) as f:
         features, _ = _datasets(f, path)
         n, d = features.shape[-2:]
     return int(n), int(d)
@@ -167,7 +178,7 @@ def lost_tiles(path: str | os.PathLike) -> tuple[int, str]:
     Raises:
         FeatureError: the file is truncated or not such a file.
     """
-    with _opened(path) as f:
+    with opened(path) as f:
         _, coords = _datasets(f, path)
         attrs = dict(coords.attrs)
     return int(attrs.get("bad_coords", 0)), str(attrs.get("bad_reason", ""))
@@ -181,7 +192,7 @@ def is_whole(path: str | os.PathLike, expect: str) -> bool:
         expect: the `config_hash` it must carry.
     """
     try:
-        with _opened(path) as f:
+        with opened(path) as f:
             _, coords = _datasets(f, path)
             return (
                 "config_hash" in coords.attrs and coords.attrs["config_hash"] == expect
@@ -210,24 +221,6 @@ def _coords_attrs(origin):
     }
 
 
-@contextlib.contextmanager
-def _opened(path):
-    try:
-        with h5py.File(path, "r") as f:
-            yield f
-    except FeatureError:
-        raise
-    except FileNotFoundError:
-        raise FeatureError(
-            f"{path}: no such feature file; extract the slide's features first"
-        ) from None
-    # What h5py raises depends on which byte is damaged.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise FeatureError(
-            f"{path}: truncated or not HDF5 ({error}); delete it and extract again"
-        ) from None
-
-
 def _datasets(f, path):
     names = [name for name in FEATURE_NAMES if name in f]
     if not names or "coords" not in f:
@@ -246,6 +239,11 @@ def _datasets(f, path):
             "delete it and extract again"
         )
     return features, coords
+
+
+def _coords(features, coords):
+    yx = coords[()].reshape(-1, 2)[:, ::-1].astype(np.int32)
+    return Coords(yx, dict(features.attrs) | dict(coords.attrs))
 
 
 def _check_finite(x, path):

@@ -132,6 +132,10 @@ class AttentionSampling:
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = True
+    ways: ClassVar[str] = (
+        "Crops of a verdict: several draws averaged (sampled), or the cells with the "
+        "most attention (top)"
+    )
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
@@ -151,6 +155,11 @@ class AttentionSampling:
 
     def check(self, cell_px: int) -> None:
         """Any grid has cells to look at."""
+
+    @property
+    def way(self) -> str:
+        """What the way to come by a verdict is called."""
+        return self.inference.value
 
     def reads(self) -> tuple[float, ...]:
         """um/px at which slides are read besides the overview."""

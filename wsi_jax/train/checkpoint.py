@@ -1,12 +1,14 @@
 """Checkpoints: the whole state, and beside it whatever JSON a run must remember."""
 
 import errno
+import hashlib
 import os
 import pathlib
 import shutil
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 SPARE = 1 << 20  # bytes for what Orbax writes around the arrays
@@ -72,6 +74,16 @@ class Checkpoints:
         """Waits until everything is on disk, and ends."""
         self.wait()
         self._manager.close()
+
+
+def digest(tree: Any) -> str:
+    """16 hex digits that change when any array of a tree does, in name or value."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name, array = jax.tree_util.keystr(path), np.asarray(leaf)
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def _is_key(leaf) -> bool:

@@ -41,11 +41,17 @@ def compile_method(method: Method, mesh: Mesh) -> Method:
             out_shardings=everywhere,
             donate_argnums=0,
         ),
-        predict=jax.jit(
-            method.predict,
-            in_shardings=(everywhere, by_slide, everywhere),
-            out_shardings=by_slide,
-        ),
+        predict=compile_each(method.predict, mesh),
+    )
+
+
+def compile_each(function: Callable, mesh: Mesh) -> Callable:
+    """Compiles (params, batch, key) -> arrays of each slide, split by slide."""
+    everywhere, by_slide = _shardings(mesh)
+    return jax.jit(
+        function,
+        in_shardings=(everywhere, by_slide, everywhere),
+        out_shardings=by_slide,
     )
 
 

@@ -1,0 +1,135 @@
+"""One stage of a training: fit, choose on validation, go on where it was killed."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from experiments.experiment import RunError
+from wsi_jax.data.parallel import prefetch_to_device
+from wsi_jax.evals.cost import Meter
+from wsi_jax.run import WEIGHTS
+from wsi_jax.train.checkpoint import Checkpoints, digest
+from wsi_jax.train.compile import replicate
+from wsi_jax.train.log import MetricsLog
+from wsi_jax.train.loop import Best, Train, fit
+from wsi_jax.types import Bag, Method, TrainState
+
+
+def fit_stage(
+    plan: Train,
+    method: Method,
+    stream: Callable[[int], Iterator[Bag]],
+    validate: Callable[[Any], dict[str, float]],
+    folder: pathlib.Path,
+    mesh: Mesh,
+    put: Callable[[Any], Any],
+    meter: Meter,
+    advance: Callable,
+    earlier: dict[str, Any] | None = None,
+) -> Any:
+    """Fits one stage, resuming; returns the parameters that validation liked best.
+
+    Args:
+        plan: of the training.
+        method: compiled.
+        stream: step -> its batch and all that follow.
+        validate: params -> metrics.
+        folder: of the stage.
+        mesh: on all of whose devices the parameters lie in the end.
+        put: a batch where the method wants it.
+        meter: is charged with the device's seconds.
+        advance: of a progress bar.
+        earlier: parameters of the stage before; None where this is the first.
+
+    Raises:
+        RunError: validation was never a number, or the stage had begun with what an
+            earlier one had learnt otherwise.
+    """
+    after = digest(earlier) if earlier else ""
+    checkpoints = Checkpoints(folder / "state")
+    kept = Checkpoints(folder / WEIGHTS)
+    first = put(next(stream(0)))
+    state = begin(method.init(jax.random.key(plan.seed), first), earlier)
+    best = Best()
+    if found := checkpoints.restore(state):
+        state, memory = found
+        best = Best(**memory["best"])
+        check_after(memory.get("after", ""), after, folder)
+    log = MetricsLog(folder / "metrics.jsonl", int(state.step))
+    advance(int(state.step), before=True)
+    batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2), advance)
+
+    def save(step, state, best):
+        kept.wait()  # no checkpoint may know of a best step that is not on disk
+        checkpoints.save(step, state, {"best": best._asdict(), "after": after})
+
+    began = time.perf_counter()
+    # Closed even where training fails: the last checkpoint is whole then.
+    with contextlib.closing(checkpoints), contextlib.closing(kept):
+        state, best = fit(
+            method,
+            state,
+            batches,
+            plan,
+            log=log,
+            save=save,
+            validate=validate,
+            keep=lambda step, params: kept.save(step, params, {"step": step}),
+            best=best,
+        )
+        meter.add(device_s=time.perf_counter() - began - batches.waited_s)
+        kept.wait()
+        found = kept.restore(state.params)
+    if found is None:
+        raise RunError(
+            f"{folder / WEIGHTS} holds no weights: validation never had a "
+            f"{plan.monitor.removeprefix('-')} that is a number; choose another "
+            "--config.train.monitor"
+        )
+    return replicate(found[0], mesh)
+
+
+def begin(state: TrainState, earlier: dict[str, Any] | None) -> TrainState:
+    """A fresh state, but what an earlier stage has trained is as that left it."""
+    if not earlier:
+        return state
+    # Copies: the first step is given the state to write over.
+    known = {name: earlier[name] for name in state.params if name in earlier}
+    return state._replace(params=state.params | jax.tree.map(jnp.copy, known))
+
+
+def check_after(before: str, now: str, folder: pathlib.Path) -> None:
+    """A stage goes on from the parameters that it began with.
+
+    Raises:
+        RunError: they are others now.
+    """
+    if before != now:
+        raise RunError(
+            f"{folder} began with parameters {before or 'of its own'}, and the stage "
+            f"before it now has {now}: delete {folder} to train it anew, or put that "
+            "stage's folder back"
+        )
+
+
+class Feed:
+    """Batches for the loop; moves a progress bar and counts the seconds waited."""
+
+    def __init__(self, batches: Iterator, advance):
+        self.batches, self.advance, self.waited_s = batches, advance, 0.0
+
+    def __next__(self):
+        began = time.perf_counter()
+        batch = next(self.batches)
+        self.waited_s += time.perf_counter() - began
+        self.advance(1)
+        return batch
+
+    def __iter__(self):
+        return self

@@ -1,0 +1,99 @@
+"""Bags of what a trained stage has made of the children of tiles, once for all."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from wsi_jax.data.hdf5 import FeatureError, opened, write_whole
+from wsi_jax.data.stored import Loading, Stored
+from wsi_jax.types import Zooms
+
+
+def write_distilled(path: str | os.PathLike, x: Zooms, fingerprint: str) -> None:
+    """Writes one slide's arrays, `low` and `high` both [n d], as they are.
+
+    Args:
+        path: of the file; its folder is made.
+        x: of a slide.
+        fingerprint: of the parameters and the features that it was made with.
+
+    Raises:
+        FeatureError: a feature is not finite.
+        OSError: the disk is full or not to be written to; it names the file.
+    """
+    bad = [name for name, array in x._asdict().items() if not np.isfinite(array).all()]
+    if bad:
+        raise FeatureError(
+            f"{path}: {' and '.join(bad)} distilled to what is not finite; lower the "
+            "learning rate of the stage that distils, in a new --config.run_dir"
+        )
+
+    def fill(f):
+        f.attrs["fingerprint"] = fingerprint
+        for name, array in x._asdict().items():
+            f[name] = array
+
+    write_whole(path, fill)
+
+
+def is_distilled(path: str | os.PathLike, fingerprint: str) -> bool:
+    """Whether a file is there, complete, and made with this."""
+    try:
+        with opened(path) as f:
+            return f.attrs["fingerprint"] == fingerprint
+    except FeatureError:
+        return False
+
+
+class DistilledBags(Stored):
+    """Tiles [n d], and what was distilled from the children of each [n d].
+
+    Attributes:
+        fingerprints: [slides], of what decides each slide's arrays.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        fingerprints: Sequence[str],
+        labels: Int32[np.ndarray, " slides"],
+        weights: Float32[np.ndarray, " slides"] | None,
+        loading: Loading,
+    ):
+        """Reads the header of every file.
+
+        Args:
+            paths: of the files.
+            fingerprints: that they must have.
+            labels: index of each slide's class.
+            weights: of each slide in the loss; None for all alike.
+            loading: how to load and pad; `max_tiles` must be None.
+
+        Raises:
+            FeatureError: a file is damaged, or was made with something else.
+        """
+        self.fingerprints, lengths, rows = list(fingerprints), [], []
+        for path, expected in zip(paths, fingerprints, strict=True):
+            with opened(path) as f:
+                _check_made_with(f.attrs["fingerprint"], expected, path)
+                lengths.append(len(f["low"]))
+                rows = [(f[name].shape[1:], f[name].dtype) for name in Zooms._fields]
+        super().__init__(paths, labels, weights, lengths, rows, loading)
+
+    def read(self, slide):
+        with opened(self.paths[slide]) as f:
+            return tuple(f[name][()] for name in Zooms._fields)
+
+    def pack(self, low, high):
+        return Zooms(low, high)
+
+
+def _check_made_with(found, expected, path):
+    if found != expected:
+        raise FeatureError(
+            f"{path} was made with parameters and features {found}, and these are "
+            f"{expected}; delete {pathlib.Path(path).parent} and give the command again"
+        )
