@@ -25,6 +25,7 @@ FLOORS = {
     "encode": 4,
     "survey": 4,
     "sight": 5,
+    "zoomed": 5,
     "pipeline": 5,
     "run": 6,
     "__init__": 7,

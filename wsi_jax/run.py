@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from wsi_jax.train.compile import (
     replicate,
 )
 from wsi_jax.types import Task
+from wsi_jax.zoomed import Zooming
 
 CARD = "model.json"
 WEIGHTS = "best"
@@ -71,6 +73,7 @@ class Verdict(NamedTuple):
         mpp: of level 0.
         cost: tiles, bytes, seconds.
         note: what of the slide could not be read, or "".
+        order: [t], of a method that zooms: the tiles zoomed into, the first first.
     """
 
     slide_id: str
@@ -83,6 +86,7 @@ class Verdict(NamedTuple):
     mpp: float
     cost: dict
     note: str = ""
+    order: np.ndarray | None = None
 
     def heatmap(self, path: str | os.PathLike, mpp: float = 8.0) -> None:
         """Writes the attention over the slide's overview at `mpp` as a PNG.
@@ -183,6 +187,11 @@ class Predictor:
                 f"{folder / stage.name / WEIGHTS} holds no weights; train the run again"
             )
         self.params = replicate(found[0], self._mesh)
+        self._zooming = None
+        if stage.zoomer:
+            self._zooming = Zooming(
+                card.tiling, card.method.children, stage.zoomer, self.params, self._mesh
+            )
 
     def predict(
         self,
@@ -205,22 +214,72 @@ class Predictor:
             SlideError: the slide cannot be read at the run's mpp, has no tissue, or has
                 lost more than `reading.max_unreadable` of its tiles.
         """
-        tiling, meter, reading = self.card.tiling, Meter(), reading or Reading()
+        if self._zooming:
+            (said,) = self.together([path], mpp, batch, reading, mask)
+            if isinstance(said, SlideError):
+                raise said
+            return said
+        meter, reading = Meter(), reading or Reading()
         found = self._survey(path, mpp, mask)
         seen, key = self._sight.see(found, batch, reading, meter), jax.random.key(0)
-        bag, kept, note = seen.bag, seen.kept, seen.note
+        bag, note = seen.bag, seen.note
         for distil in self._distil:
             bag = bag._replace(x=distil(self.params, bag.x, key))
         said = jax.device_get(self._method.predict(self.params, bag, key))
         if seen.view:  # only now is the slide read
             note = _read(seen.view, reading, meter)
-        p = np.asarray(jax.nn.softmax(said.logits[0].astype(np.float32)), np.float64)
+        return self._verdict(
+            found, said.logits[0], said.attention[0], seen.kept, meter, note
+        )
+
+    def together(
+        self,
+        paths: Sequence[str | os.PathLike],
+        mpp: float | None = None,
+        batch: int = 64,
+        reading: Reading | None = None,
+        mask: str | os.PathLike = "",
+    ) -> list[Verdict | SlideError]:
+        """The verdicts on several slides, or why there is none.
+
+        Of a method that zooms, all slides are zoomed into at once and the encoder has
+        full batches; each verdict then has its share of the cost. Of others they are
+        judged one by one. Arguments as of `predict`.
+        """
+        if not self._zooming:
+            return [self._tried(path, mpp, batch, reading, mask) for path in paths]
+        meter, reading = Meter(), reading or Reading()
+        found, said = {}, {}
+        for i, path in enumerate(paths):
+            try:
+                found[i] = self._survey(path, mpp, mask)
+            except SlideError as error:
+                said[i] = error
+        if found:
+            zoomed = self._zooming(list(found.values()), batch, reading, meter)
+            for (i, one), seen in zip(found.items(), zoomed, strict=True):
+                said[i] = SlideError(seen.refusal)
+                if not seen.refusal:
+                    said[i] = self._verdict(
+                        one, seen.logits, seen.attention, seen.kept, meter, seen.note
+                    )._replace(order=seen.order)
+        return [said[i] for i in range(len(paths))]
+
+    def _tried(self, path, *how) -> Verdict | SlideError:
+        try:
+            return self.predict(path, *how)
+        except SlideError as error:
+            return error
+
+    def _verdict(self, found, logits, attention, kept, meter, note) -> Verdict:
+        tiling = self.card.tiling
+        p = np.asarray(jax.nn.softmax(logits.astype(np.float32)), np.float64)
         label = int(decide(p[None], self.card.threshold)[0])
         return Verdict(
             slide_id=found.row.slide_id,
             label=self.card.classes[label],
             probabilities=dict(zip(self.card.classes, p.tolist(), strict=True)),
-            attention=np.asarray(said.attention[0, : len(kept)]),
+            attention=np.asarray(attention[: len(kept)]),
             yx=level0(found.yx[kept], tiling.grid.mpp, found.mpp),
             tile_px=tiling.grid.size_px * tiling.grid.mpp / found.mpp,
             path=found.row.path,

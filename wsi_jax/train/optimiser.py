@@ -109,6 +109,12 @@ class Thaw:
         return self.start**ahead
 
 
+def alone(part: str, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` for one part of a dict of parameters; the rest stays as it is."""
+    label = lambda params: {name: name == part for name in params}
+    return optax.partition({True: tx, False: optax.set_to_zero()}, label)
+
+
 def _of_adam(path, value):
     """Adam's own count, not that of a schedule."""
     del value

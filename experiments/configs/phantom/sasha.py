@@ -1,0 +1,51 @@
+"""A practice cohort seen at 8 um/px, and zooms to 2 um/px into a fifth of its tiles.
+
+    python -m experiments.cohort --config experiments/configs/phantom/sasha.py \
+        --config.data.manifest=cohorts/needle/slides.csv \
+        --config.encoder.weights=encoder.safetensors
+
+The encoder is that of `pretrain/glance.py`; its tiles of 16 px show 32 um at 2 um/px
+and 128 um at 8 um/px. What other ways to choose as many tiles say stands beside, in
+`metrics.json` and in the report.
+"""
+
+from experiments.configs.pretrain import glance
+from experiments.experiment import Experiment, Manifest
+from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.slides.grid import Grid
+from wsi_jax.train.loop import Train
+from wsi_jax.train.optimiser import Optimiser
+
+
+def get_config() -> Experiment:
+    pretrained = glance.get_config()
+    return Experiment(
+        data=Manifest(classes=("normal", "tumor")),
+        grid=Grid(mpp=4 * pretrained.mpp, size_px=16, min_tissue=0.5),
+        encoder=pretrained.method.encoder,
+        method=SASHA(
+            standardise=True,
+            tau=0.5,
+            hafed=Course(
+                steps=600,
+                batch=8,
+                validate_every=50,
+                optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
+            ),
+            updater=Course(
+                steps=600,
+                batch=8,
+                validate_every=100,
+                optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
+            ),
+            policy=Course(
+                steps=400,
+                batch=8,
+                validate_every=50,
+                optimiser=Optimiser(
+                    learning_rate=1e-3, weight_decay=1e-4, clip_norm=0.5
+                ),
+            ),
+        ),
+        train=Train(balanced=True, class_weights=False, patience=0),
+    )

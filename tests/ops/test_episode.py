@@ -1,0 +1,132 @@
+"""Episodes played by versions are those of the environment, state by state."""
+
+import functools
+
+import chex
+import episodes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sasha
+
+from wsi_jax.ops import versions
+from wsi_jax.ops.episode import Slides, Update, greedy, play
+from wsi_jax.ops.versions import Versions
+from wsi_jax.ops.zoom import Rules
+
+
+def states_of(slides, episode, steps):
+    """Every row of every state [b e t n d]."""
+    of = Versions(slides.z, episode.estimated, slides.v)
+    look = lambda step, kind, slide, episode, of: versions.select(kind, of)
+    return versions.along(look, slides, episode, of, steps=steps, chunk=4)
+
+
+@pytest.mark.parametrize("d", [32, 384])
+def test_episodes_are_the_fixture(shared, d):
+    x = sasha.load(shared, f"episode_d{d}_train_masked")
+    w = sasha.load(shared, f"episode_weights_d{d}")
+    (hafed, p), (updater, q), (actor, r) = (
+        sasha.hafed(w, "hafed"), sasha.updater(w, "tsu"), sasha.actor(w, "actor")
+    )  # fmt: skip
+    steps = len(x["actions"])
+
+    @jax.jit
+    def run(z, v):
+        slides = Slides(
+            z[None], v[None], jnp.ones((1, len(z)), bool), jnp.array([steps])
+        )
+        episode = play(
+            slides, Update.of(updater, q), functools.partial(actor.apply, r), greedy,
+            Rules(signed=False), steps=steps, episodes=1, chunk=5,
+        )  # fmt: skip
+        classify = functools.partial(hafed.apply, p, method="rows")
+        logits = versions.verdicts(classify, slides, episode, steps=steps + 1, chunk=4)
+        return episode, states_of(slides, episode, steps + 1)[0, 0], logits[0, 0]
+
+    episode, states, logits = run(w["Z"], w["V"])
+    np.testing.assert_array_equal(episode.actions[0, 0], x["actions"])
+    changed = episode.estimated_at[0] == np.arange(steps)[:, None]
+    np.testing.assert_array_equal(changed, x["tsu_rows_changed"])
+    close = functools.partial(np.testing.assert_allclose, atol=1e-4)
+    if "states" in x:
+        close(states, x["states"])
+    else:
+        close(states[-1], x["state_final"])
+        close(states.sum(-1), x["state_rowsum_each_step"], atol=1e-3)
+    losses = -jax.nn.log_softmax(logits)[:, w["label"]]
+    close(losses[1:], x["ce_after_step"])
+    close(logits[-1], x["final_logits"][0])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_states_are_those_of_the_environment(x64, signed):
+    problem, rules = episodes.problem(np.float64), Rules(tau=0.8, signed=signed)
+
+    @jax.jit
+    def run():
+        episode, plain = problem.play(rules=rules), problem.play_stacked(rules)
+        steps = episodes.STEPS + 1
+        logits = versions.verdicts(
+            problem.classify, problem.slides, episode, steps=steps, chunk=4
+        )
+        each = jax.vmap(jax.vmap(problem.classify_state, (0, None)), (0, None))
+        wanted = jax.vmap(each)(plain.states, problem.slides.mask)
+        states = states_of(problem.slides, episode, steps)
+        return (episode, states, logits), (plain, wanted)
+
+    (episode, states, logits), (plain, wanted) = run()
+    live = np.arange(episodes.STEPS)[None, None] < problem.slides.horizon[:, None, None]
+    assert ((episode.actions == plain.actions) | ~live).all()
+    chex.assert_trees_all_close((states, logits), (plain.states, wanted), atol=1e-12)
+    # There is something to be seen: rows are updated, some many steps after another.
+    assert (episode.estimated_at < episodes.STEPS).sum() > 20
+    assert len(np.unique(episode.estimated_at)) > 3
+
+
+def test_no_tile_is_zoomed_into_twice_nor_updated_thereafter():
+    problem = episodes.problem()
+    episode, steps = jax.jit(problem.play)(), episodes.STEPS
+    zoomed = np.asarray(episode.zoomed_at < steps).sum(-1)
+    np.testing.assert_array_equal(zoomed, problem.slides.horizon[:, None].repeat(2, 1))
+    late = (episode.estimated_at < steps) & (episode.estimated_at >= episode.zoomed_at)
+    assert not late.any()
+    first, second = np.moveaxis(np.asarray(episode.actions), 1, 0)
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_any_number_of_rows_is_updated_at_a_time(x64, chunk):
+    problem = episodes.problem(np.float64)
+    run = jax.jit(problem.play, static_argnames="chunk")
+    chex.assert_trees_all_close(run(chunk=chunk), run(), atol=1e-12)
+
+
+def test_padding_is_invisible():
+    plain, padded = episodes.problem(), episodes.problem(padding=3, junk=np.nan)
+
+    def run(problem):
+        episode = problem.play()
+        logits = versions.verdicts(
+            problem.classify, problem.slides, episode, steps=episodes.STEPS, chunk=4
+        )
+        return episode, logits
+
+    wanted, logits = jax.jit(lambda: run(plain))()
+    found, same = jax.jit(lambda: run(padded))()
+    b, n = plain.slides.mask.shape
+    behind = lambda a: a[:, :, n:]
+    assert (behind(found.zoomed_at) == episodes.STEPS).all()
+    assert (behind(found.estimated_at) == episodes.STEPS).all()
+    found = jax.tree.map(lambda a: a[:b, :, :n], found)
+    live = jnp.arange(episodes.STEPS)[None, None] < plain.slides.horizon[:, None, None]
+    taken = lambda e: e._replace(actions=jnp.where(live, e.actions, -1))
+    chex.assert_trees_all_close(taken(found), taken(wanted), atol=1e-6)
+    chex.assert_trees_all_close(same[:b], logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("rules", [Rules(once=False), Rules(freeze=True)])
+def test_rules_that_versions_cannot_follow_are_refused(rules):
+    with pytest.raises(ValueError, match=r"ops\.zoom\.walk"):
+        episodes.problem().play(rules=rules)
