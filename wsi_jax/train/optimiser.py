@@ -1,6 +1,7 @@
 """AdamW with warm-up, cosine decay, clipping and accumulation; a trunk thawed late."""
 
 import dataclasses
+import enum
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,16 @@ import optax
 B1, B2 = 0.9, 0.999  # Adam's decay rates, as everywhere
 
 
+class Schedule(enum.Enum):
+    """How the rate goes on once it is warm: down to 0 along a cosine, or the same."""
+
+    cosine = "cosine"
+    constant = "constant"
+
+
 @dataclasses.dataclass(kw_only=True)
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019) on a warmed-up cosine.
+    """AdamW (Loshchilov & Hutter 2019) on a warmed-up schedule.
 
     Attributes:
         learning_rate: at its peak.
@@ -19,6 +27,7 @@ class Optimiser:
         weight_decay: of kernels; biases, norms and frozen statistics never decay.
         clip_norm: the gradient's greatest norm; 0 for no clipping.
         accumulate: batches whose mean gradient makes one update.
+        schedule: of the rate after its rise.
     """
 
     learning_rate: float = 2e-4
@@ -26,13 +35,18 @@ class Optimiser:
     weight_decay: float = 1e-5
     clip_norm: float = 1.0
     accumulate: int = 1
+    schedule: Schedule = Schedule.cosine
 
     def make(self, steps: int) -> optax.GradientTransformation:
         """The optimiser of a run of `steps` batches."""
         updates = max(steps // self.accumulate, 1)
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, self.learning_rate, round(self.warmup * updates), updates
-        )
+        warm = round(self.warmup * updates)
+        if self.schedule is Schedule.constant:
+            rate = optax.warmup_constant_schedule(0.0, self.learning_rate, warm)
+        else:
+            rate = optax.warmup_cosine_decay_schedule(
+                0.0, self.learning_rate, warm, updates
+            )
         clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
         decay = {"weight_decay": self.weight_decay, "mask": _kernels}
         adamw = optax.adamw(rate, b1=B1, b2=B2, **decay)
