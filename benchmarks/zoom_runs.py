@@ -1,0 +1,99 @@
+"""Collects runs that zoom, beside every other way to spend as many tiles.
+
+    python -m benchmarks.zoom_runs --out benchmarks/results/zoom_runs.json runs/zoom_*
+
+A row is one way of one run: test AUC with its 95 % interval. A row `policy - random`
+is the paired difference of AUCs at one share of the tiles, over all cohorts: the mean
+of theirs, with the interval of independent cohorts. `gap_closed` is the share of the
+way from random to oracle that the policy goes, of the mean AUCs.
+"""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+
+from benchmarks import record
+from benchmarks.looking_runs import Z, about_cohort
+from benchmarks.runs import cohort_folder
+from wsi_jax.configs import flatten
+from wsi_jax.evals.intervals import delong, delong_difference
+
+AGAINST = ("random", "grid", "low_attention", "full_resolution")
+
+
+def scores(run: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Which slides are tumours, and by each way the probability that they are."""
+    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
+        lines = sorted(csv.DictReader(file), key=lambda line: line["slide_id"])
+    end = ".p_tumor"
+    names = [name.removesuffix(end) for name in lines[0] if name.endswith(end)]
+    by = {"policy": "p_tumor"} | {name: name + end for name in names}
+    column = lambda name: np.array([float(line[name]) for line in lines])
+    positive = np.array([line["label"] == "tumor" for line in lines])
+    return positive, {name: column(of) for name, of in by.items()}
+
+
+def rows_of(run: pathlib.Path) -> list[dict]:
+    """One row for each way."""
+    made = json.loads((run / "config.json").read_text())
+    share = flatten(made["config"])["method.share"]
+    about = about_cohort(cohort_folder(made["config"]["data"])) | {"share": share}
+    positive, by = scores(run)
+    found = []
+    for way, p in by.items():
+        auc = delong(positive, p)
+        found.append(
+            about
+            | {"way": way, "n": len(positive)}
+            | {"auc": auc.value, "auc_lo": auc.lo, "auc_hi": auc.hi}
+            | {"run_commit": made["commit"]}
+        )
+    return found
+
+
+def differences(runs: list[pathlib.Path]) -> list[dict]:
+    """The policy less other ways, at each share of the tiles and on each preset."""
+    groups = {}
+    for run in runs:
+        first = rows_of(run)[0]
+        groups.setdefault((first["preset"], first["share"]), []).append(scores(run))
+    found = []
+    for (preset, share), several in groups.items():
+        mean = {
+            way: np.mean([delong(positive, by[way]).value for positive, by in several])
+            for way in several[0][1]
+        }
+        gap = mean["oracle"] - mean["random"]
+        for other in AGAINST:
+            gaps = [delong_difference(y, by["policy"], by[other]) for y, by in several]
+            value = float(np.mean([one.value for one in gaps]))
+            errors = np.array([(one.hi - one.lo) / 2 / Z for one in gaps])
+            half = Z * float(np.sqrt((errors**2).sum())) / len(gaps)
+            found.append({
+                "preset": preset,
+                "share": share,
+                "way": f"policy - {other}",
+                "cohorts": len(gaps),
+                "auc_diff": value,
+                "auc_diff_lo": value - half,
+                "auc_diff_hi": value + half,
+                "gap_closed": float((mean["policy"] - mean["random"]) / gap),
+            })  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    parser = record.arguments(__doc__)
+    parser.add_argument("runs", nargs="+", type=pathlib.Path)
+    chosen = parser.parse_args()
+    rows = [row for run in chosen.runs for row in rows_of(run)]
+    rows += differences(chosen.runs)
+    record.write(chosen.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Seconds from slide files to verdicts, by the share of the tiles zoomed into.
+
+    python -m benchmarks.zoom_slides --out benchmarks/results/zoom_slides.json
+
+Eight slides of 100 or more tiles, on disk, judged together: all tiles are seen at low
+resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder has
+batches of 128. At 100 % all children are read and encoded, in batches as large, and
+nothing at low resolution. `bound` is what the tiles encoded would give: 16 N over
+N + 16 T. Each share has a process of its own, whose peak of resident memory is told,
+and the least of three runs counts; weights are random, as they decide no time.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+import pathlib
+import resource
+import tempfile
+import time
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import record
+from wsi_jax.data.cohort import Row
+from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.encode import encode
+from wsi_jax.evals.cost import Meter
+from wsi_jax.methods.sasha import SASHA
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.ops.zoom import horizon
+from wsi_jax.slides.grid import Grid, children
+from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.survey import Surveyed, Tiling, survey
+from wsi_jax.train.compile import compile_method, compile_phase, make_mesh
+from wsi_jax.types import Bag, Task, Zooms
+from wsi_jax.zoomed import Zooming
+
+SLIDES, SIDE_PX, K, BATCH = 8, 2560, 4, 128
+SHARES = (0.1, 0.2, 1.0)
+TILING = Tiling(
+    grid=Grid(mpp=4.0, size_px=64, min_tissue=0.0), encoder=Encoder(width=16)
+)
+READING = Reading(threads=2)
+
+
+def write_slides(folder: pathlib.Path) -> None:
+    """Slides at 1 um/px, of blurred noise: JPEG takes as long as on tissue."""
+    for i in range(SLIDES):
+        rng = np.random.default_rng(i)
+        coarse = rng.integers(90, 230, (SIDE_PX // 4, SIDE_PX // 4, 3), np.uint8)
+        fine = rng.integers(0, 25, (SIDE_PX, SIDE_PX, 3), np.uint8)
+        image = coarse.repeat(4, 0).repeat(4, 1) + fine
+        write_pyramid(folder / f"slide_{i}.tif", image, 1.0, quality=80)
+
+
+def surveyed(folder: pathlib.Path) -> list[Surveyed]:
+    """The slides and their tiles."""
+    paths = sorted(folder.glob("*.tif"))
+    return [survey(Row(p.stem, str(p), "", p.stem, ""), TILING) for p in paths]
+
+
+def trained(share: float):
+    """Stages with their parameters as they begin, for features of the encoder."""
+    method, d = SASHA(share=share), TILING.encoder.make().dim
+    stages = method.stages(Task(("normal", "tumor")), optax.identity())
+    x = Zooms(np.zeros((1, 64, d), np.float32), np.zeros((1, 64, d), np.float32))
+    bag = Bag(x, np.ones((1, 64), bool), np.zeros(1, np.int32), np.ones(1, np.float32))
+    params = jax.jit(stages[-1].method.init)(jax.random.key(0), bag).params
+    return stages, params
+
+
+def zooming(share: float):
+    """(slides) -> verdicts, of a share of the tiles."""
+    stages, params = trained(share)
+    zoom = Zooming(TILING, K, stages[-1].zoomer, params, make_mesh(jax.devices()[:1]))
+    return lambda found, meter: zoom(found, BATCH, READING, meter)
+
+
+def exhaustive():
+    """(slides) -> verdicts, of all children of all tiles."""
+    mesh = make_mesh(jax.devices()[:1])
+    stages, params = trained(1.0)
+    encoder = TILING.encoder.params()
+    distil = compile_phase(stages[0].distil)
+    method = compile_method(stages[-1].method, mesh)
+    finer = dataclasses.replace(TILING.grid, mpp=TILING.grid.mpp / K)
+
+    def judge(found, meter):
+        counts = TileCounts()
+        below = [children(s.yx, finer.size_px, K) for s in found]
+        sources = [
+            TileSource(s.row.path, s.row.mpp, yx)
+            for s, yx in zip(found, below, strict=True)
+        ]
+        encoded = encode(
+            sources, finer, TILING.encoder, params=encoder, mesh=mesh, batch=BATCH,
+            reading=READING, meter=meter, counts=counts,
+        )  # fmt: skip
+        for one in encoded:
+            high = one.x.astype(np.float16).reshape(1, -1, K * K, one.x.shape[-1])
+            x = distil(params, Zooms(high[:, :, 0], high))
+            mask = np.ones(high.shape[:2], bool)
+            bag = Bag(x, mask, np.zeros(1, np.int32), np.ones(1, np.float32))
+            said = method.predict(params, bag, jax.random.key(0))
+            jax.block_until_ready(said.logits)
+        meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
+
+    return judge
+
+
+def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
+    """Judges the slides some times; answers the row."""
+    found = surveyed(folder)
+    judge = exhaustive() if share == 1 else zooming(share)
+    judge(found, Meter())  # compiles
+    seconds = []
+    for _ in range(runs):
+        meter, began = Meter(), time.perf_counter()
+        judge(found, meter)
+        seconds.append(time.perf_counter() - began)
+    n = len(found[0].yx)
+    steps = n if share == 1 else int(horizon(share, n))
+    counted = meter.as_dict()
+    answer.put({
+        "share": share,
+        "slides_together": len(found),
+        "n": n,
+        "t": steps,
+        "tiles_read": counted["tiles"] / len(found),
+        "mb_decoded": counted["bytes_decoded"] / len(found) / 1e6,
+        "s_per_slide": min(seconds) / len(found),
+        "bound": 1.0 if share == 1 else K * K * n / (n + K * K * steps),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    })  # fmt: skip
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    chosen = record.arguments(__doc__).parse_args()
+    context, rows = multiprocessing.get_context("spawn"), []
+    with tempfile.TemporaryDirectory() as folder:
+        write_slides(pathlib.Path(folder))
+        one = functools.partial(measure, pathlib.Path(folder))
+        for share in SHARES:
+            answer = context.Queue()
+            runs = 1 if chosen.quick else 3
+            process = context.Process(target=one, args=(share, runs, answer))
+            process.start()
+            rows.append(answer.get())
+            process.join()
+    whole = rows[-1]["s_per_slide"]
+    rows = [row | {"speedup": whole / row["s_per_slide"]} for row in rows]
+    record.write(chosen.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()
