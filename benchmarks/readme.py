@@ -11,8 +11,10 @@ import re
 
 from benchmarks.looking_tables import attention_sampling, magnification, needle
 from benchmarks.record import auc, made
+from benchmarks.zoom_tables import zoom, zoom_runs, zoom_slides
 
 LOOKING = attention_sampling, magnification, needle  # by name, as all tables
+ZOOMING = zoom, zoom_runs, zoom_slides
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -14,8 +14,10 @@ from wsi_jax.configs import flatten
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.bootstrap import roc_band
 from wsi_jax.evals.calibration import calibration, confidence
+from wsi_jax.evals.intervals import delong
 from wsi_jax.evals.ranking import roc_points
 from wsi_jax.evals.summary import REPLICATES
+from wsi_jax.evals.zooming import along
 from wsi_jax.report import curves, tables
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.report.heatmap import heatmap
@@ -23,6 +25,7 @@ from wsi_jax.report.looks import distinct, looks, top_crops
 from wsi_jax.report.page import Report, headline, write_page
 from wsi_jax.report.parts import Drawing, Verdict
 from wsi_jax.report.tiles import top_tiles
+from wsi_jax.report.zooms import top_zooms, zooms
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.presets import Preset
 from wsi_jax.slides.regions import read_annotations
@@ -33,6 +36,7 @@ from wsi_jax.types import Stage
 OVERVIEW_PX = 1000  # longer side of a heatmap's overview
 TOP_TILES = 8
 NAMES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "f1": "F1"}
+ECE = {"calibration_error": "calibration error"}
 
 
 def write(
@@ -76,7 +80,7 @@ def write(
             cohort.classes,
         ),
         cost=tables.cost(cost),
-        drawings=drawings(folder, cohort, stages, verdicts, summary),
+        drawings=drawings(folder, config, cohort, stages, verdicts, summary),
         verdicts=tuple(
             Verdict(
                 slide_id=one.row.slide_id,
@@ -154,6 +158,8 @@ def draw(folder, config, cohort, source, one: Predicted) -> tuple[pathlib.Path, 
     with open_slide(one.row.path, one.row.mpp) as slide:
         if one.trace and "maps" in one.trace:
             _draw_looks(slide, config, one, title, outlines, paths)
+        elif one.trace and "order" in one.trace:
+            _draw_zooms(slide, config, source, one, title, outlines, paths)
         else:
             _draw_tiles(slide, config, source, one, title, outlines, paths)
     return paths
@@ -216,11 +222,41 @@ def _draw_looks(slide, config, one, title, outlines, paths):
     )
 
 
+def _draw_zooms(slide, config, source, one, title, outlines, paths):
+    """Where one slide was zoomed into, its attention, and the first of the zooms."""
+    yx, size_px, mpp = source.tiles(one.row, slide)
+    order = one.trace["order"][: int(one.trace["steps"])]
+    scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
+    zooms(
+        slide.overview(slide.mpp * scale),
+        one.attention,
+        yx,
+        size_px * mpp / slide.mpp,
+        scale,
+        order,
+        paths[0],
+        title=title,
+        mpp_level0=slide.mpp,
+        lesions=outlines,
+    )
+    first, fine = order[:TOP_TILES], config.mpps[0]
+    side = round(size_px * mpp / fine)
+    pixels = [slide.read(at, side, fine) for at in yx[first] * slide.mpp / fine]
+    top_zooms(
+        np.stack(pixels),
+        one.attention[first],
+        paths[1],
+        title=one.row.slide_id,
+        mpp=fine,
+        total=len(order),
+    )
+
+
 def results(summary: dict[str, float], ways: str) -> tuple[tables.Table, ...]:
     """By slide and patient, by class, by site, by the ways to come by a verdict."""
     recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
     found = [
-        tables.levels(summary, NAMES),
+        tables.levels(summary, NAMES | ECE),
         tables.breakdown(summary, "per_class.", "Each class against the rest", recall),
     ]
     if any(name.startswith("site.") for name in summary):
@@ -230,8 +266,8 @@ def results(summary: dict[str, float], ways: str) -> tuple[tables.Table, ...]:
     return tuple(found)
 
 
-def drawings(folder, cohort, stages, verdicts, summary) -> tuple[Drawing, ...]:
-    """ROC (also as roc.png), calibration, confusion, training, magnification."""
+def drawings(folder, config, cohort, stages, verdicts, summary) -> tuple[Drawing, ...]:
+    """ROC (also as roc.png), calibration, confusion, zooms, training, magnification."""
     labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
     p = np.stack([v.probabilities for v in verdicts])
     patients = np.array([v.row.patient_id for v in verdicts])
@@ -263,7 +299,10 @@ def drawings(folder, cohort, stages, verdicts, summary) -> tuple[Drawing, ...]:
             title="Calibration",
             svg=svg(curves.calibration(*calibration(*confidence(labels, p)), claim)),
             alt=f"calibration error {summary['calibration_error']:.3f}",
-            caption="Numbers: slides in the bin.",
+            caption=(
+                f"Expected calibration error {summary['calibration_error']:.3f}, over "
+                "ten bins of equal width. Numbers: slides in the bin."
+            ),
         ),
         Drawing(
             title="Confusion",
@@ -272,6 +311,7 @@ def drawings(folder, cohort, stages, verdicts, summary) -> tuple[Drawing, ...]:
             caption="Rows: labels; columns: verdicts.",
         ),
     ]
+    drawn += _zooming(config, cohort, verdicts, labels, patients, ranked)
     for stage in stages:
         *_, log = sorted(folder.glob(f"**/{stage.name}/metrics.jsonl"))  # last fold's
         if lines := read_metrics(log):
@@ -319,6 +359,45 @@ def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
         name=name, fpr=fpr, tpr=tpr, auc=auc, lo=auc_lo, hi=auc_hi, grid=grid,
         tpr_lo=lo, tpr_hi=hi,
     )  # fmt: skip
+
+
+def _zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]:
+    """Of methods that tell what they would have said after every zoom."""
+    traces = [one.trace or {} for one in verdicts]
+    if not all("logits" in trace and "steps" in trace for trace in traces):
+        return []
+    shares, p = along(
+        [trace["logits"] for trace in traces],
+        [int(trace["steps"]) for trace in traces],
+        [len(one.attention) for one in verdicts],
+    )
+    truth, auc = {}, {}
+    for c, name in enumerate(cohort.classes):
+        if (mine := p[labels == c, :, c]).size:
+            truth[name] = mine.mean(0), *np.quantile(mine, (0.25, 0.75), 0)
+    for c in ranked:
+        at_share = [delong(labels == c, scores, patients) for scores in p[..., c].T]
+        auc[cohort.classes[c]] = tuple(np.array(at_share).T)
+    first, last = (
+        "; ".join(f"{name} {value[i]:.3f}" for name, (value, *_) in auc.items())
+        for i in (0, -1)
+    )
+    folds = " Of several folds, by the first that tested a slide." * bool(
+        config.data.folds
+    )
+    return [
+        Drawing(
+            title="While zooming",
+            svg=svg(curves.zooming(shares, truth, auc)),
+            alt=f"AUC before the first zoom: {first}; after the last: {last}",
+            caption=(
+                "Verdicts on test slides as tile after tile is zoomed into. Left: mean "
+                "over the slides of a class, band: the middle half of them. Right: "
+                f"band: 95 % interval, by patients.{folds}"
+            ),
+            wide=True,
+        )
+    ]
 
 
 def _training(lines: Sequence[dict], stage: str) -> Drawing:

@@ -18,6 +18,7 @@ from wsi_jax.data.views import View
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.report.heatmap import heatmap
+from wsi_jax.report.zooms import zooms
 from wsi_jax.sight import SIGHTS
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
@@ -29,11 +30,17 @@ from wsi_jax.train.compile import (
     make_mesh,
     replicate,
 )
-from wsi_jax.types import Task
+from wsi_jax.types import Takes, Task
 from wsi_jax.zoomed import Zooming
 
 CARD = "model.json"
 WEIGHTS = "best"
+# What methods judge whose gradient at pixels is not drawn.
+JUDGED = {
+    Takes.features: "pools features of tiles",
+    Takes.zooms: "judges features of tiles at two resolutions",
+    Takes.looks: "judges crops that it reads of a slide",
+}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -91,6 +98,8 @@ class Verdict(NamedTuple):
     def heatmap(self, path: str | os.PathLike, mpp: float = 8.0) -> None:
         """Writes the attention over the slide's overview at `mpp` as a PNG.
 
+        Of a method that zooms, beside the tiles that were zoomed into, in their order.
+
         Args:
             path: of the PNG.
             mpp: of the overview; of a coarser slide, the slide's own.
@@ -102,17 +111,15 @@ class Verdict(NamedTuple):
         with open_slide(self.path, self.mpp) as slide:
             overview = slide.overview(mpp)
         share = self.probabilities[self.label]
-        heatmap(
-            overview,
-            self.attention,
-            self.yx,
-            self.tile_px,
-            mpp / self.mpp,
-            path,
-            title=f"{self.slide_id}: {self.label} ({share:.2f})",
-            mpp_level0=self.mpp,
-            label="attention",
-        )
+        shown = overview, self.attention, self.yx, self.tile_px, mpp / self.mpp
+        how = {
+            "title": f"{self.slide_id}: {self.label} ({share:.2f})",
+            "mpp_level0": self.mpp,
+        }
+        if self.order is None:
+            heatmap(*shown, path, **how)
+        else:
+            zooms(*shown, self.order, path, **how)
 
 
 def save_card(folder: pathlib.Path, card: Card) -> None:
@@ -310,7 +317,7 @@ class Predictor:
             mask: as in `predict`.
 
         Raises:
-            ValueError: no such class, or a method that does not see the pixels.
+            ValueError: no such class, or as `check_saliency`.
             SlideError: as in `predict`.
         """
         self.check_saliency()
@@ -347,11 +354,12 @@ class Predictor:
         )
 
     def check_saliency(self) -> None:
-        """Raises ValueError for a method that does not see the pixels."""
+        """Raises ValueError for a method whose gradient at pixels is not drawn."""
         if self._saliency is None:
+            method = self.card.method
             raise ValueError(
-                f"{type(self.card.method).__name__} pools features of tiles and has no "
-                "gradient at pixels (--saliency); StreamingCLAM has"
+                f"{type(method).__name__} {JUDGED[method.takes]}; the gradient at a "
+                "slide's pixels (--saliency) is drawn of StreamingCLAM only"
             )
 
     def _survey(self, path, mpp, mask):

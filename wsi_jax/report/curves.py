@@ -174,6 +174,39 @@ def magnifications(mass: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
+def zooming(
+    shares: np.ndarray,
+    truth: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    auc: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> Figure:
+    """Verdicts against the share of tiles zoomed into.
+
+    Args:
+        shares: of a slide's tiles [g].
+        truth: class -> probability of it on slides that are of it: the mean and both
+            ends of a band, each [g].
+        auc: class -> its AUC and both ends of a band, each [g].
+    """
+    panels = (("probability of the true class", truth), ("AUC", auc))
+    figure = new_figure(11.2, 3.2)
+    known = list(truth | auc)  # a class looks alike in both panels
+    for axes, (ylabel, lines) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)
+        for name, (value, lo, hi) in lines.items():
+            k = known.index(name)
+            colour, style = COLOURS[k % len(COLOURS)], ("-", "--")[k % 2]
+            axes.fill_between(100 * shares, lo, hi, color=colour, alpha=0.18, lw=0)
+            axes.plot(
+                100 * shares, value, style, color=colour, lw=1.8, label=plain(name)
+            )
+        axes.set(xlabel="tiles zoomed into, %", ylabel=ylabel, ylim=(-0.01, 1.01))
+        axes.set_xlim(0, 100 * shares[-1])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        quiet(axes)
+        _legend(axes, "best", None)
+    return figure
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts [c c], row the label and column the verdict; shade: share of the row."""
     c = len(classes)

@@ -1,0 +1,199 @@
+"""A run that zooms shows its path: in its report, and of any slide by the command."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import wsi_jax
+from experiments import cohort as experiment
+from experiments import predict
+from wsi_jax.data.cohort import in_split, read_manifest
+from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.mil import ABMIL
+from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.run import Predictor
+from wsi_jax.slides.grid import Grid
+
+SHARE, CHILDREN = 0.25, 2
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def zooming(tiny, tmp_path_factory):
+    """A finished run that zooms into a quarter of the tiles; not to be changed."""
+    config, course = tiny(), Course(steps=6, batch=8, validate_every=3)
+    config.features, config.heatmaps = "", 2
+    config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)
+    config.method = SASHA(
+        children=CHILDREN, share=SHARE, branches=(1, 2), standardise=True, tau=0.5,
+        hafed=course, updater=course, policy=course,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("zooming") / "run"
+    experiment.run(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slides(manifest):
+    """Paths of the test slides, by name."""
+    rows = in_split(read_manifest(manifest), "test").rows
+    return {row.slide_id: row.path for row in rows}
+
+
+@pytest.fixture
+def command(zooming, tmp_path, monkeypatch):
+    """command(*words) judges slides; gives the lines of predictions.csv by name."""
+    out = tmp_path / "out"
+
+    def run(*words, run=zooming):
+        argv = ["predict", "--run", str(run), "--out", str(out), *map(str, words)]
+        monkeypatch.setattr("sys.argv", argv)
+        predict.main()
+        return {line["slide_id"]: line for line in table(out / "predictions.csv")}
+
+    run.out = out
+    return run
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The names of the slides that were judged, one list for those judged at once."""
+    found, together = [], Predictor.together
+
+    def ask(self, paths, *how):
+        found.append([str(path) for path in paths])
+        return together(self, paths, *how)
+
+    monkeypatch.setattr(Predictor, "together", ask)
+    return found
+
+
+def test_the_report_has_paths_the_course_and_the_calibration_error(zooming):
+    drawn = sorted((zooming / "heatmaps").iterdir())
+    assert len(drawn) == 4
+    assert [path.stem.endswith("_top") for path in drawn] == [False, True] * 2
+    for path in drawn:
+        with Image.open(path) as image:
+            assert np.asarray(image).std() > 10
+    page = (zooming / "report.html").read_text()
+    metrics = json.loads((zooming / "metrics.json").read_text())
+    error = metrics["test.calibration_error"]
+    assert f"Expected calibration error {error:.3f}" in page
+    assert '<th scope="col">calibration error</th>' in page
+    assert "<strong>While zooming</strong>" in page
+    assert f"after the last: tumor {metrics['test.auc']:.3f}" in page
+
+
+def test_the_command_draws_and_lists_the_path_of_each_slide(
+    zooming, slides, command, asked, tmp_path, capsys
+):
+    bad = tmp_path / "bad.tif"
+    bad.write_text("no slide")
+    first, *rest = slides.values()
+    lines = command("--together", 3, first, bad, *rest)
+    assert [len(group) for group in asked] == [3, 3, 1]
+    assert list(lines) == ["test_001", "bad", *list(slides)[1:]]
+    assert lines["bad"]["prediction"] == ""
+    assert "cannot be opened as a slide" in lines["bad"]["reason"]
+    assert "refused: bad" in capsys.readouterr().err
+    assert not list(command.out.glob("bad*"))
+    said = {line["slide_id"]: line for line in table(zooming / "predictions.csv")}
+    predictor = wsi_jax.load(zooming)
+    for name, path in slides.items():
+        verdict = predictor.predict(path)
+        line, steps = lines[name], table(command.out / f"{name}_zooms.csv")
+        assert line["prediction"] == said[name]["prediction"]
+        p = float(said[name]["p_tumor"])
+        assert float(line["p_tumor"]) == pytest.approx(p, abs=1e-5)
+        n = len(verdict.yx)
+        assert len(steps) == np.ceil(SHARE * n)
+        assert int(line["tiles"]) == n + CHILDREN**2 * len(steps)
+        assert [int(one["step"]) for one in steps] == list(range(1, len(steps) + 1))
+        corners = [(int(one["y"]), int(one["x"])) for one in steps]
+        assert corners == [tuple(yx) for yx in verdict.yx[verdict.order].tolist()]
+        assert len(set(corners)) == len(corners)
+        for one in steps:
+            assert float(one["size_px"]) == pytest.approx(64 / verdict.mpp, abs=0.01)
+        with Image.open(command.out / f"{name}.png") as image:
+            assert np.asarray(image).std() > 10
+
+
+def test_what_was_judged_before_it_stopped_is_not_judged_again(
+    slides, command, asked, monkeypatch
+):
+    paths, draw = list(slides.values()), predict.line
+
+    def stop(predictor, path, *how):
+        if str(path) == paths[3]:
+            raise KeyboardInterrupt
+        return draw(predictor, path, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "line", stop)
+        with pytest.raises(KeyboardInterrupt):
+            command("--together", 2, *paths)
+    assert len(table(command.out / "predictions.csv")) == 3
+    asked.clear()
+    lines = command("--together", 2, *paths)
+    assert asked == [paths[3:5], paths[5:]]
+    assert list(lines) == list(slides)
+    asked.clear()
+    assert command(*reversed(paths)) == lines
+    assert asked == []
+
+
+def test_methods_that_do_not_zoom_judge_slide_by_slide(
+    finished, slides, command, asked
+):
+    paths = list(slides.values())[:2]
+    lines = command("--together", 2, *paths, run=finished)
+    assert asked == [[path] for path in paths]
+    assert not list(command.out.glob("*_zooms.csv"))
+    assert all(int(line["tiles"]) > 0 for line in lines.values())
+
+
+def test_no_slides_together_is_a_mistake(slides, command, capsys):
+    with pytest.raises(SystemExit):
+        command("--together", 0, *slides.values())
+    assert "--together 0: 1 or more" in capsys.readouterr().err
+
+
+def test_a_run_that_zooms_has_no_saliency(slides, command, asked):
+    with pytest.raises(SystemExit, match="SASHA judges features of tiles at two res"):
+        command("--saliency", *slides.values())
+    assert not asked
+    assert not command.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (ABMIL, "ABMIL pools features of tiles; the gradient at a slide's pixels "),
+        (AttentionSampling, "AttentionSampling judges crops that it reads of a slide;"),
+        (PatchAll, "PatchAll judges crops that it reads of a slide;"),
+        (SASHA, "SASHA judges features of tiles at two resolutions;"),
+    ],
+)
+def test_why_there_is_no_saliency_is_true_of_the_method(method, told):
+    predictor = Predictor.__new__(Predictor)
+    predictor.card, predictor._saliency = SimpleNamespace(method=method()), None
+    with pytest.raises(ValueError, match=rf"^{told}.*of StreamingCLAM only$"):
+        predictor.check_saliency()
+
+
+def test_a_run_on_tiles_judges_no_slides(slides, command, tmp_path):
+    run = tmp_path / "tiles"
+    run.mkdir()
+    (run / "encoder.safetensors").touch()
+    for words in ([], ["--saliency"]):
+        with pytest.raises(SystemExit, match="trained on tiles and judges no slides"):
+            command(*words, *slides.values(), run=run)
