@@ -29,6 +29,7 @@ from benchmarks import record
 from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
+from experiments.configs.pretrain import glance
 from experiments.experiment import Experiment, Manifest
 from experiments.progress import progress
 from experiments.sources import LookSource
@@ -68,18 +69,26 @@ class Cost(NamedTuple):
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
     """Sixteen crops of each slide; a verdict is one draw."""
     config = attention_needle.get_config()
-    trunk = dataclasses.replace(config.method.trunk, weights=weights)
     config.method = dataclasses.replace(
-        config.method, trunk=trunk, mpps=tuple(mpps), resident=False, draws=1
+        config.method,
+        mpps=tuple(mpps),
+        resident=False,
+        draws=1,
+        **small(weights),
     )
     return alike(config)
+
+
+def small(weights: str) -> dict:
+    """A trunk of below a millisecond a tile."""
+    trunk = dataclasses.replace(glance.get_config().method.encoder, weights=weights)
+    return {"trunk": trunk, "deviation": True}
 
 
 def patch_all(weights: str, mpp: float) -> Experiment:
     """Every tile at one magnification, side by side."""
     config = patch_needle.get_config()
-    trunk = dataclasses.replace(config.method.trunk, weights=weights)
-    config.method = dataclasses.replace(config.method, trunk=trunk, mpp=mpp)
+    config.method = dataclasses.replace(config.method, mpp=mpp, **small(weights))
     return alike(abutting(config))
 
 

@@ -1,15 +1,15 @@
-"""A practice cohort seen at 8 um/px, and zooms to 2 um/px into a fifth of its tiles.
+"""A practice cohort seen at 4 um/px, and zooms to 1 um/px into a fifth of its tiles.
 
     python -m experiments.cohort --config experiments/configs/phantom/sasha.py \
         --config.data.manifest=cohorts/needle/slides.csv \
         --config.encoder.weights=encoder.safetensors
 
-The encoder is that of `pretrain/glance.py`; its tiles of 16 px show 32 um at 2 um/px
-and 128 um at 8 um/px. What other ways to choose as many tiles say stands beside, in
+The encoder is that of `pretrain/drawn.py`; its tiles of 32 px show 32 um at 1 um/px
+and 128 um at 4 um/px. What other ways to choose as many tiles say stands beside, in
 `metrics.json` and in the report.
 """
 
-from experiments.configs.pretrain import glance
+from experiments.configs.pretrain import drawn
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.methods.sasha import SASHA, Course
 from wsi_jax.slides.grid import Grid
@@ -18,10 +18,10 @@ from wsi_jax.train.optimiser import Optimiser
 
 
 def get_config() -> Experiment:
-    pretrained = glance.get_config()
+    pretrained = drawn.get_config()
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
-        grid=Grid(mpp=4 * pretrained.mpp, size_px=16, min_tissue=0.5),
+        grid=Grid(mpp=4 * pretrained.mpp, size_px=32, min_tissue=0.5),
         encoder=pretrained.method.encoder,
         method=SASHA(
             standardise=True,

@@ -1,0 +1,22 @@
+"""An encoder of 1 um/px for practice cohorts of drawn tissue, told by its detail.
+
+    python -m experiments.make_tiles --config experiments/configs/pretrain/textures.py \
+        --config.out=tiles
+    python -m experiments.pretrain_tiles \
+        --config experiments/configs/pretrain/drawn.py --config.tiles=tiles
+
+As `phantom.py`, which says why most tiles borrow their coarse look, on fields of 38 px.
+"""
+
+from experiments.configs.pretrain import phantom
+from experiments.pretrain_tiles import PretrainFolder
+from wsi_jax.methods.tile_classifier import Augment
+
+
+def get_config() -> PretrainFolder:
+    config = phantom.get_config()
+    config.groups = ()
+    config.method.augment = Augment(crop=0.15, blur=1.0, borrow=0.9, borrow_px=8)
+    config.train.batch, config.train.steps = 64, 600
+    config.train.validate_every = config.train.save_every = 300
+    return config
