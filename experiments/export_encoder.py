@@ -13,6 +13,8 @@ import pathlib
 
 import jax
 
+from experiments.checks import MANIFEST
+from wsi_jax.configs import from_plain
 from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.origin import Origin, to_metadata
@@ -32,8 +34,9 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
         out: file to write.
 
     Raises:
-        ExportError: its method trains no trunk.
-        FileNotFoundError: it is not trained.
+        ExportError: its method trains no trunk, or it is one fold of several.
+        FileNotFoundError: it is not trained, or the weights are gone that it began
+            with.
     """
     predictor = load(run)
     method = predictor.card.method
@@ -42,11 +45,18 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
             f"{run}: {type(method).__name__} pools features and trains no trunk; its "
             f"encoder is {predictor.card.tiling.encoder.weights or 'a random one'}"
         )
-    cohort = read_manifest(run / "manifest.csv", predictor.card.classes)
-    made = json.loads((run / "config.json").read_text()) | {
-        "config": {"mpp": mpp(predictor)}
-    }
-    origin = Origin(method.trunk.describe(), cohort.classes, seen(cohort), made)
+    if not (run / MANIFEST).is_file():
+        raise ExportError(
+            f"{run}: one fold of several, whose test slides others have learnt from; "
+            "train a run without --config.data.folds"
+        )
+    cohort = read_manifest(run / MANIFEST, predictor.card.classes)
+    told = json.loads((run / "config.json").read_text())
+    # What it began with has learnt, too.
+    before = from_plain(told["config"]["method"]["trunk"]).seen()
+    names = tuple(sorted({*before, *seen(cohort)}))
+    made = told | {"config": {"mpp": mpp(predictor)}}
+    origin = Origin(method.trunk.describe(), cohort.classes, names, made)
     net = jax.device_get(predictor.params["trunk"]["params"])
     pretrained.save(out, net, to_metadata(origin))
 

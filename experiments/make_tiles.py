@@ -73,14 +73,19 @@ def make_tiles(config: MakeTiles) -> pathlib.Path:
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
     config.validate()
-    out = pathlib.Path(config.out)
-    claim(out, config)
     styles = [
         (kind, style)
         for kind in config.kinds
         for style in range(config.styles)
         if split_of(f"{kind}:{style}") in PARTS
     ]
+    if not styles:
+        raise MakeCohortError(
+            f"--config.styles={config.styles} of --config.kinds={config.kinds}: none "
+            "that no training slide is made of; ask for more"
+        )
+    out = pathlib.Path(config.out)
+    claim(out, config)
     in_parallel(lambda one: _make(config, *one), styles, config.workers, "styles")
     lines = [
         {"file": file, "class": kind, "cluster": f"{kind}:{style}"}

@@ -250,8 +250,8 @@ class Predictor:
         """The verdicts on several slides, or why there is none.
 
         Of a method that zooms, all slides are zoomed into at once and the encoder has
-        full batches; each verdict then has its share of the cost. Of others they are
-        judged one by one. Arguments as of `predict`.
+        full batches; each verdict then tells the cost of all. Of others they are judged
+        one by one. Arguments as of `predict`.
         """
         if not self._zooming:
             return [self._tried(path, mpp, batch, reading, mask) for path in paths]

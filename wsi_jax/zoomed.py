@@ -1,6 +1,7 @@
 """Slides judged by zooming: nothing is read at high resolution but what was chosen."""
 
 import concurrent.futures
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +19,8 @@ from wsi_jax.survey import Surveyed, Tiling
 from wsi_jax.train.compile import compile_encoder, compile_phase, replicate, split
 from wsi_jax.types import Zoomer, bucket
 
-AHEAD = (
-    2  # tiles of each slide that are read before it is known whether they are wanted
-)
+# Tiles of each slide that are read before it is known whether they are wanted.
+AHEAD = 2
 
 
 class Zoomed(NamedTuple):
@@ -92,11 +92,12 @@ class Zooming:
                 # The device works on these meanwhile.
                 below.ahead(best[:, 1:], np.take_along_axis(left, best[:, 1:], 1))
                 orders.append(np.where(live, tile, -1))
-            meter.add(
-                slides=len(found), tiles=below.tiles, bytes_decoded=below.bytes_decoded
-            )
+        meter.add(
+            slides=len(found), tiles=below.tiles, bytes_decoded=below.bytes_decoded
+        )
         logits, attention = jax.device_get(self._zoomer.end(self._params, state))
-        order = np.stack(orders, 1)
+        # Where all slides are refused, none is zoomed into.
+        order = np.array(orders, np.int32).reshape(-1, len(low)).T
         return [
             Zoomed(
                 logits=logits[i],
@@ -135,11 +136,11 @@ class Zooming:
 
 
 class Children:
-    """Reads the children of tiles, in threads; of a tile all by one read.
+    """Reads the children of tiles, in threads; of a tile all by one read, once.
 
     Attributes:
         tiles: children read, those that turned out not to be wanted as well.
-        bytes_decoded: in pixels of the slides' levels.
+        bytes_decoded: in pixels of the slides' levels; told on leaving.
         reasons: of the slides where a tile could not be read, why.
     """
 
@@ -165,6 +166,7 @@ class Children:
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._running: dict[tuple[int, int], concurrent.futures.Future] = {}
         self._slides: dict[int, Slide] = {}
+        self._lock = threading.Lock()
         self.tiles, self.bytes_decoded = 0, 0
         self.reasons: dict[int, str] = {}
 
@@ -183,12 +185,14 @@ class Children:
         """The children of a tile of each live slide, row by row; zeros for others."""
         shape = len(tiles), self._k**2, self._side, self._side, 3
         out = np.zeros(shape, np.uint8)
-        wanted = [(i, self._begun(i, int(tiles[i]))) for i in np.flatnonzero(live)]
-        for i, pixels in wanted:
+        wanted = [(int(i), int(tiles[i])) for i in np.flatnonzero(live)]
+        for one in wanted:
+            self._begin(*one)
+        for i, tile in wanted:
             try:
-                out[i] = pixels.result()
+                out[i] = self._running.pop((i, tile)).result()
             except SlideError as error:
-                self.reasons.setdefault(int(i), str(error))
+                self.reasons.setdefault(i, str(error))
         return out
 
     def ahead(
@@ -196,19 +200,19 @@ class Children:
     ) -> None:
         """Begins to read what is likely to be asked for next."""
         for i, j in np.argwhere(wanted):
-            self._begun(int(i), int(tiles[i, j]))
+            self._begin(int(i), int(tiles[i, j]))
 
-    def _begun(self, i, tile):
-        """The children of a tile as they will be; read once, whoever asks."""
+    def _begin(self, i, tile):
+        """Has the children of a tile read, unless they are already."""
         if (i, tile) not in self._running:
+            self.tiles += self._k**2
+            self._running[i, tile] = self._pool.submit(self._read, i, tile)
+
+    def _read(self, i, tile):
+        with self._lock:
             if i not in self._slides:
                 row = self._found[i].row
                 self._slides[i] = open_slide(row.path, row.mpp)
-            self.tiles += self._k**2
-            self._running[i, tile] = self._pool.submit(self._read, i, tile)
-        return self._running[i, tile]
-
-    def _read(self, i, tile):
         at, side = self._yx[i][tile] * self._k, self._side * self._k
         pixels = self._slides[i].read(at, side, self._mpp)
         how = "(i y) (j x) c -> (i j) y x c"

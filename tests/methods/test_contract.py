@@ -1,4 +1,7 @@
-"""What every method must do. A new one adds a line to METHODS, IMAGES or LOOKS."""
+"""What every method must do. A new one adds a line to one of the families.
+
+A method of several stages is a case for each of them.
+"""
 
 import functools
 from typing import NamedTuple
@@ -13,11 +16,14 @@ import pytest
 from wsi_jax.methods import mil
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.methods.sasha import SASHA, Course
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.types import Bag, Looks, Method, Task, TrainState
+from wsi_jax.train.optimiser import Optimiser, Schedule
+from wsi_jax.train.ppo import PPO
+from wsi_jax.types import Bag, Looks, Method, Task, TrainState, Zooms
 
 SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}
 METHODS = {
@@ -60,25 +66,52 @@ LOOKS = {
         resident=True,
     ),
 }
+# Stages with a course have optimisers of their own.
+COURSE = Course(
+    optimiser=Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
+)
+ZOOMS = {
+    "sasha": SASHA(
+        children=2,
+        share=0.2,
+        branches=(2, 2),
+        top=(4, 4),
+        drop=0.25,
+        tau=0.8,
+        ppo=PPO(epochs=1, chunk=6),
+        hafed=COURSE,
+        updater=COURSE,
+        policy=COURSE,
+    )
+}
 TASK = Task(("normal", "tumor"))
+STAGES = {
+    f"{name}-{stage.name}": (name, i)
+    for name, config in ZOOMS.items()
+    for i, stage in enumerate(config.stages(TASK))
+}
 ONE = make_mesh(jax.devices()[:1])
 
 
 class Case(NamedTuple):
-    """A method, as it is and compiled for one device: compiling is what costs."""
+    """A method, as it is and compiled for one device: compiling is what costs.
+
+    `tiles` are those that a verdict on each slide has looked at.
+    """
 
     method: Method
     compiled: Method
     state: TrainState
     bag: Bag
+    tiles: np.ndarray | None = None
 
 
-@pytest.fixture(params=[*METHODS, *IMAGES, *LOOKS])
+@pytest.fixture(params=[*METHODS, *IMAGES, *LOOKS, *STAGES])
 def case(request) -> Case:
     return made(request.param)
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=[*METHODS, *STAGES])
 def pooled(request) -> Case:
     """Of features; images have no padding."""
     return made(request.param)
@@ -90,14 +123,24 @@ def made(name) -> Case:
         return case_of(IMAGES[name], images(), staged=False)
     if name in LOOKS:
         return case_of(LOOKS[name], looks(), mpp=4.0, cell_px=4)
-    return case_of(METHODS[name], bags())
+    if name in STAGES:
+        (name, i), bag = STAGES[name], zooms()
+        return case_of(ZOOMS[name], bag, i, children_read(ZOOMS[name], i, bag.mask))
+    return case_of(METHODS[name], bags(), tiles=bags().mask.sum(-1))
 
 
-def case_of(config, bag, **form) -> Case:
-    (stage,) = config.stages(TASK, optax.adam(1e-2), **form)
+def case_of(config, bag, i=0, tiles=None, **form) -> Case:
+    stage = config.stages(TASK, optax.adam(1e-2), **form)[i]
     compiled = compile_method(stage.method, ONE)
     state = compiled.init(jax.random.key(0), split(bag, ONE))
-    return Case(stage.method, compiled, state, bag)
+    return Case(stage.method, compiled, state, bag, tiles)
+
+
+def children_read(config, i, mask):
+    """And the tiles themselves: all, or of the last stage a share of the tiles'."""
+    n = mask.sum(-1)
+    zoomed = n if i < 2 else np.ceil(config.share * n - 1e-3)
+    return n + config.children**2 * zoomed
 
 
 def fresh(case, mesh):
@@ -118,6 +161,21 @@ def bags(dtype=np.float32) -> Bag:
     weight = np.where(np.arange(8) < 6, 1, 0).astype(dtype)
     mask[weight == 0] = False
     return Bag(x, mask, label.astype(np.int32), weight)
+
+
+def zooms() -> Bag:
+    """Tiles of three kinds, and what children tell of them.
+
+    Of the bags above the slides, masks and labels; that a tile is the tumour's all of
+    its children show, the tile itself does not.
+    """
+    bag, rng = bags(), np.random.default_rng(1)
+    b, n, d = bag.x.shape
+    kind = 2 * rng.normal(size=(3, d))[rng.integers(3, size=(b, n))]
+    low = kind + 0.3 * rng.normal(size=kind.shape)
+    high = 0.5 * kind[:, :, None] + 0.1 * rng.normal(size=(b, n, 4, d))
+    high[bag.label == 1, 3] += 3
+    return bag._replace(x=Zooms(np.float32(low), np.float32(high)))
 
 
 def images() -> Bag:
@@ -165,8 +223,8 @@ def first_step(case, mesh, bag):
     """Loss and gradient of one step; Adam's first moment is a tenth of the gradient."""
     compiled = case.compiled if mesh is ONE else compile_method(case.method, mesh)
     state, losses = steps(compiled, fresh(case, mesh), mesh, 1, bag)
-    inner = next(s for s in jax.tree.leaves(state.opt, is_leaf=_has_mu) if _has_mu(s))
-    return losses, jax.device_get(inner.mu)
+    found = [s for s in jax.tree.leaves(state.opt, is_leaf=_has_mu) if _has_mu(s)]
+    return losses, jax.device_get([one.mu for one in found])
 
 
 def _has_mu(state):
@@ -189,8 +247,10 @@ def test_one_device_is_eight_to_the_last_digit():
 
 def test_padding_is_invisible(pooled):
     """Junk behind the mask, NaN included, changes neither verdict nor training."""
-    clean = bags()
-    junk = clean._replace(x=np.where(clean.mask[..., None], clean.x, np.nan))
+    clean = pooled.bag
+    there = lambda a: clean.mask.reshape(clean.mask.shape + (1,) * (a.ndim - 2))
+    junk = lambda a: np.where(there(a), a, np.float32(np.nan))
+    junk = clean._replace(x=jax.tree.map(junk, clean.x))
     key = jax.random.key(1)
     predict = lambda bag: jax.device_get(
         pooled.compiled.predict(pooled.state.params, split(bag, ONE), key)
@@ -204,17 +264,17 @@ def test_padding_is_invisible(pooled):
     found = predict(clean)
     assert not found.attention[~clean.mask].any()
     np.testing.assert_allclose(found.attention[:6].sum(-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(found.counts["tiles"], clean.mask.sum(-1))
+    np.testing.assert_array_equal(found.counts["tiles"], pooled.tiles)
 
 
 def test_longer_padding_is_invisible(pooled):
     """A bag padded to twice its length gives the same verdict and attention."""
-    bag, key = bags(), jax.random.key(1)
+    bag, key = pooled.bag, jax.random.key(1)
     wide = lambda a: np.pad(a, [(0, 0), (0, 24)] + [(0, 0)] * (a.ndim - 2))
-    longer = bag._replace(x=wide(bag.x), mask=wide(bag.mask))
+    longer = bag._replace(x=jax.tree.map(wide, bag.x), mask=wide(bag.mask))
     predict = lambda bag: pooled.compiled.predict(
         pooled.state.params, split(bag, ONE), key
-    )
+    )._replace(trace=None)
     short, long = predict(bag), predict(longer)
     long = long._replace(attention=long.attention[:, :24])
     chex.assert_trees_all_close(long, short, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 
 from wsi_jax.methods import mil
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.train.optimiser import Optimiser, Schedule, alone
 from wsi_jax.types import Bag, Task
 
 PLAIN = {"weight_decay": 0.0, "clip_norm": 0.0}
@@ -46,6 +46,27 @@ def test_without_warm_up_it_starts_at_the_peak():
     found = rates(Optimiser(learning_rate=0.5, warmup=0.0, **PLAIN), 10, 2)
     assert found[0] == pytest.approx(0.5, rel=1e-5)
     assert found[1] < found[0]
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+def test_a_constant_rate_stays_at_its_peak(warmup):
+    how = {"warmup": warmup, "schedule": Schedule.constant}
+    found = rates(Optimiser(learning_rate=0.5, **how, **PLAIN), 10, 12)
+    warm = round(10 * warmup)
+    np.testing.assert_allclose(found[:warm], 0.5 * np.arange(warm) / 2, rtol=1e-4)
+    np.testing.assert_allclose(found[warm:], 0.5, rtol=1e-4)
+
+
+def test_a_part_alone_is_as_if_there_were_no_other():
+    """The rest stays; neither its gradient's norm nor its decay counts."""
+    params = {name: {"kernel": jnp.ones(())} for name in ("one", "other")}
+    grads = {"one": {"kernel": jnp.ones(())}, "other": {"kernel": jnp.float32(1e6)}}
+    tx = Optimiser(learning_rate=0.5, warmup=0.0).make(10)
+    whole, _ = walk(alone("one", tx), params, [grads] * 3)
+    part, _ = walk(tx, {"one": params["one"]}, [{"one": grads["one"]}] * 3)
+    for update, wanted in zip(whole, part, strict=True):
+        assert update["other"]["kernel"] == 0
+        assert update["one"]["kernel"] == wanted["one"]["kernel"] != 0
 
 
 def test_weight_decay_touches_kernels_alone():

@@ -8,22 +8,24 @@ fifth of the tiles; what other ways to choose as many would have said is told be
 """
 
 import dataclasses
-import enum
 import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from wsi_jax.nets.hafed import HAFED, losses
 from wsi_jax.nets.policy import Actor, Critic, Updater
+from wsi_jax.nets.zooming import ZoomNets, is_distilled
 from wsi_jax.ops import zoom
-from wsi_jax.ops.choices import evenly, ranked
-from wsi_jax.ops.episode import Slides, Update, greedy, play, sampler
+from wsi_jax.ops.episode import Slides, play, sampler
+from wsi_jax.ops.likeness import miss
 from wsi_jax.ops.pooling import moments
 from wsi_jax.ops.sampling import log_attention
 from wsi_jax.ops.versions import verdicts
+from wsi_jax.ops.ways import WAYS, Way, follow
 from wsi_jax.train import ppo
 from wsi_jax.train.agent import Agent
 from wsi_jax.train.flops import count_flops
@@ -41,54 +43,6 @@ from wsi_jax.types import (
     Zoomer,
     Zooms,
 )
-
-
-class Choice(enum.Enum):
-    """Which tiles are zoomed into.
-
-    policy: one after another, those that the policy likes best.
-    random: any.
-    grid: evenly spread, row by row.
-    low: those with the most attention when all are seen at low resolution.
-    full: those with the most when all are seen at high resolution: an oracle.
-    """
-
-    policy = "policy"
-    random = "random"
-    grid = "grid"
-    low = "low"
-    full = "full"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
-    """How a verdict is come by.
-
-    Attributes:
-        choice: of the tiles.
-        tau: from which cosine on rows are updated; None as trained.
-        zoomed_only: the verdict rests on the tiles that were zoomed into.
-        share: of the tiles zoomed into; None as trained.
-    """
-
-    choice: Choice = Choice.policy
-    tau: float | None = None
-    zoomed_only: bool = False
-    share: float | None = None
-
-
-NEVER, EVERY = 2.0, -2.0  # cosines that no two rows have, and that all have
-WAYS = {
-    "random": Way(choice=Choice.random),
-    "grid": Way(choice=Choice.grid),
-    "low_attention": Way(choice=Choice.low),
-    "oracle": Way(choice=Choice.full),
-    "zoomed_only": Way(zoomed_only=True),
-    "no_update": Way(tau=NEVER),
-    "all_updated": Way(tau=EVERY),
-    "low_resolution": Way(share=0.0),
-    "full_resolution": Way(share=1.0),
-}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -187,8 +141,9 @@ class SASHA:
             raise ValueError(f"--config.method.share={self.share}: above 0, 1 at most")
         if not 0 <= self.drop < 1:
             raise ValueError(f"--config.method.drop={self.drop}: 0 or more, below 1")
-        for name in ("anchors", "rows"):
-            if (value := getattr(self, name)) < 1:
+        for name in ("anchors", "rows", "branches", "top"):
+            value = getattr(self, name)
+            if min(np.atleast_1d(value)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
 
     def trained(self) -> "SASHA":
@@ -200,50 +155,53 @@ class SASHA:
     ) -> tuple[Stage, ...]:
         """Three stages, each with an optimiser of its own: `tx` is not used."""
         del tx
-        net = _Net(self, task)
-        make = lambda course, times=1: course.optimiser.make(times * course.steps)
-        hafed, updater = (
-            alone(name, make(getattr(self, name))) for name in ("hafed", "updater")
-        )
-        agent = make(self.policy, self.ppo.epochs)
-        ways = {name: net.policy(agent, way) for name, way in WAYS.items()}
+        made = _Stages(self, task)
+        own = lambda course, times=1: course.optimiser.make(times * course.steps)
+        agent = own(self.policy, self.ppo.epochs)
         return (
-            Stage("hafed", net.hafed(hafed), plan=self.hafed.plan(), distil=net.distil),
+            Stage(
+                "hafed",
+                made.hafed(alone("hafed", own(self.hafed))),
+                plan=self.hafed.plan(),
+                distil=made.distil,
+            ),
             Stage(
                 "updater",
-                net.updater(updater),
+                made.updater(alone("updater", own(self.updater))),
                 plan=self.updater.plan(monitor="-loss"),
-                validate=net.validate_updater,
+                validate=made.validate_updater,
             ),
             Stage(
                 "policy",
-                net.policy(agent, Way()),
+                made.policy(agent, Way()),
                 plan=self.policy.plan(),
-                others=ways,
-                zoomer=net.zoomer() if self.share < 1 else None,
+                others={name: made.policy(agent, way) for name, way in WAYS.items()},
+                zoomer=made.zoomer() if self.share < 1 else None,
             ),
         )
 
 
-surprise = optax.softmax_cross_entropy_with_integer_labels
-
-
-class _Net:
-    """The nets as pure functions of batches."""
+class _Stages:
+    """The trainings, and the verdicts of each, as pure functions of batches."""
 
     def __init__(self, config: SASHA, task: Task):
         self.config, self.classes = config, len(task.classes)
 
-    # Each net is made for the features it meets, which no config tells.
-
-    def of(self, x):
-        """The nets for rows as long as these: HAFED, updater, actor, critic."""
-        d, config, dtype = x.shape[-1], self.config, self.config.dtype.value
-        hafed = HAFED(
-            self.classes, d, config.branches, config.top, config.drop, dtype=dtype
+    def nets(self, rows) -> ZoomNets:
+        """Made for the features they meet, whose number no config tells."""
+        d, config, dtype = rows.shape[-1], self.config, self.config.dtype.value
+        how = {"dtype": dtype}
+        return ZoomNets(
+            HAFED(self.classes, d, config.branches, config.top, config.drop, **how),
+            Updater(d, **how),
+            Actor(d, **how),
+            Critic(d, config.clock, **how),
         )
-        agent = Actor(d, dtype=dtype), Critic(d, config.clock, dtype=dtype)
-        return hafed, Updater(d, dtype=dtype), *agent
+
+    def rules(self) -> zoom.Rules:
+        """Of the environment."""
+        config = self.config
+        return zoom.Rules(tau=config.tau, once=config.once, signed=config.signed)
 
     # HAFED.
 
@@ -251,18 +209,16 @@ class _Net:
         """Trained on the children of all tiles."""
 
         def init(key, batch):
-            net, *_ = self.of(batch.x.low)
-            one = jnp.zeros((1, 2, batch.x.low.shape[-1])), jnp.ones(1, bool)
-            return {
-                "standardise": self.statistics(batch),
-                "hafed": net.init(key, *one),
-            }
+            known = self.statistics(batch)
+            nets = self.nets(batch.x.low)
+            return {"standardise": known, "hafed": nets.init("hafed", key)}
 
         def loss(params, batch, key):
-            net, *_ = self.of(batch.x.low)
-            high = self.standardised(params, batch.x.high)
+            nets = self.nets(batch.x.low)
+            high = nets.standardised(params, batch.x.high)
 
             def one(key, high, mask, label):
+                net = nets.hafed
                 draws = net.uniforms(key, len(high)) if self.config.drop else None
                 said = net.apply(params["hafed"], high, mask, draws)
                 return losses(said, label, mask), said.logits
@@ -274,33 +230,11 @@ class _Net:
 
         return supervised(init, loss, self.full, tx)
 
-    def full(self, params, batch, key):
-        """Verdict on all children."""
-        del key
-        net, *_ = self.of(batch.x.low)
-        _, high = self.rows(params, batch.x)
-        said = jax.vmap(lambda x, mask: self.classify(net, params, x, mask))(
-            high, batch.mask
-        )
-        read = lambda x: net.apply(params["hafed"], x, method="rows")
-        return Prediction(*said, self.counts(batch, batch.mask.sum(-1), read))
-
-    def distil(self, params, x: Zooms) -> Zooms:
-        """Rows of all tiles at both resolutions."""
-        return Zooms(*self.rows(params, x))
-
-    def classify(self, net, params, x, mask):
-        """Logits [c] and attention [n] of one slide's rows."""
-        said = net.apply(params["hafed"], x, mask, method="classify")
-        return said.logits, said.attention.mean(0)
-
-    # Features.
-
     def statistics(self, batch):
         """Mean and deviation of features [d], at both resolutions together."""
         x, d = batch.x, batch.x.low.shape[-1]
         # What has been distilled is standardised, and the stage before knows how.
-        if not self.config.standardise or x.high.ndim == x.low.ndim:
+        if not self.config.standardise or is_distilled(x):
             return {"mean": jnp.zeros(d), "std": jnp.ones(d)}
         b, _, k, _ = x.high.shape
         both = jnp.concatenate([x.low, x.high.reshape(b, -1, d)], 1)
@@ -308,19 +242,23 @@ class _Net:
         mean, std = moments(both, masks)
         return {"mean": mean, "std": std}
 
-    def standardised(self, params, x):
-        """Features [*n d] as the nets meet them."""
-        known = jax.lax.stop_gradient(params["standardise"])
-        return (x.astype(known["mean"].dtype) - known["mean"]) / known["std"]
+    def distil(self, params, x: Zooms) -> Zooms:
+        """Rows of all tiles at both resolutions."""
+        return self.nets(x.low).rows(params, x)
 
-    def rows(self, params, x: Zooms):
-        """Rows [b n d] at low and at high resolution; of distilled ones, themselves."""
-        if x.high.ndim == x.low.ndim:
-            return x.low, x.high
-        low, high = (self.standardised(params, a) for a in x)
-        net, *_ = self.of(low)
-        high, _ = net.apply(params["hafed"], high, method="aggregate")
-        return low, high
+    def full(self, params, batch, key):
+        """Verdict on all children."""
+        del key
+        return self.whole(params, batch, high=True)
+
+    def whole(self, params, batch, high: bool):
+        """Verdict on all tiles, seen at one resolution."""
+        nets = self.nets(batch.x.low)
+        rows = nets.rows(params, batch.x)
+        said = nets.classify(params, rows.high if high else rows.low, batch.mask)
+        zooms = high * batch.mask.sum(-1)
+        read = lambda x: nets.scores(params, x)
+        return Prediction(*said, self.counts(batch, zooms, read))
 
     # The updater.
 
@@ -330,14 +268,11 @@ class _Net:
         def init(key, batch):
             keys = jax.random.split(key)
             params = self.hafed(optax.identity()).init(keys[0], batch).params
-            _, net, *_ = self.of(batch.x.low)
-            d = batch.x.low.shape[-1]
-            one = jnp.zeros(d), jnp.zeros(d), jnp.zeros((1, d))
-            return params | {"updater": net.init(keys[1], *one)}
+            nets = self.nets(batch.x.low)
+            return params | {"updater": nets.init("updater", keys[1])}
 
         def loss(params, batch, key):
-            error = self.errors(params, batch, key, self.config.anchors)
-            return error, {}
+            return self.errors(params, batch, key, self.config.anchors), {}
 
         return supervised(init, loss, self.full, tx)
 
@@ -347,30 +282,17 @@ class _Net:
 
     def errors(self, params, batch, key, anchors):
         """Mean squared error of the updated rows [b]."""
-        _, net, *_ = self.of(batch.x.low)
-        low, high = self.rows(params, batch.x)
+        nets, config = self.nets(batch.x.low), self.config
+        update = lambda *x: nets.updater.apply(params["updater"], *x)
+        how = {"itself": config.itself, "chunk": config.anchors}
 
         def one(key, z, v, mask):
-            chance = jnp.where(mask, 0.0, -jnp.inf)
-            chance = chance.at[0].set(jnp.where(mask.any(), chance[0], 0.0))
-            units = zoom.unit(z)
-
-            def zoomed(i):
-                cos = jnp.matmul(units, units[i], precision="highest")
-                cos = cos if self.config.signed else jnp.abs(cos)
-                alike = (cos >= self.config.tau) & mask
-                if not self.config.itself:
-                    alike &= jnp.arange(len(z)) != i
-                told = net.apply(params["updater"], v[i], z[i], z)
-                wrong = ((told - v) ** 2).mean(-1)
-                return jnp.where(alike, wrong, 0).sum(), alike.sum()
-
-            which = jax.random.categorical(key, chance, shape=(anchors,))
-            total, count = jax.lax.map(zoomed, which, batch_size=self.config.anchors)
-            each = total / jnp.maximum(count, 1)
-            return each.sum() / jnp.maximum((count > 0).sum(), 1)
+            chance = jnp.where(mask | ~mask.any(), 0.0, -jnp.inf)
+            tiles = jax.random.categorical(key, chance, shape=(anchors,))
+            return miss(update, z, v, mask, tiles, self.rules(), **how)
 
         keys = jax.random.split(key, len(batch.label))
+        low, high = jax.lax.stop_gradient(nets.rows(params, batch.x))
         return jax.vmap(one)(keys, low, high, batch.mask)
 
     # The policy.
@@ -383,25 +305,27 @@ class _Net:
         def init(key, batch):
             key, *keys = jax.random.split(key, 4)
             params = self.updater(optax.identity()).init(keys[0], batch).params
-            _, _, actor, critic = self.of(batch.x.low)
-            one = jnp.zeros((1, batch.x.low.shape[-1]))
-            params |= {"actor": actor.init(keys[1], one)}
-            params |= {"critic": critic.init(keys[2], one)}
+            nets = self.nets(batch.x.low)
+            params |= {"actor": nets.init("actor", keys[1])}
+            params |= {"critic": nets.init("critic", keys[2])}
             return TrainState(jnp.int32(0), params, tx.init(_agent(params)), key)
 
         def step(state, batch):
             params, known = _agent(state.params), state.params
             key = jax.random.fold_in(state.key, state.step)
-            hafed, _, actor, critic = self.of(batch.x.low)
-            slides = self.slides(known, batch, config.share)
+            nets = self.nets(batch.x.low)
+            slides, steps = self.slides(known, batch, config.share)
             episodes = config.ppo.episodes
             keys = jax.random.split(key, (len(batch.label), episodes))
-            agent = Agent.of(actor, critic)
-            episode = self.play(known, slides, sampler(keys), config.share, episodes)
-            classify = lambda x: hafed.apply(known["hafed"], x, method="rows")
+            agent = Agent.of(nets.actor, nets.critic)
+            act = lambda x: nets.act(known, x)
+            episode = play(
+                slides, nets.update(known), act, sampler(keys), self.rules(),
+                steps=steps, episodes=episodes, chunk=config.rows,
+            )  # fmt: skip
             gained = ppo.experience(
-                agent, params, classify, slides, batch.label, batch.weight, episode,
-                config.ppo,
+                agent, params, lambda x: nets.scores(known, x), slides, batch.label,
+                batch.weight, episode, config.ppo,
             )  # fmt: skip
             params, opt, metrics = ppo.improve(
                 agent, tx, params, state.opt, gained, config.ppo
@@ -415,107 +339,60 @@ class _Net:
 
         return Method(init, step, predict)
 
-    def slides(self, params, batch, share) -> Slides:
-        low, high = self.rows(params, batch.x)
-        steps = (
-            zoom.horizon(share, batch.mask.sum(-1))
-            if share
-            else jnp.zeros(len(batch.mask), jnp.int32)
-        )
-        return Slides.of(low, high, batch.mask, steps)
-
-    def play(self, params, slides, choose, share, episodes, tau=None):
-        """Episodes on slides of which all is known."""
-        config = self.config
-        _, updater, actor, _ = self.of(slides.z)
-        return play(
-            slides,
-            Update.of(updater, params["updater"]),
-            lambda x: actor.apply(params["actor"], x),
-            choose,
-            self.rules(tau),
-            steps=_most(share, slides.z.shape[1]),
-            episodes=episodes,
-            chunk=config.rows,
-        )
+    def slides(self, params, batch, share) -> tuple[Slides, int]:
+        """Slides to play on, and the steps on the fullest there could be."""
+        rows = self.nets(batch.x.low).rows(params, batch.x)
+        steps = zoom.horizon(share, batch.mask.sum(-1))
+        most = max(1, math.ceil(share * batch.mask.shape[1] - 1e-3))
+        return Slides.of(*rows, batch.mask, steps), most
 
     def verdict(self, params, batch, key, way: Way):
         """Of one way to zoom."""
         share = self.config.share if way.share is None else way.share
-        if share == 1:
-            return self.full(params, batch, key)
-        hafed, updater, actor, _ = self.of(batch.x.low)
-        slides = self.slides(params, batch, share)
-        read = lambda x: hafed.apply(params["hafed"], x, method="rows")
-        judge = jax.vmap(lambda x, mask: self.classify(hafed, params, x, mask))
-        if not share:
-            said = judge(slides.z, slides.mask)
-            return Prediction(*said, self.counts(batch, slides.horizon, read))
-        scores = {
-            Choice.random: lambda: jax.random.uniform(key, slides.mask.shape),
-            Choice.grid: lambda: jax.vmap(evenly)(slides.mask, slides.horizon),
-            Choice.low: lambda: judge(slides.z, slides.mask)[1],
-            Choice.full: lambda: judge(slides.v, slides.mask)[1],
-        }
-        choose = greedy
-        if way.choice is not Choice.policy:
-            choose = ranked(scores[way.choice]()[:, None])
-        update = Update.of(updater, params["updater"])
-        episode = self.play(params, slides, choose, share, 1, way.tau)
-        steps = episode.actions.shape[-1]
-        zoomed = episode.zoomed_at[:, 0] < steps
-        estimated = episode.estimated_at[:, 0] < steps
-        rows = jnp.where(estimated[..., None], episode.estimated[:, 0], slides.z)
-        rows = jnp.where(zoomed[..., None], slides.v, rows)
-        said = judge(rows, zoomed if way.zoomed_only else slides.mask)
-        chunk = self.config.ppo.chunk
-        along = verdicts(read, slides, episode, steps=steps + 1, chunk=chunk)
+        if share in (0, 1):
+            return self.whole(params, batch, high=share == 1)
+        nets, update = self.nets(batch.x.low), self.nets(batch.x.low).update(params)
+        slides, steps = self.slides(params, batch, share)
+        judge = lambda x, mask: nets.classify(params, x, mask)
+        act = lambda x: nets.act(params, x)
+        known = follow(
+            way, slides, update, act, lambda *x: judge(*x)[1], self.rules(), key,
+            steps=steps, chunk=self.config.rows,
+        )  # fmt: skip
+        read = lambda x: nets.scores(params, x)
+        how = {"steps": steps + 1, "chunk": self.config.ppo.chunk}
         trace = {
-            "order": episode.actions[:, 0],
+            "order": known.episode.actions[:, 0],
             "steps": slides.horizon,
-            "logits": along[:, 0],
+            "logits": verdicts(read, slides, known.episode, **how)[:, 0],
         }
-        act = lambda x: actor.apply(params["actor"], x)
         renew = lambda x: update.finish(update.row(x))
         counts = self.counts(batch, slides.horizon, read, act, renew)
-        return Prediction(*said, counts, trace)
+        return Prediction(*judge(known.rows, known.mask), counts, trace)
 
     def zoomer(self) -> Zoomer:
         """The policy's own way, where children are read when they are zoomed into."""
 
         def begin(params, low, mask):
-            low = self.standardised(params, low)
+            low = self.nets(low).standardised(params, low)
             steps = zoom.horizon(self.config.share, mask.sum(-1))
             return jax.vmap(zoom.reset)(low, mask, steps)
 
         def likely(params, state):
-            _, _, actor, _ = self.of(state.rows)
             left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
-            logits = actor.apply(params["actor"], state.rows)
+            logits = self.nets(state.rows).act(params, state.rows)
             return jax.vmap(log_attention)(logits, left)
 
         def step(params, state, tile, children):
-            hafed, updater, *_ = self.of(state.rows)
-            children = self.standardised(params, children)
-            v, _ = hafed.apply(params["hafed"], children, method="aggregate")
-            update = lambda *x: updater.apply(params["updater"], *x)
+            nets = self.nets(state.rows)
+            update = lambda *x: nets.updater.apply(params["updater"], *x)
             move = lambda *x: zoom.step(*x, update, self.rules())[0]
-            return jax.vmap(move)(state, tile, v)
+            return jax.vmap(move)(state, tile, nets.aggregate(params, children))
 
         def end(params, state):
-            hafed, *_ = self.of(state.rows)
-            judge = lambda x, mask: self.classify(hafed, params, x, mask)
-            return jax.vmap(judge)(state.rows, state.mask)
+            return self.nets(state.rows).classify(params, state.rows, state.mask)
 
         return Zoomer(begin, likely, step, end)
-
-    def rules(self, tau=None) -> zoom.Rules:
-        """Of the environment, with another `tau` where one is given."""
-        return zoom.Rules(
-            tau=self.config.tau if tau is None else tau,
-            once=self.config.once,
-            signed=self.config.signed,
-        )
 
     def counts(self, batch, zooms, *scored):
         """Tiles read, and FLOPs where each of `scored` sees every row once."""
@@ -530,8 +407,3 @@ class _Net:
 def _agent(params):
     """What the policy's training changes."""
     return {name: params[name] for name in ("actor", "critic")}
-
-
-def _most(share, n):
-    """Steps on the fullest slide of `n` tiles."""
-    return max(1, math.ceil(share * n - 1e-3))

@@ -42,7 +42,9 @@ class Optimiser:
         updates = max(steps // self.accumulate, 1)
         warm = round(self.warmup * updates)
         if self.schedule is Schedule.constant:
-            rate = optax.warmup_constant_schedule(0.0, self.learning_rate, warm)
+            # Over no steps it would never rise.
+            rise = optax.warmup_constant_schedule(0.0, self.learning_rate, warm)
+            rate = rise if warm else self.learning_rate
         else:
             rate = optax.warmup_cosine_decay_schedule(
                 0.0, self.learning_rate, warm, updates

@@ -1,0 +1,117 @@
+"""The trunk of a run as an encoder: its features, and what it may not be used on."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cohort as experiment
+from experiments.experiment import write_json
+from experiments.export_encoder import ExportError, export
+from wsi_jax import configs
+from wsi_jax.data.cohort import CohortError, read_manifest
+from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.nets import pretrained
+from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.origin import read_origin, to_metadata
+from wsi_jax.run import load
+from wsi_jax.slides.grid import Grid
+
+TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
+
+
+def looking(tiny, trunk=TRUNK):
+    """The tiny config, of a method that sees the pixels."""
+    config = tiny()
+    config.features, config.encoder, config.heatmaps = "", None, 0
+    config.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
+    config.method = PatchAll(trunk=trunk, mpp=2.0, tile_px=16, width=8, attention=4)
+    config.train.steps = config.train.validate_every = 2
+    config.train.batch, config.train.class_weights = 4, False
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trunk") / "run"
+    experiment.run(looking(tiny), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(run):
+    path = run.parent / "encoder.safetensors"
+    export(run, path)
+    return path
+
+
+def clusters(manifest, *splits):
+    rows = read_manifest(manifest).rows
+    return {
+        name for row in rows if row.split in splits for name in row.cluster.split(";")
+    }
+
+
+def test_features_are_those_of_the_trunk(run, weights):
+    encoder = dataclasses.replace(TRUNK, weights=str(weights))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    apply = jax.jit(encoder.make().apply)
+    wanted = apply(load(run).params["trunk"], pixels)
+    np.testing.assert_array_equal(apply(encoder.params(), pixels), wanted)
+    assert (np.asarray(apply(TRUNK.params(), pixels)) != np.asarray(wanted)).any()
+
+
+def test_weights_say_what_they_have_learnt_from(run, weights, manifest):
+    origin = read_origin(weights)
+    assert set(origin.seen) == clusters(manifest, "train", "val")
+    assert not set(origin.seen) & clusters(manifest, "test")
+    assert origin.classes == ("normal", "tumor")
+    encoder = dataclasses.replace(TRUNK, weights=str(weights))
+    assert encoder.seen() == origin.seen
+    assert encoder.trained_mpp() == 2.0
+    assert {"commit", "date", "versions"} <= origin.made.keys()
+
+
+def test_a_cohort_that_tests_on_them_is_refused(tiny, weights, edited, tmp_path):
+    config = tiny()
+    config.encoder, config.features = (
+        dataclasses.replace(TRUNK, weights=str(weights)),
+        "",
+    )
+    turned = {"train": "test", "test": "train"}
+    swap = lambda row: row | {"split": turned.get(row["split"], row["split"])}
+    config.data.manifest = str(edited(swap))
+    with pytest.raises(CohortError, match="encoder"):
+        experiment.run(config, tmp_path / "run")
+
+
+def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
+    """Trained on from weights that had seen more, it has seen that as well."""
+    params = jax.device_get(TRUNK.params()["params"])
+    first = tmp_path / "first.safetensors"
+    origin = read_origin(weights)._replace(seen=("elsewhere:1",))
+    pretrained.save(first, params, to_metadata(origin))
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    told = configs.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
+    config = json.loads((folder / "config.json").read_text())
+    config["config"]["method"]["trunk"] = told
+    write_json(folder / "config.json", config)
+    export(folder, tmp_path / "second.safetensors")
+    seen = read_origin(tmp_path / "second.safetensors").seen
+    assert set(seen) == {"elsewhere:1", *read_origin(weights).seen}
+
+
+def test_what_has_no_trunk_of_its_own_is_refused(run, finished, tmp_path):
+    out = tmp_path / "encoder.safetensors"
+    with pytest.raises(ExportError, match="ABMIL pools features and trains no trunk"):
+        export(finished, out)
+    fold = tmp_path / "fold_0"
+    shutil.copytree(run, fold)
+    (fold / "manifest.csv").unlink()
+    with pytest.raises(ExportError, match="one fold of several"):
+        export(fold, out)
+    assert not out.exists()

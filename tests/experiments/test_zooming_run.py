@@ -1,0 +1,99 @@
+"""SASHA from slides to a verdict: trained, told of every way, opened and zoomed."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import wsi_jax
+from experiments import cohort as experiment
+from wsi_jax.methods import sasha
+from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.ops import zoom
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.slide import SlideError
+from wsi_jax.train.compile import make_mesh
+from wsi_jax.train.ppo import PPO
+
+# Each costs a program.
+NAMES = "grid", "low_resolution", "full_resolution"
+WAYS = {name: sasha.WAYS[name] for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A finished run of the tiny cohort, of few steps, on one device."""
+    config, course = tiny(), Course(steps=2, batch=8, validate_every=2)
+    config.features, config.heatmaps = "", 0
+    config.encoder = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
+    config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)
+    config.method = SASHA(
+        children=2, standardise=True, tau=0.8, branches=(1, 2), ppo=PPO(chunk=1),
+        hafed=course, updater=course, policy=course,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("zooming") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sasha, "WAYS", WAYS)
+        one = make_mesh(jax.devices()[:1])
+        patch.setattr(experiment, "make_mesh", lambda: one)
+        experiment.run(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return wsi_jax.load(run)
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return {line["slide_id"]: line for line in csv.DictReader(file)}
+
+
+def test_every_way_is_told_beside_the_policy(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    for way in ("policy", *WAYS):
+        assert 0 <= metrics[f"test.inference.{way}.auc"] <= 1
+    assert metrics["test.inference.policy.auc"] == metrics["test.auc"]
+    lines = table(run / "predictions.csv")
+    assert len(lines) == 6
+    for line in lines.values():
+        for way in ("", *(f"{way}." for way in WAYS)):
+            p = [float(line[f"{way}p_{name}"]) for name in ("normal", "tumor")]
+            assert sum(p) == pytest.approx(1, abs=2e-6)
+    told = {way: [line[f"{way}.p_tumor"] for line in lines.values()] for way in WAYS}
+    assert told["low_resolution"] != told["full_resolution"]
+
+
+def test_an_opened_run_zooms_to_the_same_verdict(run, predictor):
+    lines, slides = table(run / "predictions.csv"), table(run / "slides.csv")
+    name = next(iter(lines))
+    verdict = predictor.predict(slides[name]["path"])
+    n = int(slides[name]["tiles"])
+    for label, p in verdict.probabilities.items():
+        assert p == pytest.approx(float(lines[name][f"p_{label}"]), abs=1e-4)
+    assert len(verdict.attention) == len(verdict.yx) == n
+    assert len(set(verdict.order.tolist())) == zoom.horizon(0.2, n)
+    assert n + 4 * len(verdict.order) <= verdict.cost["tiles"] < 5 * n
+    assert verdict.cost["slides"] == 1
+
+
+def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
+    slides = table(run / "slides.csv")
+    paths = [slides[name]["path"] for name in list(table(run / "predictions.csv"))[:2]]
+    torn = tmp_path / "torn.tif"
+    torn.write_bytes(b"no slide")
+    one, bad, other = predictor.together([paths[0], torn, paths[1]])
+    assert isinstance(bad, SlideError)
+    assert "torn" in str(bad)
+    for path, said in zip(paths, (one, other), strict=True):
+        alone = predictor.predict(path)
+        assert said.path == alone.path == path
+        np.testing.assert_array_equal(said.order, alone.order)
+        for name, p in alone.probabilities.items():
+            assert said.probabilities[name] == pytest.approx(p, abs=1e-5)
+    (only,) = predictor.together([torn])
+    assert isinstance(only, SlideError)
