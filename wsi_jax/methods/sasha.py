@@ -31,7 +31,7 @@ from wsi_jax.train.agent import Agent
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.optimiser import Optimiser, alone
 from wsi_jax.train.ppo import PPO
-from wsi_jax.train.supervised import supervised
+from wsi_jax.train.supervised import supervised, weighted_mean
 from wsi_jax.types import (
     Dtype,
     Method,
@@ -332,6 +332,7 @@ class _Stages:
             )
             metrics = {name: values.mean() for name, values in metrics.items()}
             metrics["loss"] = metrics["actor_loss"] + metrics["critic_loss"]
+            metrics["gain"] = weighted_mean(gained.gain.mean(1), batch.weight)
             return TrainState(state.step + 1, known | params, opt, state.key), metrics
 
         def predict(params, batch, key):

@@ -70,6 +70,7 @@ class Experience(NamedTuple):
         log_p: [b e t], of the actions, when they were taken.
         advantage: [b e t], normalised over a slide's episodes.
         target: [b e t], of the critic.
+        gain: [b e], what the classifier's loss fell by in an episode.
         weight: [b], of the slides.
     """
 
@@ -79,6 +80,7 @@ class Experience(NamedTuple):
     log_p: Float[Array, "b e t"]
     advantage: Float[Array, "b e t"]
     target: Float[Array, "b e t"]
+    gain: Float[Array, "b e"]
     weight: Float[Array, " b"]
 
 
@@ -133,6 +135,7 @@ def experience(
         log_p=then.log_p,
         advantage=jax.vmap(normalise)(advantage, live),
         target=advantage + then.value,
+        gain=losses[..., 0] - losses[..., -1],
         weight=weight,
     )
 

@@ -11,10 +11,12 @@ and 128 um at 4 um/px. What other ways to choose as many tiles say stands beside
 
 from experiments.configs.pretrain import drawn
 from experiments.experiment import Experiment, Manifest
+from wsi_jax.data.bags import Loading
 from wsi_jax.methods.sasha import SASHA, Course
 from wsi_jax.slides.grid import Grid
 from wsi_jax.train.loop import Train
 from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.train.ppo import PPO
 
 
 def get_config() -> Experiment:
@@ -26,8 +28,9 @@ def get_config() -> Experiment:
         method=SASHA(
             standardise=True,
             tau=0.5,
+            ppo=PPO(episodes=8),
             hafed=Course(
-                steps=600,
+                steps=200,
                 batch=8,
                 validate_every=50,
                 optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
@@ -43,9 +46,10 @@ def get_config() -> Experiment:
                 batch=8,
                 validate_every=50,
                 optimiser=Optimiser(
-                    learning_rate=1e-3, weight_decay=1e-4, clip_norm=0.5
+                    learning_rate=5e-3, weight_decay=1e-4, clip_norm=0.5
                 ),
             ),
         ),
         train=Train(balanced=True, class_weights=False, patience=0),
+        loading=Loading(min_bucket=64),
     )
