@@ -89,6 +89,8 @@ class SASHA:
         branches: attentions over children, and over tiles.
         top: the best children, and tiles, of which training masks some.
         drop: share of these.
+        mixed: weight of a second loss of HAFED, on slides of which a share is seen at
+            high resolution, as it will have to judge them. The paper has none.
         tau: cosine from which on a row is updated when another is zoomed into.
         once: a row is updated once at most.
         signed: opposite rows are unlike.
@@ -113,6 +115,7 @@ class SASHA:
     branches: tuple[int, int] = (1, 5)
     top: tuple[int, int] = (10, 20)
     drop: float = 0.24
+    mixed: float = 0.0
     tau: float = 0.95
     once: bool = True
     signed: bool = True
@@ -226,9 +229,25 @@ class _Stages:
             keys = jax.random.split(key, len(batch.label))
             parts, logits = jax.vmap(one)(keys, high, batch.mask, batch.label)
             right = (logits.argmax(-1) == batch.label).astype(jnp.float32)
-            return sum(parts), {"accuracy": right, "slide_loss": parts.slide}
+            metrics = {"accuracy": right, "slide_loss": parts.slide}
+            total = sum(parts)
+            if self.config.mixed:
+                metrics["mixed_loss"] = self.mixed_loss(nets, params, batch, key)
+                total += self.config.mixed * metrics["mixed_loss"]
+            return total, metrics
 
         return supervised(init, loss, self.full, tx)
+
+    def mixed_loss(self, nets, params, batch, key):
+        """Of slides [b] of which a share, any, is seen at high resolution."""
+        keys = jax.random.split(jax.random.fold_in(key, 1))
+        share = jax.random.uniform(keys[0], (len(batch.label), 1))
+        zoomed = jax.random.uniform(keys[1], batch.mask.shape) < share
+        rows = nets.rows(params, batch.x)
+        state = jnp.where(zoomed[..., None], rows.high, rows.low)
+        logits, _ = nets.classify(params, state, batch.mask)
+        surprise = optax.softmax_cross_entropy_with_integer_labels
+        return surprise(logits, batch.label)
 
     def statistics(self, batch):
         """Mean and deviation of features [d], at both resolutions together."""
