@@ -8,8 +8,10 @@
         --config experiments/configs/phantom/attention_sampling.py \
         --config.data.manifest=cohorts/fine_only/slides.csv
 
-One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 32 um, 128 um and
-512 um: the middle ones less than the gutter between two blocks of `coarse_only`.
+One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 16 um, 64 um and
+768 um: the finest less than a wave of `mid`, the middle ones less than the gutter
+between two blocks of `coarse_only`. `alone` makes what each magnification says as
+weighty as if it were the only one; `spread` holds attention where none says more.
 """
 
 from experiments.experiment import Experiment, Manifest
@@ -30,25 +32,26 @@ def get_config() -> Experiment:
             trunk=ConvNeXtEncoder(
                 blocks=(1,),
                 width=32,
-                stem=4,
+                stem=2,
                 scale=1.0,
                 mean=(0.7, 0.55, 0.7),
                 std=(0.2, 0.2, 0.2),
             ),
-            mpps=(1.0, 4.0, 24.0),
-            crop_px=32,
-            crops=12,
+            mpps=(1.0, 4.0, 48.0),
+            crop_px=16,
+            crops=24,
             attention=8,
             layers=1,
             width=128,
             deviation=True,
             tells=True,
-            alone=1.0,
-            thaw=Thaw(frozen=150),
+            spread=0.03,
+            alone=3.0,
+            thaw=Thaw(frozen=200),
             resident=True,
         ),
         train=Train(
-            steps=600,
+            steps=700,
             batch=16,
             balanced=True,
             class_weights=False,
