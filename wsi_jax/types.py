@@ -72,6 +72,8 @@ class Looks(NamedTuple):
         read: (magnification [b n], corner [b n 2], mask [b n]) -> a future of the crops
             [b n s s 3]; None where there are planes.
         after: the Bag that comes next, so that its crops are read meanwhile; or None.
+        slides: what tells the slides apart, where they are read; () where there are
+            planes.
     """
 
     overview: Array
@@ -79,6 +81,7 @@ class Looks(NamedTuple):
     planes: tuple[Array, ...] = ()
     read: Callable | None = None
     after: Any = None
+    slides: tuple = ()
 
 
 def bucket(n: int, smallest: int) -> int:

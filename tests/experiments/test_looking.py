@@ -10,10 +10,13 @@ import pytest
 import wsi_jax
 from experiments import cohort as experiment
 from experiments.experiment import RunError
+from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.slides.grid import Grid
+from wsi_jax.train.course import Course
+from wsi_jax.train.log import read_metrics
 
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
 
@@ -86,6 +89,38 @@ def test_patch_all_end_to_end(looking, tmp_path):
     tested = [s for s in slides if s["slide_id"].startswith("test")]
     verdict = wsi_jax.load(folder).predict(tested[0]["path"])
     assert verdict.cost["tiles"] == int(tested[0]["tiles"])
+
+
+def test_attention_pooling_end_to_end(looking, tmp_path):
+    """Scored, sifted, judged; opened again it says the same of a slide."""
+    folder = tmp_path / "pooled"
+    trunks = {name: dataclasses.replace(TRUNK) for name in ("scorer", "trunk")}
+    method = AttentionPooling(
+        **trunks, mpp=2.0, tile_px=16, learnt=2, best=3, worst=2, renew=2,
+        scoring=Course(steps=4, validate_every=2), width=8, attention=4, score_chunk=32,
+    )  # fmt: skip
+    config = looking(method)
+    config.heatmaps = 1
+    report = experiment.run(config, folder).read_text()
+    assert "the verdict rests on the 3 highest and 2 lowest" in report
+    for stage, steps in (("scorer", 4), ("judge", 8)):
+        lines = read_metrics(folder / stage / "metrics.jsonl")
+        assert max(line["step"] for line in lines) == steps
+    with open(folder / "slides.csv", newline="") as file:
+        slides = {s["slide_id"]: s for s in csv.DictReader(file)}
+    with open(folder / "predictions.csv", newline="") as file:
+        said = next(csv.DictReader(file))
+    slide = slides[said["slide_id"]]
+    verdict = wsi_jax.load(folder).predict(slide["path"])
+    tiles = int(slide["tiles"])
+    assert tiles > 5
+    # Each is scored, and those that are kept are there already.
+    assert verdict.cost["tiles"] == tiles
+    assert len(verdict.attention) == len(verdict.yx) == tiles
+    assert (verdict.attention > 0).sum() == 5
+    np.testing.assert_allclose(
+        verdict.probabilities["tumor"], float(said["p_tumor"]), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

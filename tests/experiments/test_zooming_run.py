@@ -10,12 +10,13 @@ import pytest
 import wsi_jax
 from experiments import cohort as experiment
 from wsi_jax.methods import sasha
-from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.train.compile import make_mesh
+from wsi_jax.train.course import Course
 from wsi_jax.train.ppo import PPO
 
 # Each costs a program.

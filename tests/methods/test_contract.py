@@ -3,6 +3,7 @@
 A method of several stages is a case for each of them.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -14,13 +15,16 @@ import optax
 import pytest
 
 from wsi_jax.methods import mil
+from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
-from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.methods.sasha import SASHA
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
+from wsi_jax.train.course import Course
 from wsi_jax.train.optimiser import Optimiser, Schedule
 from wsi_jax.train.ppo import PPO
 from wsi_jax.types import Bag, Looks, Method, Task, TrainState, Zooms
@@ -30,6 +34,10 @@ METHODS = {
     "mean": mil.Mean(**SMALL),
     "max": mil.Max(**SMALL),
     "abmil": mil.ABMIL(**SMALL, attention=4),
+    "abmil-squared": mil.ABMIL(
+        **SMALL, attention=4, normaliser=Normaliser.squared_average
+    ),
+    "abmil-sparsemax": mil.ABMIL(**SMALL, attention=4, normaliser=Normaliser.sparsemax),
     "clam-sb": mil.CLAM(**SMALL, attention=4, sampled=2),
     "clam-mb": mil.CLAM(
         **SMALL, attention=4, sampled=2, multi_branch=True, subtyping=True
@@ -45,6 +53,27 @@ IMAGES = {
         augment=Augment(turn=False, share=0.0),
     )
 }
+# Stages with a course have optimisers of their own.
+COURSE = Course(
+    optimiser=Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
+)
+SIFTS = AttentionPooling(
+    scorer=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+    trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+    mpp=1.0,
+    tile_px=16,
+    learnt=1,
+    best=2,
+    worst=2,
+    renew=3,
+    scoring=COURSE,
+    candidates=12,
+    width=4,
+    attention=3,
+    score_chunk=16,
+    chunk=16,
+    resident=True,
+)
 LOOKS = {
     "attention-sampling": AttentionSampling(
         trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
@@ -65,11 +94,9 @@ LOOKS = {
         attention=3,
         resident=True,
     ),
+    "attention-pooling": SIFTS,
+    "attention-pooling-joint": dataclasses.replace(SIFTS, joint=True),
 }
-# Stages with a course have optimisers of their own.
-COURSE = Course(
-    optimiser=Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
-)
 ZOOMS = {
     "sasha": SASHA(
         children=2,
@@ -90,6 +117,12 @@ STAGES = {
     for name, config in ZOOMS.items()
     for i, stage in enumerate(config.stages(TASK))
 }
+SEEN = {"mpp": 4.0, "cell_px": 4}  # of overviews
+VIEWS = {
+    f"{name}-{stage.name}": (name, i)
+    for name, config in LOOKS.items()
+    for i, stage in enumerate(config.stages(TASK, optax.identity(), **SEEN))
+}
 ONE = make_mesh(jax.devices()[:1])
 
 
@@ -106,7 +139,7 @@ class Case(NamedTuple):
     tiles: np.ndarray | None = None
 
 
-@pytest.fixture(params=[*METHODS, *IMAGES, *LOOKS, *STAGES])
+@pytest.fixture(params=[*METHODS, *IMAGES, *VIEWS, *STAGES])
 def case(request) -> Case:
     return made(request.param)
 
@@ -121,8 +154,9 @@ def pooled(request) -> Case:
 def made(name) -> Case:
     if name in IMAGES:
         return case_of(IMAGES[name], images(), staged=False)
-    if name in LOOKS:
-        return case_of(LOOKS[name], looks(), mpp=4.0, cell_px=4)
+    if name in VIEWS:
+        name, i = VIEWS[name]
+        return case_of(LOOKS[name], looks(), i, **SEEN)
     if name in STAGES:
         (name, i), bag = STAGES[name], zooms()
         return case_of(ZOOMS[name], bag, i, children_read(ZOOMS[name], i, bag.mask))

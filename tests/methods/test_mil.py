@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import pytest
 
+from wsi_jax import configs
 from wsi_jax.methods import mil
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("normal", "tumor"))
@@ -158,3 +160,40 @@ def test_clam_mb_by_hand(subtyping):
         for g, t in zip(*map(jax.tree.leaves, ((grads, dx), tangent)), strict=True)
     )
     chex.assert_trees_all_close(exact, directional(slow, tangent), rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
+def test_the_verdict_rests_on_the_attention_that_is_told(how):
+    """The head on the sum of the embedded tiles, weighted by it, is the verdict."""
+    config = mil.ABMIL(width=6, attention=3, dropout=0.0, chunk=4, normaliser=how)
+    method = method_of(config)
+    bag = bag_of(np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), 1)
+    state = jax.jit(method.init)(jax.random.key(0), bag)
+    params = jax.tree.map(lambda p: 3 * p, state.params)
+    found = jax.jit(method.predict)(params, bag, jax.random.key(0))
+    p = jax.tree.map(np.float64, params["params"])
+    dense = lambda p, x: x @ p["kernel"] + p["bias"]
+    h = np.maximum(dense(p["embedding"]["fc"], np.float64(bag.x[0])), 0)
+    value, gate = (dense(p["gated"][name], h) for name in ("value", "gate"))
+    seen = dense(p["gated"]["logits"], np.tanh(value) / (1 + np.exp(-gate)))[:, 0]
+    s = 1 / (1 + np.exp(-seen))
+    weights = {
+        Normaliser.softmax: np.exp(seen),
+        Normaliser.bounded_softmax: np.exp(s),
+        Normaliser.squared_average: s**2,
+        Normaliser.average: np.ones(9),
+    }
+    attention = np.float64(found.attention[0])
+    if how in weights:
+        right = weights[how] / weights[how].sum()
+        np.testing.assert_allclose(attention, right, rtol=1e-4)
+    np.testing.assert_allclose(attention.sum(), 1, rtol=1e-5)
+    by_hand = (attention @ h) @ p["kernel"].T + p["bias"]
+    np.testing.assert_allclose(found.logits[0], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_from_before_has_the_softmax():
+    plain = configs.to_plain(mil.CLAM(width=7))
+    del plain["normaliser"]
+    assert configs.from_plain(plain) == mil.CLAM(width=7)
+    assert mil.CLAM().normaliser is Normaliser.softmax

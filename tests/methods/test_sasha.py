@@ -10,10 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.policy import Updater
 from wsi_jax.ops.ways import WAYS
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.compile import compile_each, compile_method, make_mesh, split
+from wsi_jax.train.course import Course
 from wsi_jax.train.optimiser import Optimiser
 from wsi_jax.train.ppo import PPO
 from wsi_jax.types import Bag, Task, Zooms
@@ -256,6 +258,21 @@ def test_features_are_standardised_as_they_come():
     np.testing.assert_allclose(moved, plain, rtol=1e-3, atol=1e-4)
 
 
+def test_an_episode_is_judged_by_the_normaliser_of_its_config():
+    """The fast path's last verdict is that on the rows as they are in the end."""
+    told = []
+    for how in (Normaliser.softmax, Normaliser.squared_average):
+        config = dataclasses.replace(CONFIG, normaliser=how)
+        predict = jax.jit(config.stages(TASK)[-1].method.predict)
+        found = predict(fresh().params, split(slides(), ONE), jax.random.key(0))
+        # A slide of fewer steps than the fullest ends earlier.
+        last = np.take_along_axis(found.trace["logits"], STEPS[:, None, None], 1)[:, 0]
+        some = slice(-1)  # the last has no tiles
+        np.testing.assert_allclose(last[some], found.logits[some], atol=1e-4)
+        told.append(found.logits)
+    assert abs(told[0] - told[1])[some].max() > 1e-3
+
+
 def test_a_policy_learns_to_zoom_where_it_pays():
     """Where low resolution shows suspects, and only zooming into them tells.
 
@@ -292,6 +309,7 @@ def test_a_policy_learns_to_zoom_where_it_pays():
         {"rows": 0},
         {"branches": (0, 5)},
         {"top": (10, 0)},
+        {"normaliser": Normaliser.sparsemax},
     ],
 )
 def test_a_wrong_field_is_named_with_its_flag(fields):

@@ -11,6 +11,7 @@ from trunks import assert_same
 from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops.augment import turn
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.train.optimiser import Thaw
@@ -88,10 +89,10 @@ def both(config, bag, steps=1):
 
 CASES = {
     "as published": {},
-    "masked": {"mode": Mode.masked},
+    "masked": {"mode": Mode.masked, "normaliser": Normaliser.squared_average},
     "all, pooled at once, clustered": {
         "mode": Mode.every, "stream_pool": False, "instance_weight": 0.3, "sampled": 2,
-        "multi_branch": True, "subtyping": True,
+        "multi_branch": True, "subtyping": True, "normaliser": Normaliser.sparsemax,
     },
 }  # fmt: skip
 
@@ -111,6 +112,18 @@ def test_staged_is_pure(x64, name):
         assert staged[2].counts["tiles"][i] == n
         assert_same(staged[2].attention[i, :n], pure[2].attention[i][there])
         assert not staged[2].attention[i, n:].any()
+
+
+def test_attention_is_that_of_the_normaliser():
+    bag = images(48, 2)
+    (stage,) = config(normaliser=Normaliser.average).stages(
+        TASK, optax.sgd(0.1), staged=False
+    )
+    state = stage.method.init(jax.random.key(0), bag)
+    found = jax.jit(stage.method.predict)(state.params, bag, None)
+    mask = bag.mask.reshape(2, -1)
+    even = mask / mask.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found.attention, even, rtol=1e-6)
 
 
 def test_a_sliver_too_narrow_for_the_map_is_masked():

@@ -13,6 +13,7 @@ import sasha
 from wsi_jax.nets import hafed
 from wsi_jax.nets.hafed import HAFED, Uniforms
 from wsi_jax.ops.branches import diversity, drop_best
+from wsi_jax.ops.weights import Normaliser, normalise
 
 ARCHIVES = pytest.mark.parametrize(
     "name", ["hafed_d32", "hafed_d32_tcga_m1x1_m2x1", "hafed_d384"]
@@ -147,3 +148,37 @@ def test_a_layer_begins_within_its_bound(key):
         for values in jax.tree.leaves(layer):
             assert abs(values).max() <= fan_in**-0.5
         assert layer["kernel"].std() > 0.5 * fan_in**-0.5
+
+
+def test_every_normaliser_is_the_same_row_by_row(key):
+    """And in training; sparsemax, which cannot be, is refused."""
+    keys = jax.random.split(key, 3)
+    x = 3 * jax.random.normal(keys[0], (6, 4, 8))
+    mask = jnp.arange(6) < 5
+    of = lambda how: HAFED(3, 8, (2, 3), top=(2, 3), drop=0.5, normaliser=how)
+    params = jax.jit(of(Normaliser.softmax).init)(jax.random.key(1), x, mask)
+    uniforms = of(Normaliser.softmax).uniforms(keys[2], 6)
+    others = [how for how in Normaliser if how is not Normaliser.sparsemax]
+
+    @jax.jit
+    def run(params):
+        found = []
+        for net in map(of, others):
+            rows, over = net.apply(params, x, method="aggregate")
+            scores = jnp.swapaxes(net.bind(params).over_children(x), -1, -2)
+            by_hand = normalise(scores, jnp.ones_like(scores, bool), net.normaliser)
+            logits, values = net.apply(params, rows, method="rows")
+            by_rows = hafed.from_rows(logits, values, mask)
+            trained = net.apply(params, x, mask, uniforms).attention
+            whole = net.apply(params, x, mask).logits
+            found.append(((over, by_hand), (by_rows, whole), trained))
+        return found
+
+    pairs, verdicts, trained = zip(*run(params), strict=True)
+    for a, b in (*pairs, *verdicts):
+        close(a, b)
+    assert all(((a > 0).sum(-1) == 5 - 1).all() for a in trained)
+    told = np.round([whole for _, whole in verdicts], 5)
+    assert len(np.unique(told, axis=0)) == len(others)
+    with pytest.raises(ValueError, match="sparsemax"):
+        of(Normaliser.sparsemax).init(keys[1], x, mask)

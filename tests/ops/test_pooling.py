@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from wsi_jax.ops import pooling
+from wsi_jax.ops.weights import Normaliser, normalise
+
+EACH = pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
 
 
 def setup(b=2, n=37, f=5, d=4, k=3, dtype=np.float64):
@@ -22,35 +25,44 @@ def embed_with(params):
     return lambda x, key: (jnp.tanh(x @ params["h"]), x @ params["logits"])
 
 
-def dense(params, x, mask):
-    h, logits = embed_with(params)(x, None)
-    attention = pooling.masked_softmax(jnp.swapaxes(logits, 1, 2), mask[:, None])
-    return jnp.einsum("bkn,bnd->bkd", attention, h)
-
-
-def chunked(chunk):
+def dense(how=Normaliser.softmax, power=2.0):
     def pool(params, x, mask):
-        return pooling.attend(embed_with(params), x, mask, chunk=chunk).pooled
+        h, logits = embed_with(params)(x, None)
+        w = normalise(jnp.swapaxes(logits, 1, 2), mask[:, None], how, power)
+        return jnp.einsum("bkn,bnd->bkd", w, h)
+
+    return pool
+
+
+def chunked(chunk, **how):
+    def pool(params, x, mask):
+        return pooling.attend(embed_with(params), x, mask, chunk=chunk, **how).pooled
 
     return pool
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("chunk", [5, 37, 64])
-def test_chunked_attention_is_dense_attention_in_value_and_gradient(chunk):
+@EACH
+def test_chunked_attention_is_dense_attention_in_value_and_gradient(how, chunk):
     params, x, mask = setup()
+    how = {"how": how, "power": 3.0}
     energy = lambda pool: jax.jit(
         jax.value_and_grad(lambda params, x: (pool(params, x, mask) ** 2).sum(), (0, 1))
     )
     chex.assert_trees_all_close(
-        energy(chunked(chunk))(params, x), energy(dense)(params, x), rtol=1e-12
+        energy(chunked(chunk, **how))(params, x),
+        energy(dense(**how))(params, x),
+        rtol=1e-12,
+        atol=1e-14,
     )
 
 
 @pytest.mark.usefixtures("x64")
-def test_chunked_logits_come_in_the_order_of_the_tiles():
+@EACH
+def test_chunked_logits_come_raw_and_in_the_order_of_the_tiles(how):
     params, x, mask = setup()
-    pool = lambda x: pooling.attend(embed_with(params), x, mask, chunk=5)
+    pool = lambda x: pooling.attend(embed_with(params), x, mask, chunk=5, how=how)
     seen = jax.jit(pool)(x)
     right = jnp.swapaxes(x @ params["logits"], 1, 2)
     there = mask[:, None]
@@ -59,28 +71,30 @@ def test_chunked_logits_come_in_the_order_of_the_tiles():
     )
 
 
-def test_what_stands_behind_the_mask_has_no_effect():
+@EACH
+def test_what_stands_behind_the_mask_has_no_effect(how):
     params, x, mask = setup(dtype=np.float32)
-    energy = jax.jit(
-        jax.value_and_grad(lambda p, x: (chunked(5)(p, x, mask) ** 2).sum())
-    )
+    pool = chunked(5, how=how)
+    energy = jax.jit(jax.value_and_grad(lambda p, x: (pool(p, x, mask) ** 2).sum()))
     for junk in (1e30, np.inf, np.nan):
         dirty = jnp.where(mask[..., None], x, junk)
         chex.assert_trees_all_equal(energy(params, dirty), energy(params, x))
 
 
-def test_great_logits_do_not_overflow():
+@EACH
+def test_great_logits_do_not_overflow(how):
     params, x, mask = setup(dtype=np.float32)
     params["logits"] *= 1e4
-    energy = jax.value_and_grad(lambda p: chunked(5)(p, x, mask).sum())
+    energy = jax.value_and_grad(lambda p: chunked(5, how=how)(p, x, mask).sum())
     pooled, grads = jax.jit(energy)(params)
     chex.assert_tree_all_finite((pooled, grads))
 
 
-def test_a_slide_without_tiles_pools_to_zero_with_a_finite_gradient():
+@EACH
+def test_a_slide_without_tiles_pools_to_zero_with_a_finite_gradient(how):
     params, x, mask = setup(dtype=np.float32)
     empty = mask.at[1].set(False)
-    pool = lambda p: chunked(5)(p, x, empty)[1]
+    pool = lambda p: chunked(5, how=how)(p, x, empty)[1]
     energy = jax.value_and_grad(lambda p: jnp.abs(pool(p)).sum())
     value, grads = jax.jit(energy)(params)
     assert value == 0
@@ -108,8 +122,30 @@ def test_chunked_maximum_is_the_maximum_in_value_and_gradient(chunk):
     chex.assert_trees_all_close(won, slow(params))
 
 
+def test_both_passes_of_sparsemax_drop_out_alike(key):
+    """And like one that embeds a chunk at a time with the keys that it would have."""
+    params, x, mask = setup(n=12, dtype=np.float32)
+
+    def embed(x, key):
+        keep = jax.random.bernoulli(key, 0.5, x.shape)
+        return embed_with(params)(jnp.where(keep, x, 0), None)
+
+    how = Normaliser.sparsemax
+    pool = lambda key: pooling.attend(embed, x, mask, chunk=5, key=key, how=how)
+    found = jax.jit(pool)(key)
+    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    parts = [embed(x[:, 5 * i : 5 * i + 5], k) for i, k in enumerate(keys)]
+    h, logits = (jnp.concatenate(a, 1) for a in zip(*parts, strict=True))
+    w = normalise(jnp.swapaxes(logits, 1, 2), mask[:, None], how)
+    pooled = jnp.einsum("bkn,bnd->bkd", w, h)
+    chex.assert_trees_all_close(found.pooled, pooled, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.usefixtures("optimised")
-def test_memory_does_not_grow_with_the_bag():
+@pytest.mark.parametrize(
+    "how", [Normaliser.softmax, Normaliser.sparsemax], ids=lambda how: how.name
+)
+def test_memory_does_not_grow_with_the_bag(how):
     def temp_bytes(n, chunk):
         """Of the gradient with respect to the parameters, beside the bag itself."""
         shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
@@ -117,7 +153,7 @@ def test_memory_does_not_grow_with_the_bag():
         mask = jax.ShapeDtypeStruct((1, n), bool)
 
         def energy(params, x, mask):
-            return (chunked(chunk)(params, x, mask) ** 2).sum()
+            return (chunked(chunk, how=how)(params, x, mask) ** 2).sum()
 
         lowered = jax.jit(jax.grad(energy)).lower(params, shape(1, n, 64), mask)
         return lowered.compile().memory_analysis().temp_size_in_bytes

@@ -31,7 +31,8 @@ class LookReader:
     """Makes batches of slides for methods that look first.
 
     Overviews, and whole slides where they are wanted, stay in memory as long as there
-    is room.
+    is room. So do tiles, where the same ones are read again: the first ones that were
+    read, since of tiles that are read in turn the latest would never be met again.
 
     Args:
         mpps: um/px of the magnifications.
@@ -42,6 +43,7 @@ class LookReader:
         cache_gib: of pixels kept in memory.
         least: (rows, columns) of cells that a batch has at least, so that all have one
             shape.
+        rereads: whether the same crops will be read again.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class LookReader:
         threads: int,
         cache_gib: float = 8.0,
         least: tuple[int, int] = (1, 1),
+        rereads: bool = False,
     ):
         self._mpps, self._crop_px = tuple(mpps), crop_px
         self._overviews, self._resident = overviews, resident
         self._least, self._room = least, cache_gib * GIB
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._known, self._lock = {}, Lock()
+        self._rereads, self._tiles = rereads, {}
 
     def bag(
         self,
@@ -103,7 +107,8 @@ class LookReader:
         if self._resident:
             looks = looks._replace(planes=tuple(map(whole, self._mpps)))
         else:
-            looks = looks._replace(read=lambda *chosen: self.read(views, *chosen))
+            read = lambda *chosen: self.read(views, *chosen)
+            looks = looks._replace(read=read, slides=tuple(views))
         return Bag(looks, mask, label, weight)
 
     def read(
@@ -127,7 +132,7 @@ class LookReader:
         def some(i, chosen):
             for j in chosen:
                 mpp = self._mpps[which[i, j]]
-                out[i, j] = views[i].crop(yx[i, j].tolist(), side, mpp)
+                out[i, j] = self._crop(views[i], yx[i, j].tolist(), side, mpp)
 
         tasks = []
         for i in range(len(views)):
@@ -135,6 +140,17 @@ class LookReader:
             parts = [at[k : k + TASK] for k in range(0, len(at), TASK)]
             tasks += [self._pool.submit(some, i, part) for part in parts]
         return Crops(out, tasks)
+
+    def _crop(self, view, yx, side, mpp):
+        key = view, mpp, *yx
+        if (known := self._tiles.get(key)) is not None:
+            return known
+        crop = view.crop(yx, side, mpp)
+        with self._lock:
+            if self._rereads and self._room >= crop.nbytes and key not in self._tiles:
+                self._room -= crop.nbytes
+                self._tiles[key] = crop
+        return crop
 
     def _needed(self, view):
         """um/px at which all of a slide is read."""

@@ -132,6 +132,7 @@ class AttentionSampling:
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = True
+    rereads: ClassVar[bool] = False
     ways: ClassVar[str] = (
         "Crops of a verdict: several draws averaged (sampled), or the cells with the "
         "most attention (top)"

@@ -10,6 +10,7 @@ import optax
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
 from wsi_jax.nets.clam import Clam
 from wsi_jax.ops import pooling
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
 from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task
@@ -87,9 +88,11 @@ class ABMIL(Pool):
 
     Attributes:
         attention: hidden width of the attention.
+        normaliser: how its logits become weights; what is published is the softmax.
     """
 
     attention: int = 256
+    normaliser: Normaliser = Normaliser.softmax
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
         return _attention_stage(self, task, tx, branches=1)
@@ -142,7 +145,7 @@ def _attention_stage(
         standardise=config.standardise,
         dtype=config.dtype.value,
     )
-    clam = Clam(net, config.chunk, **clustering)
+    clam = Clam(net, config.chunk, normaliser=config.normaliser, **clustering)
 
     def forward(params, bag, key):
         return clam.verdict(params, bag.x, bag.mask, key)

@@ -9,7 +9,7 @@ fifth of the tiles; what other ways to choose as many would have said is told be
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from wsi_jax.ops.pooling import moments
 from wsi_jax.ops.sampling import log_attention
 from wsi_jax.ops.versions import verdicts
 from wsi_jax.ops.ways import WAYS, Way, follow
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train import ppo
 from wsi_jax.train.agent import Agent
+from wsi_jax.train.course import Course
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.optimiser import Optimiser, alone
 from wsi_jax.train.ppo import PPO
@@ -43,28 +45,6 @@ from wsi_jax.types import (
     Zoomer,
     Zooms,
 )
-
-
-@dataclasses.dataclass(kw_only=True)
-class Course:
-    """How long one of the stages is trained; the rest is as in `--config.train`.
-
-    Attributes:
-        steps: batches.
-        batch: slides in a batch.
-        validate_every: steps between two looks at the validation slides.
-        optimiser: AdamW and its schedule.
-    """
-
-    steps: int = 2000
-    batch: int = 4
-    validate_every: int = 100
-    optimiser: Optimiser = dataclasses.field(default_factory=Optimiser)
-
-    def plan(self, **others: Any) -> dict[str, Any]:
-        """Fields of `Train` that are the stage's own."""
-        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return mine | others
 
 
 def _updater() -> Course:
@@ -108,6 +88,8 @@ class SASHA:
         policy: its training; each batch is `ppo.epochs` updates.
         rows: updated at a time.
         dtype: of the matmuls.
+        normaliser: how logits of HAFED's attentions become weights; what is published
+            is the softmax, and sparsemax is refused.
     """
 
     children: int = 4
@@ -129,6 +111,7 @@ class SASHA:
     policy: Course = dataclasses.field(default_factory=_policy)
     rows: int = 16
     dtype: Dtype = Dtype.float32
+    normaliser: Normaliser = Normaliser.softmax
 
     takes: ClassVar[Takes] = Takes.zooms
     way: ClassVar[str] = "policy"
@@ -148,6 +131,12 @@ class SASHA:
             value = getattr(self, name)
             if min(np.atleast_1d(value)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        if self.normaliser is Normaliser.sparsemax:
+            raise ValueError(
+                "--config.method.normaliser=sparsemax: an episode is judged by weights "
+                "that each row has by itself, and a sparsemax weight rests on all the "
+                "others; any other normaliser will do"
+            )
 
     def trained(self) -> "SASHA":
         """The method as its checkpoint needs it."""
@@ -194,8 +183,10 @@ class _Stages:
         """Made for the features they meet, whose number no config tells."""
         d, config, dtype = rows.shape[-1], self.config, self.config.dtype.value
         how = {"dtype": dtype}
+        attention = {"top": config.top, "drop": config.drop}
+        attention |= {"normaliser": config.normaliser}
         return ZoomNets(
-            HAFED(self.classes, d, config.branches, config.top, config.drop, **how),
+            HAFED(self.classes, d, config.branches, **attention, **how),
             Updater(d, **how),
             Actor(d, **how),
             Critic(d, config.clock, **how),

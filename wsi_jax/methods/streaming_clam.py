@@ -26,6 +26,7 @@ from wsi_jax.ops.augment import shift_hsv, turn
 from wsi_jax.ops.maps import max_pool
 from wsi_jax.ops.passage import StreamError, Tissue, field
 from wsi_jax.ops.streaming import Plan, plan, stream, windows_of
+from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.optimiser import Thaw
 from wsi_jax.train.staged import Staged, slide_keys
@@ -93,6 +94,8 @@ class StreamingCLAM:
         sampled: cells clustered from each end of the attention.
         subtyping: whether the classes exclude each other.
         chunk: cells embedded at a time.
+        normaliser: how logits of the attention become weights; what is published is
+            the softmax.
     """
 
     trunk: Trunk = dataclasses.field(
@@ -113,6 +116,7 @@ class StreamingCLAM:
     sampled: int = 8
     subtyping: bool = False
     chunk: int = 16384
+    normaliser: Normaliser = Normaliser.softmax
 
     takes: ClassVar[Takes] = Takes.slides
 
@@ -194,8 +198,14 @@ class _Net:
             dropout=config.dropout,
             dtype=self.dtype,
         )
-        clustering = config.instance_weight, config.sampled, config.subtyping
-        self.clam = Clam(head, config.chunk, *clustering)
+        self.clam = Clam(
+            head,
+            config.chunk,
+            instance_weight=config.instance_weight,
+            sampled=config.sampled,
+            subtyping=config.subtyping,
+            normaliser=config.normaliser,
+        )
         self.recolours = any(config.augment.colours)
         self.frozen, self.offload = config.thaw.frozen, config.offload
         self.pool = 1 if config.stream_pool else config.pool

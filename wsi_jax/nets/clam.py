@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from wsi_jax.nets.attention import AttentionHead
 from wsi_jax.ops import pooling
+from wsi_jax.ops.weights import Normaliser, normalise
 
 
 class Clam(NamedTuple):
@@ -20,6 +21,7 @@ class Clam(NamedTuple):
         instance_weight: share of the clustering loss in the total; 0 for none.
         sampled: tiles clustered from each end of the attention.
         subtyping: whether the classes exclude each other.
+        normaliser: how logits of the attention become weights.
     """
 
     net: AttentionHead
@@ -27,6 +29,7 @@ class Clam(NamedTuple):
     instance_weight: float = 0.0
     sampled: int = 8
     subtyping: bool = False
+    normaliser: Normaliser = Normaliser.softmax
 
     def verdict(
         self, params: PyTree, x: Num[Array, "b n f"], mask: Bool[Array, "b n"], key=None
@@ -43,7 +46,7 @@ class Clam(NamedTuple):
         several = self.net.branches > 1
         branch = logits.argmax(-1) if several else jnp.zeros(len(logits), int)
         seen = jnp.take_along_axis(seen, branch[:, None, None], 1)[:, 0]
-        return logits, pooling.masked_softmax(seen, mask)
+        return logits, normalise(seen, mask, self.normaliser)
 
     def loss(
         self,
@@ -79,7 +82,8 @@ class Clam(NamedTuple):
 
     def _attend(self, params, x, mask, key):
         embed = lambda x, key: self._embed(params, x, key)
-        seen = pooling.attend(embed, x, mask, chunk=self.chunk, key=key)
+        how = {"chunk": self.chunk, "how": self.normaliser}
+        seen = pooling.attend(embed, x, mask, key=key, **how)
         return self.net.apply(params, seen.pooled, method="classify"), seen.logits
 
     def _embed(self, params, x, key):

@@ -64,8 +64,7 @@ class CropReader:
     ) -> Float[Array, "b n f"]:
         """The trunk's features of crops."""
         encode = lambda pixels: self.apply(params["trunk"], pixels)
-        flat = by_chunks(encode, crops.reshape(-1, *crops.shape[2:]), self.chunk)
-        return flat.reshape(*crops.shape[:2], -1)
+        return by_chunks(encode, crops, self.chunk)
 
     def embed(
         self,

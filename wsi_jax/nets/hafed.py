@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from wsi_jax.nets.gated import Gated, linear, uniform
 from wsi_jax.ops.branches import diversity, drop_best, mean_attention
 from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.weights import Normaliser, log_weights
 
 
 class Verdict(NamedTuple):
@@ -55,6 +56,8 @@ class HAFED(nn.Module):
         top: the best children, and tiles, of which some are masked in training.
         drop: share of them that is masked.
         dtype: of the matmuls.
+        normaliser: how logits of both attentions become weights; not sparsemax, whose
+            weights cannot be told row by row.
     """
 
     n_classes: int
@@ -63,6 +66,7 @@ class HAFED(nn.Module):
     top: tuple[int, int] = (10, 20)
     drop: float = 0.24
     dtype: DTypeLike | None = None
+    normaliser: Normaliser = Normaliser.softmax
 
     def setup(self):
         d, m, c = self.features, self.branches[1], self.n_classes
@@ -87,15 +91,18 @@ class HAFED(nn.Module):
         """Row of each tile from its children, and the attention over them."""
         scores = jnp.swapaxes(self.over_children(children), -1, -2)
         mask = jnp.ones_like(scores, bool)
-        attention = self._softmax(scores, mask, uniform)
+        attention = self._attention(scores, mask, uniform)
         rows = jnp.einsum("...k,...kd->...d", attention.mean(-2), children)
         return rows, attention
 
     def rows(
         self, x: Float[Array, "*n d"]
     ) -> tuple[Float[Array, "*n m"], Float[Array, "*n c"]]:
-        """Of each row its scores in the attentions, and its share in the logits."""
-        return self.over_tiles(x), self.head(x)
+        """Of each row its log weight in the attentions, and its share in the logits.
+
+        The softmax of the former over any rows is the attention over these.
+        """
+        return log_weights(self.over_tiles(x), self.normaliser), self.head(x)
 
     def classify(
         self,
@@ -107,7 +114,7 @@ class HAFED(nn.Module):
         x = jnp.where(mask[:, None], x, 0)
         scores = self.over_tiles(x).T
         mask = jnp.broadcast_to(mask[None], scores.shape)
-        attention = self._softmax(scores, mask, uniform)
+        attention = self._attention(scores, mask, uniform)
         pooled = attention @ x
         branches = jnp.einsum("md,mdc->mc", pooled, self.branch_kernel)
         logits = self.head(pooled.mean(0))
@@ -126,10 +133,10 @@ class HAFED(nn.Module):
         verdict = self.classify(x, mask, uniforms.tiles)
         return verdict._replace(children=attention)
 
-    def _softmax(self, scores, mask, uniform):
+    def _attention(self, scores, mask, uniform):
         if uniform is not None:
             mask = drop_best(scores, mask, uniform, self.drop)
-        return masked_softmax(scores, mask)
+        return masked_softmax(log_weights(scores, self.normaliser), mask)
 
 
 def from_rows(

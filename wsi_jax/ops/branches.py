@@ -10,7 +10,10 @@ from wsi_jax.ops.pooling import masked_softmax
 def mean_attention(
     scores: Float[Array, "n m"], mask: Bool[Array, " n"]
 ) -> Float[Array, " n"]:
-    """Mean of m attentions, each a softmax over the unmasked of n."""
+    """Mean of m attentions, each a softmax over the unmasked of n.
+
+    Other normalisers come in as scores that are log weights (`weights.log_weights`).
+    """
     return masked_softmax(scores.T, mask[None]).mean(0)
 
 
@@ -38,7 +41,7 @@ def drop_best(
     scores, or as many as there are, a share is left out, rounded down.
 
     Args:
-        scores: before the softmax.
+        scores: before they are normalised.
         mask: True where there is something.
         uniform: in [0, 1), for each of the best, in descending order of scores.
         rate: share left out.

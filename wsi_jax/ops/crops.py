@@ -132,19 +132,29 @@ def gather(
 
 
 def by_chunks(
-    encode: Callable, crops: Num[Array, "n s s 3"], chunk: int | None
-) -> Float[Array, "n d"]:
+    encode: Callable, crops: Num[Array, "b n s s 3"], chunk: int | None
+) -> Float[Array, "b n d"]:
     """Encodes crops at the memory of one chunk; the way back encodes them again.
 
+    A chunk takes as many crops of every slide: slides may lie on several devices, and a
+    loop over what is split among them would add up gradients wrongly.
+
     Args:
-        encode: crops -> features [n d], of each crop by itself.
+        encode: crops [m s s 3] -> features [m d], of each crop by itself.
         crops: to encode.
-        chunk: how many at a time; None for all, kept for the way back.
+        chunk: how many at a time, one of each slide at least; None for all, kept for
+            the way back.
     """
-    n = len(crops)
-    if chunk is None or n <= chunk:
-        return encode(crops)
-    wide = [(0, -n % chunk)] + [(0, 0)] * (crops.ndim - 1)
-    parts = jnp.pad(crops, wide).reshape(-1, chunk, *crops.shape[1:])
-    features = lax.map(jax.checkpoint(encode, prevent_cse=False), parts)
-    return features.reshape(-1, features.shape[-1])[:n]
+    b, n = crops.shape[:2]
+
+    def some(crops):
+        features = encode(crops.reshape(-1, *crops.shape[2:]))
+        return features.reshape(b, -1, features.shape[-1])
+
+    width = n if chunk is None else max(1, chunk // b)
+    if n <= width:
+        return some(crops)
+    wide = jnp.pad(crops, [(0, 0), (0, -n % width)] + [(0, 0)] * 3)
+    parts = jnp.moveaxis(wide.reshape(b, -1, width, *crops.shape[2:]), 1, 0)
+    features = lax.map(jax.checkpoint(some, prevent_cse=False), parts)
+    return jnp.moveaxis(features, 0, 1).reshape(b, -1, features.shape[-1])[:, :n]

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from wsi_jax.ops.weights import Normaliser, log_weights, normalise
+
 
 class Attended(NamedTuple):
     """What attention made of the bags.
 
     Attributes:
         pooled: [b k d], one vector per slide and branch of attention.
-        logits: [b k n], float32, before the softmax; meaningless where masked.
+        logits: [b k n], float32, before they are normalised; meaningless where masked.
     """
 
     pooled: Float[Array, "b k d"]
@@ -38,11 +40,7 @@ def masked_softmax(
     logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]
 ) -> Float[Array, "*b n"]:
     """Softmax over the unmasked, in float32; zeros where a row has none."""
-    logits = jnp.where(mask, logits.astype(_at_least_float32(logits.dtype)), -jnp.inf)
-    top = lax.stop_gradient(logits.max(-1, keepdims=True))
-    w = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
-    total = w.sum(-1, keepdims=True)
-    return w / jnp.where(total > 0, total, 1)
+    return normalise(logits, mask)
 
 
 def moments(
@@ -67,13 +65,16 @@ def attend(
     *,
     chunk: int,
     key: Key[Array, ""] | None = None,
+    how: Normaliser = Normaliser.softmax,
+    power: float = 2.0,
 ) -> Attended:
-    """Attention pooling, `softmax(logits) @ h`, at the memory of `chunk` tiles.
+    """Attention pooling, `normalise(logits) @ h`, at the memory of `chunk` tiles.
 
     Equals embedding the bag at once, in value and gradient (Ilse et al. 2018, eq. 7).
     The softmax is kept online: a running maximum, numerator and denominator
     (Milakov & Gimelshein 2018); `checkpoint` embeds each chunk again on the way back,
-    so what is kept per chunk is one pooled vector. One chunk is embedded once.
+    so what is kept per chunk is one pooled vector. One chunk is embedded once. For
+    sparsemax several are embedded twice: no weight is known before the last logit.
 
     Args:
         embed: (x [b m f], key) -> (h [b m d], logits [b m k]); of each tile by itself.
@@ -81,31 +82,41 @@ def attend(
         mask: True where there is a tile.
         chunk: tiles embedded at a time.
         key: for `embed`'s dropout, folded with the chunk's number.
+        how: weights are made of logits.
+        power: of the squared average.
     """
-    b, n, _ = x.shape
+    b = len(x)
     out, weights = jax.eval_shape(embed, x[:, :1], key)
     k, d, dtype = weights.shape[-1], out.shape[-1], _at_least_float32(weights.dtype)
+    nothing = jnp.zeros((b, k, d), dtype)
+
+    def embedded(x, mask, key):
+        h, logits = embed(jnp.where(mask[..., None], x, 0), key)
+        return h.astype(dtype), jnp.swapaxes(logits, 1, 2).astype(dtype)
+
+    if how is Normaliser.sparsemax:
+        return _attend_twice(embedded, nothing, x, mask, chunk, key, how)
     start = (
         jnp.full((b, k), jnp.finfo(dtype).min, dtype),
         jnp.zeros((b, k), dtype),
-        jnp.zeros((b, k, d), dtype),
+        nothing,
     )
 
-    def absorb(carry, x, mask, key):
+    def absorb(carry, key, x, mask):
         top, total, pooled = carry
-        h, logits = embed(jnp.where(mask[..., None], x, 0), key)
-        logits = jnp.swapaxes(logits, 1, 2).astype(dtype)
-        there = jnp.where(mask[:, None], logits, jnp.finfo(dtype).min)
+        h, logits = embedded(x, mask, key)
+        u = log_weights(logits, how, power)
+        there = jnp.where(mask[:, None], u, jnp.finfo(dtype).min)
         higher = jnp.maximum(top, lax.stop_gradient(there.max(-1)))
         fade = jnp.exp(top - higher)
         w = jnp.where(mask[:, None], jnp.exp(there - higher[..., None]), 0)
         total = total * fade + w.sum(-1)
-        seen = jnp.einsum("bkn,bnd->bkd", w, h.astype(dtype))
+        seen = jnp.einsum("bkn,bnd->bkd", w, h)
         return (higher, total, pooled * fade[..., None] + seen), logits
 
-    (_, total, pooled), logits = _over_chunks(absorb, start, x, mask, chunk, key)
+    (_, total, pooled), logits = _over_chunks(absorb, start, (x, mask), chunk, key)
     pooled /= jnp.where(total > 0, total, 1)[..., None]
-    return Attended(pooled, jnp.concatenate(logits, -1)[..., :n])
+    return Attended(pooled, jnp.concatenate(logits, -1))
 
 
 def maximum(
@@ -135,7 +146,7 @@ def maximum(
         jnp.zeros((), jnp.int32),
     )
 
-    def absorb(carry, x, mask, key):
+    def absorb(carry, key, x, mask):
         best, winner, first = carry
         h = embed(jnp.where(mask[..., None], x, 0), key).astype(dtype)
         h = jnp.where(mask[..., None], h, -jnp.inf)
@@ -146,7 +157,7 @@ def maximum(
         carry = jnp.where(better, value, best), winner, first + x.shape[1]
         return carry, None
 
-    (best, winner, _), _ = _over_chunks(absorb, start, x, mask, chunk, key)
+    (best, winner, _), _ = _over_chunks(absorb, start, (x, mask), chunk, key)
     return Maximum(jnp.where(jnp.isfinite(best), best, 0), winner)
 
 
@@ -170,7 +181,7 @@ def instance_loss(
 
     Args:
         judge: indices [b s] -> logits [b s c 2] of those tiles under every layer.
-        logits: attention before the softmax, one branch, or one for each class.
+        logits: attention before it is normalised, one branch, or one for each class.
         mask: True where there is a tile; a slide with fewer than `sampled` gives all.
         label: the slide's class.
         n_classes: c.
@@ -202,30 +213,60 @@ def _at_least_float32(dtype):
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _over_chunks(absorb, carry, x, mask, chunk, key):
-    """Feeds `absorb` chunk by chunk; returns the last carry and the list of outputs."""
-    n = x.shape[1]
+def _attend_twice(embedded, nothing, x, mask, chunk, key, how):
+    """For weights that rest on all logits: these first, then the weighted sum."""
+    if x.shape[1] <= chunk:
+        h, logits = embedded(x, mask, key)
+        w = normalise(logits, mask[:, None], how)
+        return Attended(jnp.einsum("bkn,bnd->bkd", w, h), logits)
+
+    def see(carry, key, x, mask):
+        return carry, embedded(x, mask, key)[1]
+
+    def add(pooled, key, x, mask, w):
+        h, _ = embedded(x, mask, key)
+        return pooled + jnp.einsum("bnk,bnd->bkd", w, h), None
+
+    # The key draws the same dropout in both.
+    _, logits = _over_chunks(see, (), (x, mask), chunk, key)
+    logits = jnp.concatenate(logits, -1)
+    w = jnp.swapaxes(normalise(logits, mask[:, None], how), 1, 2)
+    pooled, _ = _over_chunks(add, nothing, (x, mask, w), chunk, key)
+    return Attended(pooled, logits)
+
+
+def _over_chunks(absorb, carry, parts, chunk, key):
+    """Feeds `absorb` chunk by chunk; returns the last carry and the list of outputs.
+
+    Args:
+        absorb: (carry, key, *parts of a chunk) -> (carry, output [... chunk] or None).
+        carry: before the first chunk.
+        parts: arrays [b n ...].
+        chunk: tiles at a time.
+        key: folded with the chunk's number, or None.
+    """
+    n = parts[0].shape[1]
     if n <= chunk:
-        carry, out = absorb(carry, x, mask, key)
+        carry, out = absorb(carry, key, *parts)
         return carry, [out]
     whole, rest = divmod(n, chunk)
 
     # A slice in the body, not a reshape before the loop: the bag is never copied.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def body(carry, i, x, mask):
-        part = lambda a: lax.dynamic_slice_in_dim(a, i * chunk, chunk, 1)
+    def body(carry, i, *parts):
+        cut = lambda a: lax.dynamic_slice_in_dim(a, i * chunk, chunk, 1)
         folded = None if key is None else jax.random.fold_in(key, i)
-        return absorb(carry, part(x), part(mask), folded)
+        return absorb(carry, folded, *map(cut, parts))
 
     carry, out = lax.scan(
-        lambda carry, i: body(carry, i, x, mask), carry, jnp.arange(whole)
+        lambda carry, i: body(carry, i, *parts), carry, jnp.arange(whole)
     )
     outs = []
     if out is not None:
         outs = [jnp.moveaxis(out, 0, -2).reshape(*out.shape[1:-1], whole * chunk)]
     if rest:
         last = None if key is None else jax.random.fold_in(key, whole)
-        tail = jax.checkpoint(absorb)
-        carry, out = tail(carry, x[:, whole * chunk :], mask[:, whole * chunk :], last)
+        tail = [a[:, whole * chunk :] for a in parts]
+        carry, out = jax.checkpoint(absorb)(carry, last, *tail)
         outs.append(out)
     return carry, outs

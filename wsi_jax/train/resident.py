@@ -1,13 +1,27 @@
 """The pure form of a method that looks: its slides lie on the device."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.ops.crops import gather
+from wsi_jax.ops.crops import Cells, gather
 from wsi_jax.train.look import Looker
 from wsi_jax.train.supervised import supervised
 from wsi_jax.types import Method
+
+
+def reading(cells: Cells) -> Callable:
+    """(batch, magnifications, corners) -> crops [b n s s 3] of slides on the device."""
+
+    def read(batch, which, yx):
+        cut = lambda planes, background, which, yx: gather(
+            planes, background, which, yx, cells.crop_px
+        )
+        return jax.vmap(cut)(batch.x.planes, batch.x.background, which, yx)
+
+    return read
 
 
 def resident(net: Looker, tx: optax.GradientTransformation) -> Method:
@@ -18,11 +32,7 @@ def resident(net: Looker, tx: optax.GradientTransformation) -> Method:
         tx: the optimiser.
     """
 
-    def read(batch, which, yx):
-        cut = lambda planes, background, which, yx: gather(
-            planes, background, which, yx, net.cells.crop_px
-        )
-        return jax.vmap(cut)(batch.x.planes, batch.x.background, which, yx)
+    read = reading(net.cells)
 
     def places(batch, index):
         return net.places(index, batch.mask.shape[1:])

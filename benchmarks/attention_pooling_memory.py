@@ -1,0 +1,81 @@
+"""Memory of end-to-end attention pooling's training step, by the tiles of a slide.
+
+    python -m benchmarks.attention_pooling_memory \
+        --out benchmarks/results/attention_pooling_memory.json
+
+Nothing runs: bytes are what XLA sets aside for temporaries of the compiled gradient of
+one slide's loss, a ResNet-50 on tiles of 224 px. `expected_bytes` is one microbatch's,
+without a loop around it, and the gradients and the pooled rows besides.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import record
+from wsi_jax.methods.attention_pooling import AttentionPooling, _Judge
+from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.train.flops import compiled_temp_bytes
+from wsi_jax.train.sift import Kept
+from wsi_jax.types import Task
+
+SIDE, CHUNK, TILES = 224, 16, (32, 128, 256)
+CONFIG = AttentionPooling(
+    trunk=Encoder(depth=Depth.resnet50, norm=NormKind.frozen),
+    tile_px=SIDE,
+    chunk=CHUNK,
+)
+
+
+def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
+    """Bytes of the temporaries of a gradient, and of the gradient itself."""
+    net = _Judge(config, Task(("normal", "tumor")), config.cells(8.0, 14))
+    params = jax.eval_shape(net.init, jax.random.key(0))["judge"]
+    shape = lambda *s, dtype: jax.ShapeDtypeStruct(s, dtype)
+    kept = Kept(None, None, shape(1, tiles, dtype=jnp.bool_))
+    pixels = shape(1, tiles, SIDE, SIDE, 3, dtype=jnp.uint8)
+    label = shape(1, dtype=jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def loss(params, kept, pixels, label, key):
+        return net.loss({"judge": params}, kept, pixels, label, key)[0].sum()
+
+    step = jax.jit(jax.grad(loss))
+    of = jax.tree.leaves(params)
+    return (
+        compiled_temp_bytes(step, params, kept, pixels, label, key),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in of),
+    )
+
+
+def row(tiles: int, microbatch: int) -> dict:
+    """A slide of which so many tiles are judged, beside one microbatch of them."""
+    temporary, gradients = gradient(CONFIG, tiles)
+    rows = 4 * tiles * (2048 + CONFIG.width)
+    expected = microbatch + gradients + rows
+    return {
+        "tiles": tiles,
+        "chunk": CHUNK,
+        "temp_bytes": temporary,
+        "microbatch_bytes": microbatch,
+        "gradient_bytes": gradients,
+        "rows_bytes": rows,
+        "expected_bytes": expected,
+        "ratio": temporary / expected,
+    }
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    chosen = record.arguments(__doc__).parse_args()
+    alone = dataclasses.replace(CONFIG, chunk=None)
+    microbatch, _ = gradient(alone, CHUNK)
+    rows = [row(n, microbatch) for n in (TILES[:1] if chosen.quick else TILES)]
+    record.write(chosen.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()

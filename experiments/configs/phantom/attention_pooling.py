@@ -1,0 +1,61 @@
+"""A practice cohort: every tile of 32 um is scored, the best and worst are pooled.
+
+    python -m experiments.cohort \
+        --config experiments/configs/phantom/attention_pooling.py \
+        --config.data.manifest=cohorts/fine_only/slides.csv \
+        --config.method.scorer.weights=encoder.safetensors \
+        --config.method.trunk.weights=encoder.safetensors
+
+The encoder is that of `pretrain/drawn.py`; both nets go on from it. `--config.method.
+normaliser=SOFTMAX` pools as ABMIL does, `--config.method.worst=0` takes the best tiles
+alone, `--config.method.joint=True` trains both nets at once.
+"""
+
+from experiments.configs.pretrain import drawn
+from experiments.experiment import Experiment, Manifest
+from wsi_jax.data.tiles import Reading
+from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.slides.grid import Grid
+from wsi_jax.train.course import Course
+from wsi_jax.train.loop import Train
+from wsi_jax.train.optimiser import Optimiser
+
+
+def get_config() -> Experiment:
+    pretrained = drawn.get_config()
+    return Experiment(
+        data=Manifest(classes=("normal", "tumor")),
+        grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
+        encoder=None,
+        method=AttentionPooling(
+            scorer=pretrained.method.encoder,
+            trunk=drawn.get_config().method.encoder,
+            mpp=pretrained.mpp,
+            tile_px=32,
+            learnt=4,
+            best=16,
+            worst=16,
+            renew=20,
+            scoring=Course(
+                steps=100, batch=8, validate_every=20, optimiser=_optimiser()
+            ),
+            width=64,
+            attention=32,
+            chunk=None,
+        ),
+        train=Train(
+            steps=100,
+            batch=8,
+            balanced=True,
+            class_weights=False,
+            validate_every=20,
+            save_every=50,
+            patience=0,
+            optimiser=_optimiser(),
+        ),
+        reading=Reading(threads=4),
+    )
+
+
+def _optimiser() -> Optimiser:
+    return Optimiser(learning_rate=5e-4, warmup=0.1, weight_decay=1e-3)

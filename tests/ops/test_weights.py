@@ -1,0 +1,200 @@
+"""Normalisers: weights sum to 1, masked tiles weigh nothing, gradients are exact."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsi_jax.ops.weights import Normaliser, log_weights, normalise, squared_average
+
+EACH = pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
+CASES = pytest.mark.parametrize(
+    "case", ["sigmoid", "top_bottom", "equal", "single", "with_zeros", "signed"]
+)
+
+
+@pytest.fixture
+def load(shared):
+    def arrays(case):
+        path = shared / "fixtures" / "sampling" / "square_mean_pooling.npz"
+        with np.load(path) as file:
+            found = {k: file[k] for k in file}
+        start = f"{case}_"
+        return {
+            k.removeprefix(start): jnp.asarray(v)
+            for k, v in found.items()
+            if k.startswith(start)
+        }
+
+    return arrays
+
+
+def pooled(weigh, of, x, g):
+    """Weights of scores, what they pool, and gradients of its product with g."""
+    h = lambda of, x: weigh(of) @ x
+    return weigh(of), h(of, x), *jax.grad(lambda *a: h(*a) @ g, (0, 1))(of, x)
+
+
+@CASES
+@pytest.mark.usefixtures("x64")
+def test_squared_average_of_scores_is_the_fixture(load, case):
+    a = load(case)
+    mask = jnp.ones(a["s"].shape, bool)
+    found = pooled(lambda s: squared_average(s, mask), a["s"], a["X"], a["g"])
+    right = a["w"], a["h"], a["d_s"], a["d_X"]
+    chex.assert_trees_all_close(found, right, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["sigmoid", "top_bottom"])
+@pytest.mark.usefixtures("x64")
+def test_squared_average_and_softmax_of_logits_are_the_fixture(load, case):
+    a = load(case)
+    mask = jnp.ones(a["u"].shape, bool)
+    weigh = lambda how: lambda u: normalise(u, mask, how)
+    w, h, d_u, d_x = pooled(weigh(Normaliser.squared_average), a["u"], a["X"], a["g"])
+    right = a["w"], a["h"], a["d_u"], a["d_X"]
+    chex.assert_trees_all_close((w, h, d_u, d_x), right, rtol=1e-6, atol=1e-9)
+    # The fixture's softmax is that of the scores, bounded as they are.
+    bounded = weigh(Normaliser.bounded_softmax)(a["u"])
+    chex.assert_trees_all_close(bounded, a["softmax_w"], rtol=1e-6)
+    found = pooled(weigh(Normaliser.softmax), a["s"], a["X"], a["g"])
+    right = a["softmax_w"], a["softmax_h"], a["softmax_d_s"]
+    chex.assert_trees_all_close(found[:3], right, rtol=1e-6, atol=1e-9)
+
+
+def values_and_gradient(logits, mask, how):
+    """Weights, and the gradient of their product with something."""
+    g = jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32))[None]
+    grad = jax.grad(lambda u: (normalise(u, mask, how) * g).sum())
+    return normalise(logits, mask, how), grad(logits)
+
+
+@EACH
+def test_weights_are_a_distribution_over_the_unmasked(how):
+    """At any scale: where sigmoids underflow, where they are 1, among ties."""
+    rng = np.random.default_rng(0)
+    scale = 10.0 ** rng.integers(-3, 7, (200, 1))
+    logits = rng.normal(size=(200, 33)) * scale + rng.choice([-1, 0, 1], (200, 1)) * 50
+    logits[::5] = np.round(logits[::5])
+    mask = rng.random((200, 33)) < rng.random((200, 1))
+    mask[0] = False
+    dirty = np.where(mask, logits, rng.choice([np.nan, np.inf, -np.inf], mask.shape))
+    run = jax.jit(lambda u: values_and_gradient(u, jnp.asarray(mask), how))
+    w, gradient = run(jnp.float32(dirty))
+    chex.assert_tree_all_finite((w, gradient))
+    assert (w >= 0).all()
+    np.testing.assert_allclose(w.sum(-1), mask.any(-1), rtol=1e-5)
+    assert (w[~mask] == 0).all()
+    assert (gradient[~mask] == 0).all()
+    chex.assert_trees_all_equal(run(jnp.float32(logits)), (w, gradient))
+
+
+@EACH
+def test_all_underflowing_or_saturating_is_told_apart(how):
+    """Weights are those of float64, whatever a sigmoid is in float32."""
+    mask = jnp.ones((2, 3), bool)
+    logits = np.array([[-200.0, -201.0, -203.0], [200.0, 201.0, 203.0]])
+    found = normalise(jnp.float32(logits), mask, how)
+    with jax.enable_x64(True):
+        exact = normalise(jnp.asarray(logits), mask, how)
+    chex.assert_trees_all_close(found, np.float32(exact), rtol=1e-4, atol=1e-7)
+    if how is Normaliser.squared_average:
+        assert found[0, 0] > 0.8
+
+
+def test_scores_of_nothing_weigh_nothing():
+    scores = jnp.array([[0.0, 0.0, jnp.nan], [1e-30, 0.0, jnp.inf]])
+    mask = jnp.array([[True, True, False]] * 2)
+    weigh = lambda s: squared_average(s, mask)
+    np.testing.assert_array_equal(weigh(scores), [[0, 0, 0], [1, 0, 0]])
+    gradient = jax.grad(lambda s: (weigh(s) * jnp.arange(3.0)[None]).sum())(scores)
+    np.testing.assert_array_equal(gradient, jnp.zeros((2, 3)))
+
+
+@EACH
+@pytest.mark.usefixtures("x64")
+def test_gradient_is_that_of_finite_differences(how):
+    rng = np.random.default_rng(1)
+    mask = jnp.asarray(rng.random((6, 9)) < 0.8)
+    u, towards, g = (jnp.asarray(rng.normal(size=(6, 9))) for _ in range(3))
+    value = lambda t: (normalise(u + t * towards, mask, how) * g).sum(-1)
+    by_hand = (value(1e-6) - value(-1e-6)) / 2e-6
+    slope = jax.jvp(value, (0.0,), (1.0,))[1]
+    chex.assert_trees_all_close(slope, by_hand, rtol=1e-7, atol=1e-9)
+    backwards = jax.grad(lambda u: (normalise(u, mask, how) * g).sum())(u)
+    chex.assert_trees_all_close((backwards * towards).sum(-1), slope, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_sparsemax_is_the_nearest_point_of_the_simplex():
+    """w is it if and only if u - w is tau where w > 0, and no more elsewhere."""
+    rng = np.random.default_rng(2)
+    u = jnp.asarray(rng.normal(size=(50, 40)) * 10.0 ** rng.integers(-3, 3, (50, 1)))
+    w = normalise(u, jnp.ones((1, 40), bool), Normaliser.sparsemax)
+    left = u - w
+    tau = left.max(-1, keepdims=True)
+    np.testing.assert_allclose(w.sum(-1), 1, rtol=1e-12)
+    gap = jnp.where(w > 0, tau - left, 0)
+    np.testing.assert_allclose(gap, 0, atol=1e-12)
+    assert ((w > 0).sum(-1) == 1).any()
+    assert ((w > 0).sum(-1) == 40).any()
+
+
+def test_sparsemax_of_many_tiles_sums_to_one():
+    """Weights near float32's resolution of the logits, a hundred thousand of them."""
+    u = np.float32(np.random.default_rng(3).normal(size=(1, 100_000)) * 1e-6)
+    u[0, 0] = 0.5
+    w = normalise(jnp.asarray(u), jnp.ones(u.shape, bool), Normaliser.sparsemax)
+    np.testing.assert_allclose(np.float64(w).sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(w[0, 0], 0.5, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("m", [1, 4, 50])
+def test_a_squared_average_tells_more_than_a_softmax_of_bounded_scores(m):
+    """Of m positives and m negatives: the mean weight of the former less the latter's.
+
+    tanh(log(s+ / s-)) / m, against tanh((s+ - s-) / 2) / m of the softmax of s, which
+    is never more than 0.462 / m. A softmax of the logits has no such bound.
+    """
+    score = jnp.array([[0.95, 0.9, 0.6], [0.3, 0.01, 0.5]])
+    u = jnp.repeat(jnp.log(score / (1 - score)).T, m, -1)
+    mask = jnp.ones((1, 2 * m), bool)
+
+    def difference(how):
+        w = normalise(u, mask, how)
+        return w[:, :m].mean(-1) - w[:, m:].mean(-1)
+
+    high, low = score
+    squared, bounded, plain, even = map(
+        difference,
+        (
+            Normaliser.squared_average,
+            Normaliser.bounded_softmax,
+            Normaliser.softmax,
+            Normaliser.average,
+        ),
+    )
+    chex.assert_trees_all_close(squared, jnp.tanh(jnp.log(high / low)) / m, rtol=1e-9)
+    chex.assert_trees_all_close(bounded, jnp.tanh((high - low) / 2) / m, rtol=1e-9)
+    assert (squared > bounded).all()
+    assert (bounded < 0.4622 / m).all()
+    assert plain[0] > 0.9 / m
+    np.testing.assert_allclose(even, 0, atol=1e-12)
+
+
+def test_greater_powers_are_sharper():
+    u, mask = jnp.array([[1.0, 0.0]]), jnp.ones((1, 2), bool)
+    s = jax.nn.sigmoid(u)
+    for power in (0.5, 1.0, 4.0):
+        found = normalise(u, mask, Normaliser.squared_average, power)
+        chex.assert_trees_all_close(found, s**power / (s**power).sum(), rtol=1e-5)
+
+
+def test_log_weights_are_of_each_tile_by_itself():
+    half = jnp.array([1.0, -2.0], jnp.bfloat16)
+    for how in set(Normaliser) - {Normaliser.sparsemax}:
+        assert log_weights(half, how).dtype == jnp.float32
+    with pytest.raises(ValueError, match="sparsemax has no log weights"):
+        log_weights(half, Normaliser.sparsemax)

@@ -1,0 +1,28 @@
+"""How long one stage of several is trained."""
+
+import dataclasses
+from typing import Any
+
+from wsi_jax.train.optimiser import Optimiser
+
+
+@dataclasses.dataclass(kw_only=True)
+class Course:
+    """How long one of the stages is trained; the rest is as in `--config.train`.
+
+    Attributes:
+        steps: batches.
+        batch: slides in a batch.
+        validate_every: steps between two looks at the validation slides.
+        optimiser: AdamW and its schedule.
+    """
+
+    steps: int = 2000
+    batch: int = 4
+    validate_every: int = 100
+    optimiser: Optimiser = dataclasses.field(default_factory=Optimiser)
+
+    def plan(self, **others: Any) -> dict[str, Any]:
+        """Fields of `Train` that are the stage's own."""
+        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return mine | others
