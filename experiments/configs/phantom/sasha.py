@@ -12,8 +12,9 @@ and 128 um at 4 um/px. What other ways to choose as many tiles say stands beside
 from experiments.configs.pretrain import drawn
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.bags import Loading
-from wsi_jax.methods.sasha import SASHA, Course
+from wsi_jax.methods.sasha import SASHA
 from wsi_jax.slides.grid import Grid
+from wsi_jax.train.course import Course
 from wsi_jax.train.loop import Train
 from wsi_jax.train.optimiser import Optimiser
 from wsi_jax.train.ppo import PPO
