@@ -86,8 +86,12 @@ def small(weights: str) -> dict:
 
 
 def patch_all(weights: str, mpp: float) -> Experiment:
-    """Every tile at one magnification, side by side."""
+    """Every tile at one magnification, side by side.
+
+    Weights are of an encoder of the finest; a trunk for another begins at random.
+    """
     config = patch_needle.get_config()
+    weights = weights if mpp == MPPS[0] else ""
     config.method = dataclasses.replace(config.method, mpp=mpp, **small(weights))
     return alike(abutting(config))
 

@@ -169,6 +169,17 @@ def streaming_memory(report: dict) -> str:
     return "\n".join([*lines, "", made(report)])
 
 
+def attention_pooling_memory(report: dict) -> str:
+    """Temporaries of a training step, by the tiles of a slide that are judged."""
+    header = "| judged tiles | microbatch | temporaries | against one microbatch, "
+    lines = [header + "gradients and rows |", "|---" * 4 + "|"]
+    for r in report["rows"]:
+        size = f"{r['temp_bytes'] / 1e6:,.0f} MB"
+        cells = r["tiles"], r["chunk"], size, f"{r['ratio']:.2f}x"
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", made(report)])
+
+
 def streaming_runs(report: dict) -> str:
     """Test AUC of each run, and where its attention lies."""
     columns = "preset", "seed", "trunk", "AUC (95 %)", "attention (95 %)", "by chance"
