@@ -15,7 +15,7 @@ from wsi_jax.nets.crops import CropHead, CropReader
 from wsi_jax.nets.encoder import Encoder, Trunk
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import Cells
-from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.look import Chosen, looking
 from wsi_jax.train.resident import resident
@@ -36,6 +36,7 @@ class PatchAll:
         width: of a tile's feature.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
         attention: hidden width of the attention.
+        normaliser: of the attention.
         augment: turn and flip tiles in training, and restain them.
         stain: most that the log gain of each stain changes by, tile by tile.
         ahead: read the next batch while one is learnt from.
@@ -49,6 +50,7 @@ class PatchAll:
     width: int = 64
     deviation: bool = False
     attention: int = 32
+    normaliser: Normaliser = Normaliser.softmax
     augment: bool = True
     stain: float = 0.0
     ahead: bool = True
@@ -140,7 +142,8 @@ class _Net:
         """Logits [b c] and attention [b n]."""
         which = jnp.zeros(mask.shape, jnp.int32)
         h = self.reader.embed(params, crops, which)
-        attention = masked_softmax(self.reader.attend(params, h), mask)
+        said = self.reader.attend(params, h)
+        attention = normalise(said, mask, self.config.normaliser)
         return self.reader.classify(params, attention, h), attention
 
     def loss(self, params, overview, mask, drawn, crops, label, key):

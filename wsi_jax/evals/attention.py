@@ -1,0 +1,48 @@
+"""Where the attention of a slide lies, beside what its tiles are known to be."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from sklearn.metrics import average_precision_score
+
+
+class Found(NamedTuple):
+    """How well attention finds the tumour of one slide.
+
+    Attributes:
+        difference: mean attention of tumour tiles less that of the others, the figure
+            of Liu, Zuo et al. 2024; how a slide's tiles are told apart is ours.
+        lift: mean attention of tumour tiles, as a multiple of one that is even.
+        auprc: average precision of attention as a finder of tumour tiles.
+        chance: share of tumour tiles, which is what chance gives.
+    """
+
+    difference: float
+    lift: float
+    auprc: float
+    chance: float
+
+
+def attention_on(
+    attention: Float[np.ndarray, " n"], tumour: Bool[np.ndarray, " n"]
+) -> Found:
+    """How well attention finds tumour tiles.
+
+    Args:
+        attention: of all tiles of a slide; sums to 1.
+        tumour: which of them are.
+
+    Raises:
+        ValueError: all tiles are tumour, or none is.
+    """
+    if tumour.all() or not tumour.any():
+        which = "every tile" if tumour.any() else "no tile"
+        raise ValueError(f"{which} of the slide is tumour: nothing to tell apart")
+    mean = float(attention[tumour].mean())
+    return Found(
+        difference=mean - float(attention[~tumour].mean()),
+        lift=mean * len(attention),
+        auprc=float(average_precision_score(tumour, attention)),
+        chance=float(tumour.mean()),
+    )
