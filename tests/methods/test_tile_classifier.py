@@ -124,6 +124,41 @@ def test_a_crop_larger_than_the_tile_is_refused():
         TileClassifier(augment=Augment(crop=1.5)).validate()
 
 
+def test_coarser_the_look_is_told_and_finer_the_detail():
+    """Of tiles of which no two need be of one class, most with another's coarse look.
+
+    At once: there the detail averages out, here every look comes with either detail.
+    """
+    rng, n = np.random.default_rng(0), 16
+    label = (np.arange(n) // 2 % 2).astype(np.int32)
+    other = label[:, None, None, None]
+    detail = rng.integers(0, 2, (n, 64, 32, 1)) * 120 - 60
+    detail = np.stack([detail, -detail], 3).reshape(n, 64, 64, 1) * other
+    x = (120 + 40 * other + detail + np.zeros(3)).astype(np.uint8)
+    bag = Bag(x, np.ones((n, 1), bool), label, np.ones(n, np.float32))
+    config = dataclasses.replace(
+        CONFIG, augment=Augment(crop=0.25, borrow=0.5, borrow_px=8), coarser=4
+    )
+    (stage,) = config.stages(TASK, optax.adam(1e-2))
+    compiled = compile_method(stage.method, ONE)
+    state = compiled.init(jax.random.key(0), split(bag, ONE))
+    told = []
+    for _ in range(80):
+        state, metrics = compiled.step(state, split(bag, ONE))
+        told.append([float(metrics[k]) for k in ("accuracy", "coarse_accuracy")])
+    assert (np.mean(told[-20:], 0) > 0.95).all()
+
+
+@pytest.mark.parametrize("coarser, error", [(0, "coarser=0"), (2, r"2 x 12 px .* 16")])
+def test_a_field_wider_than_the_tile_is_refused(coarser, error):
+    config = dataclasses.replace(CONFIG, coarser=coarser)
+    with pytest.raises(ValueError, match=error):
+        config.validate()
+        (stage,) = config.stages(TASK, optax.identity())
+        state = stage.method.init(jax.random.key(0), tiles())
+        stage.method.step(state, tiles())
+
+
 def test_frozen_norms_without_weights_take_the_first_batch_for_their_statistics():
     """Each norm then whitens what reaches it."""
     encoder = dataclasses.replace(CONFIG.encoder, norm=NormKind.frozen)

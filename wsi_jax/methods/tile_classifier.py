@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from einops import reduce
 
 from wsi_jax.nets.encoder import Encoder, Trunk
 from wsi_jax.ops.augment import augment, blur, borrow
@@ -46,14 +47,20 @@ class TileClassifier:
         encoder: that is trained, from its weights where it has some.
         augment: of the training tiles.
         smoothing: of the labels (Szegedy et al. 2016, eq. 4 f.), in training.
+        coarser: times as many um/px at which each tile is also seen in training, as
+            many times wider a field of it; 1 for not at all. There a linear layer of
+            its own tells the class of the coarse look, borrowed or not.
     """
 
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
     augment: Augment = dataclasses.field(default_factory=Augment)
     smoothing: float = 0.1
+    coarser: int = 1
 
     def validate(self) -> None:
         """Refuses what cannot be trained."""
+        if self.coarser < 1:
+            raise ValueError(f"--config.method.coarser={self.coarser}: 1 or more")
         if not 0 < self.augment.crop <= 1:
             raise ValueError(
                 f"--config.method.augment.crop={self.augment.crop:g}: a crop is a "
@@ -65,37 +72,34 @@ class TileClassifier:
 
         def init(key, batch):
             params = self.encoder.begin(key, batch)
-            kernel = jnp.zeros((encoder.dim, c))
-            return {"encoder": params, "fc": {"kernel": kernel, "bias": jnp.zeros(c)}}
+            begin = lambda: {
+                "kernel": jnp.zeros((encoder.dim, c)),
+                "bias": jnp.zeros(c),
+            }
+            params = {"encoder": params, "fc": begin()}
+            return params | ({"fc_coarse": begin()} if self.coarser > 1 else {})
 
-        def forward(params, pixels):
-            fc = params["fc"]
+        def forward(params, pixels, head="fc"):
+            fc = params[head]
             features = encoder.apply(params["encoder"], pixels)
             return features @ fc["kernel"] + fc["bias"][None]
 
+        def surprise(logits, label):
+            wanted = optax.smooth_labels(jax.nn.one_hot(label, c), self.smoothing)
+            right = (logits.argmax(-1) == label).astype(jnp.float32)
+            return optax.softmax_cross_entropy(logits, wanted), right
+
         def loss(params, batch, key):
-            changes, side = self.augment, batch.x.shape[1]
-            pixels = augment(
-                jax.random.split(key, len(batch.x)),
-                batch.x,
-                crop_px=round(changes.crop * side),
-                stain=changes.stain,
-                shade=changes.shade,
-            )
-            b = (len(pixels),)
-            if changes.borrow:
-                which = jax.random.bernoulli(
-                    jax.random.fold_in(key, 1), changes.borrow, b
-                )
-                pixels = borrow(pixels, which, changes.borrow_px)
-            if changes.blur:
-                sigma = jax.random.uniform(jax.random.fold_in(key, 2), b)
-                pixels = blur(pixels, changes.blur * sigma)
-            logits = forward(params, pixels)
-            wanted = optax.smooth_labels(jax.nn.one_hot(batch.label, c), self.smoothing)
-            right = (logits.argmax(-1) == batch.label).astype(jnp.float32)
-            losses = optax.softmax_cross_entropy(logits, wanted)
-            return losses, {"accuracy": right}
+            fine, _ = self.seen(key, batch.x)
+            losses, right = surprise(forward(params, fine), batch.label)
+            metrics = {"accuracy": right}
+            if self.coarser > 1:
+                coarse, which = self.seen(jax.random.fold_in(key, 3), batch.x, True)
+                # Of the tile that lends, see `ops.augment.borrow`.
+                label = jnp.where(which, jnp.roll(batch.label, -1), batch.label)
+                more, right = surprise(forward(params, coarse, "fc_coarse"), label)
+                losses, metrics["coarse_accuracy"] = losses + more, right
+            return losses, metrics
 
         def predict(params, batch, key):
             del key
@@ -109,3 +113,46 @@ class TileClassifier:
             return Prediction(forward(params, batch.x), attention, counts)
 
         return (Stage("train", supervised(init, loss, predict, tx)),)
+
+    def seen(self, key, pixels, coarse: bool = False):
+        """Tiles [b s s 3] as training shows them, and which borrow [b].
+
+        Raises:
+            ValueError: a field is wider than the tiles.
+        """
+        changes, (b, side) = self.augment, pixels.shape[:2]
+        crop_px, detail_px = round(changes.crop * side), changes.borrow_px
+        which = jnp.zeros(b, bool)
+        if coarse:
+            pixels = shrink(pixels, self.coarser)
+            detail_px = max(1, detail_px // self.coarser)
+            if crop_px > pixels.shape[1]:
+                raise ValueError(
+                    f"--config.method.coarser={self.coarser}: a field of "
+                    f"{self.coarser} x {crop_px} px is wider than a tile of {side} px; "
+                    f"take less, or less of --config.method.augment.crop="
+                    f"{changes.crop:g}"
+                )
+        pixels = augment(
+            jax.random.split(key, b),
+            pixels,
+            crop_px=crop_px,
+            stain=changes.stain,
+            shade=changes.shade,
+        )
+        if changes.borrow:
+            which = jax.random.bernoulli(jax.random.fold_in(key, 1), changes.borrow, b)
+            pixels = borrow(pixels, which, detail_px)
+        if changes.blur:
+            sigma = jax.random.uniform(jax.random.fold_in(key, 2), (b,))
+            pixels = blur(pixels, changes.blur * sigma)
+        return pixels, which
+
+
+def shrink(pixels, times: int):
+    """Tiles [b s s 3] at so many times as many um/px, by means over squares."""
+    whole = pixels.shape[1] // times * times
+    squares = "b (h i) (w j) c -> b h w c"
+    part = pixels[:, :whole, :whole].astype(jnp.float32)
+    means = reduce(part, squares, "mean", i=times, j=times)
+    return means.round().astype(pixels.dtype)
