@@ -15,7 +15,8 @@ from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.train.course import Course
 from wsi_jax.train.optimiser import Optimiser, Schedule
-from wsi_jax.train.sift import Candidates, fingerprint
+from wsi_jax.train.sift import fingerprint
+from wsi_jax.train.sifter import Candidates
 
 CONFIG = AttentionPooling(
     scorer=TRUNK,

@@ -30,7 +30,9 @@ from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.train.course import Course
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.optimiser import alone
-from wsi_jax.train.sift import Candidates, Kept, sifting, sifting_resident
+from wsi_jax.train.resident import sifting_resident
+from wsi_jax.train.sift import sifting
+from wsi_jax.train.sifter import Candidates, Kept
 from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task, padded
 
 
