@@ -1,11 +1,13 @@
 """Batches of overviews, and crops that threads read."""
 
 import pathlib
+import threading
 
 import numpy as np
 import pytest
 from glances import CELL, MPP, method, reader, write_slides
 
+from wsi_jax.data.looks import LookReader
 from wsi_jax.data.views import View
 from wsi_jax.slides.slide import open_slide
 
@@ -75,3 +77,37 @@ def test_what_is_damaged_is_blank_and_told(views, tmp_path):
     assert view.n_lost > 0
     assert "cannot be read" in view.note()
     assert (crops == 255).all((-1, -2, -3)).any()
+
+
+def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
+    """Nor the other way round, where there is room for neither."""
+    config = method()
+    tight = LookReader(
+        config.reads(), 16, resident=False, threads=1, cache_gib=0.0, rereads=True
+    )
+    which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)
+    crops = tight.read(views, which, np.zeros((3, 50, 2), int), mask)
+    made = []
+
+    def overviews():
+        label, weight = np.zeros(3, np.int32), np.ones(3, np.float32)
+        made.append(tight.bag(views, label, weight))
+
+    thread = threading.Thread(target=overviews, daemon=True)
+    thread.start()
+    thread.join(60)  # for ever, where they wait for each other
+    assert made
+    assert crops.result().any()
+
+
+def test_the_same_crops_are_read_once(views):
+    """Where they will be read again and there is room; equal the second time."""
+    config, view = method(), views[0]
+    which, mask = np.zeros((1, 9), int), np.ones((1, 9), bool)
+    yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
+    for rereads, times in ((True, 1), (False, 2)):
+        ours = reader(config, resident=False, rereads=rereads)
+        before = view.n_read
+        first, again = (ours.read([view], which, yx, mask).result() for _ in range(2))
+        np.testing.assert_array_equal(again, first)
+        assert view.n_read - before == 9 * times

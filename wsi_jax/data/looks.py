@@ -63,7 +63,9 @@ class LookReader:
         self._least, self._room = least, cache_gib * GIB
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._known, self._lock = {}, Lock()
-        self._rereads, self._tiles = rereads, {}
+        # Tiles have a lock of their own: planes are waited for under theirs.
+        self._tiles, self._tile_lock = {}, Lock()
+        self._tile_room = cache_gib * GIB if rereads else 0.0
 
     def bag(
         self,
@@ -107,8 +109,8 @@ class LookReader:
         if self._resident:
             looks = looks._replace(planes=tuple(map(whole, self._mpps)))
         else:
-            read = lambda *chosen: self.read(views, *chosen)
-            looks = looks._replace(read=read, slides=tuple(views))
+            crops = lambda *chosen: self.read(views, *chosen)
+            looks = looks._replace(read=crops, slides=tuple(views))
         return Bag(looks, mask, label, weight)
 
     def read(
@@ -146,9 +148,9 @@ class LookReader:
         if (known := self._tiles.get(key)) is not None:
             return known
         crop = view.crop(yx, side, mpp)
-        with self._lock:
-            if self._rereads and self._room >= crop.nbytes and key not in self._tiles:
-                self._room -= crop.nbytes
+        with self._tile_lock:
+            if self._tile_room >= crop.nbytes and key not in self._tiles:
+                self._tile_room -= crop.nbytes
                 self._tiles[key] = crop
         return crop
 
