@@ -267,7 +267,8 @@ def _has_mu(state):
 
 def test_one_device_is_eight(case):
     one, eight = (first_step(case, mesh, case.bag) for mesh in (ONE, make_mesh()))
-    chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-7)
+    # A small gradient is a sum of terms near 1, which float32 rounds.
+    chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
