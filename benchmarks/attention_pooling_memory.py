@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import record
-from wsi_jax.methods.attention_pooling import AttentionPooling, _Judge
+from wsi_jax.methods.attention_pooling import AttentionPooling, Judge
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.train.flops import compiled_temp_bytes
@@ -31,7 +31,7 @@ CONFIG = AttentionPooling(
 
 def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
     """Bytes of the temporaries of a gradient, and of the gradient itself."""
-    net = _Judge(config, Task(("normal", "tumor")), config.cells(8.0, 14))
+    net = Judge(config, Task(("normal", "tumor")), config.cells(8.0, 14))
     params = jax.eval_shape(net.init, jax.random.key(0))["judge"]
     shape = lambda *s, dtype: jax.ShapeDtypeStruct(s, dtype)
     kept = Kept(None, None, shape(1, tiles, dtype=jnp.bool_))

@@ -9,16 +9,14 @@ half or more) and the others, its lift over an even attention, and its average p
 beside what chance gives; means over slides, 95 % by resampling them.
 """
 
-import csv
 import json
 import pathlib
 
 import numpy as np
 
-import wsi_jax
 from benchmarks import record
 from benchmarks.runs import cohort_folder
-from benchmarks.streaming_runs import about_cohort, lesion_share
+from benchmarks.streaming_runs import about_cohort, on_lesions
 from wsi_jax.configs import flatten
 from wsi_jax.evals.attention import Found, attention_on
 
@@ -49,17 +47,11 @@ def row(run: pathlib.Path, most: int | None) -> dict:
 
 def attention(run: pathlib.Path, folder: pathlib.Path, most: int | None) -> dict:
     """Means over tumour test slides, of what `attention_on` tells of each."""
-    predictor, found = wsi_jax.load(run), []
-    with open(run / "manifest.csv", newline="", encoding="utf-8") as file:
-        slides = [one for one in csv.DictReader(file) if one["split"] == "test"]
-    for one in [one for one in slides if one["label"] == "tumor"][:most]:
-        path = pathlib.Path(one["path"])
-        path = path if path.is_absolute() else run / path
-        verdict = predictor.predict(path, float(one["mpp"]) if one["mpp"] else None)
-        mask = folder / "masks" / f"{one['slide_id']}_mask.png"
-        tumour = lesion_share(mask, verdict) >= 0.5
-        if tumour.any() and not tumour.all():
-            found.append(attention_on(verdict.attention, tumour))
+    found = [
+        attention_on(looked, tumour)
+        for looked, tumour in on_lesions(run, folder, most)
+        if tumour.any() and not tumour.all()
+    ]
     values = np.array(found)
     drawn = np.random.default_rng(0).integers(0, len(values), (REPLICATES, len(values)))
     low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5], axis=0)

@@ -3,7 +3,8 @@
     python -m benchmarks.attention_sampling --out FILE --cohort cohorts/needle \
         --fields cohorts/bach --weights encoder.safetensors --runs runs/benchmark
 
-Both read with the same threads, encode with the same trunk, train in batches of as many
+Both read with the same threads, encode with trunks of one kind (weights are of the
+finest magnification, trunks for others begin at random), train in batches of as many
 slides, and read the next batch while one is learnt from; how many crops are sampled is
 fixed beforehand. `finest`: patch-all at the finest magnification. `every`: patch-all at
 each of three, their seconds summed and the one that validation likes best; sampling

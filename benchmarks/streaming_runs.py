@@ -12,6 +12,7 @@ share of such cells, which is what chance gives.
 import csv
 import json
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -64,17 +65,10 @@ def about_cohort(folder: pathlib.Path) -> dict:
 
 def attention(run: pathlib.Path, folder: pathlib.Path, most: int | None) -> dict:
     """Average precision of attention on the lesions of tumour test slides."""
-    predictor, precisions, shares = wsi_jax.load(run), [], []
-    slides = [one for one in _lines(run / "manifest.csv") if one["split"] == "test"]
-    slides = [one for one in slides if one["label"] == "tumor"][:most]
-    for one in slides:
-        path = pathlib.Path(one["path"])
-        path = path if path.is_absolute() else run / path
-        verdict = predictor.predict(path, float(one["mpp"]) if one["mpp"] else None)
-        mask = folder / "masks" / f"{one['slide_id']}_mask.png"
-        lesion = lesion_share(mask, verdict) >= 0.5
+    precisions, shares = [], []
+    for looked, lesion in on_lesions(run, folder, most):
         if lesion.any():
-            precisions.append(average_precision_score(lesion, verdict.attention))
+            precisions.append(average_precision_score(lesion, looked))
             shares.append(lesion.mean())
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, len(precisions), (REPLICATES, len(precisions)))
@@ -86,6 +80,20 @@ def attention(run: pathlib.Path, folder: pathlib.Path, most: int | None) -> dict
         "auprc_hi": float(high),
         "auprc_chance": float(np.mean(shares)),
     }
+
+
+def on_lesions(
+    run: pathlib.Path, folder: pathlib.Path, most: int | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Attention [n] on tumour test slides, and which cells are lesion by half [n]."""
+    predictor = wsi_jax.load(run)
+    slides = [one for one in _lines(run / "manifest.csv") if one["split"] == "test"]
+    for one in [one for one in slides if one["label"] == "tumor"][:most]:
+        path = pathlib.Path(one["path"])
+        path = path if path.is_absolute() else run / path
+        verdict = predictor.predict(path, float(one["mpp"]) if one["mpp"] else None)
+        mask = folder / "masks" / f"{one['slide_id']}_mask.png"
+        yield verdict.attention, lesion_share(mask, verdict) >= 0.5
 
 
 def lesion_share(mask: pathlib.Path, verdict) -> np.ndarray:

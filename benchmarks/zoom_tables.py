@@ -72,7 +72,15 @@ def zoom_runs(report: dict) -> str:
     )
     n = " to ".join(str(n) for n in sorted({r["n"] for r in runs}))
     commits = ", ".join(sorted({r["run_commit"][:12] for r in runs}))
+    held = {
+        f"`{r['preset']}`, seed {r['seed']}: {r['signal_held']} of {r['signal']} rows "
+        f"that ask for a signal hold, {r['none_held']} of {r['none']} that allow none"
+        for r in runs
+        if "signal" in r
+    }
     said = f"Paired differences: {said}. {n} test slides. Runs at commit {commits}."
+    if held:
+        said += f" Certificates: {'; '.join(sorted(held))}."
     return "\n".join([*lines, "", said, "", made(report)])
 
 

@@ -72,7 +72,8 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     if report.is_file():
         return report
     parts = [use_fold(cohort, fold) for fold in range(config.data.folds)] or [cohort]
-    seen = () if config.precomputed else config.trunk.seen()
+    trunks = () if config.precomputed else config.trunks.values()
+    seen = tuple(name for trunk in trunks for name in trunk.seen())
     found = [check_cohort(part, seen) for part in parts]
     print(format_counts(found[0]), flush=True)  # of folds, the first stands for all
     tx = config.train.optimiser.make(config.train.steps)

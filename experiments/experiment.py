@@ -108,6 +108,17 @@ class Experiment:
         return self.encoder or self.method.trunk
 
     @property
+    def trunks(self) -> dict[str, Trunk]:
+        """All that see pixels, by their flags."""
+        if self.encoder is not None:
+            return {"encoder": self.encoder}
+        fields = {
+            f.name: getattr(self.method, f.name)
+            for f in dataclasses.fields(self.method)
+        }
+        return {f"method.{k}": v for k, v in fields.items() if isinstance(v, Trunk)}
+
+    @property
     def streams(self) -> bool:
         """Whether the method reads the slides themselves."""
         return self.method.takes in (Takes.slides, Takes.looks)
@@ -159,7 +170,8 @@ class Experiment:
                 else f"{type(self.method).__name__} wants an encoder in the config file"
             )
         try:
-            self.trunk.check("method.trunk" if self.streams else "encoder")
+            for flag, trunk in self.trunks.items():
+                trunk.check(flag)
             if self.streams:
                 self.method.check(self.grid.size_px)
         except ValueError as error:
@@ -169,12 +181,17 @@ class Experiment:
         if self.streams and self.features:
             raise RunError(f"--config.features={self.features}: no features are made")
         check_weights(self.train)
-        trained = self.trunk.trained_mpp()
+        for trunk in self.trunks.values():
+            self._check_mpp(trunk)
+
+    def _check_mpp(self, trunk: Trunk):
+        """Refuses a trunk whose weights have learnt from tiles at another um/px."""
+        trained = trunk.trained_mpp()
         if trained and all(abs(trained / mpp - 1) > 0.05 for mpp in self.mpps):
             flag = "method.mpps" if self.looks else "grid.mpp"
             mpps = ", ".join(f"{mpp:g}" for mpp in self.mpps)
             raise RunError(
-                f"{self.trunk.weights} has learnt from tiles at {trained:g} um/px, and "
+                f"{trunk.weights} has learnt from tiles at {trained:g} um/px, and "
                 f"--config.{flag}={mpps}; set it to {trained:g}, or train an encoder "
                 "for this one (experiments.pretrain_tiles)"
             )

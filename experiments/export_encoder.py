@@ -53,11 +53,14 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     cohort = read_manifest(run / MANIFEST, predictor.card.classes)
     told = json.loads((run / "config.json").read_text())
     # What it began with has learnt, too.
-    before = from_plain(told["config"]["method"]["trunk"]).seen()
+    begun = from_plain(told["config"]).trunks.values()
+    before = (name for trunk in begun for name in trunk.seen())
     names = tuple(sorted({*before, *seen(cohort)}))
     made = told | {"config": {"mpp": mpp(predictor)}}
     origin = Origin(method.trunk.describe(), cohort.classes, names, made)
-    net = jax.device_get(predictor.params["trunk"]["params"])
+    # Of a scorer and a judge, the judge's.
+    params = predictor.params.get("judge", predictor.params)
+    net = jax.device_get(params["trunk"]["params"])
     pretrained.save(out, net, to_metadata(origin))
 
 

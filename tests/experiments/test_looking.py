@@ -10,6 +10,8 @@ import pytest
 import wsi_jax
 from experiments import cohort as experiment
 from experiments.experiment import RunError
+from experiments.export_encoder import export
+from wsi_jax.data.cohort import CohortError
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
@@ -91,7 +93,7 @@ def test_patch_all_end_to_end(looking, tmp_path):
     assert verdict.cost["tiles"] == int(tested[0]["tiles"])
 
 
-def test_attention_pooling_end_to_end(looking, tmp_path):
+def test_attention_pooling_end_to_end(looking, edited, tmp_path):
     """Scored, sifted, judged; opened again it says the same of a slide."""
     folder = tmp_path / "pooled"
     trunks = {name: dataclasses.replace(TRUNK) for name in ("scorer", "trunk")}
@@ -121,6 +123,18 @@ def test_attention_pooling_end_to_end(looking, tmp_path):
     np.testing.assert_allclose(
         verdict.probabilities["tumor"], float(said["p_tumor"]), atol=1e-5
     )
+    export(folder, tmp_path / "judge.safetensors")
+    judge = dataclasses.replace(TRUNK, weights=str(tmp_path / "judge.safetensors"))
+    # What the scorer has learnt from is not tested on either.
+    config.method.scorer = judge
+    turned = {"train": "test", "test": "train"}
+    swap = lambda row: row | {"split": turned.get(row["split"], row["split"])}
+    config.data.manifest = str(edited(swap))
+    with pytest.raises(CohortError, match="encoder"):
+        experiment.run(config, tmp_path / "again")
+    config.method.scorer = dataclasses.replace(TRUNK, weights="gone.safetensors")
+    with pytest.raises(RunError, match=r"config\.method\.scorer\.weights=gone"):
+        config.validate()
 
 
 @pytest.mark.parametrize(

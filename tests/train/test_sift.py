@@ -10,7 +10,7 @@ import optax
 import pytest
 from glances import CELL, MPP, TASK, TRUNK, batch, write_slides
 
-from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.methods.attention_pooling import AttentionPooling, Judge
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.train.course import Course
@@ -127,6 +127,20 @@ def test_no_tile_is_scored_twice_and_few_are_read_at_a_time(views):
     assert sum(asked) == tiles + kept
 
 
+def test_more_slides_than_are_scored_at_a_time_and_one_twice(views):
+    """A slide that comes twice is scored once, and says the same both times."""
+    four, said = [*views, views[0]], []
+    for chunk in (2, 16):
+        config = dataclasses.replace(CONFIG, score_chunk=chunk)
+        compiled, bag = made(config, stage=1), batch(config, four, resident=False)
+        params = compiled.init(jax.random.key(0), bag).params
+        said.append(compiled.predict(params, bag, jax.random.key(0)))
+    chex.assert_trees_all_close(*said, rtol=1e-5, atol=1e-6)
+    first, last = (said[0].logits[i] for i in (0, 3))
+    np.testing.assert_allclose(first, last, rtol=1e-5, atol=1e-6)
+    assert said[0].counts["tiles"][0] == said[0].counts["tiles"][3]
+
+
 def test_the_best_and_the_worst_without_repetition():
     """From each end in order; of few tiles the best go first, and none comes twice."""
     config = dataclasses.replace(CONFIG, best=2, worst=3)
@@ -142,9 +156,7 @@ def test_the_best_and_the_worst_without_repetition():
 
 
 def made_net(config):
-    from wsi_jax.methods.attention_pooling import _Judge
-
-    return _Judge(config, TASK, config.cells(MPP, CELL))
+    return Judge(config, TASK, config.cells(MPP, CELL))
 
 
 def test_a_slide_is_scored_by_what_is_not_normal():

@@ -127,9 +127,7 @@ class AttentionPooling:
             )
 
     def check(self, cell_px: int) -> None:
-        """Any grid has tiles; the scorer's weights must be there."""
-        del cell_px
-        self.scorer.check("method.scorer")
+        """Any grid has tiles."""
 
     def reads(self) -> tuple[float, ...]:
         """um/px at which slides are read besides the overview."""
@@ -174,13 +172,11 @@ class AttentionPooling:
         """
         cells = self.cells(mpp, cell_px)
         form = sifting_resident if self.resident else sifting
-        judge = form(
-            _Judge(self, task, cells), tx if self.joint else alone("judge", tx)
-        )
+        judge = form(Judge(self, task, cells), tx if self.joint else alone("judge", tx))
         if self.joint:
             return (Stage("joint", judge),)
         own = self.scoring.optimiser.make(self.scoring.steps)
-        scorer = form(_Scorer(self, task, cells), own)
+        scorer = form(Scorer(self, task, cells), own)
         return (
             Stage("scorer", scorer, plan=self.scoring.plan()),
             Stage("judge", judge),
@@ -190,7 +186,7 @@ class AttentionPooling:
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-class _Scorer:
+class Scorer:
     """Scores tiles, and learns from the best of them under the slide's label."""
 
     def __init__(self, config: AttentionPooling, task: Task, cells: Cells):
@@ -294,7 +290,7 @@ class _Scorer:
         return mean(cross_entropy(logits, labels)), {"tile_accuracy": mean(right)}
 
 
-class _Judge(_Scorer):
+class Judge(Scorer):
     """Judges slides by the best and the worst of their tiles."""
 
     def __init__(self, config: AttentionPooling, task: Task, cells: Cells):

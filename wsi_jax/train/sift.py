@@ -115,13 +115,13 @@ class _Sifting:
         every = there.sum(1) == np.asarray(batch.mask).sum((1, 2))
         known = self._known_by(scorer, train)
         for i, slide in enumerate(batch.x.slides):
-            if every[i] and slide in known:
-                scores[i, there[i]] = known[slide]
+            if every[i] and (slide in known or slide in batch.x.slides[:i]):
                 there[i] = False
         self._fill(scores, scorer, batch, found, there)
         for i, slide in enumerate(batch.x.slides):
             if every[i]:
-                known[slide] = scores[i, np.asarray(found.mask[i])]
+                mine = np.asarray(found.mask[i])
+                scores[i, mine] = known.setdefault(slide, scores[i, mine])
         return scores
 
     def _known_by(self, scorer, train):
@@ -135,7 +135,8 @@ class _Sifting:
         chunk, n = self.net.chunk, scores.shape[1]
         if not wanted.any():
             return
-        width = max(1, chunk // int(wanted.any(1).sum()))
+        rows = int(wanted.any(1).sum())
+        width, most = max(1, chunk // rows), max(chunk, rows)
         parts = [np.s_[:, i : i + width] for i in range(0, n, width)]
         parts = [part for part in parts if wanted[part].any()]
         index = np.asarray(found.index)
@@ -147,7 +148,7 @@ class _Sifting:
         for part, after in zip(parts, [*parts[1:], None], strict=True):
             tiles = coming.result()[wanted[part]]
             coming = after and read(after)
-            wide = [(0, chunk - len(tiles))] + [(0, 0)] * 3
+            wide = [(0, most - len(tiles))] + [(0, 0)] * 3
             said.append(self._score(scorer, np.pad(tiles, wide)))
         for part, values in zip(parts, jax.device_get(said), strict=True):
             here = wanted[part]
