@@ -29,7 +29,7 @@ from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.train.course import Course
 from wsi_jax.train.flops import count_flops
-from wsi_jax.train.optimiser import alone
+from wsi_jax.train.optimiser import alone, paced
 from wsi_jax.train.resident import sifting_resident
 from wsi_jax.train.sift import sifting
 from wsi_jax.train.sifter import Candidates, Kept
@@ -70,6 +70,8 @@ class AttentionPooling:
         candidates: of these, drawn at random, are scored in a step of joint training.
         width: of a tile's feature, in both nets.
         deviation: pool the trunks' maps to mean and deviation, not to their mean alone.
+        trunk_rate: the trunks' rate of learning, as a share of the rest's; at 0 they
+            stay as their weights are.
         pooling: of the judged tiles.
         normaliser: of the attention.
         power: of the scores in it, where it is a squared average: 2, or another.
@@ -95,6 +97,7 @@ class AttentionPooling:
     candidates: int = 256
     width: int = 128
     deviation: bool = False
+    trunk_rate: float = 1.0
     pooling: Pooling = Pooling.attention
     normaliser: Normaliser = Normaliser.squared_average
     power: float = 2.0
@@ -118,6 +121,10 @@ class AttentionPooling:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
         if self.worst < 0:
             raise ValueError(f"--config.method.worst={self.worst}: 0 or more")
+        if not self.trunk_rate >= 0:
+            raise ValueError(
+                f"--config.method.trunk_rate={self.trunk_rate:g}: 0 or more"
+            )
         if not self.power > 0:
             raise ValueError(f"--config.method.power={self.power:g}: above 0")
         if self.joint and self.learnt > self.best:
@@ -172,11 +179,13 @@ class AttentionPooling:
         """
         cells = self.cells(mpp, cell_px)
         form = sifting_resident if self.resident else sifting
-        judge = form(Judge(self, task, cells), tx if self.joint else alone("judge", tx))
+        paces = lambda tx: paced("trunk", self.trunk_rate, tx)
+        own = tx if self.joint else alone("judge", tx)
+        judge = form(Judge(self, task, cells), paces(own))
         if self.joint:
             return (Stage("joint", judge),)
         own = self.scoring.optimiser.make(self.scoring.steps)
-        scorer = form(Scorer(self, task, cells), own)
+        scorer = form(Scorer(self, task, cells), paces(own))
         return (
             Stage("scorer", scorer, plan=self.scoring.plan()),
             Stage("judge", judge),
@@ -205,7 +214,8 @@ class Scorer:
             self.classes, width=config.width, unit=False, gated=gated,
             dtype=trunk.dtype.value,
         )  # fmt: skip
-        return CropReader(trunk, head, config.deviation, config.chunk)
+        learns = config.trunk_rate > 0
+        return CropReader(trunk, head, config.deviation, config.chunk, learns)
 
     def init(self, key):
         return {"scorer": self.scoring.init(key)}

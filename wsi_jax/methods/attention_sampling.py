@@ -33,7 +33,7 @@ from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.look import Chosen, looking
-from wsi_jax.train.optimiser import Thaw
+from wsi_jax.train.optimiser import Thaw, paced
 from wsi_jax.train.resident import resident
 from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
@@ -89,6 +89,8 @@ class AttentionSampling:
         layers: its convolutions on the overview.
         width: of a crop's feature.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
+        trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
+            stays as its weights are.
         tells: whether a feature tells its magnification.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
@@ -119,6 +121,7 @@ class AttentionSampling:
     layers: int = 2
     width: int = 64
     deviation: bool = False
+    trunk_rate: float = 1.0
     tells: bool = False
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
     entropy: float = 0.01
@@ -144,6 +147,10 @@ class AttentionSampling:
         for name in names:
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        if not self.trunk_rate >= 0:
+            raise ValueError(
+                f"--config.method.trunk_rate={self.trunk_rate:g}: 0 or more"
+            )
         mpps = tuple(self.mpps)
         rises = all(a < b for a, b in itertools.pairwise(mpps))
         if not mpps or mpps[0] <= 0 or not rises:
@@ -206,6 +213,7 @@ class AttentionSampling:
             cell_px: side of their cells, in pixels.
         """
         cells = self.cells(mpp, cell_px)
+        tx = paced("trunk", self.trunk_rate, tx)
         if self.thaw.frozen and self.look is Look.learnt:
             tx = self.thaw.over(tx, "look")
 
@@ -233,7 +241,10 @@ class _Net:
             cell_px, cells.ratios, config.attention, config.layers, dtype
         )
         head = CropHead(len(task.classes), m, config.width, config.tells, dtype=dtype)
-        self.reader = CropReader(config.trunk, head, config.deviation, config.chunk)
+        learns = config.trunk_rate > 0
+        self.reader = CropReader(
+            config.trunk, head, config.deviation, config.chunk, learns
+        )
         self.begin = self.reader.begin
 
     def init(self, key):

@@ -18,6 +18,7 @@ from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.look import Chosen, looking
+from wsi_jax.train.optimiser import paced
 from wsi_jax.train.resident import resident
 from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
@@ -35,6 +36,8 @@ class PatchAll:
         tile_px: side of a tile.
         width: of a tile's feature.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
+        trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
+            stays as its weights are.
         attention: hidden width of the attention.
         normaliser: of the attention.
         augment: turn and flip tiles in training, and restain them.
@@ -49,6 +52,7 @@ class PatchAll:
     tile_px: int = 224
     width: int = 64
     deviation: bool = False
+    trunk_rate: float = 1.0
     attention: int = 32
     normaliser: Normaliser = Normaliser.softmax
     augment: bool = True
@@ -66,6 +70,10 @@ class PatchAll:
         for name in ("tile_px", "width", "attention"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        if not self.trunk_rate >= 0:
+            raise ValueError(
+                f"--config.method.trunk_rate={self.trunk_rate:g}: 0 or more"
+            )
 
     def check(self, cell_px: int) -> None:
         """Any grid has tiles."""
@@ -100,6 +108,7 @@ class PatchAll:
     ) -> tuple[Stage]:
         """One stage; as `AttentionSampling.stages`."""
         net = _Net(self, task, self.cells(mpp, cell_px))
+        tx = paced("trunk", self.trunk_rate, tx)
         method = resident(net, tx) if self.resident else looking(net, tx)
         return (Stage("train", method),)
 
@@ -115,7 +124,10 @@ class _Net:
             len(task.classes), width=config.width, unit=False, gated=config.attention,
             dtype=config.trunk.dtype.value,
         )  # fmt: skip
-        self.reader = CropReader(config.trunk, head, config.deviation, config.chunk)
+        learns = config.trunk_rate > 0
+        self.reader = CropReader(
+            config.trunk, head, config.deviation, config.chunk, learns
+        )
         self.init, self.begin = self.reader.init, self.reader.begin
 
     def count(self, mask):

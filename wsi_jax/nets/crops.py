@@ -23,12 +23,19 @@ class CropReader:
         head: what becomes of a crop's features.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
         chunk: crops encoded at a time; None for all.
+        learns: whether the trunk has a gradient, which is most of the work.
     """
 
     def __init__(
-        self, trunk: Trunk, head: "CropHead", deviation: bool, chunk: int | None
+        self,
+        trunk: Trunk,
+        head: "CropHead",
+        deviation: bool,
+        chunk: int | None,
+        learns: bool = True,
     ):
         self.trunk, self.head, self.chunk = trunk, head, chunk
+        self.learns = learns
         net = trunk.make()
         self.apply, self.dim = net.apply, net.dim
         if deviation:
@@ -63,8 +70,9 @@ class CropReader:
         self, params: PyTree, crops: Num[Array, "b n s s 3"]
     ) -> Float[Array, "b n f"]:
         """The trunk's features of crops."""
-        encode = lambda pixels: self.apply(params["trunk"], pixels)
-        return by_chunks(encode, crops, self.chunk)
+        trunk = params["trunk"]
+        trunk = trunk if self.learns else lax.stop_gradient(trunk)
+        return by_chunks(lambda pixels: self.apply(trunk, pixels), crops, self.chunk)
 
     def embed(
         self,

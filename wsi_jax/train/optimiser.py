@@ -131,6 +131,19 @@ def alone(part: str, tx: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.partition({True: tx, False: optax.set_to_zero()}, label)
 
 
+def paced(
+    part: str, rate: float, tx: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """`tx` with its updates of a part of the parameters, however deep, times `rate`."""
+
+    def slow(updates, _):
+        mine = lambda path: any(getattr(key, "key", None) == part for key in path)
+        at = lambda path, u: (u * rate).astype(u.dtype) if mine(path) else u
+        return jax.tree_util.tree_map_with_path(at, updates)
+
+    return tx if rate == 1 else optax.chain(tx, optax.stateless(slow))
+
+
 def _of_adam(path, value):
     """Adam's own count, not that of a schedule."""
     del value
