@@ -9,7 +9,7 @@ import pytest
 
 from wsi_jax.methods import mil
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.train.optimiser import Optimiser, Schedule, alone
+from wsi_jax.train.optimiser import Optimiser, Schedule, alone, paced
 from wsi_jax.types import Bag, Task
 
 PLAIN = {"weight_decay": 0.0, "clip_norm": 0.0}
@@ -67,6 +67,19 @@ def test_a_part_alone_is_as_if_there_were_no_other():
     for update, wanted in zip(whole, part, strict=True):
         assert update["other"]["kernel"] == 0
         assert update["one"]["kernel"] == wanted["one"]["kernel"] != 0
+
+
+def test_a_part_at_a_pace_of_its_own_moves_by_that_share():
+    one = {"trunk": {"kernel": jnp.ones(())}, "head": {"kernel": jnp.ones(())}}
+    params = {"judge": one}
+    tx = Optimiser(learning_rate=0.5, warmup=0.0).make(10)
+    whole, _ = walk(tx, params, [params] * 3)
+    for rate in (0.0, 0.25, 1.0):
+        part, _ = walk(paced("trunk", rate, tx), params, [params] * 3)
+        for update, wanted in zip(part, whole, strict=True):
+            moved = update["judge"]["trunk"]["kernel"]
+            assert moved == rate * wanted["judge"]["trunk"]["kernel"]
+            assert update["judge"]["head"] == wanted["judge"]["head"]
 
 
 def test_weight_decay_touches_kernels_alone():
