@@ -226,7 +226,7 @@ class LookSource(SlideSource):
             cache_gib=config.loading.cache_gib,
             # On the device all batches have one shape: each compiles a whole step.
             least=self._largest() if method.resident else (1, 1),
-            rereads=method.rereads,
+            all_tiles=method.all_tiles,
         )
 
     def training(self, part, weights, start, plan=None):

@@ -38,9 +38,9 @@ def reader(config, **how) -> LookReader:
     return LookReader(config.reads(), crop_px, threads=2, **how)
 
 
-def batch(config, views, resident, after=None):
+def batch(config, views, resident, after=None, **how):
     """All slides, the last row filling up."""
     label = np.array([0, 1, 1, 0], np.int32)
     weight = np.array([1, 2, 1, 0], np.float32)
-    made = reader(config, resident=resident).bag(views, label, weight, after)
+    made = reader(config, resident=resident, **how).bag(views, label, weight, after)
     return made

@@ -154,7 +154,7 @@ class LookSight(SlideSight):
             overviews=method.overviews,
             resident=method.resident,
             threads=reading.threads,
-            rereads=method.rereads,
+            all_tiles=method.all_tiles,
         )
         seen = view(found, grid, reading)
         bag = reader.bag([seen], np.zeros(1, np.int32), np.ones(1, np.float32))

@@ -83,7 +83,7 @@ def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
     """Nor the other way round, where there is room for neither."""
     config = method()
     tight = LookReader(
-        config.reads(), 16, resident=False, threads=1, cache_gib=0.0, rereads=True
+        config.reads(), 16, resident=False, threads=1, cache_gib=0.0, all_tiles=True
     )
     which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)
     crops = tight.read(views, which, np.zeros((3, 50, 2), int), mask)
@@ -101,13 +101,31 @@ def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
 
 
 def test_the_same_crops_are_read_once(views):
-    """Where they will be read again and there is room; equal the second time."""
+    """Where there is room, and rows of tiles at a time; equal the second time."""
     config, view = method(), views[0]
     which, mask = np.zeros((1, 9), int), np.ones((1, 9), bool)
     yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
-    for rereads, times in ((True, 1), (False, 2)):
-        ours = reader(config, resident=False, rereads=rereads)
-        before = view.n_read
-        first, again = (ours.read([view], which, yx, mask).result() for _ in range(2))
-        np.testing.assert_array_equal(again, first)
-        assert view.n_read - before == 9 * times
+    for all_tiles, reads in ((True, 3), (False, 9)):
+        for gib, times in ((1.0, 1), (0.0, 2)):
+            ours = reader(config, resident=False, all_tiles=all_tiles, cache_gib=gib)
+            before = view.n_read
+            both = [ours.read([view], which, yx, mask).result() for _ in range(2)]
+            np.testing.assert_array_equal(*both)
+            assert view.n_read - before == reads * times
+
+
+def test_a_tile_is_the_same_whatever_else_is_read(views):
+    """Of a strip, and as it is alone but for the rounding of resampling."""
+    config, view = method(), views[0]
+    yx = np.stack(np.mgrid[:4, :12], -1).reshape(1, 48, 2) * 16
+    which, mask = np.zeros((1, 48), int), np.ones((1, 48), bool)
+    some = np.random.default_rng(0).random((1, 48)) < 0.2
+    every, few, alone = (
+        reader(config, resident=False, all_tiles=all_tiles)
+        .read([view], which, yx, chosen)
+        .result()
+        for all_tiles, chosen in ((True, mask), (True, some), (False, mask))
+    )
+    np.testing.assert_array_equal(few[some], every[some])
+    assert not few[~some].any()
+    assert np.abs(every.astype(int) - alone).max() <= 1

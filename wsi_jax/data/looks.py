@@ -1,5 +1,6 @@
 """Overviews of slides as batches, and the crops that a method chose of them."""
 
+import collections
 import concurrent.futures
 from collections.abc import Sequence
 from threading import Lock
@@ -11,6 +12,7 @@ from wsi_jax.data.views import View
 from wsi_jax.types import Bag, Looks, padded
 
 TASK = 8  # crops a thread reads at a time: enough to make the call itself free
+STRIP_PX = 512  # width of the least that is read where all tiles of a row will be
 GIB = 1 << 30
 
 
@@ -31,8 +33,12 @@ class LookReader:
     """Makes batches of slides for methods that look first.
 
     Overviews, and whole slides where they are wanted, stay in memory as long as there
-    is room. So do tiles, where the same ones are read again: the first ones that were
-    read, since of tiles that are read in turn the latest would never be met again.
+    is room. So do crops, which have half of it where overviews are wanted too: the
+    first ones that were read, since of tiles that are read in turn the latest would
+    never be met again.
+
+    Where all tiles are read, those of a grid without gaps are cut from strips of some
+    of them, always the same ones: a tile's pixels do not depend on what else is read.
 
     Args:
         mpps: um/px of the magnifications.
@@ -43,7 +49,7 @@ class LookReader:
         cache_gib: of pixels kept in memory.
         least: (rows, columns) of cells that a batch has at least, so that all have one
             shape.
-        rereads: whether the same crops will be read again.
+        all_tiles: whether crops are tiles of which all will be read.
     """
 
     def __init__(
@@ -56,16 +62,18 @@ class LookReader:
         threads: int,
         cache_gib: float = 8.0,
         least: tuple[int, int] = (1, 1),
-        rereads: bool = False,
+        all_tiles: bool = False,
     ):
         self._mpps, self._crop_px = tuple(mpps), crop_px
         self._overviews, self._resident = overviews, resident
-        self._least, self._room = least, cache_gib * GIB
+        share = 0.0 if resident else 0.5 if overviews else 1.0  # of the room, to crops
+        self._least, self._room = least, (1 - share) * cache_gib * GIB
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._known, self._lock = {}, Lock()
-        # Tiles have a lock of their own: planes are waited for under theirs.
-        self._tiles, self._tile_lock = {}, Lock()
-        self._tile_room = cache_gib * GIB if rereads else 0.0
+        # Strips have a lock of their own: planes are waited for under theirs.
+        self._strips, self._strip_lock = {}, Lock()
+        self._strip_room = share * cache_gib * GIB
+        self._strip_px = crop_px * (max(1, STRIP_PX // crop_px) if all_tiles else 1)
 
     def bag(
         self,
@@ -131,28 +139,41 @@ class LookReader:
         side = self._crop_px
         out = np.zeros((*which.shape, side, side, 3), np.uint8)
 
-        def some(i, chosen):
-            for j in chosen:
-                mpp = self._mpps[which[i, j]]
-                out[i, j] = self._crop(views[i], yx[i, j].tolist(), side, mpp)
+        def some(i, parts):
+            for (k, y, x, width), chosen in parts:
+                strip = self._strip(views[i], (y, x), (side, width), self._mpps[k])
+                for j in chosen:
+                    at = yx[i, j, 1] - x
+                    out[i, j] = strip[:, at : at + side]
 
         tasks = []
         for i in range(len(views)):
-            at = np.flatnonzero(mask[i])
-            parts = [at[k : k + TASK] for k in range(0, len(at), TASK)]
+            strips = self._strips_of(which[i], yx[i], np.flatnonzero(mask[i]))
+            parts = [strips[k : k + TASK] for k in range(0, len(strips), TASK)]
             tasks += [self._pool.submit(some, i, part) for part in parts]
         return Crops(out, tasks)
 
-    def _crop(self, view, yx, side, mpp):
-        key = view, mpp, *yx
-        if (known := self._tiles.get(key)) is not None:
+    def _strips_of(self, which, yx, chosen):
+        """Strips (magnification, y, x, width), and which of a slide's crops lie in
+        each. A crop between tiles is a strip by itself."""
+        side, strips = self._crop_px, collections.defaultdict(list)
+        for j in chosen.tolist():
+            y, x = yx[j].tolist()
+            width = side if y % side or x % side else self._strip_px
+            first = x // width * width if width > side else x
+            strips[int(which[j]), y, first, width].append(j)
+        return list(strips.items())
+
+    def _strip(self, view, yx, size, mpp):
+        key = view, mpp, *yx, *size
+        if (known := self._strips.get(key)) is not None:
             return known
-        crop = view.crop(yx, side, mpp)
-        with self._tile_lock:
-            if self._tile_room >= crop.nbytes and key not in self._tiles:
-                self._tile_room -= crop.nbytes
-                self._tiles[key] = crop
-        return crop
+        strip = view.crop(yx, size, mpp)
+        with self._strip_lock:
+            if self._strip_room >= strip.nbytes and key not in self._strips:
+                self._strip_room -= strip.nbytes
+                self._strips[key] = strip
+        return strip
 
     def _needed(self, view):
         """um/px at which all of a slide is read."""

@@ -111,7 +111,7 @@ class AttentionPooling:
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = False
-    rereads: ClassVar[bool] = True
+    all_tiles: ClassVar[bool] = True
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""

@@ -135,7 +135,7 @@ class AttentionSampling:
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = True
-    rereads: ClassVar[bool] = False
+    all_tiles: ClassVar[bool] = False
     ways: ClassVar[str] = (
         "Crops of a verdict: several draws averaged (sampled), or the cells with the "
         "most attention (top)"

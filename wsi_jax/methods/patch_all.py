@@ -63,7 +63,7 @@ class PatchAll:
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = False
-    rereads: ClassVar[bool] = True
+    all_tiles: ClassVar[bool] = True
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""

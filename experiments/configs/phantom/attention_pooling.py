@@ -6,12 +6,12 @@
         --config.method.scorer.weights=encoder.safetensors \
         --config.method.trunk.weights=encoder.safetensors
 
-The encoder is that of `pretrain/drawn.py`; both nets go on from it. `--config.method.
+The encoder is that of `pretrain/detail.py`; both nets go on from it. `--config.method.
 normaliser=SOFTMAX` pools as ABMIL does, `--config.method.worst=0` takes the best tiles
 alone, `--config.method.joint=True` trains both nets at once.
 """
 
-from experiments.configs.pretrain import drawn
+from experiments.configs.pretrain import detail
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_pooling import AttentionPooling
@@ -22,14 +22,14 @@ from wsi_jax.train.optimiser import Optimiser
 
 
 def get_config() -> Experiment:
-    pretrained = drawn.get_config()
+    pretrained = detail.get_config()
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
         encoder=None,
         method=AttentionPooling(
             scorer=pretrained.method.encoder,
-            trunk=drawn.get_config().method.encoder,
+            trunk=detail.get_config().method.encoder,
             mpp=pretrained.mpp,
             tile_px=32,
             learnt=4,
