@@ -122,7 +122,7 @@ def test_the_next_verdict_is_begun_before_this_one(views):
 def test_patch_all_reads_every_cell_once(views):
     """Its attention is on all tiles with tissue, and padding has none."""
     config = PatchAll(trunk=method().trunk, mpp=2.0, tile_px=16, width=4, attention=3)
-    bag = after_itself(batch(config, views, resident=False))
+    bag = after_itself(batch(config, views, resident=False, cache_gib=0.0))
     compiled = made(config, optax.adam(1e-2))
     state = compiled.init(jax.random.key(0), bag)
     for view in views:
