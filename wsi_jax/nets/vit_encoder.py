@@ -83,16 +83,16 @@ class ViTEncoder(Trunk):
                 "below 0"
             )
         if self.width % self.heads:
-            raise ValueError(f"width={self.width} does not divide by {self.heads=}")
+            raise ValueError(
+                f"width={self.width} does not divide by heads={self.heads}"
+            )
         if self.positions is Positions.rotary and self.width // self.heads % 4:
             raise ValueError(
                 f"heads of {self.width // self.heads} numbers: rotary positions take "
                 "a multiple of 4"
             )
         if self.mlp is Mlp.swiglu and self.hidden % 2:
-            raise ValueError(
-                f"hidden={self.hidden}: half of it are gates, make it even"
-            )
+            raise ValueError(f"hidden={self.hidden}: half are gates, make it even")
         if self.native_px % self.patch:
             raise ValueError(
                 f"native_px={self.native_px} is no multiple of patch={self.patch}"
