@@ -56,7 +56,7 @@ class ViT(nn.Module):
         heads: of each attention.
         hidden: numbers that a block's `fc1` makes, gates included.
         patch: side of a patch, px.
-        registers: tokens that are read by none (Darcet et al. 2024).
+        registers: tokens for the blocks alone, read by no output (Darcet et al. 2024).
         mlp: between attentions.
         positions: how a token tells where it is.
         bias: of queries, keys and values.

@@ -39,7 +39,7 @@ class ViTEncoder(Trunk):
         heads: of each attention.
         hidden: numbers that a block's first linear layer makes, gates included.
         patch: side of a patch, px; tiles are multiples of it.
-        registers: tokens that are read by none (Darcet et al. 2024).
+        registers: tokens for the blocks alone, read by no output (Darcet et al. 2024).
         mlp: between attentions.
         positions: how a token tells where it is.
         bias: of queries, keys and values.
