@@ -3,10 +3,13 @@
     python -m benchmarks.accelerator --out accelerator.json [--quick] [--only TEXT]
 
 A forward pass and a training step (AdamW) of each, in float32 and bfloat16, on one
-device that holds the batch. `--quick` measures one size of each; on a CPU, where sizes
-are small in any case, it leaves out the deeper ResNets. Columns:
+device that holds the batch. Last a ViT-L in bfloat16, forward on a batch that the
+device holds and, "from host", on uint8 batches that it gets from host memory while it
+computes. `--quick` measures one size of each; on a CPU, where sizes are small in any
+case and the ViT is a tiny one, it leaves out the deeper ResNets. Columns:
 
-seconds: of one step, median after warming up, each step waited for.
+seconds: of one step, median after warming up, each step waited for; from the host, of
+    all batches over their number.
 tiles_per_s: tiles of the batch over seconds.
 temp_bytes, argument_bytes: what XLA sets aside for the compiled step.
 device_peak_bytes: the most the device has held since the process began, which belongs
@@ -20,6 +23,7 @@ relative_error: against float64 on the CPU, in the 2-norm, of the logits (forwar
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -30,6 +34,7 @@ import numpy as np
 import optax
 
 from benchmarks import device, record
+from benchmarks.host_batches import fed, measure_fed
 from wsi_jax.methods import mil
 from wsi_jax.nets.encoder import Depth, Dtype, Encoder
 from wsi_jax.nets.norm import NormKind
@@ -182,16 +187,23 @@ def measure(
 
 def draw(subject: Subject):
     """Random parameters, without compiling an initialiser for every shape."""
-    init, rng = subject.make("float32", KEEP, True).init, np.random.default_rng(0)
-    like = jax.eval_shape(init, jax.random.key(0), subject.batch(subject.few)).params
+    init = subject.make("float32", KEEP, True).init
+    batch = subject.batch(subject.few)
+    return fill(jax.eval_shape(init, jax.random.key(0), batch).params)
 
-    def fill(path, leaf):
+
+def fill(like):
+    """Random parameters of such shapes, whose features neither grow nor vanish."""
+    rng = np.random.default_rng(0)
+
+    def one(path, leaf):
         if len(leaf.shape) > 1:
             size = math.prod(leaf.shape[:-1]) ** -0.5
             return rng.normal(0, size, leaf.shape).astype(np.float32)
-        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+        ones = path[-1].key in ("scale", "var", "gamma")
+        return np.full(leaf.shape, ones, np.float32)
 
-    return jax.tree_util.tree_map_with_path(fill, like)
+    return jax.tree_util.tree_map_with_path(one, like)
 
 
 # An "optimiser" whose state is the last gradient.
@@ -233,14 +245,18 @@ def main() -> None:
     parser.add_argument("--only", default="", help="subjects whose name contains this")
     args = parser.parse_args()
     peaks, peak_from = device.peaks()
+    steps, platform = 3 if args.quick else 10, jax.devices()[0].platform
+    wanted = [s for s in subjects(platform, args.quick) if args.only in s.name]
+    measured = [measure(subject, steps, peaks, peak_from) for subject in wanted]
+    if args.only in (last := fed(platform)).name:
+        measured.append(
+            measure_fed(last, fill, relative_error, 4 * steps, peaks, peak_from)
+        )
     rows = []
-    for subject in subjects(jax.devices()[0].platform, args.quick):
-        if args.only not in subject.name:
-            continue
-        for row in measure(subject, 3 if args.quick else 10, peaks, peak_from):
-            rows.append(row)
-            # What is measured stays, whatever stops the rest.
-            record.write(args.out, rows)
+    for row in itertools.chain(*measured):
+        rows.append(row)
+        # What is measured stays, whatever stops the rest.
+        record.write(args.out, rows)
     print(record.table(rows))
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.readme
 
-Between `<!-- NAME -->` and `<!-- end -->` stands what is made from results/NAME.json.
+Between `<!-- NAME -->` and `<!-- end -->` stands what is made from results/NAME.json,
+or of NAME in `FACTS` from what the package knows.
 """
 
 import json
@@ -12,9 +13,11 @@ import re
 from benchmarks.looking_tables import attention_sampling, magnification, needle
 from benchmarks.record import auc, made
 from benchmarks.zoom_tables import zoom, zoom_runs, zoom_slides
+from wsi_jax.nets import known
 
 LOOKING = attention_sampling, magnification, needle  # by name, as all tables
 ZOOMING = zoom, zoom_runs, zoom_slides
+FACTS = {"encoders": known.table}
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -216,6 +219,8 @@ def filled(readme: str) -> str:
 
     def block(match):
         opening, name, end = match.groups()
+        if name in FACTS:
+            return f"{opening}{FACTS[name]()}\n{end}"
         report = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         return f"{opening}{globals()[name](report)}\n{end}"
 

@@ -172,6 +172,8 @@ class Experiment:
         try:
             for flag, trunk in self.trunks.items():
                 trunk.check(flag)
+            if self.encoder is not None:
+                self.encoder.check_tile("grid.size_px", self.grid.size_px)
             if self.streams:
                 self.method.check(self.grid.size_px)
         except ValueError as error:

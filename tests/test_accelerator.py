@@ -4,7 +4,7 @@ import sys
 import jax
 import pytest
 
-from benchmarks import accelerator, device
+from benchmarks import accelerator, device, host_batches
 from wsi_jax.methods import mil
 from wsi_jax.nets.encoder import Depth
 
@@ -41,6 +41,36 @@ def test_every_encoder_and_pool_is_measured(platform):
     quick = accelerator.subjects(platform, True)
     assert full - {s.name for s in quick} <= {"resnet34", "resnet50"}
     assert all(len(subject.tiles) == 1 for subject in quick)
+
+
+def test_rows_of_what_is_fed_from_the_host_have_the_columns_of_all_others():
+    subject = host_batches.fed("cpu")
+    rows = list(
+        host_batches.measure_fed(
+            subject,
+            accelerator.fill,
+            accelerator.relative_error,
+            1,
+            {"bfloat16": 1e12},
+            "?",
+        )
+    )
+    assert [row["pass"] for row in rows] == ["forward", "from host"]
+    assert [row["dtype"] for row in rows] == ["bfloat16", "bfloat16"]
+    # Of 17 tokens of 64 numbers, in two blocks: the linear layers and the attention;
+    # before them that of the patches.
+    tile = 2 * (16 * 768 * 64 + 2 * (17 * 12 * 64**2 + 2 * 17**2 * 64))
+    for row in rows:
+        assert row["flops"] == 8 * tile
+        assert row["tiles_per_s"] == 8 / row["seconds"]
+        assert row["mfu"] == row["flops"] / row["seconds"] / 1e12
+        assert 0 < row["relative_error"] < 0.05
+
+
+def test_an_accelerator_is_fed_a_large_one():
+    subject = host_batches.fed("gpu")
+    assert (subject.name, subject.px) == ("vit_l16", 224)
+    assert (subject.encoder.width, subject.encoder.depth) == (1024, 24)
 
 
 def test_encoders_classify_tile_by_tile():

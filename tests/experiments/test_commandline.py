@@ -1,14 +1,20 @@
 """What is typed wrong stops the run with one line that says how to type it."""
 
+import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from safetensors.numpy import save_file
 
+import experiments
 from experiments import cohort, commandline
+from experiments.experiment import RunError
 from wsi_jax.nets.encoder import Depth
+from wsi_jax.nets.vit_encoder import Output
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -121,3 +127,34 @@ def test_the_process_ends_with_that_line(tiny_file):
     assert done.returncode == 1
     line = "--config.train.stepz: no such field; did you mean --config.train.steps?"
     assert done.stderr == line + "\n"
+
+
+def foundation(name):
+    folder = pathlib.Path(experiments.__file__).parent / "configs" / "cohort"
+    return f"{folder / 'foundation.py'}:{name}"
+
+
+def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(
+    read, tmp_path
+):
+    words = ["--config.encoder.dtype=bfloat16"]
+    config = read(*words, file=foundation("virchow2"))
+    assert config.encoder.output is Output.class_and_mean
+    assert (config.grid.mpp, config.grid.size_px) == (0.5, 224)
+    with pytest.raises(
+        RunError, match=r"encoder\.weights=virchow2\.safetensors: no such"
+    ):
+        config.validate()
+    path = tmp_path / "mine.safetensors"
+    save_file({"x": np.zeros(1)}, path)
+    words += [f"--config.encoder.weights={path}"]
+    read(*words, file=foundation("virchow2")).validate()
+    words += ["--config.grid.size_px=256"]
+    config = read(*words, file=foundation("virchow2"))
+    with pytest.raises(RunError, match=r"size_px=256 .* 14 px; make it 252 or 266"):
+        config.validate()
+
+
+def test_an_encoder_that_is_not_known_is_refused(read):
+    with pytest.raises(SystemExit, match=r"'virchov2' .*did you mean virchow2"):
+        read(file=foundation("virchov2"))

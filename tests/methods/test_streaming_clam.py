@@ -10,6 +10,7 @@ from trunks import assert_same
 
 from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.ops.augment import turn
 from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.checkpoint import Checkpoints
@@ -184,3 +185,9 @@ def test_a_frozen_trunk_is_not_walked_back():
         lambda a, b: bool((a != b).any()), state.params["trunk"], before
     )
     assert all(jax.tree.leaves(moved))
+
+
+def test_a_trunk_that_attends_to_the_whole_slide_is_refused():
+    trunk = ViTEncoder(width=8, depth=1, heads=2, hidden=16, native_px=64)
+    with pytest.raises(ValueError, match=r"method\.trunk: a ViT attends to the whole"):
+        StreamingCLAM(trunk=trunk).check(64)

@@ -39,9 +39,9 @@ class CropReader:
         net = trunk.make()
         self.apply, self.dim = net.apply, net.dim
         if deviation:
-            cells = trunk.trunk().apply
-            self.apply = lambda params, x: mean_and_deviation(cells(params, x))
-            self.dim = 2 * net.dim
+            cells = trunk.trunk()
+            self.apply = lambda params, x: mean_and_deviation(cells.apply(params, x))
+            self.dim = 2 * cells.dim
 
     def init(self, key: Array) -> PyTree:
         """New parameters; `begin` tells them what crops are like."""

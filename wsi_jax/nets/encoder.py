@@ -89,14 +89,24 @@ class Trunk(abc.ABC):
         """
         net = self.trunk()
 
+        def apply(params: PyTree, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
+            cells = net.apply(params, pixels)
+            return cells.mean((1, 2), dtype=jnp.promote_types(cells.dtype, jnp.float32))
+
+        return TileEncoder(self.init(net), apply, net.dim)
+
+    def init(self, net: nn.Module) -> Callable:
+        """key -> params of the trunk: those of the file, or random ones."""
+
         def init(key):
-            one = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+            side = 64 // self.multiple_px * self.multiple_px or self.multiple_px
+            one = jnp.zeros((1, side, side, 3), jnp.uint8)
             if not self.weights:
                 return net.init(key, one)
             self._origin()
             like = jax.eval_shape(net.init, key, one)["params"]
             try:
-                found = pretrained.load(self.weights, like, self.beyond())
+                found = pretrained.load(self.weights, like, self.beyond(), self.rename)
             except pretrained.WeightsError as error:
                 here = self.describe()
                 told = ", ".join(f"{name}={here[name]}" for name in self.shaping)
@@ -105,11 +115,30 @@ class Trunk(abc.ABC):
                 ) from error
             return {"params": found}
 
-        def apply(params: PyTree, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
-            cells = net.apply(params, pixels)
-            return cells.mean((1, 2), dtype=jnp.promote_types(cells.dtype, jnp.float32))
+        return init
 
-        return TileEncoder(init, apply, net.dim)
+    def rename(self, name: str) -> tuple[str, int]:
+        """Our name for a tensor of a file, and which part of ours it is."""
+        return name, 0
+
+    @property
+    def multiple_px(self) -> int:
+        """What the sides of tiles are multiples of."""
+        return 1
+
+    def check_tile(self, flag: str, size_px: int) -> None:
+        """Refuses tiles that the trunk cannot see; `flag` is their side's.
+
+        Raises:
+            ValueError: naming the flag.
+        """
+        if size_px % self.multiple_px:
+            down = size_px // self.multiple_px * self.multiple_px
+            sides = " or ".join(map(str, filter(None, (down, down + self.multiple_px))))
+            raise ValueError(
+                f"--config.{flag}={size_px} does not divide into patches of "
+                f"{self.multiple_px} px; make it {sides}"
+            )
 
     def check(self, name: str) -> None:
         """Refuses weights that are not there; `name` is the trunk's in the config.

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import safetensors
@@ -16,16 +17,26 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
     "gamma": "gamma",
+    "cls_token": "cls_token",
+    "reg_token": "reg_token",
+    "pos_embed": "pos_embed",
 }
 # Of a kernel in our layout, by its rank: [i o] -> [o i], [h w i o] -> [o i h w].
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+# Ends of names of what PyTorch keeps beside parameters, and a net has no need of.
+_BUFFERS = (".num_batches_tracked", ".bias_mask")
 
 
 class WeightsError(ValueError):
     """A file of weights that does not fit the net."""
 
 
-def load(path: str | os.PathLike, like: PyTree, ignore: tuple[str, ...] = ()) -> PyTree:
+def load(
+    path: str | os.PathLike,
+    like: PyTree,
+    ignore: tuple[str, ...] = (),
+    rename: Callable[[str], tuple[str, int]] = lambda name: (name, 0),
+) -> PyTree:
     """The weights of a file with PyTorch's names, as parameters of one of our nets.
 
     Args:
@@ -33,7 +44,10 @@ def load(path: str | os.PathLike, like: PyTree, ignore: tuple[str, ...] = ()) ->
         like: the `params` collection of the net, as arrays or
             `jax.ShapeDtypeStruct`s; the weights are cast to its dtypes.
         ignore: first parts of names in the file that the net does without, such as
-            "fc."; `num_batches_tracked` is never asked for.
+            "fc."; buffers are never asked for.
+        rename: name in the file -> the one that the net has for it, and which part of
+            that parameter it is, where the file has it in several, along the first
+            axis.
 
     Returns:
         numpy arrays in the tree of `like`.
@@ -45,10 +59,14 @@ def load(path: str | os.PathLike, like: PyTree, ignore: tuple[str, ...] = ()) ->
     wanted = flatten_dict(like)
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            names = file.keys()
-            there = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            _check(path, there, wanted, ignore)
-            tensors = {where: file.get_tensor(_name(where)) for where in wanted}
+            parts = _parts(file.keys(), rename)
+            shape = lambda name: tuple(file.get_slice(name).get_shape())
+            there = {name: _stacked(map(shape, p)) for name, p in parts.items()}
+            _check(path, there, parts, wanted, ignore)
+            tensors = {
+                where: np.concatenate([*map(file.get_tensor, parts[_name(where)])])
+                for where in wanted
+            }
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     return unflatten_dict(
@@ -90,15 +108,31 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
 
 
-def _check(path, there, wanted, ignore):
+def _parts(names, rename) -> dict[str, list[str]]:
+    """Names in the file by the net's name, parts of one parameter in order."""
+    found = {}
+    for name in names:
+        ours, part = rename(name)
+        found.setdefault(ours, []).append((part, name))
+    return {ours: [name for _, name in sorted(p)] for ours, p in found.items()}
+
+
+def _stacked(shapes) -> tuple[int, ...]:
+    """The shape of parts along the first axis; () of a scalar."""
+    first, *more = shapes
+    return first and (first[0] + sum(shape[0] for shape in more), *first[1:])
+
+
+def _check(path, there, parts, wanted, ignore):
     expected = {
         _name(where): tuple(leaf.shape[a] for a in _axes(where, len(leaf.shape)))
         for where, leaf in wanted.items()
     }
     unasked = {
-        name
+        theirs
         for name in there.keys() - expected.keys()
-        if not name.startswith(ignore) and not name.endswith(".num_batches_tracked")
+        for theirs in parts[name]
+        if not name.startswith(ignore) and not name.endswith(_BUFFERS)
     }
     problems = {
         "missing from the file": sorted(expected.keys() - there.keys()),

@@ -1,0 +1,193 @@
+"""The blocks of a transformer: attention and feedforward, named as timm does."""
+
+import enum
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from wsi_jax.ops.positions import rotate
+
+INIT = nn.initializers.truncated_normal(0.02)
+
+
+class Mlp(enum.Enum):
+    """Between two blocks' attentions.
+
+    gelu: `fc1`, GELU, `fc2` (Dosovitskiy et al. 2021).
+    swiglu: `fc1` makes gate and value, packed in this order; SiLU on the gate, times
+        the value, `fc2` (Shazeer 2020, eq. 6).
+    """
+
+    gelu = "gelu"
+    swiglu = "swiglu"
+
+
+class Bias(enum.Enum):
+    """Of queries, keys and values.
+
+    all: of all three.
+    no_key: the third of the keys is left out, whatever it is (DINOv3's own files).
+    none: of none (DINOv3 as timm has it).
+    """
+
+    all = "all"
+    no_key = "no_key"
+    none = "none"
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017), its softmax in float32 at least.
+
+    Attributes:
+        heads: that share the width.
+        bias: of queries, keys and values.
+        dtype: of the matmuls.
+    """
+
+    heads: int
+    bias: Bias
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], turns: Float[Array, "n a"] | None
+    ) -> Float[Array, "b t d"]:
+        d = x.shape[-1]
+        qkv = Packed(3 * d, self.bias, self.dtype, name="qkv")(x)
+        heads = "b t (three h d) -> three b t h d"
+        q, k, v = rearrange(qkv, heads, three=3, h=self.heads)
+        if turns is not None:
+            q, k = rotate(q, turns), rotate(k, turns)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+        attention = jax.nn.softmax(logits / math.sqrt(d // self.heads)).astype(v.dtype)
+        y = jnp.einsum("bhqk,bkhd->bqhd", attention, v)
+        return nn.Dense(d, dtype=self.dtype, kernel_init=INIT, name="proj")(
+            y.reshape(x.shape)
+        )
+
+
+class Packed(nn.Module):
+    """The linear layer of queries, keys and values, with the bias they have."""
+
+    width: int
+    bias: Bias
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t e"]:
+        shape = x.shape[-1], self.width
+        kernel = self.param("kernel", INIT, shape, jnp.float32)
+        y = x @ kernel.astype(self.dtype)
+        if self.bias is Bias.none:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+        if self.bias is Bias.no_key:
+            third = self.width // 3
+            bias = bias.at[third : 2 * third].set(0)
+        return y + bias.astype(self.dtype)[None, None]
+
+
+class Feedforward(nn.Module):
+    """Two linear layers and what is between.
+
+    Attributes:
+        hidden: numbers that `fc1` makes, gates included.
+        mlp: what is between.
+        dtype: of the matmuls.
+    """
+
+    hidden: int
+    mlp: Mlp
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=INIT)
+        h = dense(self.hidden, name="fc1")(x)
+        if self.mlp is Mlp.swiglu:
+            gate, value = jnp.split(h, 2, -1)
+            h = nn.silu(gate) * value
+        else:
+            h = nn.gelu(h, approximate=False)
+        return dense(x.shape[-1], name="fc2")(h)
+
+
+class LayerScale(nn.Module):
+    """Each channel of a branch, times a number (Touvron et al. 2021, eq. 4)."""
+
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        init = nn.initializers.constant(self.scale)
+        gamma = self.param("gamma", init, x.shape[-1:], jnp.float32)
+        return x * gamma.astype(x.dtype)[None, None]
+
+
+class Block(nn.Module):
+    """Attention and feedforward, each behind a norm and beside a skip connection.
+
+    Attributes:
+        heads: of the attention.
+        hidden: as `Feedforward.hidden`.
+        mlp: which of them.
+        bias: of queries, keys and values.
+        layer_scale: of both branches at first; 0 for none.
+        eps: of the norms.
+        dtype: of the matmuls.
+    """
+
+    heads: int
+    hidden: int
+    mlp: Mlp
+    bias: Bias
+    layer_scale: float
+    eps: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], turns: Float[Array, "n a"] | None
+    ) -> Float[Array, "b t d"]:
+        def scaled(y, name):
+            return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
+
+        y = norm(self.eps, self.dtype, "norm1")(x)
+        y = Attention(self.heads, self.bias, self.dtype, name="attn")(y, turns)
+        x = x + scaled(y, "ls1")
+        y = norm(self.eps, self.dtype, "norm2")(x)
+        y = Feedforward(self.hidden, self.mlp, self.dtype, name="mlp")(y)
+        return x + scaled(y, "ls2")
+
+
+class Blocks(nn.Module):
+    """Blocks named 0, 1, ...
+
+    Attributes:
+        depth: how many.
+        block: name -> one.
+    """
+
+    depth: int
+    block: Callable
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], turns: Float[Array, "n a"] | None
+    ) -> Float[Array, "b t d"]:
+        for i in range(self.depth):
+            x = self.block(name=str(i))(x, turns)
+        return x
+
+
+def norm(eps: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+    """Layer norm (Ba et al. 2016) over the numbers of a token; moments in float32."""
+    return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)

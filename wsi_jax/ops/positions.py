@@ -1,0 +1,55 @@
+"""Where a patch is: learned positions on another grid, and rotary ones."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def resize(grid: Float[Array, "h w d"], y: int, x: int) -> Float[Array, "y x d"]:
+    """Learned positions on a grid of y by x patches; on their own grid unchanged.
+
+    Bicubic (Keys 1981, a = -1/2) and antialiased where the grid shrinks: timm's choice,
+    PyTorch's `interpolate(mode="bicubic", antialias=True)`. DINOv2's own code does not
+    antialias.
+    """
+    if grid.shape[:2] == (y, x):
+        return grid
+    return jax.image.resize(grid, (y, x, grid.shape[2]), "cubic", antialias=True)
+
+
+def angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "n d_2"]:
+    """Angles by which the patches of a grid rotate queries and keys, row by row.
+
+    As in DINOv3 (Siméoni et al. 2025): the centres of the patches, in [-1, 1] along
+    either side, times 2 pi over periods that are geometric from 1 towards `base`. The
+    first half of the angles is the row's, the second the column's.
+
+    Args:
+        y: rows of patches.
+        x: columns.
+        d: size of a head, a multiple of 4.
+        base: of the periods.
+    """
+    if d % 4:
+        raise ValueError(f"heads of {d} numbers: rotary positions take a multiple of 4")
+    periods = base ** (jnp.arange(d // 4) / (d // 4))
+    centres = lambda n: (2 * jnp.arange(n) + 1) / n - 1
+    rows, columns = jnp.meshgrid(centres(y), centres(x), indexing="ij")
+    turns = jnp.stack([rows, columns], -1).reshape(-1, 2, 1) / periods[None, None]
+    return 2 * jnp.pi * turns.reshape(y * x, -1)
+
+
+def rotate(
+    tokens: Float[Array, "b t h d"], angles: Float[Array, "n d_2"]
+) -> Float[Array, "b t h d"]:
+    """Rotates the last n tokens by their angles; those before them stay.
+
+    Number i of a head turns with number i + d / 2 (Su et al. 2021, eq. 34, in halves).
+    At least in float32.
+    """
+    prefix = tokens.shape[1] - angles.shape[0]
+    wide = tokens[:, prefix:].astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    a, b = jnp.split(wide, 2, -1)
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    return jnp.concatenate([tokens[:, :prefix], turned.astype(tokens.dtype)], 1)
