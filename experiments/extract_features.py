@@ -53,10 +53,13 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     Raises:
         ValueError: anything wrong with config, cohort or workers.
     """
-    configs.validate(config)
     if config.streams or config.precomputed:
-        why = config.precomputed or f"{type(config.method).__name__} reads slides"
-        raise RunError(f"{why}: no features are made; name a config that has them made")
+        why = f"{type(config.method).__name__} reads slides"
+        why = (
+            "--config.precomputed names a folder of them" if config.precomputed else why
+        )
+        raise RunError(f"{why}: there are no features to make")
+    configs.validate(config)
     data = config.data
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows
     features = pathlib.Path(config.features or folder / "features")
@@ -86,8 +89,20 @@ def here(config, rows, features, meter, check, sheet) -> list[dict]:
     return pipeline.extract(rows, ready, features, batch=config.encode_batch, **how)
 
 
+def tell(slides: list[dict], folder: pathlib.Path) -> None:
+    """Says what became of slides; exits with 1 where nothing came of any."""
+    for s in slides:
+        said = "refused" if s["status"] == "refused" else f"note: {s['slide_id']}"
+        if s["reason"]:
+            print(f"{said}: {s['reason']}", file=sys.stderr)
+    n = sum(s["status"] != "refused" for s in slides)
+    print(f"{n} of {len(slides)} slides have features: {folder / 'slides.csv'}")
+    if not n:
+        raise SystemExit(1)
+
+
 def main(argv) -> None:
-    """Extracts what the command line asks for; fails only where nothing comes of it."""
+    """Does what the command line asks for; an error of the user's is one message."""
     del argv
     logging.set_verbosity(logging.WARNING)
     config, file = flags.FLAGS.config, flags.FLAGS["config"].config_filename
@@ -98,14 +113,7 @@ def main(argv) -> None:
         slides = run(config, folder)
     except (ValueError, ArithmeticError, OSError) as error:
         raise SystemExit(explain(error, folder)) from error
-    for s in slides:
-        said = "refused" if s["status"] == "refused" else f"note: {s['slide_id']}"
-        if s["reason"]:
-            print(f"{said}: {s['reason']}", file=sys.stderr)
-    n = sum(s["status"] != "refused" for s in slides)
-    print(f"{n} of {len(slides)} slides have features: {folder / 'slides.csv'}")
-    if not n:
-        raise SystemExit(1)
+    tell(slides, folder)
 
 
 if __name__ == "__main__":

@@ -4,27 +4,34 @@ import concurrent.futures
 import csv
 import dataclasses
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import extract_features
-from experiments.experiment import Experiment
+from experiments import cohort, extract_features, workers
+from experiments.configs.cohort import streaming_clam
+from experiments.experiment import Experiment, Manifest, RunError
 from experiments.progress import progress
 from experiments.workers import Executor
 from wsi_jax import pipeline
+from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.features import read_features
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.spread import spread
+from wsi_jax.spread import WorkerError, spread, work
+from wsi_jax.survey import Tiling
 from wsi_jax.train.compile import make_mesh
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 SIDE, TILES, SLIDES = 256, 64, 8
 
 
@@ -44,8 +51,12 @@ def slides(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def config(slides):
+    return small(slides)
+
+
+def small(slides):
     made = Experiment(
         grid=Grid(mpp=1.0, size_px=32),
         tissue=Tissue(mpp=8.0),
@@ -58,9 +69,9 @@ def config(slides):
 
 
 @pytest.fixture(scope="module")
-def wanted(config, tmp_path_factory):
+def wanted(slides, tmp_path_factory):
     """Features of all slides, by `pipeline.extract`."""
-    folder = tmp_path_factory.mktemp("wanted")
+    folder, config = tmp_path_factory.mktemp("wanted"), small(slides)
     ready = pipeline.Ready(config.tiling(), make_mesh())
     pipeline.extract(
         config.data.slides(), ready, folder, batch=config.encode_batch,
@@ -133,7 +144,7 @@ def test_any_executor_makes_the_same(config, wanted, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two worker processes, set as this one is: the same devices and optimisation."""
+    """A scheduler and two worker processes, set as this one is; for one test."""
     distributed = pytest.importorskip("distributed")
     settings = {
         "JAX_PLATFORMS": "cpu",
@@ -143,10 +154,21 @@ def cluster(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, env=settings
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker"]
+        command += [cluster.scheduler_address, "--nthreads=1", "--no-nanny"]
+        command += ["--no-dashboard", "--death-timeout=60"]
+        started = [
+            subprocess.Popen(
+                command, cwd=tmp_path_factory.mktemp("worker"),
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | settings,
+            )
+            for _ in range(2)
+        ]  # fmt: skip
         yield cluster
+        for one in started:
+            one.kill()
+            one.wait()
 
 
 def test_a_worker_that_is_killed_at_a_slide_loses_and_doubles_nothing(
@@ -154,17 +176,12 @@ def test_a_worker_that_is_killed_at_a_slide_loses_and_doubles_nothing(
 ):
     import distributed
 
-    config = dataclasses.replace(
-        config,
-        features=str(tmp_path / "features"),
-        executor=Executor.dask,
-        scheduler=cluster.scheduler_address,
-        encode_batch=8,
-    )
+    config = across_workers(config, cluster, tmp_path)
     with (
         distributed.Client(cluster, set_as_default=False) as client,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
     ):
+        client.wait_for_workers(2, timeout=120)
         pids = client.run(os.getpid)
         run = pool.submit(extract_features.run, config, tmp_path / "run")
         while not any((tmp_path / "features").rglob("*.h5")):
@@ -172,11 +189,20 @@ def test_a_worker_that_is_killed_at_a_slide_loses_and_doubles_nothing(
             time.sleep(0.01)
         killed = kill_one_at_work(client, pids)
         lines = run.result()
-        assert killed not in client.run(os.getpid).values()
+        assert set(client.run(os.getpid).values()) == {*pids.values()} - {killed}
     assert [line["slide_id"] for line in lines] == [f"s{i}" for i in range(SLIDES)]
     assert {line["status"] for line in lines} == {"encoded"}
     assert table(tmp_path / "run") == [{k: str(v) for k, v in s.items()} for s in lines]
     same(features(tmp_path / "features"), wanted)
+
+
+def across_workers(config, cluster, folder):
+    return dataclasses.replace(
+        config,
+        features=str(folder / "features"),
+        executor=Executor.dask,
+        scheduler=cluster.scheduler_address,
+    )
 
 
 def kill_one_at_work(client, pids):
@@ -188,3 +214,83 @@ def kill_one_at_work(client, pids):
                 os.kill(pid, signal.SIGKILL)
                 return pid
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_run_has_them_made_and_encodes_nothing_itself(
+    cluster, config, wanted, tmp_path
+):
+    config = across_workers(config, cluster, tmp_path)
+    found, meter = Cohort(config.data.slides(), ()), Meter()
+    slides, _ = cohort.read_slides(
+        config, found, tmp_path, make_mesh(), meter, check=lambda slides: None
+    )
+    assert {slide["status"] for slide in slides} == {"encoded"}
+    same(features(tmp_path / "features"), wanted)
+    counted = meter.as_dict()
+    assert counted["tiles"] == TILES * SLIDES
+    assert "span.survey.wall_s" in counted
+    assert "span.encode.wall_s" not in counted
+
+
+def test_a_worker_without_the_weights_stops_it_and_says_where(tmp_path):
+    tiling = Tiling(encoder=Encoder(weights=str(tmp_path / "gone.safetensors")))
+    row = Row("a", str(tmp_path / "a.png"), "", "a", "")
+    ask = (row, tiling, "settings", tmp_path, 8, Reading())
+    with pytest.raises(WorkerError, match=r"worker on \S+: .*weights=.*no such file"):
+        work(*ask)
+    other = dataclasses.replace(tiling, encoder=Encoder())
+    with pytest.raises(WorkerError, match="is another than where the command was"):
+        work(row, other, *ask[2:])
+    nowhere = dataclasses.replace(row, path=str(tmp_path / "unmounted" / "a.png"))
+    with pytest.raises(WorkerError, match=r"no folder .*unmounted; all machines must"):
+        work(nowhere, *ask[1:])
+
+
+def test_without_dask_or_its_scheduler_one_line_says_what_to_do(
+    config, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(config, executor=Executor.dask)
+    with pytest.raises(RunError, match=r"add --config.scheduler=tcp://HOST:8786"):
+        extract_features.run(config, tmp_path)
+    config.scheduler = "tcp://127.0.0.1:9"  # nobody listens there
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
+    pytest.importorskip("distributed")
+    with pytest.raises(WorkerError, match=r"scheduler=tcp://127.0.0.1:9: no scheduler"):
+        extract_features.run(config, tmp_path)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(WorkerError, match=r"pip install 'wsi_jax\[dask\]'"):
+        extract_features.run(config, tmp_path)
+
+
+def test_a_method_that_reads_slides_has_no_features(tmp_path):
+    with pytest.raises(RunError, match="StreamingCLAM reads slides"):
+        extract_features.run(streaming_clam.get_config(), tmp_path)
+
+
+def test_slides_need_no_labels(slides, tmp_path):
+    """In a folder or in a manifest; but a training asks for them."""
+    (tmp_path / "list.csv").write_text(f"path\n{slides / 's1.png'}\n")
+    named = Manifest(manifest=str(tmp_path / "list.csv"), mpp=1.0)
+    (row,) = named.slides()
+    found = Manifest(manifest=str(slides), mpp=1.0).slides()
+    assert found[1] == row == Row("s1", str(slides / "s1.png"), "", "s1", "", 1.0)
+    with pytest.raises(CohortError, match="no column 'label'"):
+        named.cohort()
+    with pytest.raises(CohortError, match="no slide anywhere below"):
+        Manifest(manifest=str(tmp_path)).slides()
+
+
+def test_bad_slides_stop_nothing_unless_all_are(config, slides, tmp_path, capsys):
+    folder, run = tmp_path / "slides", tmp_path / "run"
+    folder.mkdir()
+    (folder / "bad.png").write_text("no picture")
+    config.data = Manifest(manifest=str(folder), mpp=1.0)
+    with pytest.raises(SystemExit, match="1"):
+        extract_features.tell(extract_features.run(config, run), run)
+    (folder / "good.png").write_bytes((slides / "s1.png").read_bytes())
+    extract_features.tell(extract_features.run(config, run), run)
+    bad, good = table(run)
+    assert (bad["status"], good["status"]) == ("refused", "encoded")
+    said = capsys.readouterr()
+    assert f"refused: {bad['reason']}" in said.err
+    assert "1 of 2 slides have features" in said.out
