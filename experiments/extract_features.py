@@ -24,6 +24,7 @@ and one that dies loses no more than the slide that it is at: another does it ag
 import json
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
@@ -40,6 +41,7 @@ from experiments.experiment import (
 from experiments.progress import progress
 from experiments.workers import Executor
 from wsi_jax import configs, pipeline
+from wsi_jax.data.cohort import Row
 from wsi_jax.evals.cost import Meter
 from wsi_jax.train.compile import make_mesh
 
@@ -77,7 +79,14 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     return slides
 
 
-def here(config, rows, features, meter, check, sheet) -> list[dict]:
+def here(
+    config: Experiment,
+    rows: Sequence[Row],
+    features: pathlib.Path,
+    meter: Meter,
+    check: Callable[[list[dict]], None],
+    sheet: pathlib.Path,
+) -> list[dict]:
     """By threads of this process, all slides through shared batches."""
     mesh = make_mesh()
     check_divides("encode_batch", config.encode_batch, mesh.size)

@@ -20,6 +20,7 @@ from experiments.experiment import Experiment, Manifest, RunError
 from experiments.progress import progress
 from experiments.workers import Executor
 from wsi_jax import pipeline
+from wsi_jax import spread as spreading
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.features import read_features
 from wsi_jax.data.tiles import Reading
@@ -123,7 +124,9 @@ def test_threads_make_what_the_pipeline_makes_and_make_it_once(
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-def test_any_executor_makes_the_same(config, wanted, tmp_path):
+def test_any_executor_makes_the_same(config, slides, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(slides.parent)
+    config.data.manifest = slides.name
     rows, meter = config.data.slides(), Meter()
     rows = (*rows, dataclasses.replace(rows[0], slide_id="gone", path="gone.svs"))
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
@@ -132,6 +135,7 @@ def test_any_executor_makes_the_same(config, wanted, tmp_path):
             reading=config.reading, meter=meter, progress=progress,
         )  # fmt: skip
     same(features(tmp_path), wanted)
+    assert [line["path"] for line in lines] == [row.path for row in rows]
     *good, gone = lines
     assert [line["slide_id"] for line in good] == [f"s{i}" for i in range(SLIDES)]
     assert {line["status"] for line in good} == {"encoded"}
@@ -140,6 +144,30 @@ def test_any_executor_makes_the_same(config, wanted, tmp_path):
     counted = meter.as_dict()
     assert counted["slides"] == SLIDES
     assert counted["tiles"] == TILES * SLIDES
+
+
+def test_a_slide_that_kills_its_workers_is_refused_and_the_others_go_on(
+    config, tmp_path, monkeypatch
+):
+    class Killed(Exception):
+        pass
+
+    def extract(rows, *args, **how):
+        if rows[0].slide_id == "s3":
+            raise Killed("four workers died of it")
+        return pipeline.extract(rows, *args, **how)
+
+    monkeypatch.setattr(spreading, "extract", extract)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        lines = spread(
+            executor, config.data.slides()[2:5], config.tiling(), tmp_path,
+            batch=config.encode_batch, reading=config.reading, meter=Meter(),
+            progress=progress, lost=Killed,
+        )  # fmt: skip
+    assert [line["status"] for line in lines] == ["encoded", "refused", "encoded"]
+    assert lines[1]["reason"] == "s3: four workers died of it"
+    assert lines[0].keys() == lines[1].keys()
+    assert {path.stem for path in tmp_path.rglob("*.h5")} == {"s2", "s4"}
 
 
 @pytest.fixture(scope="module")
