@@ -55,12 +55,11 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     Raises:
         ValueError: anything wrong with config, cohort or workers.
     """
-    if config.streams or config.precomputed:
-        why = f"{type(config.method).__name__} reads slides"
-        why = (
-            "--config.precomputed names a folder of them" if config.precomputed else why
-        )
-        raise RunError(f"{why}: there are no features to make")
+    if config.precomputed:
+        raise RunError(f"--config.precomputed={config.precomputed}: they are made")
+    if config.streams:
+        name = type(config.method).__name__
+        raise RunError(f"{name} reads slides: there are no features to make")
     configs.validate(config)
     data = config.data
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows

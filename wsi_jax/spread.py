@@ -64,11 +64,12 @@ def spread(
     folder.mkdir(parents=True, exist_ok=True)
     settings, tiling = tiling.fingerprint(), _findable(tiling)
     ask = (tiling, settings, folder, batch, reading)
-    there = [row for row in rows if os.path.exists(row.path)]
-    absent = [survey(row, tiling) for row in rows if row not in there]
+    there = {row.slide_id: row for row in rows if os.path.exists(row.path)}
+    absent = [survey(row, tiling) for row in rows if row.slide_id not in there]
     lines = {line["slide_id"]: line for line in streamed(absent)}
     with progress("slides", len(rows)) as advance, contextlib.ExitStack() as stack:
-        jobs = {executor.submit(work, _absolute(row), *ask): row for row in there}
+        submit = lambda row: executor.submit(work, _absolute(row), *ask)
+        jobs = {submit(row): row for row in there.values()}
         stack.callback(lambda: [job.cancel() for job in jobs])
         for job in concurrent.futures.as_completed(jobs):
             row = jobs[job]

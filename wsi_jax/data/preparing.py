@@ -21,7 +21,7 @@ READ = 64  # tiles read ahead of the one that is written
 
 
 class Encoding(enum.Enum):
-    """png: the pixels themselves. jpeg: a fourth of the bytes, and not quite them."""
+    """png: the pixels themselves. jpeg: fewer bytes, and not quite the pixels."""
 
     png = "png"
     jpeg = "jpeg"
