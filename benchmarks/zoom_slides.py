@@ -33,7 +33,12 @@ from wsi_jax.ops.zoom import horizon
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.survey import Surveyed, Tiling, survey
-from wsi_jax.train.compile import compile_method, compile_phase, make_mesh
+from wsi_jax.train.compile import (
+    compile_encoder,
+    compile_method,
+    compile_phase,
+    make_mesh,
+)
 from wsi_jax.types import Bag, Task, Zooms
 from wsi_jax.zoomed import Zooming
 
@@ -83,6 +88,7 @@ def exhaustive():
     mesh = make_mesh(jax.devices()[:1])
     stages, params = trained(1.0)
     encoder = TILING.encoder.params()
+    apply = compile_encoder(TILING.encoder.make().apply, mesh)
     distil = compile_phase(stages[0].distil)
     method = compile_method(stages[-1].method, mesh)
     finer = dataclasses.replace(TILING.grid, mpp=TILING.grid.mpp / K)
@@ -95,7 +101,7 @@ def exhaustive():
             for s, yx in zip(found, below, strict=True)
         ]
         encoded = encode(
-            sources, finer, TILING.encoder, params=encoder, mesh=mesh, batch=BATCH,
+            sources, finer, apply, params=encoder, mesh=mesh, batch=BATCH,
             reading=READING, meter=meter, counts=counts,
         )  # fmt: skip
         for one in encoded:

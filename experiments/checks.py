@@ -35,13 +35,18 @@ def check_batches(config: Experiment, devices: int) -> None:
     if config.streams and not resident:  # on one device
         sizes, devices = {"train.batch": config.train.batch}, 1
     for name, size in sizes.items():
-        if size < 1:
-            raise RunError(f"--config.{name}={size}: at least 1")
-        if size % devices:
-            raise RunError(
-                f"--config.{name}={size} does not divide among {devices} devices; "
-                "make it a multiple of them"
-            )
+        check_divides(name, size, devices)
+
+
+def check_divides(name: str, size: int, devices: int) -> None:
+    """A batch divides among the devices; `name` is its flag."""
+    if size < 1:
+        raise RunError(f"--config.{name}={size}: at least 1")
+    if size % devices:
+        raise RunError(
+            f"--config.{name}={size} does not divide among {devices} devices; "
+            "make it a multiple of them"
+        )
 
 
 def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> None:

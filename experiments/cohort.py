@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags, logging
 from jax.sharding import Mesh
 
-from experiments import commandline, reporting, zooming
+from experiments import across, commandline, reporting, zooming
 from experiments.checks import (
     MANIFEST,
     SLIDES,
@@ -40,6 +40,7 @@ from experiments.experiment import (
 from experiments.progress import progress
 from experiments.sources import FeatureSource, LookSource, SlideSource, Source
 from experiments.training import Predicted, train
+from experiments.workers import Executor
 from wsi_jax import configs, pipeline
 from wsi_jax.data.cohort import Cohort, write_manifest
 from wsi_jax.data.lint import format_counts
@@ -145,12 +146,14 @@ def read_slides(
             return slides, LookSource(config, found, mesh)
         return slides, SlideSource(config, found)
     features = pathlib.Path(config.features or folder / "features")
+    if config.executor is Executor.dask:  # what follows finds them made
+        across.extract(config, cohort.rows, features, meter)
     if config.zooms:
         how |= {"mesh": mesh, "check": check, "sheet": sheet}
         return zooming.extract(config, cohort.rows, features, **how)
     slides = pipeline.extract(
-        cohort.rows, tiling, features,
-        mesh=mesh, batch=config.encode_batch, check=check, sheet=sheet, **how,
+        cohort.rows, pipeline.Ready(tiling, mesh), features,
+        batch=config.encode_batch, check=check, sheet=sheet, **how,
     )  # fmt: skip
     return slides, FeatureSource(config, features / tiling.folder(), mesh)
 

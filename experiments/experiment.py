@@ -9,9 +9,11 @@ from typing import Any
 
 import optax
 
+from experiments.workers import Executor
 from wsi_jax import configs
 from wsi_jax.data.bags import Loading
-from wsi_jax.data.cohort import Cohort, CohortError, read_manifest
+from wsi_jax.data.cohort import Cohort, CohortError, Row, read_manifest
+from wsi_jax.data.slide_folder import find_slides
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.mil import ABMIL
@@ -25,7 +27,7 @@ from wsi_jax.train.loop import Train
 from wsi_jax.types import Stage, Takes, Task
 
 # What may differ between two commands that are still the same run.
-FREE = ("run_dir", "reading", "max_refused", "heatmaps")
+FREE = ("run_dir", "reading", "max_refused", "heatmaps", "executor", "scheduler")
 
 
 class RunError(ValueError):
@@ -38,7 +40,8 @@ class Manifest:
 
     Attributes:
         manifest: the CSV: path, label, and if you like slide_id, patient_id, split,
-            mpp, site, mask_path, annotation_path.
+            mpp, site, mask_path, annotation_path. To extract features a folder of
+            slides will do, and so will a CSV without labels.
         classes: labels in the order wanted, of two the positive one last; () sorts.
         mpp: of level 0 of every slide for which neither manifest nor file has one.
         split: shares of the splits that the manifest leaves open.
@@ -53,8 +56,7 @@ class Manifest:
 
     def cohort(self) -> Cohort:
         """The slides, every one with its split or its fold."""
-        if not self.manifest:
-            raise CohortError("no cohort; add --config.data.manifest=my_slides.csv")
+        self._check_named()
         # The command line makes numbers of (0,1) and one name of normal,tumor.
         classes = tuple(map(str, self.classes))
         if len(classes) == 1:
@@ -63,6 +65,22 @@ class Manifest:
         if self.folds:
             return assign_folds(cohort, self.folds, self.split.seed)
         return assign_splits(cohort, self.split)
+
+    def slides(self) -> tuple[Row, ...]:
+        """The slides alone; labels and splits are not asked for."""
+        if os.path.isdir(self.manifest):
+            found = sorted(find_slides(self.manifest).items())
+            if not found:
+                raise CohortError(f"{self.manifest}: no slide anywhere below it")
+            rows = tuple(Row(name, path, "", name, "") for name, path in found)
+        else:
+            self._check_named()
+            rows = read_manifest(self.manifest, labelled=False).rows
+        return with_mpp(Cohort(rows, ()), self.mpp).rows
+
+    def _check_named(self):
+        if not self.manifest:
+            raise CohortError("no cohort; add --config.data.manifest=my_slides.csv")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -83,6 +101,8 @@ class Experiment:
         reading: threads that read tiles.
         loading: of features as bags.
         encode_batch: tiles encoded at a time.
+        executor: who extracts features: threads of this process, or Dask's workers.
+        scheduler: of Dask, as tcp://HOST:8786; for executor=dask.
         max_refused: share of slides that may be refused before the run stops.
         heatmaps: test slides whose attention is drawn.
     """
@@ -99,6 +119,8 @@ class Experiment:
     reading: Reading = dataclasses.field(default_factory=Reading)
     loading: Loading = dataclasses.field(default_factory=Loading)
     encode_batch: int = 64
+    executor: Executor = Executor.threads
+    scheduler: str = ""
     max_refused: float = 0.1
     heatmaps: int = 12
 
@@ -182,6 +204,12 @@ class Experiment:
             raise RunError("--config.grid.overlap_px: cells of a map do not overlap")
         if self.streams and self.features:
             raise RunError(f"--config.features={self.features}: no features are made")
+        if self.executor is Executor.dask and self.streams:
+            raise RunError("--config.executor=dask: no features are made")
+        if self.executor is Executor.dask and not self.scheduler:
+            raise RunError(
+                "--config.executor=dask: add --config.scheduler=tcp://HOST:8786"
+            )
         check_weights(self.train)
         for trunk in self.trunks.values():
             self._check_mpp(trunk)
@@ -222,6 +250,13 @@ class Experiment:
             overhang=self.streams,
             reads=self.mpps if self.looks or self.zooms else (),
         )
+
+    def tilings(self) -> tuple[Tiling, ...]:
+        """What features are made of: of a method that zooms, of children too."""
+        tiling = self.tiling()
+        if not self.zooms:
+            return (tiling,)
+        return tiling, dataclasses.replace(tiling, children=self.method.children)
 
 
 def check_weights(train: Train) -> None:

@@ -25,6 +25,7 @@ from experiments.tile_comparison import baseline, compare, name_of, only
 from experiments.training import class_weights, validation_metrics
 from wsi_jax import configs
 from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
+from wsi_jax.data.prepared import load_prepared
 from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
 from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles, training_tiles
 from wsi_jax.evals.cost import Meter
@@ -122,6 +123,25 @@ class PretrainPatchCamelyon(Pretrain):
     def sets(self) -> TileSets:
         """The tiles in PatchCamelyon's own splits."""
         return load_patch_camelyon(self.data_dir or None, mpp=self.mpp, most=self.most)
+
+
+@dataclasses.dataclass(kw_only=True)
+class PretrainPrepared(Pretrain):
+    """Of a cohort's tissue tiles, as `experiments.prepare_tiles` wrote them.
+
+    Attributes:
+        tiles: the folder.
+        most: tiles of each split; None for all, which are held in memory.
+    """
+
+    tiles: str = ""
+    most: int | None = None
+
+    def sets(self) -> TileSets:
+        """The tiles in their cohort's splits, each with its slide's label."""
+        if not self.tiles:
+            raise RunError("no tiles; add --config.tiles=FOLDER, of prepare_tiles")
+        return load_prepared(self.tiles, mpp=self.mpp, most=self.most)
 
 
 def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:

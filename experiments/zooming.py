@@ -3,7 +3,6 @@
 Once a stage has distilled what children say, batches are of that instead.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,14 +35,13 @@ def extract(
     Returns:
         What became of each slide, and where batches come from.
     """
-    how |= {"mesh": mesh, "batch": config.encode_batch}
-    tiling = config.tiling()
-    finer = dataclasses.replace(tiling, children=config.method.children)
-    low = pipeline.extract(rows, tiling, folder, check=check, sheet=sheet, **how)
+    how |= {"batch": config.encode_batch}
+    tiles, finer = (pipeline.Ready(tiling, mesh) for tiling in config.tilings())
+    low = pipeline.extract(rows, tiles, folder, check=check, sheet=sheet, **how)
     judge = lambda high: check(both(low, high))
     high = pipeline.extract(rows, finer, folder, check=judge, **how)
     slides = both(low, high)
-    source = ZoomSource(config, folder / tiling.folder(), folder / finer.folder(), mesh)
+    source = ZoomSource(config, folder / tiles.folder, folder / finer.folder, mesh)
     for row, one in zip(rows, slides, strict=True):
         if one["status"] != "refused" and not source.count(row):
             one["status"] = "refused"

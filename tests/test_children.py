@@ -66,9 +66,8 @@ def extract(rows, tiling, folder, **options):
     meter = Meter()
     lines = pipeline.extract(
         rows,
-        tiling,
+        pipeline.Ready(tiling, make_mesh(jax.devices()[:1])),
         folder,
-        mesh=make_mesh(jax.devices()[:1]),
         batch=16,
         reading=Reading(threads=2, **options),
         meter=meter,

@@ -27,6 +27,7 @@ FLOORS = {
     "sight": 5,
     "zoomed": 5,
     "pipeline": 5,
+    "spread": 6,
     "run": 6,
     "__init__": 7,
 }

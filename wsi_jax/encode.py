@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,8 @@ from jax.sharding import Mesh
 from wsi_jax.data.parallel import prefetch_to_device
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.evals.cost import Meter
-from wsi_jax.nets.encoder import Trunk
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.compile import compile_encoder, split
+from wsi_jax.train.compile import split
 
 AHEAD = 2  # batches on the device while the host reads and writes
 
@@ -60,7 +59,7 @@ def unreadable(lost: int, n: int, reason: str) -> str:
 def encode(
     sources: Sequence[TileSource],
     grid: Grid,
-    encoder: Trunk,
+    apply: Callable,
     *,
     params,
     mesh: Mesh,
@@ -77,7 +76,7 @@ def encode(
     Args:
         sources: slides and their tiles.
         grid: of the tiles.
-        encoder: of each tile.
+        apply: the encoder, compiled.
         params: of the encoder, on every device.
         mesh: over whose devices each batch is split.
         batch: tiles; a multiple of the devices.
@@ -85,7 +84,6 @@ def encode(
         meter: is charged with tiles, bytes and the time waited.
         counts: of the loader, kept up to date for a progress bar.
     """
-    apply = compile_encoder(encoder.make().apply, mesh)
     batches = tile_batches(
         sources,
         mpp=grid.mpp,

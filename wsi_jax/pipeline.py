@@ -1,10 +1,12 @@
 """From slide files to feature files: tissue, tiles, encoder."""
 
 import collections
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import (
@@ -22,15 +24,37 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.report.contact import contact_sheet
 from wsi_jax.slides.grid import level0
 from wsi_jax.survey import Surveyed, Tiling, survey_all
-from wsi_jax.train.compile import replicate
+from wsi_jax.train.compile import compile_encoder, replicate
+
+
+class Ready:
+    """A tiling's encoder on the devices: read and compiled when it is first needed.
+
+    Args:
+        tiling: not to be changed any more.
+        mesh: over whose devices tiles are encoded.
+    """
+
+    def __init__(self, tiling: Tiling, mesh: Mesh):
+        self.tiling, self.mesh = tiling, mesh
+        self.settings, self.folder = tiling.fingerprint(), tiling.folder()
+
+    @functools.cached_property
+    def params(self) -> PyTree:
+        """Of the encoder."""
+        return replicate(self.tiling.encoder.params(), self.mesh)
+
+    @functools.cached_property
+    def apply(self) -> Callable:
+        """(params, pixels [b h w 3]) -> features [b d]."""
+        return compile_encoder(self.tiling.encoder.make().apply, self.mesh)
 
 
 def extract(
     rows: Sequence[Row],
-    tiling: Tiling,
+    ready: Ready,
     folder: pathlib.Path,
     *,
-    mesh: Mesh,
     batch: int,
     reading: Reading,
     meter: Meter,
@@ -42,9 +66,8 @@ def extract(
 
     Args:
         rows: the slides.
-        tiling: grid, tissue, encoder; of tiles, or of their children.
+        ready: grid, tissue, encoder; of tiles, or of their children.
         folder: of all features; each tiling gets its own below it.
-        mesh: over whose devices tiles are encoded.
         batch: tiles at a time.
         reading: threads and buffers.
         meter: is charged with all of it.
@@ -59,7 +82,7 @@ def extract(
     Raises:
         FeatureError: the disk has no room for the features.
     """
-    settings, folder = tiling.fingerprint(), folder / tiling.folder()
+    tiling, settings, folder = ready.tiling, ready.settings, folder / ready.folder
     path_of = lambda row: folder / f"{row.slide_id}.h5"
     found = look(
         rows, tiling, reading=reading, meter=meter, progress=progress, sheet=sheet
@@ -77,13 +100,12 @@ def extract(
     if todo:
         check_space(folder, sum(len(s.yx) for s in todo), tiling.encoder.make().dim)
         counts = TileCounts()
-        params = replicate(tiling.encoder.params(), mesh)
         encoded = encode(
             [TileSource(s.row.path, s.row.mpp, s.yx) for s in todo],
             tiling.tiles,
-            tiling.encoder,
-            params=params,
-            mesh=mesh,
+            ready.apply,
+            params=ready.params,
+            mesh=ready.mesh,
             batch=batch,
             reading=reading,
             meter=meter,

@@ -15,7 +15,7 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.survey import Surveyed, Tiling, view
-from wsi_jax.train.compile import replicate, split
+from wsi_jax.train.compile import compile_encoder, replicate, split
 from wsi_jax.types import Bag, Looks, Takes, Zooms, bucket
 
 
@@ -47,6 +47,7 @@ class FeatureSight:
     def __init__(self, tiling: Tiling, method: Any, mesh: Mesh):
         self._tiling, self._method, self._mesh = tiling, method, mesh
         self._encoder = replicate(tiling.encoder.params(), mesh)
+        self._apply = compile_encoder(tiling.encoder.make().apply, mesh)
 
     def nothing(self, dim: int) -> Bag:
         """A bag of one tile, for its shapes; `dim` features to a tile."""
@@ -80,7 +81,7 @@ class FeatureSight:
         (encoded,) = encode(
             [TileSource(found.row.path, found.row.mpp, yx)],
             grid,
-            self._tiling.encoder,
+            self._apply,
             params=self._encoder,
             mesh=self._mesh,
             batch=batch,

@@ -116,7 +116,7 @@ class Zooming:
         encoded = encode(
             [TileSource(s.row.path, s.row.mpp, s.yx) for s in found],
             self._tiling.grid,
-            self._tiling.encoder,
+            self._apply,
             params=self._encoder,
             mesh=self._mesh,
             batch=batch,

@@ -65,7 +65,9 @@ class Cohort(NamedTuple):
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
-def read_manifest(path: str | os.PathLike, classes: Sequence[str] = ()) -> Cohort:
+def read_manifest(
+    path: str | os.PathLike, classes: Sequence[str] = (), labelled: bool = True
+) -> Cohort:
     """Reads a manifest: CSV with `label` and `slide_id` or `path`; the rest optional.
 
     Every column is read as text, so ids keep their leading zeros; a byte-order mark,
@@ -76,18 +78,19 @@ def read_manifest(path: str | os.PathLike, classes: Sequence[str] = ()) -> Cohor
     Args:
         path: of the CSV.
         classes: label names in the order wanted; sorted when empty.
+        labelled: whether a slide without a label is an error.
 
     Raises:
         CohortError: naming the file, the line and the mend.
     """
     path = pathlib.Path(path)
     header, lines = read_table(path)
-    _check_header(path, header)
+    _check_header(path, header, labelled)
     # By casefold: on macOS and Windows "S1" and "s1" would name one feature file.
     rows, first = [], {}
     for number, cells in lines:
         where = f"{path}, line {number}"
-        row = _row(cells, path.parent, where)
+        row = _row(cells, path.parent, where, labelled)
         earlier, line = first.setdefault(
             row.slide_id.casefold(), (row.slide_id, number)
         )
@@ -136,7 +139,7 @@ def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
     return np.array([index[row.label] for row in cohort.rows], np.int32)
 
 
-def _check_header(path, header):
+def _check_header(path, header, labelled):
     for name in header:
         if header.count(name) > 1 and name in COLUMNS:
             raise CohortError(f"{path}: two columns {name!r}; remove one")
@@ -147,13 +150,13 @@ def _check_header(path, header):
                 f"{path}: column {name!r} is unknown; call it {near[0]!r}, "
                 "or give it a name that cannot be mistaken"
             )
-    if "label" not in header:
+    if labelled and "label" not in header:
         raise CohortError(f"{path}: no column 'label' among {header}; add it")
     if "slide_id" not in header and "path" not in header:
         raise CohortError(f"{path}: no 'slide_id' or 'path' among {header}; add one")
 
 
-def _row(cells, folder, where):
+def _row(cells, folder, where, labelled):
     cells = dict.fromkeys(COLUMNS, "") | {n: cells[n] for n in cells if n in COLUMNS}
     for name in PATH_COLUMNS:
         if cells[name]:
@@ -170,7 +173,7 @@ def _row(cells, folder, where):
             f"{where}: slide_id {cells['slide_id']!r} names files, so no slash in it; "
             "give the file in column 'path'"
         )
-    if not cells["label"]:
+    if labelled and not cells["label"]:
         raise CohortError(f"{where}: slide {cells['slide_id']!r} has no label; add it")
     if cells["split"] not in (*SPLITS, ""):
         raise CohortError(

@@ -8,8 +8,10 @@ from wsi_jax.slides.slide import known_stem
 from wsi_jax.slides.table import CohortError
 
 
-def find_slides(folder: str | os.PathLike, wanted: Collection[str]) -> dict[str, str]:
-    """{slide_id: path} of the slides wanted that are anywhere below a folder.
+def find_slides(
+    folder: str | os.PathLike, wanted: Collection[str] | None = None
+) -> dict[str, str]:
+    """{slide_id: path} of slides anywhere below a folder: those wanted; None for all.
 
     Raises:
         CohortError: no such folder, or two files of one slide.
@@ -19,8 +21,13 @@ def find_slides(folder: str | os.PathLike, wanted: Collection[str]) -> dict[str,
     found = defaultdict(list)
     for parent, _, names in os.walk(folder):
         for name in names:
-            if known_stem(name) != name and known_stem(name) in wanted:
-                found[known_stem(name)].append(os.path.join(parent, name))
+            stem = known_stem(name)
+            if (
+                stem != name
+                and not name.startswith(".")
+                and (wanted is None or stem in wanted)
+            ):
+                found[stem].append(os.path.join(parent, name))
     for slide_id, paths in found.items():
         if len(paths) > 1:
             raise CohortError(

@@ -27,3 +27,12 @@ def import_tf() -> ModuleType:
                 "wsi_jax.data.tensorflow.import_tf() before anything uses TensorFlow"
             ) from None
     return tf
+
+
+def import_tfds() -> ModuleType:
+    """Imports TensorFlow Datasets, which imports TensorFlow, and hushes its bars."""
+    import_tf()
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    return tfds

@@ -1,0 +1,139 @@
+"""Slides per second from files to feature files, and how long the device waited.
+
+    python -m benchmarks.extract --out benchmarks/results/extract.json
+
+End to end: tissue, tiles, encoding, writing, as `experiments.extract_features` does it
+in one process, on slides made for it, or on `--slides FOLDER`. Rows are threads that
+read, by tiles in a batch; each extracts all slides anew, the encoder compiled.
+
+`device_waited_percent` is of the encoding's seconds what would not have been if all
+batches had followed each other without a pause, each as long as one takes whose pixels
+are on the device. `wait_percent` is how long the driver waited for pixels; the device
+may have had work for some of that.
+"""
+
+import itertools
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import record
+from experiments.experiment import Manifest
+from wsi_jax.data.cohort import Row
+from wsi_jax.data.tiles import Reading
+from wsi_jax.evals.cost import Meter
+from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.pipeline import Ready, extract
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.survey import Tiling
+from wsi_jax.train.compile import make_mesh, split
+from wsi_jax.types import Dtype
+
+THREADS, BATCHES = (1, 2, 4, 16), (32, 128)
+SLIDES, SIDE_PX = 8, 2560
+TIMED = 5
+
+
+def write_slides(folder: pathlib.Path, n: int) -> None:
+    """Slides at 1 um/px, four fifths of each side pink and as rough as tissue is."""
+    tissue = slice(SIDE_PX // 10, 9 * SIDE_PX // 10)
+    for i in range(n):
+        rng = np.random.default_rng(i)
+        rough = rng.integers(0, 50, (SIDE_PX // 4, SIDE_PX // 4, 1), np.uint8)
+        rough = rough.repeat(4, 0).repeat(4, 1)
+        rough = rough + rng.integers(0, 25, (SIDE_PX, SIDE_PX, 3), np.uint8)
+        image = np.full((SIDE_PX, SIDE_PX, 3), 240, np.uint8)
+        pink = np.array((170, 80, 140), np.uint8)
+        image[tissue, tissue] = pink + rough[tissue, tissue]
+        write_pyramid(folder / f"slide_{i}.tif", image, 1.0, quality=80)
+
+
+def tiling(mpp: float, size_px: int, quick: bool) -> Tiling:
+    """A random ResNet-50, of three stages as is usual; a small one to be quick."""
+    if quick or jax.default_backend() == "cpu":
+        encoder = Encoder(width=16, stages=3)
+    else:
+        encoder = Encoder(depth=Depth.resnet50, stages=3, dtype=Dtype.bfloat16)
+    return Tiling(grid=Grid(mpp=mpp, size_px=size_px), encoder=encoder)
+
+
+class Silent:
+    """No progress bar."""
+
+    def __init__(self, what: str, total: int):
+        del what, total
+
+    def __enter__(self):
+        return lambda *args, **kwargs: None
+
+    def __exit__(self, *error):
+        del error
+
+
+def seconds_of_batch(ready: Ready, batch: int) -> float:
+    """The least of some times that one batch takes whose pixels are on the device."""
+    side = ready.tiling.tiles.size_px
+    pixels = np.random.default_rng(0).integers(0, 255, (batch, side, side, 3), np.uint8)
+    pixels, seconds = split(pixels, ready.mesh), []
+    for _ in range(1 + TIMED):
+        began = time.perf_counter()
+        jax.block_until_ready(ready.apply(ready.params, pixels))
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def row(rows: list[Row], ready: Ready, threads: int, batch: int) -> dict:
+    """All slides once, into a folder that is thrown away."""
+    alone, meter = seconds_of_batch(ready, batch), Meter()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        found = extract(
+            rows, ready, pathlib.Path(folder), batch=batch,
+            reading=Reading(threads=threads), meter=meter, progress=Silent,
+        )  # fmt: skip
+        wall_s = time.perf_counter() - began
+    spent = meter.as_dict()
+    survey_s = spent["span.survey.wall_s"]
+    tiles = sum(one["tiles"] for one in found if one["status"] == "encoded")
+    busy_s = min(-(-tiles // batch) * alone, wall_s - survey_s)
+    return {
+        "encoder": ready.tiling.encoder.name,
+        "threads": threads,
+        "batch": batch,
+        "slides": spent["slides"],
+        "tiles": spent["tiles"],
+        "seconds": wall_s,
+        "slides_per_s": spent["slides"] / wall_s,
+        "tiles_per_s": spent["tiles"] / wall_s,
+        "survey_percent": 100 * survey_s / wall_s,
+        "wait_percent": 100 * spent["span.wait.wall_s"] / wall_s,
+        "device_waited_percent": 100 * (1 - busy_s / (wall_s - survey_s)),
+        "mb_decoded": spent["bytes_decoded"] / 1e6,
+    }
+
+
+def main() -> None:
+    """Writes the JSON and prints the table."""
+    parser = record.arguments(__doc__)
+    parser.add_argument("--slides", help="a folder, or a manifest")
+    parser.add_argument("--mpp", type=float, default=1.0, help="of tiles")
+    parser.add_argument("--size-px", type=int, default=256, help="of tiles")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if not chosen.slides:
+            write_slides(pathlib.Path(folder), SLIDES // 4 if chosen.quick else SLIDES)
+        slides = Manifest(manifest=chosen.slides or folder).slides()
+        ready = Ready(tiling(chosen.mpp, chosen.size_px, chosen.quick), make_mesh())
+        row(slides[:1], ready, THREADS[0], BATCHES[0])  # imports and compiles
+        pairs = itertools.product(THREADS[1:2] if chosen.quick else THREADS, BATCHES)
+        rows = [row(slides, ready, *pair) for pair in pairs]
+    record.write(chosen.out, rows)
+    print(record.table(rows))
+
+
+if __name__ == "__main__":
+    main()

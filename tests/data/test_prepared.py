@@ -1,0 +1,168 @@
+"""Tissue tiles as records: the slide's own pixels, each once, whole or not there."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsi_jax.data.cohort import CohortError, Row
+from wsi_jax.data.prepared import PreparedTiles, load_prepared
+from wsi_jax.data.preparing import Encoding, TiledSlide, is_prepared, write_tiles
+from wsi_jax.data.tiles import Reading
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.slide import open_slide
+
+MPP, GRID = 0.5, Grid(mpp=1.0, size_px=16)
+READING = Reading(threads=2)
+SPLITS = {"a": "train", "b": "train", "c": "val", "d": "test"}
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """Four slides of 3 x 5 tiles at twice their own mpp; of one all but a tile."""
+    folder, made = tmp_path_factory.mktemp("slides"), []
+    yx = np.stack(np.indices((3, 5)), -1).reshape(-1, 2) * 16
+    for i, (name, split) in enumerate(SPLITS.items()):
+        pixels = np.random.default_rng(i).integers(0, 255, (96, 160, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+        label = ("normal", "tumor")[i % 2]
+        row = Row(name, str(folder / f"{name}.png"), label, f"p{i}", split, MPP)
+        made.append(TiledSlide(row, MPP, yx[1:] if name == "b" else yx))
+    return made
+
+
+def write(folder, slides, **options):
+    given = {"encoding": Encoding.png, "made_with": "this", "reading": READING}
+    given |= {"advance": lambda n: None}
+    return write_tiles(folder, slides, ("normal", "tumor"), GRID, **given | options)
+
+
+@pytest.fixture(scope="module")
+def folder(slides, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    assert write(folder, slides, shards=3) == {}
+    return folder
+
+
+def test_records_are_the_tiles_of_the_slides(folder, slides):
+    seen = []
+    for split in ("train", "val", "test"):
+        tiles = PreparedTiles(folder, split)
+        assert (tiles.mpp, tiles.size_px) == (1.0, 16)
+        for one in map(tiles.__getitem__, range(len(tiles))):
+            (slide,) = [s for s in slides if s.row.slide_id == one["slide_id"]]
+            assert slide.row.split == split
+            assert tiles.classes[one["label"]] == slide.row.label
+            assert one["patient_id"] == slide.row.patient_id
+            assert one["mpp"] == 1.0
+            with open_slide(slide.row.path, MPP) as image:
+                want = image.read(one["yx"] * MPP, 16, 1.0)
+            np.testing.assert_array_equal(one["tile"], want)
+            seen.append((one["slide_id"], *(one["yx"] * MPP).astype(int)))
+    want = [(s.row.slide_id, *yx) for s in slides for yx in s.yx]
+    assert sorted(seen) == sorted(want)
+    assert seen != want  # shuffled
+
+
+def test_parts_of_processes_are_disjoint_and_together_whole(folder):
+    whole = PreparedTiles(folder, "train")
+    key = lambda one: (one["slide_id"], *one["yx"].tolist())
+    keys = lambda tiles: [key(tiles[i]) for i in range(len(tiles))]
+    parts = [PreparedTiles(folder, "train", process=p, processes=2) for p in (0, 1)]
+    assert [len(part) for part in parts] == [15, 14]
+    assert sorted(keys(parts[0]) + keys(parts[1])) == sorted(keys(whole))
+    assert len({*keys(parts[0]), *keys(parts[1])}) == len(whole) == 29
+    for part in parts:
+        for batch in part.batches(batch_size=8, reading=READING, seed=None):
+            assert len(batch.pixels) == 4
+    with pytest.raises(ValueError, match="does not divide among 2 processes"):
+        next(parts[0].batches(batch_size=7, reading=READING, seed=None))
+
+
+def test_one_pass_has_every_tile_once_in_order(folder):
+    tiles = PreparedTiles(folder, "train")
+    batches = list(tiles.batches(batch_size=8, reading=READING, seed=None))
+    assert [batch.ok.sum() for batch in batches] == [8, 8, 8, 5]
+    joined = [np.concatenate(field) for field in zip(*batches, strict=True)]
+    pixels, label, yx, index, ok = (field[:29] for field in joined)
+    np.testing.assert_array_equal(index, np.arange(29))
+    assert ok.all()
+    for i, one in enumerate(map(tiles.__getitem__, range(29))):
+        np.testing.assert_array_equal(pixels[i], one["tile"])
+        np.testing.assert_array_equal(yx[i], one["yx"])
+        assert label[i] == one["label"]
+    assert not joined[0][29:].any()
+
+
+def test_a_seeded_order_resumes_at_any_step(folder):
+    tiles = PreparedTiles(folder, "train", process=1, processes=2)
+    given = {"batch_size": 8, "reading": READING, "seed": 3}
+    whole = list(itertools.islice(tiles.batches(**given), 9))
+    tail = list(itertools.islice(tiles.batches(**given, start=5), 4))
+    for one, two in zip(whole[5:], tail, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
+    order = np.concatenate([batch.index for batch in whole]).reshape(-1, 4)
+    first, second = order[:4], order[4:8]
+    assert sorted(first[first >= 0]) == sorted(second[second >= 0]) == [*range(14)]
+    assert first.tolist() != second.tolist()
+
+
+def test_written_again_they_are_the_same(folder, slides, tmp_path):
+    write(tmp_path, slides, shards=1)
+    tiles, again = (PreparedTiles(f, "train") for f in (folder, tmp_path))
+    key = lambda one: (one["slide_id"], *one["yx"].tolist())
+    same = [key(tiles[i]) == key(again[i]) for i in range(len(tiles))]
+    assert all(same)
+
+
+def test_a_folder_is_known_by_what_made_it(folder, tmp_path):
+    assert is_prepared(folder, "this")
+    assert not is_prepared(tmp_path, "this")
+    with pytest.raises(CohortError, match=r"other slides .* --config.out"):
+        is_prepared(folder, "that")
+    with pytest.raises(CohortError, match="no tiles in split 'fold'"):
+        PreparedTiles(folder, "fold")
+
+
+def test_tiles_that_cannot_be_read_are_left_out_and_told(slides, tmp_path):
+    gone = Row("e", str(tmp_path / "e.png"), "tumor", "e", "val", MPP)
+    reasons = write(tmp_path, [*slides, TiledSlide(gone, MPP, slides[0].yx)])
+    assert list(reasons) == ["e"]
+    assert len(PreparedTiles(tmp_path, "val")) == 15
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_looks_whole(slides, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    many = [slides[0]._replace(yx=np.tile(slides[0].yx, (4000, 1)))]
+    process = context.Process(target=write, args=(tmp_path, many))
+    process.start()
+    while not list((tmp_path / "tiles").glob("incomplete.*")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not is_prepared(tmp_path, "this")
+    with pytest.raises(CohortError, match="no prepared tiles, or not all"):
+        PreparedTiles(tmp_path, "train")
+    write(tmp_path, slides)
+    assert [path.name for path in (tmp_path / "tiles").iterdir()] == ["1.0.0"]
+    assert len(PreparedTiles(tmp_path, "train")) == 29
+
+
+def test_they_load_as_sets_of_tiles(folder):
+    sets = load_prepared(folder, mpp=2.0)
+    assert sets.classes == ("normal", "tumor")
+    assert sets.train.pixels.shape == (29, 8, 8, 3)
+    assert {*sets.train.cluster} == {"p0", "p1"}
+    assert sets.seen == ("a", "b", "c", "p0", "p1", "p2")
+    labels = dict(zip(sets.train.cluster, sets.train.label.tolist(), strict=True))
+    assert labels == {"p0": 0, "p1": 1}
+    assert len(load_prepared(folder, mpp=1.0, most=4).test.label) == 4
+    with pytest.raises(CohortError, match=r"no detail of 0.5; raise --config.mpp"):
+        load_prepared(folder, mpp=0.5)
