@@ -37,19 +37,20 @@ def get_config() -> Experiment:
             worst=16,
             renew=20,
             scoring=Course(
-                steps=100, batch=8, validate_every=20, optimiser=_optimiser()
+                steps=40, batch=8, validate_every=20, optimiser=_optimiser()
             ),
+            trunk_rate=0.1,
             width=64,
             attention=32,
             chunk=None,
         ),
         train=Train(
-            steps=100,
+            steps=60,
             batch=8,
             balanced=True,
             class_weights=False,
             validate_every=20,
-            save_every=50,
+            save_every=20,
             patience=0,
             optimiser=_optimiser(),
         ),
@@ -58,4 +59,4 @@ def get_config() -> Experiment:
 
 
 def _optimiser() -> Optimiser:
-    return Optimiser(learning_rate=5e-4, warmup=0.1, weight_decay=1e-3)
+    return Optimiser(learning_rate=2e-3, warmup=0.1, weight_decay=1e-3)

@@ -19,7 +19,7 @@ def get_config() -> PretrainFolder:
     config.method.encoder = ConvNeXtEncoder(
         blocks=(1,),
         width=32,
-        stem=2,
+        stem=4,
         scale=1.0,
         mean=(0.7, 0.55, 0.7),
         std=(0.2, 0.2, 0.2),
