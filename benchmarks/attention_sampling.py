@@ -30,7 +30,7 @@ from benchmarks import record
 from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
-from experiments.configs.pretrain import glance
+from experiments.configs.pretrain import detail
 from experiments.experiment import Experiment, Manifest
 from experiments.progress import progress
 from experiments.sources import LookSource
@@ -43,7 +43,7 @@ from wsi_jax.nets.look import Overlook
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
-MPPS = (2.0, 4.0, 8.0)
+MPPS = (1.0, 2.0, 4.0)
 FIELD_PX, FIELD_STEM = 224, 16
 BATCH, BATCHES = 8, 6
 
@@ -82,7 +82,7 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
 
 def small(weights: str) -> dict:
     """A trunk of below a millisecond a tile."""
-    trunk = dataclasses.replace(glance.get_config().method.encoder, weights=weights)
+    trunk = dataclasses.replace(detail.get_config().method.encoder, weights=weights)
     return {"trunk": trunk, "deviation": True}
 
 
