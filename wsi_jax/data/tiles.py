@@ -128,6 +128,7 @@ def tile_batches(
     parts = n_rows // chunk
     counts = TileCounts() if counts is None else counts
     read = _Reader(sources, mpp, size_px, counts)
+    batches = _Pixels((n_rows, size_px, size_px, 3))
 
     def locate(step):
         index = tile_order(n, batch_size, step, seed)[rows]
@@ -140,28 +141,45 @@ def tile_batches(
         step, part = divmod(i, parts)
         slide, tile = locate(step)
         rows = slice(part * chunk, (part + 1) * chunk)
-        return read(slide[rows], tile[rows])
+        return (read(slide[rows], tile[rows], batches.of(step)[rows]),)
 
     steps = ENDLESS // parts if endless else -(-n // batch_size)
     stacks = parallel_batches(
         read_part,
         range(start * parts, steps * parts),
-        dtypes=(np.uint8, np.bool_),
+        dtypes=(np.bool_,),
         group=parts,
         threads=reading.threads,
         prefetch=reading.prefetch,
     )
-    return _batches(range(start, steps), stacks, locate, read, counts)
+    return _batches(range(start, steps), stacks, batches, locate, read, counts)
 
 
-def _batches(steps, stacks, locate, read, counts):
+def _batches(steps, stacks, batches, locate, read, counts):
     with contextlib.closing(stacks), contextlib.closing(read):
         for step in steps:
             began = time.perf_counter()
-            pixels, ok = next(stacks)
+            (ok,) = next(stacks)
             counts.waiting_s += time.perf_counter() - began
-            pixels = pixels.reshape(-1, *pixels.shape[2:])
-            yield TileBatch(pixels, *locate(step), ok.reshape(-1))
+            yield TileBatch(batches.take(step), *locate(step), ok.reshape(-1))
+
+
+class _Pixels:
+    """The batches that are being read; threads write each tile where it belongs, for
+    tf.data would copy it twice."""
+
+    def __init__(self, shape):
+        self.shape, self.batches, self.lock = shape, {}, threading.Lock()
+
+    def of(self, step):
+        with self.lock:
+            if step not in self.batches:
+                self.batches[step] = np.empty(self.shape, np.uint8)
+            return self.batches[step]
+
+    def take(self, step):
+        with self.lock:
+            return self.batches.pop(step)
 
 
 class _Reader:
@@ -172,13 +190,14 @@ class _Reader:
         self.counts, self.lock = counts, threading.Lock()
         self.slides, self.unopened = {}, set()
 
-    def __call__(self, slides, tiles):
+    def __call__(self, slides, tiles, pixels):
         began = time.perf_counter()
-        pixels = np.zeros((len(slides), self.size_px, self.size_px, 3), np.uint8)
         ok = np.zeros(len(slides), bool)
         for i, (slide, tile) in enumerate(zip(slides, tiles, strict=True)):
             if slide >= 0:
                 ok[i] = self._read(int(slide), int(tile), pixels[i])
+            if not ok[i]:
+                pixels[i] = 0
         read, wanted = int(ok.sum()), int(np.sum(slides >= 0))
         with self.lock:
             self.counts.tiles += read
@@ -187,7 +206,7 @@ class _Reader:
                 slide.bytes_decoded for slide in self.slides.values()
             )
             self.counts.reading_s += time.perf_counter() - began
-        return pixels, ok
+        return ok
 
     def _read(self, index, tile, out):
         source = self.sources[index]

@@ -122,12 +122,16 @@ class Slide:
         h, w = size_px if np.ndim(size_px) else (size_px, size_px)
         y, x = map(float, yx)
         index, ratio = self._level_for(mpp)
-        out = np.empty((int(h), int(w), 3), np.uint8)
+        h, w = int(h), int(w)
         top, bottom = _on_slide(y, h, self.shape[0] * self.mpp / mpp)
         left, right = _on_slide(x, w, self.shape[1] * self.mpp / mpp)
-        if (top, bottom, left, right) != (0, h, 0, w):
-            out[:] = self.background
         step = max(1, int(_CHUNK_PX / ratio))
+        inside = (top, bottom, left, right) == (0, h, 0, w)
+        if inside and 0 < min(h, w) and max(h, w) <= step:
+            return self._resample(index, ratio, (y, x), (h, w))
+        out = np.empty((h, w, 3), np.uint8)
+        if not inside:
+            out[:] = self.background
         for i in range(top, bottom, step):
             for j in range(left, right, step):
                 part = min(step, bottom - i), min(step, right - j)
@@ -154,7 +158,7 @@ class Slide:
 
     def _resample(self, index, ratio, yx, size):
         whole = tuple(map(round, yx))
-        if ratio == 1 and np.allclose(yx, whole, rtol=0, atol=1e-3):
+        if ratio == 1 and math.dist(yx, whole) < 1e-3:
             return self._pixels(index, whole, size)
         # The filter reaches one output pixel (or one source pixel) beyond its centre.
         support = max(1.0, ratio)
@@ -167,21 +171,26 @@ class Slide:
         image = Image.fromarray(self._pixels(index, origin, extent))
         (top, left), (bottom, right) = np.subtract((start, stop), origin)
         box = (left, top, right, bottom)
-        return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+        return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
 
     def _pixels(self, index, yx, size):
         """Stored pixels of a level; its outermost are repeated beyond its edges."""
         # A level may lack the last row or column of the slide: writers round down.
-        rows, cols = (
-            np.clip(np.arange(at, at + n), 0, limit - 1)
-            for at, n, limit in zip(yx, size, self.levels[index].shape, strict=True)
+        limits = self.levels[index].shape
+        y, x = (min(max(at, 0), n - 1) for at, n in zip(yx, limits, strict=True))
+        bottom, right = (
+            min(max(at + n, 1), limit)
+            for at, n, limit in zip(yx, size, limits, strict=True)
         )
-        y, x = int(rows[0]), int(cols[0])
-        h, w = int(rows[-1]) + 1 - y, int(cols[-1]) + 1 - x
+        h, w = bottom - y, right - x
         pixels = self._decode(index, y, x, h, w)
         if (h, w) == size:
             return pixels
-        return pixels[np.ix_(rows - y, cols - x)]
+        rows, cols = (
+            np.clip(np.arange(n) + at - first, 0, there - 1)
+            for at, n, first, there in zip(yx, size, (y, x), (h, w), strict=True)
+        )
+        return pixels[np.ix_(rows, cols)]
 
     def _decode(self, *region):
         try:

@@ -85,15 +85,16 @@ class Plane:
         """Raises whatever a decoder raises, and ValueError for a missing tile."""
         out = np.empty((h, w, 3), np.uint8)
         step_y, step_x = self._step
+        shape = step_y, step_x, 3
         for i in range(y // step_y, -(-(y + h) // step_y)):
             for j in range(x // step_x, -(-(x + w) // step_x)):
                 index = i * self._columns + j
-                segment = decoded.tiles.get(self, index, self._decode)
                 top, left = i * step_y, j * step_x
                 y0, y1 = max(y, top), min(y + h, top + step_y)
                 x0, x1 = max(x, left), min(x + w, left + step_x)
-                part = segment[y0 - top : y1 - top, x0 - left : x1 - left]
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = part
+                with decoded.tiles.tile(self, index, shape, self._decode) as segment:
+                    part = segment[y0 - top : y1 - top, x0 - left : x1 - left]
+                    out[y0 - y : y1 - y, x0 - x : x1 - x] = part
         return out
 
     def samples(self) -> list[tuple[int, int, int, int]]:
@@ -111,12 +112,12 @@ class Plane:
         h, w = min(self._step[0], self._h - y), min(self._step[1], self._w - x)
         return y + h // 4, x + w // 4, h // 2 + 1, w // 2 + 1
 
-    def _decode(self, index):
+    def _decode(self, index, out):
         n = int(self._counts[index])
         data = os.pread(self._file, n, int(self._offsets[index]))
         if not n or len(data) < n:
             raise ValueError(f"tile {index} is {'cut short' if n else 'missing'}")
-        return self._pixels(data, index)
+        self._pixels(data, index, out)
 
     def close(self) -> None:
         """Forgets its decoded tiles."""
@@ -126,26 +127,23 @@ class Plane:
 def _jpeg(page):
     """Decodes tiles of JPEG; its colours are those that the page says, whatever the
     JPEG's own markers: Aperio's RGB has none."""
-    tables, shape = page.jpegtables, (page.tilelength, page.tilewidth, 3)
-    colours = _JPEG_COLOURS[page.photometric]
-
-    def pixels(data, index):
-        tile = imagecodecs.jpeg8_decode(
-            data, tables=tables, colorspace=colours, outcolorspace="RGB"
-        )
-        if tile.shape != shape:
-            raise ValueError(f"tile {index} is {tile.shape}, not {shape}")
-        return tile
-
-    return pixels
+    how = {
+        "tables": page.jpegtables,
+        "colorspace": _JPEG_COLOURS[page.photometric],
+        "outcolorspace": "RGB",
+    }
+    return lambda data, index, out: imagecodecs.jpeg8_decode(data, out=out, **how)
 
 
 def _any(page):
     """Decodes whatever tifffile does."""
     decode, tables = page.decode, page.jpegtables
-    return lambda data, index: _three_channels(
-        decode(data, index, jpegtables=tables)[0][0]
-    )
+
+    def pixels(data, index, out):
+        segment = _three_channels(decode(data, index, jpegtables=tables)[0][0])
+        out[: segment.shape[0], : segment.shape[1]] = segment
+
+    return pixels
 
 
 def is_jpeg_tiled(page) -> bool:
@@ -198,5 +196,5 @@ def flatten(image, background) -> UInt8[np.ndarray, "h w 3"]:
     if np.asarray(image)[..., 3].min() < 255:
         over = Image.new("RGB", image.size, background)
         over.paste(image, mask=image.getchannel("A"))
-        return np.asarray(over)
-    return np.asarray(image.convert("RGB"))
+        return np.array(over)
+    return np.array(image.convert("RGB"))
