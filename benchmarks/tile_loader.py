@@ -83,6 +83,7 @@ def enlarge(path: pathlib.Path, out: pathlib.Path, times: int) -> None:
                 tile=page.tile,
                 photometric=page.photometric,
                 compression="jpeg",
+                compressionargs={"outcolorspace": page.photometric.name},
                 subsampling=(2, 2),
                 subfiletype=int(i > 0),
                 description=page.description,

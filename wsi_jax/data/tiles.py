@@ -213,7 +213,7 @@ class _Reader:
         try:
             slide = self._slide(index)
             if slide is not None:
-                out[:] = slide.read(source.yx[tile], self.size_px, self.mpp)
+                slide.read(source.yx[tile], self.size_px, self.mpp, out)
             return slide is not None
         except SlideError as error:
             with self.lock:

@@ -75,7 +75,7 @@ class DecodedTiles:
             if key[0] is not None and self.bytes + wanted <= self.limit_bytes:
                 break
             pixels = self._tiles.pop(key).pixels
-            if pixels.shape == shape:
+            if pixels.shape == shape and self.bytes <= self.limit_bytes:
                 return pixels
             self.bytes -= pixels.nbytes
         self.bytes += wanted

@@ -48,9 +48,12 @@ class Reader(Protocol):
     properties: Mapping[str, str]
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels [y, y + h) x [x, x + w) of `level`, all inside it. Any thread."""
+        """Pixels [y, y + h) x [x, x + w) of `level`, all inside it. Any thread.
+
+        They may, but need not, be written to `out` [h w 3], which is then returned.
+        """
         ...
 
     def close(self) -> None: ...
@@ -108,12 +111,12 @@ class OpenSlideReader:
         return slide
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
         plane = self._planes and self._planes.get(level)
         if plane is not None:
             try:
-                return plane.read(y, x, h, w)
+                return plane.read(y, x, h, w, out)
             except Exception:  # a tile missing or damaged is OpenSlide's to fill
                 if not is_exact(self._downsamples[level]):
                     raise
@@ -154,12 +157,12 @@ class FlatReader:
         self.properties = {}
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
         with self._lock:
             if self._pixels is None:
                 self._pixels = flatten(self._image.convert("RGBA"), self.background)
-        return self._pixels[y : y + h, x : x + w]
+        return self._pixels[y : y + h, x : x + w].copy()
 
     def close(self) -> None:
         self._image.close()

@@ -100,6 +100,7 @@ class Slide:
         yx: Sequence | np.ndarray,
         size_px: int | np.integer | Sequence,
         mpp: float,
+        out: UInt8[np.ndarray, "h w 3"] | None = None,
     ) -> UInt8[np.ndarray, "h w 3"]:
         """A rectangle of the slide at exactly `mpp`.
 
@@ -114,6 +115,7 @@ class Slide:
             yx: top-left corner in pixels at `mpp`, whole or not.
             size_px: height and width in pixels at `mpp`, or one number for both.
             mpp: um/px of the result.
+            out: where the result goes, and is returned; else to new memory.
 
         Raises:
             SlideError: `mpp` needs more than 1.25x upsampling, or the file is damaged
@@ -127,9 +129,14 @@ class Slide:
         left, right = _on_slide(x, w, self.shape[1] * self.mpp / mpp)
         step = max(1, int(_CHUNK_PX / ratio))
         inside = (top, bottom, left, right) == (0, h, 0, w)
-        if inside and 0 < min(h, w) and max(h, w) <= step:
-            return self._resample(index, ratio, (y, x), (h, w))
-        out = np.empty((h, w, 3), np.uint8)
+        if inside and min(h, w) > 0 and max(h, w) <= step:
+            pixels = self._resample(index, ratio, (y, x), (h, w), out)
+            if out is None or pixels is out:
+                return pixels
+            out[:] = pixels
+            return out
+        if out is None:
+            out = np.empty((h, w, 3), np.uint8)
         if not inside:
             out[:] = self.background
         for i in range(top, bottom, step):
@@ -156,10 +163,10 @@ class Slide:
         native = abs(ratio - 1) * max(level.shape) < _NATIVE_PX
         return index, 1.0 if native else ratio
 
-    def _resample(self, index, ratio, yx, size):
+    def _resample(self, index, ratio, yx, size, out=None):
         whole = tuple(map(round, yx))
         if ratio == 1 and math.dist(yx, whole) < 1e-3:
-            return self._pixels(index, whole, size)
+            return self._pixels(index, whole, size, out)
         # The filter reaches one output pixel (or one source pixel) beyond its centre.
         support = max(1.0, ratio)
         start = tuple(at * ratio for at in yx)
@@ -173,7 +180,7 @@ class Slide:
         box = (left, top, right, bottom)
         return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
 
-    def _pixels(self, index, yx, size):
+    def _pixels(self, index, yx, size, out=None):
         """Stored pixels of a level; its outermost are repeated beyond its edges."""
         # A level may lack the last row or column of the slide: writers round down.
         limits = self.levels[index].shape
@@ -183,20 +190,20 @@ class Slide:
             for at, n, limit in zip(yx, size, limits, strict=True)
         )
         h, w = bottom - y, right - x
-        pixels = self._decode(index, y, x, h, w)
         if (h, w) == size:
-            return pixels
+            return self._decode((index, y, x, h, w), out)
+        pixels = self._decode((index, y, x, h, w))
         rows, cols = (
             np.clip(np.arange(n) + at - first, 0, there - 1)
             for at, n, first, there in zip(yx, size, (y, x), (h, w), strict=True)
         )
         return pixels[np.ix_(rows, cols)]
 
-    def _decode(self, *region):
+    def _decode(self, region, out=None):
         try:
             with handles.lease(self._key) as handle:
                 try:
-                    pixels = handle.reader.read(*region)
+                    pixels = handle.reader.read(*region, out)
                 except Exception:  # decoders raise whatever they like
                     handles.retire(handle)
                     raise

@@ -50,9 +50,9 @@ class TiffReader:
         self._planes = [Plane(page, file) for page in pages]
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        return self._planes[level].read(y, x, h, w)
+        return self._planes[level].read(y, x, h, w, out)
 
     def close(self) -> None:
         for plane in self._planes:
@@ -81,9 +81,10 @@ class Plane:
         self._counts = np.array(page.databytecounts, np.int64)
         self._pixels = _jpeg(page) if is_jpeg_tiled(page) else _any(page)
 
-    def read(self, y, x, h, w):
+    def read(self, y, x, h, w, out=None):
         """Raises whatever a decoder raises, and ValueError for a missing tile."""
-        out = np.empty((h, w, 3), np.uint8)
+        if out is None:
+            out = np.empty((h, w, 3), np.uint8)
         step_y, step_x = self._step
         shape = step_y, step_x, 3
         for i in range(y // step_y, -(-(y + h) // step_y)):
