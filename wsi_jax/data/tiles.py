@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -166,20 +167,27 @@ def _batches(steps, stacks, batches, locate, read, counts):
 
 class _Pixels:
     """The batches that are being read; threads write each tile where it belongs, for
-    tf.data would copy it twice."""
+    tf.data would copy it twice. A batch that nobody holds any more is written anew."""
 
     def __init__(self, shape):
-        self.shape, self.batches, self.lock = shape, {}, threading.Lock()
+        self.shape, self.lock = shape, threading.Lock()
+        self.batches, self.free = {}, []
 
     def of(self, step):
         with self.lock:
             if step not in self.batches:
-                self.batches[step] = np.empty(self.shape, np.uint8)
+                new = not self.free
+                memory = np.empty(self.shape, np.uint8) if new else self.free.pop()
+                self.batches[step] = memory
             return self.batches[step]
 
     def take(self, step):
         with self.lock:
-            return self.batches.pop(step)
+            memory = self.batches.pop(step)
+        # Whatever is cut from an array on a memoryview keeps that array alive.
+        pixels = np.asarray(memoryview(memory))
+        weakref.finalize(pixels, self.free.append, memory).atexit = False
+        return pixels
 
 
 class _Reader:
