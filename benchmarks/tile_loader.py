@@ -253,7 +253,7 @@ def main() -> None:
         help="TIFFs of JPEG tiles",
     )  # fmt: skip
     chosen = parser.parse_args()
-    rounds, times = (1, 4) if chosen.quick else (5, 12)
+    rounds, times = (1, 3) if chosen.quick else (5, 12)
     context, rows = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as folder:
         for small in chosen.slides:
