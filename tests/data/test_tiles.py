@@ -148,6 +148,19 @@ def test_what_was_read_is_counted(sources):
     assert counts.waiting_s > 0
 
 
+def test_what_is_held_of_a_batch_is_never_written_anew(sources):
+    run, cuts, copies, places = batches(sources, seed=3), [], [], set()
+    for i, batch in enumerate(itertools.islice(run, 40)):
+        places.add(batch.pixels.ctypes.data)
+        if i % 4 == 0:
+            cuts.append(batch.pixels[1:3, ::2])
+            copies.append(cuts[-1].copy())
+    del batch
+    for cut, copy in zip(cuts, copies, strict=True):
+        np.testing.assert_array_equal(cut, copy)
+    assert len(places) < 40
+
+
 def test_nothing_to_read_is_no_batch(sources):
     assert list(batches([])) == list(batches(sources[1:2], seed=0)) == []
     assert list(batches(sources, start=99)) == []

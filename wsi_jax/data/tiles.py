@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -128,6 +129,7 @@ def tile_batches(
     parts = n_rows // chunk
     counts = TileCounts() if counts is None else counts
     read = _Reader(sources, mpp, size_px, counts)
+    batches = _Pixels((n_rows, size_px, size_px, 3))
 
     def locate(step):
         index = tile_order(n, batch_size, step, seed)[rows]
@@ -140,28 +142,52 @@ def tile_batches(
         step, part = divmod(i, parts)
         slide, tile = locate(step)
         rows = slice(part * chunk, (part + 1) * chunk)
-        return read(slide[rows], tile[rows])
+        return (read(slide[rows], tile[rows], batches.of(step)[rows]),)
 
     steps = ENDLESS // parts if endless else -(-n // batch_size)
     stacks = parallel_batches(
         read_part,
         range(start * parts, steps * parts),
-        dtypes=(np.uint8, np.bool_),
+        dtypes=(np.bool_,),
         group=parts,
         threads=reading.threads,
         prefetch=reading.prefetch,
     )
-    return _batches(range(start, steps), stacks, locate, read, counts)
+    return _batches(range(start, steps), stacks, batches, locate, read, counts)
 
 
-def _batches(steps, stacks, locate, read, counts):
+def _batches(steps, stacks, batches, locate, read, counts):
     with contextlib.closing(stacks), contextlib.closing(read):
         for step in steps:
             began = time.perf_counter()
-            pixels, ok = next(stacks)
+            (ok,) = next(stacks)
             counts.waiting_s += time.perf_counter() - began
-            pixels = pixels.reshape(-1, *pixels.shape[2:])
-            yield TileBatch(pixels, *locate(step), ok.reshape(-1))
+            yield TileBatch(batches.take(step), *locate(step), ok.reshape(-1))
+
+
+class _Pixels:
+    """The batches that are being read; threads write each tile where it belongs, for
+    tf.data would copy it twice. A batch that nobody holds any more is written anew."""
+
+    def __init__(self, shape):
+        self.shape, self.lock = shape, threading.Lock()
+        self.batches, self.free = {}, []
+
+    def of(self, step):
+        with self.lock:
+            if step not in self.batches:
+                new = not self.free
+                memory = np.empty(self.shape, np.uint8) if new else self.free.pop()
+                self.batches[step] = memory
+            return self.batches[step]
+
+    def take(self, step):
+        with self.lock:
+            memory = self.batches.pop(step)
+        # Whatever is cut from an array on a memoryview keeps that array alive.
+        pixels = np.asarray(memoryview(memory))
+        weakref.finalize(pixels, self.free.append, memory).atexit = False
+        return pixels
 
 
 class _Reader:
@@ -172,13 +198,14 @@ class _Reader:
         self.counts, self.lock = counts, threading.Lock()
         self.slides, self.unopened = {}, set()
 
-    def __call__(self, slides, tiles):
+    def __call__(self, slides, tiles, pixels):
         began = time.perf_counter()
-        pixels = np.zeros((len(slides), self.size_px, self.size_px, 3), np.uint8)
         ok = np.zeros(len(slides), bool)
         for i, (slide, tile) in enumerate(zip(slides, tiles, strict=True)):
             if slide >= 0:
                 ok[i] = self._read(int(slide), int(tile), pixels[i])
+            if not ok[i]:
+                pixels[i] = 0
         read, wanted = int(ok.sum()), int(np.sum(slides >= 0))
         with self.lock:
             self.counts.tiles += read
@@ -187,14 +214,14 @@ class _Reader:
                 slide.bytes_decoded for slide in self.slides.values()
             )
             self.counts.reading_s += time.perf_counter() - began
-        return pixels, ok
+        return ok
 
     def _read(self, index, tile, out):
         source = self.sources[index]
         try:
             slide = self._slide(index)
             if slide is not None:
-                out[:] = slide.read(source.yx[tile], self.size_px, self.mpp)
+                slide.read(source.yx[tile], self.size_px, self.mpp, out)
             return slide is not None
         except SlideError as error:
             with self.lock:

@@ -13,21 +13,18 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import openslide
+import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 
-from wsi_jax.slides.tiff import (
-    WHITE,
-    Plane,
-    TiffReader,
-    flatten,
-    open_tiff,
-    unreadable,
-)
+from wsi_jax.slides.direct import DirectPlanes, is_exact
+from wsi_jax.slides.tiff import WHITE, TiffReader, flatten
 
 # One cache of decoded tiles for all OpenSlide handles; a private one each would grow
 # with the number of open slides.
-_CACHE_BYTES = 256 * 2**20
+_CACHE_BYTES = 128 * 2**20
+# OpenSlide's names of the TIFFs whose levels are each one page of tiles.
+_PLAIN_TIFFS = ("aperio", "generic-tiff", "philips")
 _FLAT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 
@@ -51,9 +48,12 @@ class Reader(Protocol):
     properties: Mapping[str, str]
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Pixels [y, y + h) x [x, x + w) of `level`, all inside it. Any thread."""
+        """Pixels [y, y + h) x [x, x + w) of `level`, all inside it. Any thread.
+
+        They may, but need not, be written to `out` [h w 3], which is then returned.
+        """
         ...
 
     def close(self) -> None: ...
@@ -80,58 +80,63 @@ def open_reader(path: str) -> Reader:
 class OpenSlideReader:
     """Everything OpenSlide opens.
 
+    Tiles of JPEG in a TIFF (Aperio, generic, Philips) are decoded straight from the
+    file, where that is seen to give OpenSlide's pixels; OpenSlide reads the rest.
+
     OpenSlide takes level-0 integers and divides them by a downsample it averages from
     the level sizes (4.002 where the writer meant 4), so at most places of such a level
     it can only return pixels interpolated between the stored ones. Those levels are
-    read from the TIFF itself where it can be (Aperio, generic TIFF); elsewhere (DICOM)
-    OpenSlide's nearest is returned, at most 1 / (2 downsample) px away.
+    read from the TIFF itself whatever their compression, if tifffile knows it;
+    elsewhere (DICOM) OpenSlide's nearest is returned, at most 1 / (2 downsample) px
+    away.
     """
 
     def __init__(self, path: str):
-        self._slide = openslide.OpenSlide(path)
-        self._slide.set_cache(_shared_cache())
+        self._path = path
+        self._slide = self._open()
         self.shapes = tuple((h, w) for w, h in self._slide.level_dimensions)
         self.properties = dict(self._slide.properties)
         colour = self.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR)
         self.background = tuple(bytes.fromhex(colour)) if colour else WHITE
         self._downsamples = self._slide.level_downsamples
-        self._tiff, self._planes = None, {}
-        vendor = self.properties[openslide.PROPERTY_NAME_VENDOR]
-        if vendor in ("aperio", "generic-tiff"):
-            self._find_exact_planes(path)
+        self._planes = None
+        if self.properties[openslide.PROPERTY_NAME_VENDOR] in _PLAIN_TIFFS:
+            self._planes = DirectPlanes(
+                path, self.shapes, self._downsamples, self._sample
+            )
 
-    def _find_exact_planes(self, path):
-        """Has the levels at which OpenSlide would interpolate read from the TIFF."""
-        odd = [i for i, ds in enumerate(self._downsamples) if ds != round(ds)]
-        if not odd:
-            return
-        try:
-            self._tiff = open_tiff(path)
-        except Exception:  # what OpenSlide opened may still be too odd for tifffile
-            return
-        tiled = {page.shape[:2]: page for page in self._tiff.pages if page.is_tiled}
-        for level in odd:
-            if (page := tiled.get(self.shapes[level])) is None:
-                continue
-            # A missing tile is OpenSlide's to fill.
-            if unreadable(page) is None and all(page.databytecounts):
-                self._planes[level] = Plane(page)
+    def _open(self):
+        slide = openslide.OpenSlide(self._path)
+        slide.set_cache(_shared_cache())
+        return slide
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        if level in self._planes:
-            return self._planes[level].read(y, x, h, w)
+        plane = self._planes and self._planes.get(level)
+        if plane is not None:
+            try:
+                return plane.read(y, x, h, w, out)
+            except Exception:  # a tile missing or damaged is OpenSlide's to fill
+                if not is_exact(self._downsamples[level]):
+                    raise
         ds = self._downsamples[level]
-        location = (round(x * ds), round(y * ds))
-        return flatten(
-            self._slide.read_region(location, level, (w, h)), self.background
-        )
+        return self._region(level, round(y * ds), round(x * ds), h, w)
+
+    def _region(self, level, y, x, h, w):
+        return flatten(self._slide.read_region((x, y), level, (w, h)), self.background)
+
+    def _sample(self, *region):
+        try:
+            return self._region(*region)
+        except openslide.OpenSlideError:
+            self._slide = self._open()  # after an error it would refuse every read
+            raise
 
     def close(self) -> None:
         self._slide.close()
-        if self._tiff is not None:
-            self._tiff.close()
+        if self._planes is not None:
+            self._planes.close()
 
 
 class FlatReader:
@@ -152,12 +157,12 @@ class FlatReader:
         self.properties = {}
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
         with self._lock:
             if self._pixels is None:
                 self._pixels = flatten(self._image.convert("RGBA"), self.background)
-        return self._pixels[y : y + h, x : x + w]
+        return self._pixels[y : y + h, x : x + w].copy()
 
     def close(self) -> None:
         self._image.close()
@@ -181,7 +186,7 @@ def _stack(image, path):
         return f"a stack of {n} images, not one"
     if image.format == "TIFF":
         # Some stacks say in their description alone that there is more to come.
-        with contextlib.suppress(Exception), open_tiff(path) as tiff:
+        with contextlib.suppress(Exception), tifffile.TiffFile(path) as tiff:
             axes = tiff.series[0].axes
             if set(axes) - set("YXS"):
                 return f"a stack of images (axes {axes}), not one"

@@ -100,6 +100,7 @@ class Slide:
         yx: Sequence | np.ndarray,
         size_px: int | np.integer | Sequence,
         mpp: float,
+        out: UInt8[np.ndarray, "h w 3"] | None = None,
     ) -> UInt8[np.ndarray, "h w 3"]:
         """A rectangle of the slide at exactly `mpp`.
 
@@ -114,6 +115,7 @@ class Slide:
             yx: top-left corner in pixels at `mpp`, whole or not.
             size_px: height and width in pixels at `mpp`, or one number for both.
             mpp: um/px of the result.
+            out: where the result goes, and is returned; else to new memory.
 
         Raises:
             SlideError: `mpp` needs more than 1.25x upsampling, or the file is damaged
@@ -122,12 +124,21 @@ class Slide:
         h, w = size_px if np.ndim(size_px) else (size_px, size_px)
         y, x = map(float, yx)
         index, ratio = self._level_for(mpp)
-        out = np.empty((int(h), int(w), 3), np.uint8)
+        h, w = int(h), int(w)
         top, bottom = _on_slide(y, h, self.shape[0] * self.mpp / mpp)
         left, right = _on_slide(x, w, self.shape[1] * self.mpp / mpp)
-        if (top, bottom, left, right) != (0, h, 0, w):
-            out[:] = self.background
         step = max(1, int(_CHUNK_PX / ratio))
+        inside = (top, bottom, left, right) == (0, h, 0, w)
+        if inside and min(h, w) > 0 and max(h, w) <= step:
+            pixels = self._resample(index, ratio, (y, x), (h, w), out)
+            if out is None or pixels is out:
+                return pixels
+            out[:] = pixels
+            return out
+        if out is None:
+            out = np.empty((h, w, 3), np.uint8)
+        if not inside:
+            out[:] = self.background
         for i in range(top, bottom, step):
             for j in range(left, right, step):
                 part = min(step, bottom - i), min(step, right - j)
@@ -152,10 +163,10 @@ class Slide:
         native = abs(ratio - 1) * max(level.shape) < _NATIVE_PX
         return index, 1.0 if native else ratio
 
-    def _resample(self, index, ratio, yx, size):
+    def _resample(self, index, ratio, yx, size, out=None):
         whole = tuple(map(round, yx))
-        if ratio == 1 and np.allclose(yx, whole, rtol=0, atol=1e-3):
-            return self._pixels(index, whole, size)
+        if ratio == 1 and math.dist(yx, whole) < 1e-3:
+            return self._pixels(index, whole, size, out)
         # The filter reaches one output pixel (or one source pixel) beyond its centre.
         support = max(1.0, ratio)
         start = tuple(at * ratio for at in yx)
@@ -167,27 +178,32 @@ class Slide:
         image = Image.fromarray(self._pixels(index, origin, extent))
         (top, left), (bottom, right) = np.subtract((start, stop), origin)
         box = (left, top, right, bottom)
-        return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+        return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
 
-    def _pixels(self, index, yx, size):
+    def _pixels(self, index, yx, size, out=None):
         """Stored pixels of a level; its outermost are repeated beyond its edges."""
         # A level may lack the last row or column of the slide: writers round down.
-        rows, cols = (
-            np.clip(np.arange(at, at + n), 0, limit - 1)
-            for at, n, limit in zip(yx, size, self.levels[index].shape, strict=True)
+        limits = self.levels[index].shape
+        y, x = (min(max(at, 0), n - 1) for at, n in zip(yx, limits, strict=True))
+        bottom, right = (
+            min(max(at + n, 1), limit)
+            for at, n, limit in zip(yx, size, limits, strict=True)
         )
-        y, x = int(rows[0]), int(cols[0])
-        h, w = int(rows[-1]) + 1 - y, int(cols[-1]) + 1 - x
-        pixels = self._decode(index, y, x, h, w)
+        h, w = bottom - y, right - x
         if (h, w) == size:
-            return pixels
-        return pixels[np.ix_(rows - y, cols - x)]
+            return self._decode((index, y, x, h, w), out)
+        pixels = self._decode((index, y, x, h, w))
+        rows, cols = (
+            np.clip(np.arange(n) + at - first, 0, there - 1)
+            for at, n, first, there in zip(yx, size, (y, x), (h, w), strict=True)
+        )
+        return pixels[np.ix_(rows, cols)]
 
-    def _decode(self, *region):
+    def _decode(self, region, out=None):
         try:
             with handles.lease(self._key) as handle:
                 try:
-                    pixels = handle.reader.read(*region)
+                    pixels = handle.reader.read(*region, out)
                 except Exception:  # decoders raise whatever they like
                     handles.retire(handle)
                     raise

@@ -1,23 +1,28 @@
 """Levels of a TIFF read from the file itself, tile by tile, to the stored pixel."""
 
-import functools
+import os
 
+import imagecodecs
 import numpy as np
 import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
+from wsi_jax.slides import decoded
+
 WHITE = (255, 255, 255)
-# Decoded segments kept per page: reads rarely keep to one segment.
-_KEPT_SEGMENTS = 32
 # Compressions tifffile decodes to the colours the file means. Aperio's JPEG 2000
 # (33003, 33005) is left to OpenSlide, which knows its colour spaces.
 _COMPRESSIONS = {
     *(COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE),
     *(COMPRESSION.DEFLATE, COMPRESSION.JPEG, COMPRESSION.PACKBITS, COMPRESSION.ZSTD),
 }
-_PHOTOMETRIC = {PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR, PHOTOMETRIC.MINISBLACK}
+_JPEG_COLOURS = {
+    PHOTOMETRIC.RGB: "RGB",
+    PHOTOMETRIC.YCBCR: "YCBCR",
+    PHOTOMETRIC.MINISBLACK: "GRAYSCALE",
+}
 _UNITS = {1: "none", 2: "inch", 3: "centimeter"}
 
 
@@ -27,7 +32,7 @@ class TiffReader:
     background = WHITE
 
     def __init__(self, path: str):
-        self._tiff = open_tiff(path)
+        self._tiff = tifffile.TiffFile(path)
         try:
             series = self._tiff.series[0]
             if series.axes not in ("YX", "YXS"):
@@ -41,61 +46,110 @@ class TiffReader:
             raise
         self.shapes = tuple(page.shape[:2] for page in pages)
         self.properties = _resolution_properties(pages[0])
-        self._planes = [Plane(page) for page in pages]
+        file = self._tiff.filehandle.fileno()
+        self._planes = [Plane(page, file) for page in pages]
 
     def read(
-        self, level: int, y: int, x: int, h: int, w: int
+        self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        return self._planes[level].read(y, x, h, w)
+        return self._planes[level].read(y, x, h, w, out)
 
     def close(self) -> None:
+        for plane in self._planes:
+            plane.close()
         self._tiff.close()
 
 
 class Plane:
-    """Random access to one TIFF page by its tiles or strips. Any thread."""
+    """Random access to one TIFF page by its tiles or strips. Any thread.
 
-    def __init__(self, page):
-        self._page = page
-        self._file = page.parent.filehandle
-        h, w = page.shape[:2]
+    Args:
+        page: of tifffile, one that is not `unreadable`.
+        file: descriptor of the file; reads have no position of their own.
+    """
+
+    def __init__(self, page, file: int):
+        self._file = file
+        self._h, self._w = page.shape[:2]
         if page.is_tiled:
             self._step = page.tilelength, page.tilewidth
         else:
-            self._step = min(page.rowsperstrip, h), w
-        self._columns = -(-w // self._step[1])
-        self._segment = functools.lru_cache(_KEPT_SEGMENTS)(self._decode)
+            self._step = min(page.rowsperstrip, self._h), self._w
+        self._columns = -(-self._w // self._step[1])
+        # tifffile's tuples take forty bytes a number.
+        self._offsets = np.array(page.dataoffsets, np.int64)
+        self._counts = np.array(page.databytecounts, np.int64)
+        self._pixels = _jpeg(page) if is_jpeg_tiled(page) else _any(page)
 
-    def _decode(self, index):
-        page = self._page
-        with self._file.lock:
-            self._file.seek(page.dataoffsets[index])
-            data = self._file.read(page.databytecounts[index])
-        pixels = page.decode(data, index, jpegtables=page.jpegtables)[0]
-        if pixels is None:
-            return np.full((*self._step, 3), 255, np.uint8)
-        return _three_channels(pixels[0])
-
-    def read(self, y, x, h, w):
-        out = np.empty((h, w, 3), np.uint8)
+    def read(self, y, x, h, w, out=None):
+        """Raises whatever a decoder raises, and ValueError for a missing tile."""
+        if out is None:
+            out = np.empty((h, w, 3), np.uint8)
         step_y, step_x = self._step
+        shape = step_y, step_x, 3
         for i in range(y // step_y, -(-(y + h) // step_y)):
             for j in range(x // step_x, -(-(x + w) // step_x)):
-                segment = self._segment(i * self._columns + j)
+                index = i * self._columns + j
                 top, left = i * step_y, j * step_x
                 y0, y1 = max(y, top), min(y + h, top + step_y)
                 x0, x1 = max(x, left), min(x + w, left + step_x)
-                part = segment[y0 - top : y1 - top, x0 - left : x1 - left]
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = part
+                with decoded.tiles.tile(self, index, shape, self._decode) as segment:
+                    part = segment[y0 - top : y1 - top, x0 - left : x1 - left]
+                    out[y0 - y : y1 - y, x0 - x : x1 - x] = part
         return out
 
+    def samples(self) -> list[tuple[int, int, int, int]]:
+        """The middles (y, x, h, w) of some segments: the first, the middle one, the
+        last, and that of most detail."""
+        there = np.flatnonzero(self._counts)
+        if not len(there):
+            return []
+        chosen = {*there[[0, len(there) // 2, -1]].tolist(), int(self._counts.argmax())}
+        boxes = map(self._middle, sorted(chosen))
+        return [box for box in boxes if min(box[2:]) > 1]
 
-def open_tiff(path) -> tifffile.TiffFile:
-    """A TiffFile whose planes may be read by many threads."""
-    tiff = tifffile.TiffFile(path)
-    # One file position for all threads and planes; without this its lock is a dummy.
-    tiff.filehandle.set_lock(True)
-    return tiff
+    def _middle(self, index):
+        y, x = np.multiply(divmod(index, self._columns), self._step).tolist()
+        h, w = min(self._step[0], self._h - y), min(self._step[1], self._w - x)
+        return y + h // 4, x + w // 4, h // 2 + 1, w // 2 + 1
+
+    def _decode(self, index, out):
+        n = int(self._counts[index])
+        data = os.pread(self._file, n, int(self._offsets[index]))
+        if not n or len(data) < n:
+            raise ValueError(f"tile {index} is {'cut short' if n else 'missing'}")
+        self._pixels(data, index, out)
+
+    def close(self) -> None:
+        """Forgets its decoded tiles."""
+        decoded.tiles.drop(self)
+
+
+def _jpeg(page):
+    """Decodes tiles of JPEG; its colours are those that the page says, whatever the
+    JPEG's own markers: Aperio's RGB has none."""
+    how = {
+        "tables": page.jpegtables,
+        "colorspace": _JPEG_COLOURS[page.photometric],
+        "outcolorspace": "RGB",
+    }
+    return lambda data, index, out: imagecodecs.jpeg8_decode(data, out=out, **how)
+
+
+def _any(page):
+    """Decodes whatever tifffile does."""
+    decode, tables = page.decode, page.jpegtables
+
+    def pixels(data, index, out):
+        segment = _three_channels(decode(data, index, jpegtables=tables)[0][0])
+        out[: segment.shape[0], : segment.shape[1]] = segment
+
+    return pixels
+
+
+def is_jpeg_tiled(page) -> bool:
+    """Whether a page is tiles of JPEG, in colour or grey."""
+    return page.is_tiled and page.compression == COMPRESSION.JPEG
 
 
 def unreadable(page):
@@ -104,7 +158,7 @@ def unreadable(page):
         return f"pixels are {page.dtype}, not uint8"
     if page.compression not in _COMPRESSIONS:
         return f"compression {page.compression!r}"
-    if page.photometric not in _PHOTOMETRIC:
+    if page.photometric not in _JPEG_COLOURS:
         return f"photometric {page.photometric!r}"
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
         return "YCbCr without JPEG"
@@ -143,5 +197,5 @@ def flatten(image, background) -> UInt8[np.ndarray, "h w 3"]:
     if np.asarray(image)[..., 3].min() < 255:
         over = Image.new("RGB", image.size, background)
         over.paste(image, mask=image.getchannel("A"))
-        return np.asarray(over)
-    return np.asarray(image.convert("RGB"))
+        return np.array(over)
+    return np.array(image.convert("RGB"))
