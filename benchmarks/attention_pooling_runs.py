@@ -6,7 +6,9 @@
 A row is one run on a practice cohort: test AUC and F1 with 95 % intervals, and, over
 the tumour test slides, the difference of mean attention between tumour tiles (lesion by
 half or more) and the others, its lift over an even attention, and its average precision
-beside what chance gives; means over slides, 95 % by resampling them.
+beside what chance gives; means over slides, 95 % by resampling them. Of each cohort the
+power that validation likes best (least log loss) stands once more, as `tuned`. A row
+with `seeds` is the mean over cohorts, with the interval of independent ones.
 """
 
 import json
@@ -21,6 +23,7 @@ from wsi_jax.configs import flatten
 from wsi_jax.evals.attention import Found, attention_on
 
 REPLICATES = 2000
+MEASURES = "auc", "f1", *Found._fields
 
 
 def row(run: pathlib.Path, most: int | None) -> dict:
@@ -32,6 +35,7 @@ def row(run: pathlib.Path, most: int | None) -> dict:
     fields = ("normaliser", "power", "pooling", "worst", "joint")
     return {
         **about_cohort(folder),
+        "weights": called(config),
         **{name: config.get(f"method.{name}") for name in fields},
         "n": metrics["test.n"],
         **{
@@ -40,6 +44,7 @@ def row(run: pathlib.Path, most: int | None) -> dict:
             for end in ("", "_lo", "_hi")
         },
         **attention(run, folder, most),
+        "val_log_loss": validated(run),
         "minutes": cost["wall_s"] / 60,
         "run_commit": made["commit"],
     }
@@ -62,12 +67,64 @@ def attention(run: pathlib.Path, folder: pathlib.Path, most: int | None) -> dict
     return told
 
 
+def called(config: dict) -> str:
+    """What became of the tiles' scores, in a few words."""
+    if config["method.pooling"] == "max":
+        return "max"
+    name, power = config["method.normaliser"], config["method.power"]
+    said = name.replace("_", " ")
+    said = f"power {power:g}" if said == "squared average" and power != 2 else said
+    return f"{said}, joint" if config["method.joint"] else said
+
+
+def validated(run: pathlib.Path) -> float:
+    """The least log loss on validation slides, for which the parameters were kept."""
+    stages = (run / name / "metrics.jsonl" for name in ("judge", "joint"))
+    (log,) = (path for path in stages if path.is_file())
+    looks = [json.loads(line) for line in log.read_text().splitlines()]
+    return min(look["val.log_loss"] for look in looks if "val.log_loss" in look)
+
+
+def tuned(rows: list[dict]) -> list[dict]:
+    """Of each cohort on which powers were tried, that which validation likes best."""
+    found = []
+    powers = [r for r in rows if r["weights"].startswith(("squared", "power"))]
+    powers = [r for r in powers if not r["joint"]]
+    for cohort in dict.fromkeys((r["preset"], r["seed"]) for r in powers):
+        mine = [r for r in powers if (r["preset"], r["seed"]) == cohort]
+        if len(mine) > 1:
+            best = min(mine, key=lambda r: r["val_log_loss"])
+            found.append(best | {"weights": "power, tuned"})
+    return found
+
+
+def means(rows: list[dict]) -> list[dict]:
+    """Over the cohorts of a preset, of each way to weigh."""
+    found = []
+    for preset, weights in dict.fromkeys((r["preset"], r["weights"]) for r in rows):
+        mine = [r for r in rows if (r["preset"], r["weights"]) == (preset, weights)]
+        row = {"preset": preset, "weights": weights}
+        row |= {"seeds": len(mine), "n": sum(r["n"] for r in mine)}
+        for name in MEASURES:
+            value = float(np.mean([r[name] for r in mine]))
+            half = [
+                [r[name] - r[f"{name}_lo"], r[f"{name}_hi"] - r[name]] for r in mine
+            ]
+            below, above = np.sqrt((np.array(half) ** 2).sum(0)) / len(mine)
+            row[name] = value
+            row |= {f"{name}_lo": value - below, f"{name}_hi": value + above}
+        found.append(row)
+    return found
+
+
 def main() -> None:
     """Writes the JSON and prints the table."""
     parser = record.arguments(__doc__)
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     chosen = parser.parse_args()
     rows = [row(run, 8 if chosen.quick else None) for run in chosen.runs]
+    rows += tuned(rows)
+    rows += means(rows)
     record.write(chosen.out, rows)
     print(record.table(rows))
 

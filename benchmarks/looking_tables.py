@@ -89,6 +89,33 @@ def attention_sampling(report: dict) -> str:
     return "\n".join([*lines, "", made(report)])
 
 
+def attention_pooling_runs(report: dict) -> str:
+    """How well slides are judged and tumour is found, by what weighs the tiles."""
+    measures = {"auc": "AUC", "f1": "F1", "difference": "attention difference"}
+    measures |= {"lift": "lift", "auprc": "average precision"}
+    columns = ["preset", "weights", *(f"{name} (95 %)" for name in measures.values())]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    runs = [r for r in report["rows"] if "seeds" not in r]
+    means = [r for r in report["rows"] if "seeds" in r]
+    for r in means:
+        digits = {"difference": 4, "lift": 2}
+        cells = []
+        for name in measures:
+            form = f".{digits.get(name, 3)}f"
+            ends = " to ".join(format(r[f"{name}_{end}"], form) for end in ("lo", "hi"))
+            cells.append(f"{r[name]:{form}} ({ends})")
+        cells[-1] += f", chance {r['chance']:.3f}"
+        lines.append(
+            f"| `{r['preset']}` | {r['weights']} | " + " | ".join(cells) + " |"
+        )
+    seeds = " to ".join(f"{n}" for n in sorted({r["seeds"] for r in means}))
+    said = (
+        f"Means over {seeds} cohorts, of {_spread(runs, 'n')} test slides each. Runs "
+        f"at commit {_commits(runs)}."
+    )
+    return "\n".join([*lines, "", said, "", made(report)])
+
+
 def _spread(rows, name):
     return " to ".join(f"{v:,}" for v in sorted({r[name] for r in rows}))
 

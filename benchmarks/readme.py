@@ -10,12 +10,18 @@ import json
 import pathlib
 import re
 
-from benchmarks.looking_tables import attention_sampling, magnification, needle
+from benchmarks.looking_tables import (
+    attention_pooling_runs,
+    attention_sampling,
+    magnification,
+    needle,
+)
 from benchmarks.record import auc, made
 from benchmarks.zoom_tables import zoom, zoom_runs, zoom_slides
 from wsi_jax.nets import known
 
-LOOKING = attention_sampling, magnification, needle  # by name, as all tables
+# By name, as all tables.
+LOOKING = attention_pooling_runs, attention_sampling, magnification, needle
 ZOOMING = zoom, zoom_runs, zoom_slides
 FACTS = {"encoders": known.table}
 ROOT = pathlib.Path(__file__).parent.parent
