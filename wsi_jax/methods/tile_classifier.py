@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from einops import reduce
 
-from wsi_jax.nets.encoder import Encoder, Trunk
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import augment, blur, borrow
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
