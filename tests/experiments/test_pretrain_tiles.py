@@ -24,13 +24,14 @@ from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.patch_camelyon import MPP
 from wsi_jax.data.tensorflow import import_tf
 from wsi_jax.data.tile_sets import Tiles
-from wsi_jax.methods.tile_classifier import Augment, TileClassifier
+from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.origin import Origin, read_origin, to_metadata
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.slides.clusters import split_of
+from wsi_jax.train.augment import Augment
 from wsi_jax.train.log import read_metrics
 from wsi_jax.train.loop import Train
 from wsi_jax.train.optimiser import Optimiser
