@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,17 +9,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.experiment import RunError
+from experiments.tile_comparison import regression
 from wsi_jax.configs import TYPE, from_plain
-from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles
+from wsi_jax.data.tile_sets import TileSets, evaluation_tiles
 from wsi_jax.nets.origin import read_origin
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.train.compile import compile_encoder, split
 
 
-def describer(
-    trunk: Trunk, params: Any, mesh: Mesh, batch: int
-) -> Callable[[Tiles], np.ndarray]:
-    """Tiles -> their features [n d], by a trunk with these parameters."""
+def probe(
+    trunk: Trunk, params: Any, sets: TileSets, mesh: Mesh, batch: int
+) -> np.ndarray:
+    """Probabilities [n c] of the test tiles by regression on a trunk's features.
+
+    Args:
+        trunk: that is frozen.
+        params: of it.
+        sets: the tiles, whole and as they are.
+        mesh: of the devices.
+        batch: tiles at once.
+    """
     encode = compile_encoder(trunk.make().apply, mesh)
 
     def describe(tiles):
@@ -28,7 +36,7 @@ def describer(
         found = [jax.device_get(encode(params, split(bag.x, mesh))) for bag in bags]
         return np.concatenate(found)[: len(tiles.label)]
 
-    return describe
+    return regression(describe, sets)
 
 
 def trunk_of(weights: str, mpp: float, sets: TileSets) -> Trunk:

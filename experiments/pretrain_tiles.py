@@ -16,47 +16,33 @@ import json
 import pathlib
 
 import jax
-import numpy as np
 from absl import flags, logging
 
 from experiments import commandline
 from experiments.cohort import device_bytes, explain
-from experiments.experiment import RunError, check_claim, claim, write_csv, write_json
+from experiments.experiment import RunError, check_claim, claim, write_json
 from experiments.fitting import fit_stage
-from experiments.linear_probe import describer, trunk_of
+from experiments.linear_probe import probe, trunk_of
 from experiments.progress import progress
-from experiments.tile_comparison import (
-    baseline,
-    compare,
-    name_of,
-    only,
-    regression,
-)
-from experiments.training import class_weights, validation_metrics
+from experiments.tile_judge import judge_of
+from experiments.tile_report import evaluate, text, write_predictions
+from experiments.training import class_weights
 from wsi_jax import configs
 from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
 from wsi_jax.data.prepared import load_prepared
 from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
-from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles, training_tiles
+from wsi_jax.data.tile_sets import TileSets, training_tiles
 from wsi_jax.evals.cost import Meter
 from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.origin import Origin, to_metadata
 from wsi_jax.provenance import provenance
-from wsi_jax.report import tables
-from wsi_jax.train.compile import compile_each, compile_method, make_mesh, split
+from wsi_jax.train.compile import compile_method, make_mesh, split
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Task
 
 WEIGHTS = "encoder.safetensors"
-SHOWN = {
-    "accuracy": "encoder",
-    "baseline_accuracy": "colours and gradients",
-    "difference": "difference",
-    "beside_accuracy": "the encoder beside",
-    "beside_difference": "difference to it",
-}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -195,21 +181,7 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
     plan = dataclasses.replace(config.train, **stage.plan)
     method = compile_method(stage.method, mesh)
     weights = class_weights(sets.train.label, len(sets.classes))
-    probe = lambda trunk, params: regression(
-        describer(trunk, params, mesh, plan.batch), sets
-    )
-    if stage.validate:
-        measure = compile_each(stage.validate, mesh)
-        validate = lambda params: means(measure, params, sets.val, mesh, plan.batch)
-        judge = lambda params: probe(config.method.encoder, params["encoder"])
-    else:
-        say = lambda params, tiles: probabilities(
-            method, params, tiles, mesh, plan.batch
-        )
-        validate = lambda params: validation_metrics(
-            sets.val.label, say(params, sets.val)
-        )
-        judge = lambda params: say(params, sets.test)
+    judge = judge_of(stage, method, config.method.encoder, sets, mesh, plan.batch)
     with progress("training", plan.steps) as advance:
         params = fit_stage(
             plan,
@@ -222,7 +194,7 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
                 balanced=plan.balanced,
                 start=start,
             ),
-            validate,
+            judge.validate,
             folder / stage.name,
             mesh,
             lambda batch: split(batch, mesh),
@@ -230,37 +202,14 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             advance,
         )
     save_encoder(path, params, config, sets)
-    p = judge(params)
+    p = judge.test(params)
     meter.add(tiles=len(p))
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", sets, p)
-    q = probe(beside, beside.params()) if beside else None
+    q = probe(beside, beside.params(), sets, mesh, plan.batch) if beside else None
     metrics = evaluate(sets, p, q, groups, plan.seed)
     write_json(folder / "metrics.json", metrics)
     return path
-
-
-def evaluate(
-    sets: TileSets, p: np.ndarray, q: np.ndarray | None, groups, seed: int
-) -> dict[str, float]:
-    """Each group's accuracy on the test tiles beside that of the baseline.
-
-    And beside that of another encoder, where its probabilities `q` are given.
-    """
-    metrics = {}
-    for group in groups:
-        index = [sets.classes.index(name) for name in group]
-        mine = np.isin(sets.test.label, index)
-        part = only(sets, group)
-        within = lambda every, mine=mine, index=index: every[mine][:, index]
-        found = compare(part.test, within(p), baseline(part), seed)
-        if q is not None:
-            other = compare(part.test, within(p), within(q), seed)
-            new = lambda name: f"beside_{name.removeprefix('baseline_')}"
-            about = ("baseline_accuracy", "difference")
-            found |= {new(k): v for k, v in other.items() if k.startswith(about)}
-        metrics |= {f"test.{name_of(group)}.{k}": v for k, v in found.items()}
-    return metrics
 
 
 def save_encoder(path: pathlib.Path, params, config: Pretrain, sets: TileSets) -> None:
@@ -272,24 +221,6 @@ def save_encoder(path: pathlib.Path, params, config: Pretrain, sets: TileSets) -
     origin = Origin(encoder.describe(), sets.classes if fc else (), seen, made)
     net = jax.device_get(params["encoder"]["params"] | fc)
     pretrained.save(path, net, to_metadata(origin))
-
-
-def probabilities(method, params, tiles: Tiles, mesh, batch: int) -> np.ndarray:
-    """Of each class for each tile [n c]."""
-    key, found = jax.random.key(0), []
-    for bag in evaluation_tiles(tiles, batch_size=batch):
-        said = method.predict(params, split(bag, mesh), key)
-        found.append(np.asarray(jax.nn.softmax(said.logits), np.float64))
-    return np.concatenate(found)[: len(tiles.label)]
-
-
-def means(measure, params, tiles: Tiles, mesh, batch: int) -> dict[str, float]:
-    """Over the tiles, of what a method measures of each."""
-    key, found = jax.random.key(0), []
-    for bag in evaluation_tiles(tiles, batch_size=batch):
-        found.append(jax.device_get(measure(params, split(bag, mesh), key)))
-    every = lambda name: np.concatenate([one[name] for one in found])
-    return {name: float(every(name)[: len(tiles.label)].mean()) for name in found[0]}
 
 
 def check_tiles(config: Pretrain, sets: TileSets) -> None:
@@ -310,29 +241,6 @@ def check_groups(groups, classes: tuple[str, ...]) -> None:
             raise RunError(
                 f"--config.groups has {group}: a group is two or more of {classes}"
             )
-
-
-def write_predictions(path: pathlib.Path, sets: TileSets, p: np.ndarray) -> None:
-    """One line a test tile: what it is, what it is called, each class's probability."""
-    tiles, classes = sets.test, sets.classes
-    lines = []
-    for i, name in enumerate(tiles.name):
-        who = {"file": name, "cluster": tiles.cluster[i]}
-        said = {"label": classes[tiles.label[i]], "prediction": classes[p[i].argmax()]}
-        each = {f"p_{c}": f"{v:.6f}" for c, v in zip(classes, p[i], strict=True)}
-        lines.append(who | said | each)
-    write_csv(path, lines)
-
-
-def text(metrics: dict[str, float]) -> str:
-    """The groups' accuracies in a few lines of plain text."""
-    lines = ["accuracy on test tiles, 95 % intervals by cluster"]
-    for group in [name.removesuffix(".n") for name in metrics if name.endswith(".n")]:
-        shown = [name for name in SHOWN if f"{group}.{name}" in metrics]
-        of = {name: tables.interval(metrics, f"{group}.{name}") for name in shown}
-        lines.append(f"  {group.removeprefix('test.')}")
-        lines += [f"    {SHOWN[name]:<22} {value}" for name, value in of.items()]
-    return "\n".join(lines) + "\n"
 
 
 def main(argv) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,27 +9,23 @@ import pytest
 
 from wsi_jax import configs
 from wsi_jax.methods.sim_clr import SimCLR
-from wsi_jax.nets.encoder import Encoder
-from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.train.augment import Augment
 from wsi_jax.train.compile import compile_method, make_mesh, split
+from wsi_jax.train.loop import Train
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("one", "other"))
 ONE = make_mesh(jax.devices()[:1])
-ENCODERS = {
-    "resnet": Encoder(stages=1, width=8, norm=NormKind.group),
-    "vit": ViTEncoder(
-        width=8, depth=1, heads=2, hidden=8, patch=8, native_px=32, output=Output.mean
-    ),
-}
+VIT = ViTEncoder(
+    width=8, depth=1, heads=2, hidden=8, patch=8, native_px=32, output=Output.mean
+)
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
-def case(request):
+@pytest.fixture(scope="module")
+def case():
     """A method, compiled, and its first state."""
-    config = SimCLR(encoder=ENCODERS[request.param], projection=8)
+    config = SimCLR(encoder=VIT, projection=8)
     (stage,) = config.stages(TASK, optax.adam(1e-2))
     compiled = compile_method(stage.method, ONE)
     return config, compiled, compiled.init(jax.random.key(0), split(tiles(), ONE))
@@ -68,6 +66,14 @@ def test_every_tile_of_the_batch_is_a_negative(case):
     assert (three[3:] == 0).all()
 
 
+def test_labels_neither_weigh_nor_order_the_tiles(case):
+    config, _, _ = case
+    (stage,) = config.stages(TASK, optax.identity())
+    plan = dataclasses.replace(Train(balanced=True, class_weights=True), **stage.plan)
+    assert not plan.balanced
+    assert not plan.class_weights
+
+
 def test_a_prediction_is_the_features(case):
     config, compiled, state = case
     said = compiled.predict(state.params, split(tiles(), ONE), jax.random.key(1))
@@ -81,7 +87,7 @@ def test_a_prediction_is_the_features(case):
 def test_views_are_as_the_encoder_wants_them():
     """Of patches of 8 px, the whole number nearest to the share asked for."""
     for share, side in ((0.6, 16), (0.7, 24), (0.05, 8), (1.0, 32)):
-        config = SimCLR(encoder=ENCODERS["vit"], augment=Augment(crop=share))
+        config = SimCLR(encoder=VIT, augment=Augment(crop=share))
         seen = lambda x, config=config: config.seen(jax.random.key(0), x)
         assert jax.eval_shape(seen, tiles().x).shape == (8, side, side, 3)
 
