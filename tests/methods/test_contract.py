@@ -242,7 +242,7 @@ def images() -> Bag:
 def tiles() -> Bag:
     """Eight tiles, each of a colour of its own; the last two only fill the batch."""
     rng = np.random.default_rng(0)
-    x = rng.integers(20, 200, (8, 1, 1, 3)) + rng.integers(0, 56, (8, 32, 32, 1))
+    x = rng.integers(20, 200, (8, 1, 1, 3)) + rng.integers(0, 56, (8, 16, 16, 1))
     label, real = np.zeros(8, np.int32), np.arange(8) < 6
     return Bag(x.astype(np.uint8), real[:, None], label, real.astype(np.float32))
 
