@@ -6,7 +6,7 @@
 Labels serve a linear probe alone, which is what the report tells of the encoder: it
 learns from training clusters, is chosen on validation clusters and judged on those of
 the test. `--config.beside=encoder.safetensors` reports, on the same tiles, that of an
-encoder trained with labels, by `phantom.py` for example.
+encoder trained with labels, by `phantom.py` for example. Not measured at this length.
 """
 
 from experiments.configs.pretrain import lc25000
