@@ -17,7 +17,8 @@ from wsi_jax.data.slide_folder import find_slides
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.mil import ABMIL
-from wsi_jax.nets.encoder import Encoder, Trunk
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.trunk import Trunk
 from wsi_jax.provenance import provenance
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import says_mpp

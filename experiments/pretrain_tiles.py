@@ -6,6 +6,9 @@
 The folder of the run gets `encoder.safetensors`, for `--config.encoder.weights` of the
 other experiments. Its header names the clusters that it has learnt from, and a cohort
 with one of them among its test slides is refused. The same command resumes.
+
+An encoder that learns without labels (`simclr.py`) is judged by a linear probe of its
+features. `--config.beside=FILE` reports that of another encoder's, too.
 """
 
 import dataclasses
@@ -13,37 +16,33 @@ import json
 import pathlib
 
 import jax
-import numpy as np
 from absl import flags, logging
 
 from experiments import commandline
 from experiments.cohort import device_bytes, explain
-from experiments.experiment import RunError, check_claim, claim, write_csv, write_json
+from experiments.experiment import RunError, check_claim, claim, write_json
 from experiments.fitting import fit_stage
+from experiments.linear_probe import probe, trunk_of
 from experiments.progress import progress
-from experiments.tile_comparison import baseline, compare, name_of, only
-from experiments.training import class_weights, validation_metrics
+from experiments.tile_judge import judge_of
+from experiments.tile_report import evaluate, text, write_predictions
+from experiments.training import class_weights
 from wsi_jax import configs
 from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
 from wsi_jax.data.prepared import load_prepared
 from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
-from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles, training_tiles
+from wsi_jax.data.tile_sets import TileSets, training_tiles
 from wsi_jax.evals.cost import Meter
+from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.origin import Origin, to_metadata
 from wsi_jax.provenance import provenance
-from wsi_jax.report import tables
 from wsi_jax.train.compile import compile_method, make_mesh, split
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Task
 
 WEIGHTS = "encoder.safetensors"
-SHOWN = {
-    "accuracy": "encoder",
-    "baseline_accuracy": "colours and gradients",
-    "difference": "difference",
-}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,13 +56,16 @@ class Pretrain:
             judged; () for one group of all classes. The encoder learns all at once.
         method: encoder and augmentation.
         train: for how long.
+        beside: weights of another pre-training, whose encoder's linear probe on the
+            same tiles is reported besides; "" for none.
     """
 
     run_dir: str = ""
     mpp: float = 1.0
     groups: tuple[tuple[str, ...], ...] = ()
-    method: TileClassifier = dataclasses.field(default_factory=TileClassifier)
+    method: TileClassifier | SimCLR = dataclasses.field(default_factory=TileClassifier)
     train: Train = dataclasses.field(default_factory=Train)
+    beside: str = ""
 
     def validate(self) -> None:
         """Refuses weights that are not there."""
@@ -167,17 +169,19 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
     sets = config.sets()
     groups = config.groups or (sets.classes,)
     check_groups(groups, sets.classes)
+    check_tiles(config, sets)
+    beside = trunk_of(config.beside, config.mpp, sets) if config.beside else None
     claim(folder, config)
 
     account = folder / "cost.json"
     earlier = json.loads(account.read_text()) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
-    plan = config.train
-    tx = plan.optimiser.make(plan.steps)
+    tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.method.stages(Task(sets.classes), tx)
+    plan = dataclasses.replace(config.train, **stage.plan)
     method = compile_method(stage.method, mesh)
     weights = class_weights(sets.train.label, len(sets.classes))
-    judge = lambda params, tiles: probabilities(method, params, tiles, mesh, plan.batch)
+    judge = judge_of(stage, method, config.method.encoder, sets, mesh, plan.batch)
     with progress("training", plan.steps) as advance:
         params = fit_stage(
             plan,
@@ -190,7 +194,7 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
                 balanced=plan.balanced,
                 start=start,
             ),
-            lambda params: validation_metrics(sets.val.label, judge(params, sets.val)),
+            judge.validate,
             folder / stage.name,
             mesh,
             lambda batch: split(batch, mesh),
@@ -198,44 +202,35 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             advance,
         )
     save_encoder(path, params, config, sets)
-    p = judge(params, sets.test)
+    p = judge.test(params)
     meter.add(tiles=len(p))
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", sets, p)
-    metrics = evaluate(sets, p, groups, plan.seed)
+    q = probe(beside, beside.params(), sets, mesh, plan.batch) if beside else None
+    metrics = evaluate(sets, p, q, groups, plan.seed)
     write_json(folder / "metrics.json", metrics)
     return path
 
 
-def evaluate(sets: TileSets, p: np.ndarray, groups, seed: int) -> dict[str, float]:
-    """Each group's accuracy on the test tiles beside that of the baseline."""
-    metrics = {}
-    for group in groups:
-        index = [sets.classes.index(name) for name in group]
-        mine = np.isin(sets.test.label, index)
-        part = only(sets, group)
-        found = compare(part.test, p[mine][:, index], baseline(part), seed)
-        metrics |= {f"test.{name_of(group)}.{k}": v for k, v in found.items()}
-    return metrics
-
-
 def save_encoder(path: pathlib.Path, params, config: Pretrain, sets: TileSets) -> None:
-    """Writes encoder and classifier, and what made them."""
+    """Writes the encoder, its classifier where it has one, and what made them."""
     encoder = config.method.encoder
     made = {"config": configs.to_plain(config)} | provenance()
     seen = tuple(sorted({*sets.seen, *encoder.seen()}))
-    origin = Origin(encoder.describe(), sets.classes, seen, made)
-    net = jax.device_get(params["encoder"]["params"] | {"fc": params["fc"]})
+    fc = {"fc": params["fc"]} if "fc" in params else {}
+    origin = Origin(encoder.describe(), sets.classes if fc else (), seen, made)
+    net = jax.device_get(params["encoder"]["params"] | fc)
     pretrained.save(path, net, to_metadata(origin))
 
 
-def probabilities(method, params, tiles: Tiles, mesh, batch: int) -> np.ndarray:
-    """Of each class for each tile [n c]."""
-    key, found = jax.random.key(0), []
-    for bag in evaluation_tiles(tiles, batch_size=batch):
-        said = method.predict(params, split(bag, mesh), key)
-        found.append(np.asarray(jax.nn.softmax(said.logits), np.float64))
-    return np.concatenate(found)[: len(tiles.label)]
+def check_tiles(config: Pretrain, sets: TileSets) -> None:
+    """The encoder can see tiles of this size."""
+    side, patch = sets.train.pixels.shape[1], config.method.encoder.multiple_px
+    if side % patch:
+        raise RunError(
+            f"tiles of {side} px, at --config.mpp={config.mpp:g}, do not divide into "
+            f"patches of {patch} px; set another mpp, or --config.method.encoder.patch"
+        )
 
 
 def check_groups(groups, classes: tuple[str, ...]) -> None:
@@ -246,28 +241,6 @@ def check_groups(groups, classes: tuple[str, ...]) -> None:
             raise RunError(
                 f"--config.groups has {group}: a group is two or more of {classes}"
             )
-
-
-def write_predictions(path: pathlib.Path, sets: TileSets, p: np.ndarray) -> None:
-    """One line a test tile: what it is, what it is called, each class's probability."""
-    tiles, classes = sets.test, sets.classes
-    lines = []
-    for i, name in enumerate(tiles.name):
-        who = {"file": name, "cluster": tiles.cluster[i]}
-        said = {"label": classes[tiles.label[i]], "prediction": classes[p[i].argmax()]}
-        each = {f"p_{c}": f"{v:.6f}" for c, v in zip(classes, p[i], strict=True)}
-        lines.append(who | said | each)
-    write_csv(path, lines)
-
-
-def text(metrics: dict[str, float]) -> str:
-    """The groups' accuracies in a few lines of plain text."""
-    lines = ["accuracy on test tiles, 95 % intervals by cluster"]
-    for group in [name.removesuffix(".n") for name in metrics if name.endswith(".n")]:
-        of = {name: tables.interval(metrics, f"{group}.{name}") for name in SHOWN}
-        lines.append(f"  {group.removeprefix('test.')}")
-        lines += [f"    {SHOWN[name]:<22} {value}" for name, value in of.items()]
-    return "\n".join(lines) + "\n"
 
 
 def main(argv) -> None:

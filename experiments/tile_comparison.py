@@ -1,6 +1,6 @@
 """An encoder's verdicts on tiles against what colours and gradients alone can say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn import linear_model, pipeline, preprocessing
@@ -40,12 +40,21 @@ def _statistics(pixels):
 
 
 def baseline(sets: TileSets) -> np.ndarray:
-    """Probabilities [n c] of the test tiles by logistic regression on statistics.
+    """Probabilities [n c] of the test tiles by logistic regression on statistics."""
+    return regression(lambda tiles: statistics(tiles.pixels), sets)
+
+
+def regression(describe: Callable[[Tiles], np.ndarray], sets: TileSets) -> np.ndarray:
+    """Probabilities [n c] of the test tiles by logistic regression.
 
     It learns from the training tiles and its penalty is chosen on the validation tiles,
-    as an encoder learns and is chosen.
+    as an encoder learns and is chosen; test tiles are described and judged, once.
+
+    Args:
+        describe: tiles -> numbers [n d].
+        sets: the tiles.
     """
-    train, val, test = (statistics(tiles.pixels) for tiles in sets[:3])
+    train, val, test = map(describe, sets[:3])
     best, least = None, np.inf
     for strength in STRENGTHS:
         model = pipeline.make_pipeline(

@@ -14,7 +14,8 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.data.views import View
-from wsi_jax.nets.encoder import Encoder, Trunk
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.trunk import Trunk
 from wsi_jax.report.contact import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.content import content_id

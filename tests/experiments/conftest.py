@@ -5,9 +5,11 @@ import pathlib
 import runpy
 
 import jax
+import labelled_tiles
 import pytest
 
 from experiments import cohort as experiment
+from experiments import pretrain_tiles
 from experiments.make_cohort import MakeCohort, make_cohort
 from wsi_jax.slides.nuisance import Nuisance
 
@@ -93,3 +95,20 @@ def edited(manifest, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory) -> pathlib.Path:
+    """A folder of labelled tiles."""
+    folder = tmp_path_factory.mktemp("tiles")
+    labelled_tiles.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tiles, tmp_path_factory) -> pathlib.Path:
+    """The folder of a finished pre-training with labels; not to be changed."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    path = pretrain_tiles.run(labelled_tiles.small(tiles), folder)
+    assert path == folder / "encoder.safetensors"
+    return folder

@@ -12,78 +12,34 @@ import jax
 import numpy as np
 import optax
 import pytest
-from PIL import Image
+from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
 from experiments import checks, cohort, pretrain_tiles, tile_comparison
-from experiments.configs.pretrain import lc25000, patch_camelyon
+from experiments.configs.pretrain import lc25000, patch_camelyon, simclr, vit_s
 from experiments.experiment import RunError
-from experiments.pretrain_tiles import PretrainFolder, PretrainPatchCamelyon
+from experiments.pretrain_tiles import PretrainPatchCamelyon
 from wsi_jax import configs
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.patch_camelyon import MPP
 from wsi_jax.data.tensorflow import import_tf
 from wsi_jax.data.tile_sets import Tiles
-from wsi_jax.methods.tile_classifier import Augment, TileClassifier
+from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.origin import Origin, read_origin, to_metadata
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.slides.clusters import split_of
+from wsi_jax.train.augment import Augment
 from wsi_jax.train.log import read_metrics
 from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
 from wsi_jax.types import Task
-
-KINDS = ("x_smooth", "x_rough", "y_bright", "y_dark")
-
-
-@pytest.fixture(scope="session")
-def tiles(tmp_path_factory):
-    """Four classes in two groups, 24 clusters of two tiles each; 32 px at 1 um/px."""
-    folder, rng, rows = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0), []
-    for kind in KINDS:
-        (folder / kind).mkdir()
-        for i in range(48):
-            light = {"y_bright": 190, "y_dark": 70}.get(kind, 130)
-            tile = rng.normal(light, 15, (1, 1, 3)) + np.zeros((32, 32, 3))
-            tile += rng.normal(0, 50 if kind == "x_rough" else 4, (32, 32, 1))
-            name = f"{kind}/{i}.png"
-            Image.fromarray(tile.clip(0, 255).astype(np.uint8)).save(folder / name)
-            rows.append((name, kind, f"{kind}:{i // 2}"))
-    with open(folder / "index.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file", "class", "cluster"), *rows])
-    return folder
 
 
 @pytest.fixture
 def config(tiles):
     return small(tiles)
-
-
-def small(tiles, **train):
-    plan = {"steps": 12, "batch": 8, "log_every": 1, "validate_every": 4}
-    return PretrainFolder(
-        tiles=str(tiles),
-        mpp=2.0,
-        val=0.3,
-        groups=(KINDS[:2], KINDS[2:]),
-        method=TileClassifier(
-            encoder=Encoder(stages=1, width=8), augment=Augment(crop=1.0)
-        ),
-        train=Train(
-            **plan | {"save_every": 4} | train, optimiser=Optimiser(learning_rate=5e-3)
-        ),
-    )
-
-
-@pytest.fixture(scope="session")
-def trained(tiles, tmp_path_factory):
-    """The folder of a finished pre-training; not to be changed."""
-    folder = tmp_path_factory.mktemp("pretrain")
-    assert pretrain_tiles.run(small(tiles), folder) == folder / "encoder.safetensors"
-    return folder
 
 
 def test_weights_say_what_made_them(trained, tiles):
@@ -287,7 +243,7 @@ def test_clusters_are_resampled_and_not_tiles():
     assert 0.8 < sure["accuracy_lo"] < 0.95  # forty clusters: Wilson's 0.912
 
 
-@pytest.mark.parametrize("module", [lc25000, patch_camelyon])
+@pytest.mark.parametrize("module", [lc25000, patch_camelyon, simclr, vit_s])
 def test_configs_are_whole(module):
     config = module.get_config()
     configs.validate(config)

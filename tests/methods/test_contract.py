@@ -19,9 +19,12 @@ from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
+from wsi_jax.methods.sim_clr import SimCLR
+from wsi_jax.methods.streaming_clam import Augment as Lenses
+from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops.weights import Normaliser
+from wsi_jax.train.augment import Augment
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
 from wsi_jax.train.course import Course
@@ -50,7 +53,14 @@ IMAGES = {
         pool=4,
         width=4,
         attention=3,
-        augment=Augment(turn=False, share=0.0),
+        augment=Lenses(turn=False, share=0.0),
+    )
+}
+TILES = {
+    "sim-clr": SimCLR(
+        encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=0.5),
+        augment=Augment(crop=0.75),
+        projection=8,
     )
 }
 # Stages with a course have optimisers of their own.
@@ -139,7 +149,7 @@ class Case(NamedTuple):
     tiles: np.ndarray | None = None
 
 
-@pytest.fixture(params=[*METHODS, *IMAGES, *VIEWS, *STAGES])
+@pytest.fixture(params=[*METHODS, *IMAGES, *TILES, *VIEWS, *STAGES])
 def case(request) -> Case:
     return made(request.param)
 
@@ -154,6 +164,8 @@ def pooled(request) -> Case:
 def made(name) -> Case:
     if name in IMAGES:
         return case_of(IMAGES[name], images(), staged=False)
+    if name in TILES:
+        return case_of(TILES[name], tiles())
     if name in VIEWS:
         name, i = VIEWS[name]
         return case_of(LOOKS[name], looks(), i, **SEEN)
@@ -225,6 +237,14 @@ def images() -> Bag:
     x[label == 1, 16:32, 32:48] = (255, 0, 0)
     mask[weight == 0] = False
     return Bag(x, mask, label.astype(np.int32), weight.astype(np.float32))
+
+
+def tiles() -> Bag:
+    """Eight tiles, each of a colour of its own; the last two only fill the batch."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(20, 200, (8, 1, 1, 3)) + rng.integers(0, 56, (8, 16, 16, 1))
+    label, real = np.zeros(8, np.int32), np.arange(8) < 6
+    return Bag(x.astype(np.uint8), real[:, None], label, real.astype(np.float32))
 
 
 def looks() -> Bag:

@@ -23,7 +23,8 @@ import optax
 from jax import lax
 
 from wsi_jax.nets.crops import CropHead, CropReader
-from wsi_jax.nets.encoder import Encoder, Trunk
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.weights import Normaliser, normalise

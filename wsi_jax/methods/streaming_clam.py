@@ -20,8 +20,9 @@ from jax import lax
 
 from wsi_jax.nets.attention import AttentionHead
 from wsi_jax.nets.clam import Clam
-from wsi_jax.nets.encoder import Depth, Encoder, Trunk
+from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import shift_hsv, turn
 from wsi_jax.ops.maps import max_pool
 from wsi_jax.ops.passage import StreamError, Tissue, field

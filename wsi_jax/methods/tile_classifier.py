@@ -7,32 +7,12 @@ import jax.numpy as jnp
 import optax
 from einops import reduce
 
-from wsi_jax.nets.encoder import Encoder, Trunk
-from wsi_jax.ops.augment import augment, blur, borrow
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.trunk import Trunk
+from wsi_jax.train.augment import Augment
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Task
-
-
-@dataclasses.dataclass(kw_only=True)
-class Augment:
-    """How much a tile is changed each time it is seen in training.
-
-    Attributes:
-        crop: side of the square cut out of a tile, as a share of the tile's.
-        stain: spread of the log gain of each stain.
-        shade: spread of what is added to the optical density of each stain.
-        blur: most sigma of a Gaussian, in pixels.
-        borrow: share of the tiles that show their detail on another tile's coarse look.
-        borrow_px: side, in pixels, below which structure is detail.
-    """
-
-    crop: float = 0.85
-    stain: float = 0.1
-    shade: float = 0.03
-    blur: float = 0.0
-    borrow: float = 0.0
-    borrow_px: int = 8
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -61,11 +41,6 @@ class TileClassifier:
         """Refuses what cannot be trained."""
         if self.coarser < 1:
             raise ValueError(f"--config.method.coarser={self.coarser}: 1 or more")
-        if not 0 < self.augment.crop <= 1:
-            raise ValueError(
-                f"--config.method.augment.crop={self.augment.crop:g}: a crop is a "
-                "share of the tile, above 0 and at most 1"
-            )
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
         encoder, c = self.encoder.make(), len(task.classes)
@@ -120,9 +95,9 @@ class TileClassifier:
         Raises:
             ValueError: a field is wider than the tiles.
         """
-        changes, (b, side) = self.augment, pixels.shape[:2]
-        crop_px, detail_px = round(changes.crop * side), changes.borrow_px
-        which = jnp.zeros(b, bool)
+        changes, side = self.augment, pixels.shape[1]
+        crop_px = changes.crop_px(side, self.encoder.multiple_px)
+        detail_px = changes.borrow_px
         if coarse:
             pixels = shrink(pixels, self.coarser)
             detail_px = max(1, detail_px // self.coarser)
@@ -133,20 +108,7 @@ class TileClassifier:
                     f"take less, or less of --config.method.augment.crop="
                     f"{changes.crop:g}"
                 )
-        pixels = augment(
-            jax.random.split(key, b),
-            pixels,
-            crop_px=crop_px,
-            stain=changes.stain,
-            shade=changes.shade,
-        )
-        if changes.borrow:
-            which = jax.random.bernoulli(jax.random.fold_in(key, 1), changes.borrow, b)
-            pixels = borrow(pixels, which, detail_px)
-        if changes.blur:
-            sigma = jax.random.uniform(jax.random.fold_in(key, 2), (b,))
-            pixels = blur(pixels, changes.blur * sigma)
-        return pixels, which
+        return changes.show(key, pixels, crop_px=crop_px, detail_px=detail_px)
 
 
 def shrink(pixels, times: int):

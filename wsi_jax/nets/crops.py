@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from wsi_jax.nets.attention import GatedAttention
-from wsi_jax.nets.encoder import Trunk
+from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.crops import by_chunks
 from wsi_jax.types import Bag
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
-from wsi_jax.nets.encoder import TileEncoder, Trunk
 from wsi_jax.nets.transformer import Bias, Mlp
+from wsi_jax.nets.trunk import TileEncoder, Trunk
 from wsi_jax.nets.vit import Positions, ViT
 from wsi_jax.nets.vit_names import rename
 

@@ -12,7 +12,7 @@ the coarse look, which says where a closer look pays, and which 1 um/px looks pa
 
 from experiments.configs.pretrain import phantom
 from experiments.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import Augment
+from wsi_jax.train.augment import Augment
 
 
 def get_config() -> PretrainFolder:

@@ -9,8 +9,9 @@ below a millisecond on one core of a CPU.
 
 from experiments.configs.pretrain import lc25000
 from experiments.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import Augment, TileClassifier
+from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.train.augment import Augment
 
 
 def get_config() -> PretrainFolder:

@@ -10,7 +10,7 @@ wide: an encoder that has learnt colour and density finds nothing in `fine_only`
 
 from experiments.configs.pretrain import lc25000
 from experiments.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import Augment
+from wsi_jax.train.augment import Augment
 
 
 def get_config() -> PretrainFolder:

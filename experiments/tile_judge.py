@@ -1,0 +1,72 @@
+"""How an encoder is chosen while it learns, and what it says of test tiles then."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.linear_probe import probe
+from experiments.training import validation_metrics
+from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles
+from wsi_jax.nets.trunk import Trunk
+from wsi_jax.train.compile import compile_each, split
+from wsi_jax.types import Method, Stage
+
+
+class Judge(NamedTuple):
+    """Of one encoder.
+
+    Attributes:
+        validate: params -> metrics of the validation tiles.
+        test: params -> probabilities [n c] of the test tiles.
+    """
+
+    validate: Callable[[Any], dict[str, float]]
+    test: Callable[[Any], np.ndarray]
+
+
+def judge_of(
+    stage: Stage, method: Method, trunk: Trunk, sets: TileSets, mesh: Mesh, batch: int
+) -> Judge:
+    """By the method's classifier; or, where it has none, its measure and a probe.
+
+    Args:
+        stage: whose own measure says that it tells no classes.
+        method: the stage's, compiled.
+        trunk: of the encoder, whose parameters are called so.
+        sets: the tiles.
+        mesh: of the devices.
+        batch: tiles at once.
+    """
+    if stage.validate:
+        measure = compile_each(stage.validate, mesh)
+        return Judge(
+            lambda params: means(measure, params, sets.val, mesh, batch),
+            lambda params: probe(trunk, params["encoder"], sets, mesh, batch),
+        )
+    say = lambda params, tiles: probabilities(method, params, tiles, mesh, batch)
+    return Judge(
+        lambda params: validation_metrics(sets.val.label, say(params, sets.val)),
+        lambda params: say(params, sets.test),
+    )
+
+
+def probabilities(method, params, tiles: Tiles, mesh, batch: int) -> np.ndarray:
+    """Of each class for each tile [n c]."""
+    key, found = jax.random.key(0), []
+    for bag in evaluation_tiles(tiles, batch_size=batch):
+        said = method.predict(params, split(bag, mesh), key)
+        found.append(np.asarray(jax.nn.softmax(said.logits), np.float64))
+    return np.concatenate(found)[: len(tiles.label)]
+
+
+def means(measure, params, tiles: Tiles, mesh, batch: int) -> dict[str, float]:
+    """Over the tiles, of what a method measures of each."""
+    found = []
+    for i, bag in enumerate(evaluation_tiles(tiles, batch_size=batch)):
+        key = jax.random.key(i)
+        found.append(jax.device_get(measure(params, split(bag, mesh), key)))
+    every = lambda name: np.concatenate([one[name] for one in found])
+    return {name: float(every(name)[: len(tiles.label)].mean()) for name in found[0]}

@@ -1,0 +1,152 @@
+"""An encoder that sees no labels, told by a linear probe beside one that saw them."""
+
+import csv
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from labelled_tiles import KINDS, small
+from safetensors.numpy import load_file
+
+from experiments import pretrain_tiles, tile_comparison
+from experiments.experiment import RunError
+from wsi_jax import configs
+from wsi_jax.methods.sim_clr import SimCLR
+from wsi_jax.methods.tile_classifier import TileClassifier
+from wsi_jax.nets import pretrained
+from wsi_jax.nets.origin import Origin, read_origin, to_metadata
+from wsi_jax.nets.vit_encoder import Output, ViTEncoder
+from wsi_jax.train.augment import Augment
+from wsi_jax.train.log import read_metrics
+
+WHOLE = Augment(crop=1.0)
+
+
+def without_labels(tiles, beside=""):
+    config = small(tiles)
+    method = SimCLR(encoder=config.method.encoder, augment=WHOLE, projection=8)
+    return dataclasses.replace(config, method=method, beside=str(beside))
+
+
+@pytest.fixture(scope="module")
+def alike(tiles, trained, tmp_path_factory):
+    """The folder of a finished run, beside the encoder trained with labels."""
+    folder = tmp_path_factory.mktemp("alike")
+    config = without_labels(tiles, trained / "encoder.safetensors")
+    pretrain_tiles.run(config, folder)
+    return folder
+
+
+def probed(path, config):
+    """Probabilities by a regression on the features that the file gives."""
+    encoder = dataclasses.replace(config.method.encoder, weights=str(path))
+    apply, params = jax.jit(encoder.make().apply), encoder.params()
+    features = lambda tiles: np.asarray(apply(params, tiles.pixels))
+    return tile_comparison.regression(features, config.sets())
+
+
+def test_weights_are_as_of_any_encoder_but_for_the_classifier(alike, trained, tiles):
+    origin, other = (read_origin(f / "encoder.safetensors") for f in (alike, trained))
+    assert origin.classes == ()
+    assert origin.seen == other.seen
+    assert origin.encoder == other.encoder
+    config = configs.from_plain(origin.made["config"])
+    assert config == without_labels(tiles, trained / "encoder.safetensors")
+    mine, with_labels = (
+        load_file(f / "encoder.safetensors").keys() for f in (alike, trained)
+    )
+    assert with_labels - mine == {"fc.weight", "fc.bias"}
+    assert mine < with_labels
+
+
+def test_both_probes_are_reported_on_test_clusters(alike, trained, tiles):
+    """And the predictions are those of a probe of the features that the file gives."""
+    config = without_labels(tiles)
+    p = probed(alike / "encoder.safetensors", config)
+    q = probed(trained / "encoder.safetensors", config)
+    with open(alike / "predictions.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    sets = config.sets()
+    assert [line["file"] for line in lines] == list(sets.test.name)
+    said = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
+    np.testing.assert_allclose(p, said, atol=1e-3)
+    metrics = json.loads((alike / "metrics.json").read_text())
+    for group, kinds in (("x", KINDS[:2]), ("y", KINDS[2:])):
+        index = [sets.classes.index(kind) for kind in kinds]
+        mine = np.isin(sets.test.label, index)
+        right = lambda each, index=index, mine=mine: (
+            np.array(index)[each[mine][:, index].argmax(1)] == sets.test.label[mine]
+        )
+        of = lambda name, group=group: metrics[f"test.{group}.{name}"]
+        assert of("accuracy") == pytest.approx(right(p).mean())
+        assert of("beside_accuracy") == pytest.approx(right(q).mean())
+        between = of("accuracy") - of("beside_accuracy")
+        assert of("beside_difference") == pytest.approx(between)
+        for name in ("accuracy", "beside_accuracy", "beside_difference"):
+            assert of(f"{name}_lo") <= of(name) <= of(f"{name}_hi")
+    assert pretrain_tiles.text(metrics).count("the encoder beside") == 2
+
+
+def test_it_is_chosen_by_its_own_loss_on_validation_clusters(alike):
+    lines = read_metrics(alike / "train" / "metrics.jsonl")
+    losses = [line["val.loss"] for line in lines if "val.loss" in line]
+    assert len(losses) == 3
+    assert not any("val.log_loss" in line for line in lines)
+
+
+def test_an_encoder_beside_that_cannot_be_is_refused(tiles, trained, tmp_path):
+    def refused(match, path, **change):
+        config = dataclasses.replace(without_labels(tiles, path), **change)
+        with pytest.raises(RunError, match=match):
+            pretrain_tiles.run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused("gone: no such file", "gone")
+    good = trained / "encoder.safetensors"
+    refused(r"for 2 um/px, and tiles are seen at 1", good, mpp=1.0)
+    config, origin = small(tiles), read_origin(good)
+    net = jax.device_get(config.method.encoder.params()["params"])
+
+    def saying(origin):
+        pretrained.save(tmp_path / "other", net, to_metadata(origin))
+        return tmp_path / "other"
+
+    # As `experiments.export_encoder` leaves it.
+    plain = Origin(origin.encoder, (), (), {"config": {"mpp": 2.0}})
+    refused("no weights of experiments", saying(plain))
+    tested = config.sets().test.cluster[0]
+    refused(f"1 clusters of test .*{tested}", saying(origin._replace(seen=(tested,))))
+
+
+@pytest.fixture
+def vit(tiles):
+    """Tiles of 16 px, in patches of 8."""
+    encoder = ViTEncoder(
+        width=8, depth=1, heads=2, hidden=8, patch=8, native_px=16, layer_scale=0.1,
+        output=Output.mean,
+    )  # fmt: skip
+    method = TileClassifier(encoder=encoder, augment=Augment(crop=0.6))
+    return dataclasses.replace(small(tiles, steps=4), method=method)
+
+
+def test_a_transformer_is_trained_too(vit, tmp_path):
+    """And its file gives the probabilities that were written."""
+    path = pretrain_tiles.run(vit, tmp_path)
+    encoder = dataclasses.replace(vit.method.encoder, weights=str(path))
+    sets = vit.sets()
+    x = jax.jit(encoder.make().apply)(encoder.params(), sets.test.pixels)
+    file = load_file(path)
+    logits = x @ file["fc.weight"].T + file["fc.bias"][None]
+    with open(tmp_path / "predictions.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    said = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
+    np.testing.assert_allclose(jax.nn.softmax(logits), said, atol=1e-5)
+
+
+def test_tiles_that_do_not_divide_into_patches_are_refused(vit, tmp_path):
+    vit.method.encoder.patch, vit.method.encoder.native_px = 5, 15
+    with pytest.raises(RunError, match=r"16 px, at --config\.mpp=2, .* of 5 px"):
+        pretrain_tiles.run(vit, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,100 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wsi_jax import configs
+from wsi_jax.methods.sim_clr import SimCLR
+from wsi_jax.nets.vit_encoder import Output, ViTEncoder
+from wsi_jax.train.augment import Augment
+from wsi_jax.train.compile import compile_method, make_mesh, split
+from wsi_jax.train.loop import Train
+from wsi_jax.types import Bag, Task
+
+TASK = Task(("one", "other"))
+ONE = make_mesh(jax.devices()[:1])
+VIT = ViTEncoder(
+    width=8, depth=1, heads=2, hidden=8, patch=8, native_px=32, output=Output.mean
+)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A method, compiled, and its first state."""
+    config = SimCLR(encoder=VIT, projection=8)
+    (stage,) = config.stages(TASK, optax.adam(1e-2))
+    compiled = compile_method(stage.method, ONE)
+    return config, compiled, compiled.init(jax.random.key(0), split(tiles(), ONE))
+
+
+def tiles(b=8) -> Bag:
+    """Tiles of 32 px, the last two of which only fill the batch."""
+    x = np.random.default_rng(0).integers(0, 256, (b, 32, 32, 3), np.uint8)
+    real = np.arange(b) < b - 2
+    return Bag(x, real[:, None], np.arange(b) % 2, real.astype(np.float32))
+
+
+def step(case, bag):
+    _, compiled, state = case
+    return compiled.step(jax.tree.map(jnp.copy, state), split(bag, ONE))
+
+
+def test_neither_labels_nor_what_fills_the_batch_are_seen(case):
+    bag = tiles()
+    x = bag.x.copy()
+    x[6:] = 255
+    (one, told), (two, again) = (
+        step(case, b) for b in (bag, bag._replace(x=x, label=1 - bag.label))
+    )
+    assert told == again
+    chex.assert_trees_all_equal(one.params, two.params)
+
+
+def test_every_tile_of_the_batch_is_a_negative(case):
+    """Before it has learnt, the loss of a tile grows with their number."""
+    config, _, state = case
+    (stage,) = config.stages(TASK, optax.identity())
+    six = jax.jit(stage.validate)(state.params, tiles(), jax.random.key(1))["loss"]
+    bag = tiles()
+    few = bag._replace(mask=(np.arange(8) < 3)[:, None])
+    three = jax.jit(stage.validate)(state.params, few, jax.random.key(1))["loss"]
+    assert (six[:3] > three[:3]).all()
+    assert (three[3:] == 0).all()
+
+
+def test_labels_neither_weigh_nor_order_the_tiles(case):
+    config, _, _ = case
+    (stage,) = config.stages(TASK, optax.identity())
+    plan = dataclasses.replace(Train(balanced=True, class_weights=True), **stage.plan)
+    assert not plan.balanced
+    assert not plan.class_weights
+
+
+def test_a_prediction_is_the_features(case):
+    config, compiled, state = case
+    said = compiled.predict(state.params, split(tiles(), ONE), jax.random.key(1))
+    apply = jax.jit(config.encoder.make().apply)
+    features = apply(state.params["encoder"], tiles().x)
+    np.testing.assert_allclose(said.logits[:6], features[:6], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(said.counts["tiles"], tiles().weight)
+    assert (said.counts["flops"][:6] > 1e3).all()
+
+
+def test_views_are_as_the_encoder_wants_them():
+    """Of patches of 8 px, the whole number nearest to the share asked for."""
+    for share, side in ((0.6, 16), (0.7, 24), (0.05, 8), (1.0, 32)):
+        config = SimCLR(encoder=VIT, augment=Augment(crop=share))
+        seen = lambda x, config=config: config.seen(jax.random.key(0), x)
+        assert jax.eval_shape(seen, tiles().x).shape == (8, side, side, 3)
+
+
+def test_what_cannot_be_is_refused():
+    for field, value in (("projection", 0), ("temperature", 0.0)):
+        with pytest.raises(ValueError, match=rf"method\.{field}=0"):
+            configs.validate(SimCLR(**{field: value}))
+    with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
+        configs.validate(SimCLR(augment=Augment(crop=1.5)))
