@@ -83,7 +83,7 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
 def small(weights: str) -> dict:
     """A trunk of below a millisecond a tile."""
     trunk = dataclasses.replace(detail.get_config().method.encoder, weights=weights)
-    return {"trunk": trunk, "deviation": True}
+    return {"trunk": trunk, "deviation": True, "trunk_rate": 1.0}
 
 
 def patch_all(weights: str, mpp: float) -> Experiment:
@@ -105,8 +105,10 @@ def abutting(config: Experiment) -> Experiment:
 
 
 def alike(config: Experiment) -> Experiment:
-    """Batches, and an overview read anew each time, as where slides are many."""
-    config.train.batch, config.loading.cache_gib, config.heatmaps = BATCH, 0.0, 0
+    """Trained alike, and slides read anew each time, as where they are many."""
+    config.train.batch, config.train.steps, config.train.validate_every = BATCH, 300, 50
+    config.train.optimiser.learning_rate = 1e-3
+    config.loading.cache_gib, config.heatmaps = 0.0, 0
     return config
 
 

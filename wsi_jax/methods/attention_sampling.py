@@ -89,6 +89,8 @@ class AttentionSampling:
         attention: channels of the net that looks.
         layers: its convolutions on the overview.
         width: of a crop's feature.
+        unit: features have length 1: the variance of the estimate is then least where
+            crops are drawn by their attention; how much a crop shows is lost.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
         trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
             stays as its weights are.
@@ -121,6 +123,7 @@ class AttentionSampling:
     attention: int = 16
     layers: int = 2
     width: int = 64
+    unit: bool = True
     deviation: bool = False
     trunk_rate: float = 1.0
     tells: bool = False
@@ -241,7 +244,9 @@ class _Net:
         self.overlook = Overlook(
             cell_px, cells.ratios, config.attention, config.layers, dtype
         )
-        head = CropHead(len(task.classes), m, config.width, config.tells, dtype=dtype)
+        head = CropHead(
+            len(task.classes), m, config.width, config.tells, config.unit, dtype=dtype
+        )
         learns = config.trunk_rate > 0
         self.reader = CropReader(
             config.trunk, head, config.deviation, config.chunk, learns

@@ -1,19 +1,20 @@
 """Needles in a practice cohort: a few crops of 32 um, where the overview is suspicious.
 
     python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
-        --config.preset=needle --config.n_val=40 --config.side_px=1280 \
-        --config.suspect_share=0.12 --config.out=cohorts/needle
+        --config.preset=needle --config.n_train=120 --config.n_val=40 \
+        --config.styles=400 --config.out=cohorts/needle
     python -m experiments.cohort \
         --config experiments/configs/phantom/attention_needle.py \
         --config.data.manifest=cohorts/needle/slides.csv \
         --config.method.trunk.weights=encoder.safetensors
 
-The encoder is that of `pretrain/drawn.py`; all of it is trained on. `--config.method.
-crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
+The encoder is that of `pretrain/detail.py`, and stays as it is: one crop of forty shows
+a lesion, too few to learn from what one looks like and where to look at once. `--config
+.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
 
-from experiments.configs.pretrain import drawn
+from experiments.configs.pretrain import detail
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
@@ -23,7 +24,7 @@ from wsi_jax.train.optimiser import Optimiser
 
 
 def get_config() -> Experiment:
-    pretrained = drawn.get_config()
+    pretrained = detail.get_config()
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=16.0, size_px=4, min_tissue=0.5),
@@ -36,17 +37,19 @@ def get_config() -> Experiment:
             attention=16,
             layers=1,
             width=128,
-            resident=True,
+            unit=False,
+            trunk_rate=0.0,
+            entropy=0.0,
         ),
         train=Train(
             steps=300,
-            batch=16,
+            batch=32,
             balanced=True,
             class_weights=False,
-            validate_every=50,
+            validate_every=100,
             save_every=100,
             patience=0,
-            optimiser=Optimiser(learning_rate=1e-3, warmup=0.1, weight_decay=1e-3),
+            optimiser=Optimiser(learning_rate=5e-3, warmup=0.1, weight_decay=1e-3),
         ),
         reading=Reading(threads=4),
     )

@@ -19,7 +19,9 @@ def get_config() -> Experiment:
         tile_px=looks.crop_px,
         width=looks.width,
         deviation=looks.deviation,
+        trunk_rate=looks.trunk_rate,
         attention=64,
     )
-    config.train.batch = 4
+    config.train.batch, config.train.steps = 8, 150
+    config.train.validate_every = 50
     return config
