@@ -97,7 +97,7 @@ def attention_pooling_runs(report: dict) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     runs = [r for r in report["rows"] if "seeds" not in r]
     means = [r for r in report["rows"] if "seeds" in r]
-    for r in means:
+    for r in sorted(means, key=lambda r: r["preset"]):
         digits = {"difference": 4, "lift": 2}
         cells = []
         for name in measures:
@@ -110,10 +110,23 @@ def attention_pooling_runs(report: dict) -> str:
         )
     seeds = " to ".join(f"{n}" for n in sorted({r["seeds"] for r in means}))
     said = (
-        f"Means over {seeds} cohorts, of {_spread(runs, 'n')} test slides each. Runs "
-        f"at commit {_commits(runs)}."
+        f"Means over {seeds} cohorts, of {_spread(runs, 'n')} test slides each. "
+        f"{_certified(runs)} Runs at commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
+
+
+def _certified(rows):
+    """How the certificates of cohorts came out, and which have none."""
+    told = []
+    for preset, seed in dict.fromkeys((r["preset"], r["seed"]) for r in rows):
+        r = next(r for r in rows if (r["preset"], r["seed"]) == (preset, seed))
+        if "none" in r:
+            held, rows_of = (r["signal_held"] + r["none_held"], r["signal"] + r["none"])
+            told.append(f"`{preset}` {seed} holds in {held} of {rows_of} rows")
+        else:
+            told.append(f"`{preset}` {seed} has none")
+    return f"Of certificates {', '.join(told)}."
 
 
 def _spread(rows, name):
