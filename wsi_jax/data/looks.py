@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 from collections.abc import Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
@@ -27,6 +28,14 @@ class Crops:
         for task in self._tasks:
             task.result()
         return self._out
+
+
+class _Strip(NamedTuple):
+    """A row of tiles: why it is blank, or ""; where those begin that are counted."""
+
+    pixels: UInt8[np.ndarray, "s w 3"]
+    lost: str
+    seen: set[int]
 
 
 class LookReader:
@@ -142,9 +151,13 @@ class LookReader:
         def some(i, parts):
             for (k, y, x, width), chosen in parts:
                 strip = self._strip(views[i], (y, x), (side, width), self._mpps[k])
-                for j in chosen:
-                    at = yx[i, j, 1] - x
-                    out[i, j] = strip[:, at : at + side]
+                ats = [int(yx[i, j, 1]) - x for j in chosen]
+                for j, at in zip(chosen, ats, strict=True):
+                    out[i, j] = strip.pixels[:, at : at + side]
+                with self._strip_lock:
+                    new = set(ats) - strip.seen
+                    strip.seen.update(new)
+                views[i].count(len(new), strip.lost)
 
         tasks = []
         for i in range(len(views)):
@@ -168,10 +181,10 @@ class LookReader:
         key = view, mpp, *yx, *size
         if (known := self._strips.get(key)) is not None:
             return known
-        strip = view.crop(yx, size, mpp)
+        strip = _Strip(*view.read(yx, size, mpp), set())
         with self._strip_lock:
-            if self._strip_room >= strip.nbytes and key not in self._strips:
-                self._strip_room -= strip.nbytes
+            if self._strip_room >= strip.pixels.nbytes and key not in self._strips:
+                self._strip_room -= strip.pixels.nbytes
                 self._strips[key] = strip
         return strip
 

@@ -121,16 +121,26 @@ class View:
             size: (h, w), or the side of a square.
             mpp: um/px.
         """
-        with self._lock:
-            self.n_read += 1
+        pixels, lost = self.read(yx, size, mpp)
+        self.count(1, lost)
+        return pixels
+
+    def read(
+        self, yx: Sequence[int], size: int | tuple[int, int], mpp: float
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+        """As `crop`, not counted yet; and why it is blank, or ""."""
         try:
-            return self._slide.read(yx, size, mpp)
+            return self._slide.read(yx, size, mpp), ""
         except SlideError as error:
-            with self._lock:
-                self.n_lost += 1
-                self.lost = self.lost or str(error)
             size = (size, size) if isinstance(size, int) else size
-            return np.full((*size, 3), self.background, np.uint8)
+            return np.full((*size, 3), self.background, np.uint8), str(error)
+
+    def count(self, tiles: int, lost: str) -> None:
+        """Counts tiles as read, or, with a reason, as lost."""
+        with self._lock:
+            self.n_read += tiles
+            self.n_lost += tiles * bool(lost)
+            self.lost = self.lost or lost
 
     def whole(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
         """All of the slide at an mpp."""
