@@ -3,6 +3,9 @@
     python -m benchmarks.attention_pooling_runs \
         --out benchmarks/results/attention_pooling_runs.json runs/pooled_*/
 
+Runs that differ in what the judge does may share a scorer: one's folder `scorer`, put
+into another's before it begins, is taken as it is.
+
 A row is one run on a practice cohort: test AUC and F1 with 95 % intervals, and, over
 the tumour test slides, the difference of mean attention between tumour tiles (lesion by
 half or more) and the others, its lift over an even attention, and its average precision

@@ -105,18 +105,19 @@ def test_the_same_crops_are_read_once(views):
     config, view = method(), views[0]
     which, mask = np.zeros((1, 9), int), np.ones((1, 9), bool)
     yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
-    for all_tiles in (True, False):
+    for all_tiles, strips in ((True, 3), (False, 9)):
         for gib, times in ((1.0, 1), (0.0, 2)):
             ours = reader(config, resident=False, all_tiles=all_tiles, cache_gib=gib)
             before = view.n_read
             both = [ours.read([view], which, yx, mask).result() for _ in range(2)]
             np.testing.assert_array_equal(*both)
             assert view.n_read - before == 9 * times
+            assert len(ours._strips) == (strips if gib else 0)
 
 
 def test_a_tile_is_the_same_whatever_else_is_read(views):
     """Of a strip, and as it is alone but for the rounding of resampling."""
-    config, view = method(), views[0]
+    config, view = method(mpps=(1.3, 2.0)), views[0]
     yx = np.stack(np.mgrid[:4, :12], -1).reshape(1, 48, 2) * 16
     which, mask = np.zeros((1, 48), int), np.ones((1, 48), bool)
     some = np.random.default_rng(0).random((1, 48)) < 0.2

@@ -82,6 +82,11 @@ def test_a_part_at_a_pace_of_its_own_moves_by_that_share():
             assert update["judge"]["head"] == wanted["judge"]["head"]
 
 
+def test_a_pace_below_nothing_is_an_error():
+    with pytest.raises(ValueError, match="trunk_rate=-1: 0 or more"):
+        paced("trunk", -1.0, Optimiser().make(10))
+
+
 def test_weight_decay_touches_kernels_alone():
     """Under no gradient, what moves is what decays."""
     bag = Bag(

@@ -122,10 +122,6 @@ class AttentionPooling:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
         if self.worst < 0:
             raise ValueError(f"--config.method.worst={self.worst}: 0 or more")
-        if not self.trunk_rate >= 0:
-            raise ValueError(
-                f"--config.method.trunk_rate={self.trunk_rate:g}: 0 or more"
-            )
         if not self.power > 0:
             raise ValueError(f"--config.method.power={self.power:g}: above 0")
         if self.joint and self.learnt > self.best:

@@ -151,10 +151,6 @@ class AttentionSampling:
         for name in names:
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
-        if not self.trunk_rate >= 0:
-            raise ValueError(
-                f"--config.method.trunk_rate={self.trunk_rate:g}: 0 or more"
-            )
         mpps = tuple(self.mpps)
         rises = all(a < b for a, b in itertools.pairwise(mpps))
         if not mpps or mpps[0] <= 0 or not rises:

@@ -71,10 +71,6 @@ class PatchAll:
         for name in ("tile_px", "width", "attention"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
-        if not self.trunk_rate >= 0:
-            raise ValueError(
-                f"--config.method.trunk_rate={self.trunk_rate:g}: 0 or more"
-            )
 
     def check(self, cell_px: int) -> None:
         """Any grid has tiles."""

@@ -134,7 +134,13 @@ def alone(part: str, tx: optax.GradientTransformation) -> optax.GradientTransfor
 def paced(
     part: str, rate: float, tx: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """`tx` with its updates of a part of the parameters, however deep, times `rate`."""
+    """`tx` with its updates of a part of the parameters, however deep, times `rate`.
+
+    Raises:
+        ValueError: a rate below 0, naming the flag.
+    """
+    if not rate >= 0:
+        raise ValueError(f"--config.method.{part}_rate={rate:g}: 0 or more")
 
     def slow(updates, _):
         mine = lambda path: any(getattr(key, "key", None) == part for key in path)

@@ -8,9 +8,9 @@
         --config.data.manifest=cohorts/needle/slides.csv \
         --config.method.trunk.weights=encoder.safetensors
 
-The encoder is that of `pretrain/detail.py`, and stays as it is: one crop of forty shows
-a lesion, too few to learn from what one looks like and where to look at once. `--config
-.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
+The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops show a
+lesion to learn from them what one looks like and where to look at once.
+`--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
 
