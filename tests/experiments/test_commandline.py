@@ -10,7 +10,6 @@ from absl import flags
 from ml_collections import config_flags
 from safetensors.numpy import save_file
 
-import experiments
 from experiments import cohort, commandline
 from experiments.experiment import RunError
 from wsi_jax.nets.encoder import Depth
@@ -130,7 +129,7 @@ def test_the_process_ends_with_that_line(tiny_file):
 
 
 def foundation(name):
-    folder = pathlib.Path(experiments.__file__).parent / "configs" / "cohort"
+    folder = pathlib.Path(commandline.__file__).parent / "configs" / "cohort"
     return f"{folder / 'foundation.py'}:{name}"
 
 
