@@ -11,7 +11,10 @@ the tumour test slides, the difference of mean attention between tumour tiles (l
 half or more) and the others, its lift over an even attention, and its average precision
 beside what chance gives; means over slides, 95 % by resampling them. Of each cohort the
 power that validation likes best (least log loss) stands once more, as `tuned`. A row
-with `seeds` is the mean over cohorts, with the interval of independent ones.
+with `seeds` is the mean over cohorts, with the interval of independent ones; a row
+`joint - two-stage` the paired difference of AUCs on the cohorts that have both.
+
+`--known FILE` takes over the runs of an earlier record that are not given again.
 """
 
 import json
@@ -20,12 +23,15 @@ import pathlib
 import numpy as np
 
 from benchmarks import record
-from benchmarks.runs import cohort_folder
-from benchmarks.streaming_runs import about_cohort, on_lesions
+from benchmarks.runs import about_cohort, cohort_folder, over_cohorts, scores
+from benchmarks.streaming_runs import on_lesions
 from wsi_jax.configs import flatten
 from wsi_jax.evals.attention import Found, attention_on
+from wsi_jax.evals.intervals import delong_difference
 
 REPLICATES = 2000
+TUNED, JOINT = "power, tuned", ", joint"
+HELD = "signal", "signal_held", "none", "none_held"
 MEASURES = "auc", "f1", *Found._fields
 
 
@@ -77,7 +83,7 @@ def called(config: dict) -> str:
     name, power = config["method.normaliser"], config["method.power"]
     said = name.replace("_", " ")
     said = f"power {power:g}" if said == "squared average" and power != 2 else said
-    return f"{said}, joint" if config["method.joint"] else said
+    return said + JOINT if config["method.joint"] else said
 
 
 def validated(run: pathlib.Path) -> float:
@@ -97,7 +103,7 @@ def tuned(rows: list[dict]) -> list[dict]:
         mine = [r for r in powers if (r["preset"], r["seed"]) == cohort]
         if len(mine) > 1:
             best = min(mine, key=lambda r: r["val_log_loss"])
-            found.append(best | {"weights": "power, tuned"})
+            found.append(best | {"weights": TUNED})
     return found
 
 
@@ -120,14 +126,46 @@ def means(rows: list[dict]) -> list[dict]:
     return found
 
 
+def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
+    """Joint training less scorer and judge in turn, on each preset."""
+    by = {(r["preset"], r["seed"], r["weights"]): run for run, r in runs.items()}
+    gaps = {}
+    for (preset, seed, weights), run in by.items():
+        against = by.get((preset, seed, weights.removesuffix(JOINT)))
+        if weights.endswith(JOINT) and against:
+            positive, ours = scores(run)
+            gap = delong_difference(positive, ours, scores(against)[1])
+            gaps.setdefault(preset, []).append(gap)
+    said = {"weights": "joint - two-stage"}
+    return [{"preset": p} | said | over_cohorts(several) for p, several in gaps.items()]
+
+
+def known(report: dict, rows: list[dict]) -> list[dict]:
+    """Runs of an earlier record that are not among `rows`, certified as those are."""
+    which = lambda r: (r["preset"], r["seed"], r["weights"])
+    certified = {(r["preset"], r["seed"]): {k: r[k] for k in HELD if k in r}
+                 for r in rows}  # fmt: skip
+    old = [r for r in report["rows"] if "run_commit" in r and r["weights"] != TUNED]
+    return [
+        r | certified.get((r["preset"], r["seed"]), {})
+        for r in old
+        if which(r) not in set(map(which, rows))
+    ]
+
+
 def main() -> None:
     """Writes the JSON and prints the table."""
     parser = record.arguments(__doc__)
+    parser.add_argument("--known", type=pathlib.Path, help="an earlier record")
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     chosen = parser.parse_args()
-    rows = [row(run, 8 if chosen.quick else None) for run in chosen.runs]
+    runs = {run: row(run, 8 if chosen.quick else None) for run in chosen.runs}
+    rows = [*runs.values()]
+    if chosen.known:
+        rows += known(json.loads(chosen.known.read_text()), rows)
     rows += tuned(rows)
     rows += means(rows)
+    rows += differences(runs)
     record.write(chosen.out, rows)
     print(record.table(rows))
 

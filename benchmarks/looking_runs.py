@@ -10,7 +10,6 @@ of crops, over all cohorts that both have judged: the mean of theirs, with the i
 of independent cohorts.
 """
 
-import csv
 import json
 import pathlib
 
@@ -18,13 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import record
-from benchmarks.phantoms import about
-from benchmarks.runs import cohort_folder
+from benchmarks.runs import about_cohort, cohort_folder, over_cohorts, scores
 from wsi_jax.configs import flatten
 from wsi_jax.evals.intervals import delong_difference
 from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
-
-Z = 1.959964  # of 95 % intervals
 
 
 def row(run: pathlib.Path) -> dict:
@@ -61,22 +57,6 @@ def first(run: pathlib.Path) -> dict[str, float]:
     return {n.removeprefix(prefix): v for n, v in line.items() if prefix in n}
 
 
-def about_cohort(folder: pathlib.Path) -> dict:
-    """Preset and seed; how its certificate came out, where it has one."""
-    if (folder / "certificate.json").is_file():
-        return about(folder)
-    config = json.loads((folder / "cohort.json").read_text())["config"]
-    return {"preset": config["preset"], "seed": config["seed"]}
-
-
-def scores(run: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(label, probability) of tumour, in the order of the slides' names."""
-    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
-        lines = sorted(csv.DictReader(file), key=lambda line: line["slide_id"])
-    positive = np.array([line["label"] == "tumor" for line in lines])
-    return positive, np.array([float(line["p_tumor"]) for line in lines])
-
-
 def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
     """Learnt less uniform, at each budget that both were tried at."""
     found = []
@@ -92,19 +72,8 @@ def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
                 positive, ours = scores(run)
                 gaps.append(delong_difference(positive, ours, scores(against)[1]))
         if gaps:
-            value = float(np.mean([gap.value for gap in gaps]))
-            errors = np.array([(gap.hi - gap.lo) / 2 / Z for gap in gaps])
-            half = Z * float(np.sqrt((errors**2).sum())) / len(gaps)
-            found.append(
-                {
-                    "learner": "learnt - uniform",
-                    "crops": crops,
-                    "cohorts": len(gaps),
-                    "auc_diff": value,
-                    "auc_diff_lo": value - half,
-                    "auc_diff_hi": value + half,
-                }
-            )
+            said = {"learner": "learnt - uniform", "crops": crops}
+            found.append(said | over_cohorts(gaps))
     return found
 
 

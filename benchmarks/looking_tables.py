@@ -95,8 +95,17 @@ def attention_pooling_runs(report: dict) -> str:
     measures |= {"lift": "lift", "auprc": "average precision"}
     columns = ["preset", "weights", *(f"{name} (95 %)" for name in measures.values())]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    runs = [r for r in report["rows"] if "seeds" not in r]
+    runs = [r for r in report["rows"] if "run_commit" in r]
     means = [r for r in report["rows"] if "seeds" in r]
+    gaps = [
+        f"`{r['preset']}` {r['auc_diff']:+.3f} ({r['auc_diff_lo']:+.3f} to "
+        f"{r['auc_diff_hi']:+.3f}), {r['cohorts']} cohorts"
+        for r in report["rows"]
+        if "auc_diff" in r
+    ]
+    gaps = f"Joint training less two-stage, paired AUCs: {'; '.join(gaps)}. " * any(
+        gaps
+    )
     for r in sorted(means, key=lambda r: r["preset"]):
         digits = {"difference": 4, "lift": 2}
         cells = []
@@ -111,7 +120,7 @@ def attention_pooling_runs(report: dict) -> str:
     seeds = " to ".join(f"{n}" for n in sorted({r["seeds"] for r in means}))
     said = (
         f"Means over {seeds} cohorts, of {_spread(runs, 'n')} test slides each. "
-        f"{_certified(runs)} Runs at commit {_commits(runs)}."
+        f"{gaps}{_certified(runs)} Runs at commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 

@@ -14,7 +14,7 @@ import json
 import pathlib
 
 from benchmarks import record
-from benchmarks.runs import cohort_folder
+from benchmarks.runs import about_cohort, cohort_folder
 from wsi_jax.nets.origin import read_origin
 
 OVERVIEW = 8
@@ -68,17 +68,6 @@ def opponents(folder: pathlib.Path) -> list[dict]:
     ]
 
 
-def about(folder: pathlib.Path) -> dict:
-    """Which cohort, and how its certificate came out."""
-    config = json.loads((folder / "cohort.json").read_text())["config"]
-    rows = json.loads((folder / "certificate.json").read_text())["rows"]
-    found = {"preset": config["preset"], "seed": config["seed"]}
-    for kind in ("signal", "none"):
-        held = [row["ok"] for row in rows if row["expected"] == kind]
-        found |= {kind: len(held), f"{kind}_held": sum(held)}
-    return found
-
-
 def main() -> None:
     """Writes the JSON and prints the table."""
     parser = record.arguments(__doc__)
@@ -89,7 +78,7 @@ def main() -> None:
         data = json.loads((run / "config.json").read_text())["config"]["data"]
         by_cohort.setdefault(cohort_folder(data), []).append(run)
     rows = [
-        about(folder) | row
+        about_cohort(folder) | row
         for folder, runs in by_cohort.items()
         for row in (*map(method_row, runs), *opponents(folder))
     ]

@@ -7,10 +7,14 @@ import csv
 import json
 import pathlib
 
+import numpy as np
+
 from benchmarks import record
 from wsi_jax.configs import flatten
+from wsi_jax.evals.intervals import Difference
 
 METRICS = ("n", "auc", "auc_lo", "auc_hi", "balanced_accuracy", "f1")
+Z = 1.959964  # of 95 % intervals
 COSTS = ("slides", "tiles", "bytes_decoded", "wall_s", "peak_host_bytes")
 
 
@@ -51,6 +55,39 @@ def cohort_folder(data: dict) -> pathlib.Path:
     if "root" in data:
         return pathlib.Path(data["root"])
     return pathlib.Path(data["manifest"]).parent
+
+
+def about_cohort(folder: pathlib.Path) -> dict:
+    """Preset and seed; how its certificate came out, where it has one."""
+    config = json.loads((folder / "cohort.json").read_text())["config"]
+    found = {"preset": config["preset"], "seed": config["seed"]}
+    if (certificate := folder / "certificate.json").is_file():
+        rows = json.loads(certificate.read_text())["rows"]
+        for kind in ("signal", "none"):
+            held = [row["ok"] for row in rows if row["expected"] == kind]
+            found |= {kind: len(held), f"{kind}_held": sum(held)}
+    return found
+
+
+def scores(run: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """(label, probability) of tumour, in the order of the slides' names."""
+    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
+        lines = sorted(csv.DictReader(file), key=lambda line: line["slide_id"])
+    positive = np.array([line["label"] == "tumor" for line in lines])
+    return positive, np.array([float(line["p_tumor"]) for line in lines])
+
+
+def over_cohorts(gaps: list[Difference]) -> dict[str, float]:
+    """The mean of paired differences, with the interval of independent cohorts."""
+    value = float(np.mean([gap.value for gap in gaps]))
+    errors = np.array([(gap.hi - gap.lo) / 2 / Z for gap in gaps])
+    half = Z * float(np.sqrt((errors**2).sum())) / len(gaps)
+    return {
+        "cohorts": len(gaps),
+        "auc_diff": value,
+        "auc_diff_lo": value - half,
+        "auc_diff_hi": value + half,
+    }
 
 
 def main() -> None:

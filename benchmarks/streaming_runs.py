@@ -20,8 +20,7 @@ from sklearn.metrics import average_precision_score
 
 import wsi_jax
 from benchmarks import record
-from benchmarks.phantoms import about
-from benchmarks.runs import cohort_folder
+from benchmarks.runs import about_cohort, cohort_folder
 from wsi_jax.configs import flatten
 from wsi_jax.slides.slide import open_slide
 from wsi_jax.slides.synthetic import LESION
@@ -53,14 +52,6 @@ def row(run: pathlib.Path, most: int | None) -> dict:
         "run_commit": made["commit"],
     }
     return found | (attention(run, folder, most) if streams else {})
-
-
-def about_cohort(folder: pathlib.Path) -> dict:
-    """Preset and seed; how its certificate came out, where it has one."""
-    if (folder / "certificate.json").is_file():
-        return about(folder)
-    config = json.loads((folder / "cohort.json").read_text())["config"]
-    return {"preset": config["preset"], "seed": config["seed"]}
 
 
 def attention(run: pathlib.Path, folder: pathlib.Path, most: int | None) -> dict:

@@ -15,8 +15,7 @@ import pathlib
 import numpy as np
 
 from benchmarks import record
-from benchmarks.looking_runs import Z, about_cohort
-from benchmarks.runs import cohort_folder
+from benchmarks.runs import about_cohort, cohort_folder, over_cohorts
 from wsi_jax.configs import flatten
 from wsi_jax.evals.intervals import delong, delong_difference
 
@@ -68,17 +67,11 @@ def differences(runs: list[pathlib.Path]) -> list[dict]:
         gap = mean["oracle"] - mean["random"]
         for other in AGAINST:
             gaps = [delong_difference(y, by["policy"], by[other]) for y, by in several]
-            value = float(np.mean([one.value for one in gaps]))
-            errors = np.array([(one.hi - one.lo) / 2 / Z for one in gaps])
-            half = Z * float(np.sqrt((errors**2).sum())) / len(gaps)
             found.append({
                 "preset": preset,
                 "share": share,
                 "way": f"policy - {other}",
-                "cohorts": len(gaps),
-                "auc_diff": value,
-                "auc_diff_lo": value - half,
-                "auc_diff_hi": value + half,
+                **over_cohorts(gaps),
                 "gap_closed": float((mean["policy"] - mean["random"]) / gap),
             })  # fmt: skip
     return found

@@ -1,8 +1,16 @@
 """What stands in the table of attention pooling beside the runs themselves."""
 
+import numpy as np
 import pytest
 
-from benchmarks.attention_pooling_runs import MEASURES, called, means, tuned
+from benchmarks.attention_pooling_runs import (
+    MEASURES,
+    called,
+    differences,
+    known,
+    means,
+    tuned,
+)
 
 
 def run(seed, weights, auc, loss, half=0.1):
@@ -31,6 +39,36 @@ def test_the_interval_of_a_mean_is_that_of_independent_cohorts():
     assert (mean["seeds"], mean["n"]) == (2, 320)
     assert mean["auc"] == pytest.approx(0.7)
     assert mean["auc_hi"] - mean["auc"] == pytest.approx(0.1 / 2**0.5)
+
+
+def test_joint_training_is_compared_on_the_same_slides(tmp_path):
+    """Where a cohort has both, and whatever the order of their slides."""
+    p = np.array([0.1, 0.4, 0.35, 0.8, 0.7, 0.2])
+    runs = {}
+    for name, weights in (("both", "softmax"), ("both", "softmax, joint"),
+                          ("alone", "softmax, joint")):  # fmt: skip
+        folder = tmp_path / f"{name} {weights}"
+        folder.mkdir()
+        said = p if weights == "softmax" else 1 - p
+        lines = [f"s{i},{'tumor' if i % 2 else 'normal'},{x}"
+                 for i, x in enumerate(said)]  # fmt: skip
+        lines = lines if weights == "softmax" else lines[::-1]
+        text = "\n".join(["slide_id,label,p_tumor", *lines])
+        (folder / "predictions.csv").write_text(text)
+        runs[folder] = run({"both": 1, "alone": 2}[name], weights, 0.5, 0.5)
+    (gap,) = differences(runs)
+    assert (gap["cohorts"], gap["preset"]) == (1, "needle")
+    wins = np.mean([[a > b for b in p[::2]] for a in p[1::2]])
+    assert gap["auc_diff"] == pytest.approx(1 - 2 * wins)
+
+
+def test_an_earlier_record_gives_only_runs_that_are_not_given_again():
+    """Its means are taken anew; its cohorts are certified as they are now."""
+    old = [run(s, w, 0.6, 0.5) | {"run_commit": "a"}
+           for s in (1, 2) for w in ("softmax", "power, tuned")]  # fmt: skip
+    new = [run(2, "softmax", 0.9, 0.5), run(1, "max", 0.9, 0.5) | {"none": 11}]
+    (kept,) = known({"rows": [*old, *means(old)]}, new)
+    assert kept == old[0] | {"none": 11}
 
 
 @pytest.mark.parametrize(
