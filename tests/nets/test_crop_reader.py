@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wsi_jax.nets.crops import CropHead, CropReader
+from wsi_jax.nets.crop_head import CropHead
+from wsi_jax.nets.crops import CropReader
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 
 

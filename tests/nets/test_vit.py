@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from wsi_jax import configs
 from wsi_jax.nets import known, pretrained
-from wsi_jax.nets.crops import CropHead, CropReader
+from wsi_jax.nets.crop_head import CropHead
+from wsi_jax.nets.crops import CropReader
 from wsi_jax.nets.origin import Origin, to_metadata
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.transformer import Bias, Mlp

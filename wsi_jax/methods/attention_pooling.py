@@ -22,10 +22,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from wsi_jax.nets.crops import CropHead, CropReader
+from wsi_jax.nets.crops import CropOptions
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.train.course import Course
@@ -49,7 +48,7 @@ class Pooling(enum.Enum):
 
 
 @dataclasses.dataclass(kw_only=True)
-class AttentionPooling:
+class AttentionPooling(CropOptions):
     """Two nets: one finds the tiles worth reading twice, one judges the slide by them.
 
     Tiles are the cells of the run's grid, read at `mpp`; a grid of tiles that abut has
@@ -58,7 +57,7 @@ class AttentionPooling:
 
     Attributes:
         scorer: trunk of the net that scores; trained from its weights if it has some.
-        trunk: of the net that judges; likewise.
+            `trunk` is that of the net that judges; the other options are both's.
         mpp: um/px of the tiles.
         tile_px: side of a tile.
         learnt: the highest-scored tiles of a slide, from which the scorer learns.
@@ -69,24 +68,15 @@ class AttentionPooling:
         scoring: the scorer's training.
         joint: train both at once, in one stage: tiles are scored anew in each step.
         candidates: of these, drawn at random, are scored in a step of joint training.
-        width: of a tile's feature, in both nets.
-        deviation: pool the trunks' maps to mean and deviation, not to their mean alone.
-        trunk_rate: the trunks' rate of learning, as a share of the rest's; at 0 they
-            stay as their weights are.
         pooling: of the judged tiles.
         normaliser: of the attention.
         power: of the scores in it, where it is a squared average: 2, or another.
         attention: hidden width of the attention.
-        augment: turn and flip tiles in training, and restain them.
-        stain: most that the log gain of each stain changes by, tile by tile.
-        resident: for slides of megapixels, such as BACH's: they lie on the device.
         score_chunk: tiles scored at a time.
         precision: of scoring; None for the scorer's own.
-        chunk: judged tiles encoded at a time, again on the way back; None for all.
     """
 
     scorer: Trunk = dataclasses.field(default_factory=Encoder)
-    trunk: Trunk = dataclasses.field(default_factory=Encoder)
     mpp: float = 0.5
     tile_px: int = 224
     learnt: int = 8
@@ -97,15 +87,10 @@ class AttentionPooling:
     joint: bool = False
     candidates: int = 256
     width: int = 128
-    deviation: bool = False
-    trunk_rate: float = 1.0
     pooling: Pooling = Pooling.attention
     normaliser: Normaliser = Normaliser.squared_average
     power: float = 2.0
     attention: int = 64
-    augment: bool = True
-    stain: float = 0.0
-    resident: bool = False
     score_chunk: int = 256
     precision: Dtype | None = None
     chunk: int | None = 32
@@ -116,10 +101,8 @@ class AttentionPooling:
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
-        names = ("tile_px", "learnt", "best", "renew", "candidates", "width")
-        for name in (*names, "attention", "score_chunk"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        counts = "tile_px", "learnt", "best", "renew", "candidates"
+        self.check_counts(*counts, "attention", "score_chunk")
         if self.worst < 0:
             raise ValueError(f"--config.method.worst={self.worst}: 0 or more")
         if not self.power > 0:
@@ -129,9 +112,6 @@ class AttentionPooling:
                 f"--config.method.learnt={self.learnt}: in joint training the scorer "
                 f"learns from tiles that are judged, --config.method.best={self.best}"
             )
-
-    def check(self, cell_px: int) -> None:
-        """Any grid has tiles."""
 
     def reads(self) -> tuple[float, ...]:
         """um/px at which slides are read besides the overview."""
@@ -150,10 +130,8 @@ class AttentionPooling:
 
     def trained(self) -> "AttentionPooling":
         """The method as its checkpoint needs it: without files of weights."""
-        bare = lambda trunk: dataclasses.replace(trunk, weights="")
-        return dataclasses.replace(
-            self, scorer=bare(self.scorer), trunk=bare(self.trunk)
-        )
+        scorer = dataclasses.replace(self.scorer, weights="")
+        return dataclasses.replace(super().trained(), scorer=scorer)
 
     def cells(self, mpp: float, cell_px: int) -> Cells:
         """Of overviews at `mpp` with cells of `cell_px`."""
@@ -199,20 +177,11 @@ class Scorer:
         self.config, self.cells, self.classes = config, cells, len(task.classes)
         self.renew, self.chunk = config.renew, config.score_chunk
         self.sizes = config.learnt, 0
-        self.scoring = self._reader(config.scorer)
+        self.scoring = config.reader(self.classes, trunk=config.scorer)
         self.fast = self.scoring
         if config.precision:
             trunk = dataclasses.replace(config.scorer, dtype=config.precision)
-            self.fast = self._reader(trunk)
-
-    def _reader(self, trunk: Trunk, gated: int = 0) -> CropReader:
-        config = self.config
-        head = CropHead(
-            self.classes, width=config.width, unit=False, gated=gated,
-            dtype=trunk.dtype.value,
-        )  # fmt: skip
-        learns = config.trunk_rate > 0
-        return CropReader(trunk, head, config.deviation, config.chunk, learns)
+            self.fast = config.reader(self.classes, trunk=trunk)
 
     def init(self, key):
         return {"scorer": self.scoring.init(key)}
@@ -261,7 +230,7 @@ class Scorer:
         return Kept(place, index, there)
 
     def loss(self, params, kept, tiles, label, key):
-        tiles = self._augmented(key, tiles)
+        tiles = self.config.augmented(key, tiles)
         return self._loss_of_scorer(params, kept.mask, tiles, label)
 
     def verdict(self, params, candidates, kept, tiles):
@@ -275,11 +244,6 @@ class Scorer:
         logits = lambda p, t: self._logits(self.scoring, p["scorer"], t[None])
         one = count_flops(logits, params, tile)
         return one, one
-
-    def _augmented(self, key, tiles):
-        if not self.config.augment:
-            return tiles
-        return augment_crops(key, tiles, stain=self.config.stain)
 
     def _logits(self, reader, scorer, tiles):
         """Of each tile by itself: [b n c]."""
@@ -303,7 +267,7 @@ class Judge(Scorer):
     def __init__(self, config: AttentionPooling, task: Task, cells: Cells):
         super().__init__(config, task, cells)
         self.sizes, self.renew = (config.best, config.worst), 1
-        self.reader = self._reader(config.trunk, config.attention)
+        self.reader = config.reader(self.classes, gated=config.attention)
 
     def init(self, key):
         keys = jax.random.split(key)
@@ -355,7 +319,7 @@ class Judge(Scorer):
         return logits, share
 
     def loss(self, params, kept, tiles, label, key):
-        tiles = self._augmented(key, tiles)
+        tiles = self.config.augmented(key, tiles)
         logits, _ = self.forward(params, kept.mask, tiles)
         loss = cross_entropy(logits, label)
         metrics = {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}

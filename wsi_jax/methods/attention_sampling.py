@@ -23,12 +23,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from wsi_jax.nets.crops import CropHead, CropReader
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.crops import CropOptions
 from wsi_jax.nets.look import Overlook
-from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops import sampling
-from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import Estimator
@@ -70,14 +67,13 @@ class Inference(enum.Enum):
 
 
 @dataclasses.dataclass(kw_only=True)
-class AttentionSampling:
+class AttentionSampling(CropOptions):
     """A few crops of a slide, chosen by attention on its overview.
 
     The overview and its cells are those of the run's grid: `grid.mpp` and
     `grid.size_px`.
 
     Attributes:
-        trunk: of the crops; trained from its weights where it has some.
         mpps: um/px of the magnifications, the finest first.
         crop_px: side of a crop, whatever its magnification.
         crops: read of each slide in training.
@@ -88,12 +84,8 @@ class AttentionSampling:
         draws: averaged where a verdict's crops are sampled, each of `crops`.
         attention: channels of the net that looks.
         layers: its convolutions on the overview.
-        width: of a crop's feature.
         unit: features have length 1: the variance of the estimate is then least where
             crops are drawn by their attention; how much a crop shows is lost.
-        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
-        trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
-            stays as its weights are.
         tells: whether a feature tells its magnification.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
@@ -102,16 +94,10 @@ class AttentionSampling:
         alone: share in the loss of what each magnification's crops say by themselves: a
             magnification that is seldom looked at, or hard to learn from, is learnt all
             the same.
-        augment: turn and flip crops in training, and restain them.
-        stain: most that the log gain of each stain changes by, crop by crop.
         ahead: draw and read the next batch while one is learnt from. Attention is then
             one step old when it draws, which biases neither estimate nor gradient.
-        resident: for slides of megapixels, such as BACH's: they lie on the device.
-        chunk: crops encoded at a time; None for all. Fewer take less memory and
-            encode twice.
     """
 
-    trunk: Trunk = dataclasses.field(default_factory=Encoder)
     mpps: tuple[float, ...] = (0.5, 1.0, 2.0)
     crop_px: int = 224
     crops: int = 32
@@ -122,20 +108,13 @@ class AttentionSampling:
     draws: int = 4
     attention: int = 16
     layers: int = 2
-    width: int = 64
     unit: bool = True
-    deviation: bool = False
-    trunk_rate: float = 1.0
     tells: bool = False
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
     entropy: float = 0.01
     spread: float = 0.0
     alone: float = 0.0
-    augment: bool = True
-    stain: float = 0.0
     ahead: bool = True
-    resident: bool = False
-    chunk: int | None = None
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = True
@@ -147,10 +126,7 @@ class AttentionSampling:
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
-        names = ("crop_px", "crops", "draws", "attention", "layers", "width")
-        for name in names:
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        self.check_counts("crop_px", "crops", "draws", "attention", "layers")
         mpps = tuple(self.mpps)
         rises = all(a < b for a, b in itertools.pairwise(mpps))
         if not mpps or mpps[0] <= 0 or not rises:
@@ -160,9 +136,6 @@ class AttentionSampling:
                 f"--config.method.mpps={mpps}: with cells of their own all must be "
                 "multiples of the first; or set --config.method.layout=common"
             )
-
-    def check(self, cell_px: int) -> None:
-        """Any grid has cells to look at."""
 
     @property
     def way(self) -> str:
@@ -191,11 +164,6 @@ class AttentionSampling:
         own = self.layout is Layout.own
         ratios = tuple(round(m / self.mpps[0]) if own else 1 for m in self.mpps)
         return Cells(tuple(self.mpps), self.crop_px, mpp * cell_px, ratios)
-
-    def trained(self) -> "AttentionSampling":
-        """The method as its checkpoint needs it: without a file of weights."""
-        trunk = dataclasses.replace(self.trunk, weights="")
-        return dataclasses.replace(self, trunk=trunk)
 
     def stages(
         self,
@@ -240,12 +208,8 @@ class _Net:
         self.overlook = Overlook(
             cell_px, cells.ratios, config.attention, config.layers, dtype
         )
-        head = CropHead(
-            len(task.classes), m, config.width, config.tells, config.unit, dtype=dtype
-        )
-        learns = config.trunk_rate > 0
-        self.reader = CropReader(
-            config.trunk, head, config.deviation, config.chunk, learns
+        self.reader = config.reader(
+            len(task.classes), magnifications=m, tells=config.tells, unit=config.unit
         )
         self.begin = self.reader.begin
 
@@ -303,8 +267,7 @@ class _Net:
         how = Estimator.ordered if self.every else config.estimator
         weights = jax.vmap(lambda a, d: sampling.weights(a, d, how))(log_a, drawn)
         which, _ = self.places(drawn.index, shape)
-        if config.augment:
-            crops = augment_crops(jax.random.fold_in(key, 1), crops, stain=config.stain)
+        crops = config.augmented(jax.random.fold_in(key, 1), crops)
         h = self.reader.embed(params, crops, which)
         logits = self.reader.classify(params, weights, h)
         loss = cross_entropy(logits, label)

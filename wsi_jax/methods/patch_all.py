@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.nets.crops import CropHead, CropReader
-from wsi_jax.nets.encoder import Encoder
-from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import augment_crops
+from wsi_jax.nets.crops import CropOptions
 from wsi_jax.ops.crops import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.train.flops import count_flops
@@ -25,42 +22,25 @@ from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
 
 @dataclasses.dataclass(kw_only=True)
-class PatchAll:
+class PatchAll(CropOptions):
     """A trunk and ABMIL trained on all tiles of whole slides.
 
     Tiles are the cells of the run's grid, read at `mpp`; a grid of tiles that abut has
     `grid.mpp * grid.size_px == mpp * tile_px`.
 
     Attributes:
-        trunk: of the tiles; trained from its weights where it has some.
         mpp: um/px of the tiles.
         tile_px: side of a tile.
-        width: of a tile's feature.
-        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
-        trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
-            stays as its weights are.
         attention: hidden width of the attention.
         normaliser: of the attention.
-        augment: turn and flip tiles in training, and restain them.
-        stain: most that the log gain of each stain changes by, tile by tile.
         ahead: read the next batch while one is learnt from.
-        resident: for slides of megapixels, such as BACH's: they lie on the device.
-        chunk: tiles encoded at a time; None for all.
     """
 
-    trunk: Trunk = dataclasses.field(default_factory=Encoder)
     mpp: float = 0.5
     tile_px: int = 224
-    width: int = 64
-    deviation: bool = False
-    trunk_rate: float = 1.0
     attention: int = 32
     normaliser: Normaliser = Normaliser.softmax
-    augment: bool = True
-    stain: float = 0.0
     ahead: bool = True
-    resident: bool = False
-    chunk: int | None = None
 
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = False
@@ -68,12 +48,7 @@ class PatchAll:
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
-        for name in ("tile_px", "width", "attention"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"--config.method.{name}={value}: 1 or more")
-
-    def check(self, cell_px: int) -> None:
-        """Any grid has tiles."""
+        self.check_counts("tile_px", "attention")
 
     def reads(self) -> tuple[float, ...]:
         """um/px at which slides are read besides the overview."""
@@ -86,11 +61,6 @@ class PatchAll:
             f"Every tile of {self.tile_px} px at {self.mpp:g} um/px, trained end to "
             "end on slide labels."
         )
-
-    def trained(self) -> "PatchAll":
-        """The method as its checkpoint needs it: without a file of weights."""
-        trunk = dataclasses.replace(self.trunk, weights="")
-        return dataclasses.replace(self, trunk=trunk)
 
     def cells(self, mpp: float, cell_px: int) -> Cells:
         """Of overviews at `mpp` with cells of `cell_px`."""
@@ -117,14 +87,7 @@ class _Net:
 
     def __init__(self, config: PatchAll, task: Task, cells: Cells):
         self.config, self.cells, self.ahead = config, cells, config.ahead
-        head = CropHead(
-            len(task.classes), width=config.width, unit=False, gated=config.attention,
-            dtype=config.trunk.dtype.value,
-        )  # fmt: skip
-        learns = config.trunk_rate > 0
-        self.reader = CropReader(
-            config.trunk, head, config.deviation, config.chunk, learns
-        )
+        self.reader = config.reader(len(task.classes), gated=config.attention)
         self.init, self.begin = self.reader.init, self.reader.begin
 
     def count(self, mask):
@@ -157,8 +120,7 @@ class _Net:
 
     def loss(self, params, overview, mask, drawn, crops, label, key):
         del overview, mask
-        if self.config.augment:
-            crops = augment_crops(key, crops, stain=self.config.stain)
+        crops = self.config.augmented(key, crops)
         logits, _ = self.forward(params, drawn.mask, crops)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return loss, {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}

@@ -1,16 +1,90 @@
 """What becomes of crops: their features, the pooled one, the verdict."""
 
-import flax.linen as nn
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from wsi_jax.nets.attention import GatedAttention
+from wsi_jax.nets.crop_head import CropHead, with_statistics
+from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
+from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import by_chunks
 from wsi_jax.types import Bag
+
+
+@dataclasses.dataclass(kw_only=True)
+class CropOptions:
+    """What methods have in common that learn from crops, or tiles, end to end.
+
+    Attributes:
+        trunk: of the crops; trained from its weights where it has some.
+        width: of a crop's feature.
+        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
+        trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
+            stays as its weights are.
+        augment: turn and flip crops in training, and restain them.
+        stain: most that the log gain of each stain changes by, crop by crop.
+        resident: for slides of megapixels, such as BACH's: they lie on the device.
+        chunk: crops encoded at a time; None for all. Fewer take less memory and
+            encode twice.
+    """
+
+    trunk: Trunk = dataclasses.field(default_factory=Encoder)
+    width: int = 64
+    deviation: bool = False
+    trunk_rate: float = 1.0
+    augment: bool = True
+    stain: float = 0.0
+    resident: bool = False
+    chunk: int | None = None
+
+    def check_counts(self, *names: str) -> None:
+        """Raises ValueError naming the first of some flags that is not 1 or more."""
+        for name in (*names, "width"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--config.method.{name}={value}: 1 or more")
+
+    def check(self, cell_px: int) -> None:
+        """Any grid has cells."""
+
+    def trained(self) -> "CropOptions":
+        """The method as its checkpoint needs it: without a file of weights."""
+        trunk = dataclasses.replace(self.trunk, weights="")
+        return dataclasses.replace(self, trunk=trunk)
+
+    def reader(
+        self,
+        classes: int,
+        *,
+        trunk: Trunk | None = None,
+        magnifications: int = 1,
+        tells: bool = False,
+        unit: bool = False,
+        gated: int = 0,
+    ) -> "CropReader":
+        """Trunk and head.
+
+        Args:
+            classes: to be told apart.
+            trunk: another one than the method's.
+            magnifications, tells, unit, gated: as `CropHead` has them.
+        """
+        trunk = trunk or self.trunk
+        head = CropHead(
+            classes, magnifications, self.width, tells, unit, gated,
+            dtype=trunk.dtype.value,
+        )  # fmt: skip
+        learns = self.trunk_rate > 0
+        return CropReader(trunk, head, self.deviation, self.chunk, learns)
+
+    def augmented(
+        self, key: Array, crops: Num[Array, "b n s s 3"]
+    ) -> Num[Array, "b n s s 3"]:
+        """Crops as training sees them."""
+        return augment_crops(key, crops, stain=self.stain) if self.augment else crops
 
 
 class CropReader:
@@ -29,7 +103,7 @@ class CropReader:
     def __init__(
         self,
         trunk: Trunk,
-        head: "CropHead",
+        head: CropHead,
         deviation: bool,
         chunk: int | None,
         learns: bool = True,
@@ -106,105 +180,3 @@ def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
     mean = cells.mean((1, 2), keepdims=True)
     variance = ((cells - mean) ** 2).mean((1, 2))
     return jnp.concatenate([mean[:, 0, 0], jnp.sqrt(variance + 1e-6)], -1)
-
-
-class Standardise(nn.Module):
-    """Shifts and scales features by constants, of each magnification its own.
-
-    What all crops of a magnification share, and random trunks see little else, would
-    hide in what they differ. `with_statistics` sets them.
-
-    Attributes:
-        magnifications: how many there are.
-    """
-
-    magnifications: int
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "*n f"], which: Int[Array, "*n"]
-    ) -> Float[Array, "*n f"]:
-        init, shape = nn.initializers, (self.magnifications, x.shape[-1])
-        mean = lax.stop_gradient(self.param("mean", init.zeros, shape))
-        std = lax.stop_gradient(self.param("std", init.ones, shape))
-        return (x - mean[which].astype(x.dtype)) / std[which].astype(x.dtype)
-
-
-class CropHead(nn.Module):
-    """What becomes of crops: each one's feature, their pooled one, the verdict.
-
-    Attributes:
-        n_classes: c.
-        magnifications: how many there are.
-        width: of a feature.
-        tells: a feature tells the magnification of its crop: each has numbers of its
-            own in the pooled one, and those of the others are 0.
-        unit: features have length 1: the variance of the estimate is then least where
-            cells are drawn by their attention (Katharopoulos & Fleuret 2019).
-        gated: width of an attention over the crops themselves; 0 for none.
-        dtype: of the embedding.
-    """
-
-    n_classes: int
-    magnifications: int = 1
-    width: int = 64
-    tells: bool = False
-    unit: bool = True
-    gated: int = 0
-    dtype: DTypeLike = jnp.float32
-
-    def setup(self):
-        self.standardise = Standardise(self.magnifications)
-        self.fc = nn.Dense(self.width, dtype=self.dtype)
-        if self.gated:
-            self.attention = GatedAttention(width=self.gated, dtype=self.dtype)
-        self.classifier = nn.Dense(self.n_classes)
-
-    def embed(
-        self, x: Float[Array, "*n f"], which: Int[Array, "*n"]
-    ) -> Float[Array, "*n d"]:
-        """The feature of each crop, from the trunk's and its magnification."""
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        h = nn.relu(self.fc(self.standardise(x, which))).astype(wide)
-        if self.tells:
-            mine = jax.nn.one_hot(which, self.magnifications, dtype=wide)
-            h = (mine[..., None] * h[..., None, :]).reshape(*which.shape, -1)
-        if not self.unit:
-            return h
-        # Under the root a little, for it has no gradient at a feature that is zero.
-        return h / jnp.sqrt((h**2).sum(-1, keepdims=True) + 1e-12)
-
-    def attend(self, h: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-        """Attention logits of crops by what they show (Ilse et al. 2018, eq. 9)."""
-        return self.attention(h)[..., 0]
-
-    def classify(self, pooled: Float[Array, "b d"]) -> Float[Array, "b c"]:
-        """Logits of the slide's classes."""
-        return self.classifier(pooled)
-
-    def __call__(
-        self, x: Float[Array, "*n f"], which: Int[Array, "*n"]
-    ) -> Float[Array, "*n c"]:
-        """Touches every parameter, for `init`."""
-        h = self.embed(x, which)
-        if self.gated:
-            self.attend(h)
-        return self.classify(h)
-
-
-def with_statistics(
-    params: PyTree,
-    x: Float[Array, "b n f"],
-    which: Int[Array, "b n"],
-    mask: Bool[Array, "b n"],
-) -> PyTree:
-    """The parameters of a `CropHead` with the statistics of some crops' features."""
-    old = params["params"]["standardise"]
-    mine = jax.nn.one_hot(which, len(old["mean"]), dtype=x.dtype) * mask[..., None]
-    count = jnp.maximum(mine.sum((0, 1)), 1)[:, None]
-    mean = jnp.einsum("bnm,bnf->mf", mine, x) / count
-    variance = jnp.einsum("bnm,bnmf->mf", mine, (x[:, :, None] - mean[None, None]) ** 2)
-    std = jnp.sqrt(variance / count)
-    new = {"mean": mean, "std": jnp.where(std > 1e-6 * jnp.abs(mean), std, 1)}
-    new = jax.tree.map(lambda a, b: jnp.where(count > 1, a, b), new, old)
-    return {"params": params["params"] | {"standardise": new}}
