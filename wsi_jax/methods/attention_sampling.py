@@ -84,6 +84,7 @@ class AttentionSampling(CropOptions):
         draws: averaged where a verdict's crops are sampled, each of `crops`.
         attention: channels of the net that looks.
         layers: its convolutions on the overview.
+        relative: it sees colours relative to those of the slide's own tissue.
         unit: features have length 1: the variance of the estimate is then least where
             crops are drawn by their attention; how much a crop shows is lost.
         tells: whether a feature tells its magnification.
@@ -108,6 +109,7 @@ class AttentionSampling(CropOptions):
     draws: int = 4
     attention: int = 16
     layers: int = 2
+    relative: bool = False
     unit: bool = True
     tells: bool = False
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
@@ -206,8 +208,9 @@ class _Net:
         self.ahead, self.carries = config.ahead, not self.every
         dtype, m = config.trunk.dtype.value, len(config.mpps)
         self.overlook = Overlook(
-            cell_px, cells.ratios, config.attention, config.layers, dtype
-        )
+            cell_px, cells.ratios, config.attention, config.layers, config.relative,
+            dtype,
+        )  # fmt: skip
         self.reader = config.reader(
             len(task.classes), magnifications=m, tells=config.tells, unit=config.unit
         )

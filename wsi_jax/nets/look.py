@@ -22,6 +22,8 @@ class Overlook(nn.Module):
         ratios: of each magnification's cells to the finest.
         width: channels.
         layers: convolutions on the overview.
+        relative: colours are told from those of the slide's own tissue, so that neither
+            its stain nor its scanner is seen.
         dtype: of the convolutions; logits are at least float32.
         mean: of red, green, blue.
         std: their standard deviation.
@@ -31,6 +33,7 @@ class Overlook(nn.Module):
     ratios: tuple[int, ...]
     width: int = 16
     layers: int = 2
+    relative: bool = False
     dtype: DTypeLike = jnp.float32
     mean: RGB = (0.7, 0.55, 0.7)
     std: RGB = (0.2, 0.2, 0.2)
@@ -41,7 +44,9 @@ class Overlook(nn.Module):
     ) -> Float[Array, "b k"]:
         side = self.cell_px
         fine = mask.repeat(side, 1).repeat(side, 2)[..., None]
-        x = jnp.where(fine, standardise(overview, self.mean, self.std, self.dtype), 0)
+        x = standardise(overview, self.mean, self.std, self.dtype)
+        x = relative_to_tissue(x, fine) if self.relative else x
+        x = jnp.where(fine, x, 0)
         for i in range(self.layers):
             x = nn.Conv(self.width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
             x = jnp.where(fine, nn.relu(_norm(f"norm{i}")(x)), 0)
@@ -68,6 +73,18 @@ class Overlook(nn.Module):
         zeros = nn.initializers.zeros
         out = nn.Dense(1, kernel_init=zeros, dtype=x.dtype, name=f"logits{i}")(x)
         return out.reshape(len(out), -1)
+
+
+def relative_to_tissue(
+    x: Float[Array, "b h w 3"], tissue: Bool[Array, "b h w 1"]
+) -> Float[Array, "b h w 3"]:
+    """Each slide's colours less the mean of its tissue, over their deviation."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    count = jnp.maximum(tissue.sum((1, 2), keepdims=True), 1)
+    mean = jnp.where(tissue, wide, 0).sum((1, 2), keepdims=True) / count
+    apart = jnp.where(tissue, wide - mean, 0)
+    variance = (apart**2).sum((1, 2), keepdims=True) / count
+    return (apart / jnp.sqrt(variance + 1e-4)).astype(x.dtype)
 
 
 def _norm(name):
