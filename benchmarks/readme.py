@@ -17,12 +17,14 @@ from benchmarks.looking_tables import (
     needle,
 )
 from benchmarks.record import auc, made
+from benchmarks.tile_tables import extract, tile_loader
 from benchmarks.zoom_tables import zoom, zoom_runs, zoom_slides
 from wsi_jax.nets import known
 
 # By name, as all tables.
 LOOKING = attention_pooling_runs, attention_sampling, magnification, needle
 ZOOMING = zoom, zoom_runs, zoom_slides
+TILES = extract, tile_loader
 FACTS = {"encoders": known.table}
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
