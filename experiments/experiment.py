@@ -291,7 +291,7 @@ def check_claim(folder: pathlib.Path, config: Experiment) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    before = json.loads(path.read_text())["config"]
+    before = configs.with_defaults(json.loads(path.read_text())["config"])
     fixed = lambda tree: {k: v for k, v in tree.items() if k not in FREE}
     changed = configs.differences(fixed(before), fixed(configs.to_plain(config)))
     if changed:

@@ -49,6 +49,28 @@ def test_a_field_of_one_side_only_is_a_difference():
     assert configs.differences(older, plain) == ["overlap_px: was '(absent)', is 0"]
 
 
+def test_a_run_of_before_goes_on_with_fields_that_are_new():
+    """At their defaults, however deep; one that is set to another value is told."""
+    config = demo.get_config()
+    now = configs.to_plain(config)
+    before = json.loads(json.dumps(now))
+    del before["grid"]["overlap_px"], before["train"]["optimiser"]["schedule"]
+    del before["method"]["normaliser"], before["loading"]
+    assert configs.differences(configs.with_defaults(before), now) == []
+    config.grid.overlap_px = 3
+    (told,) = configs.differences(
+        configs.with_defaults(before), configs.to_plain(config)
+    )
+    assert told == "grid.overlap_px: was 0, is 3"
+
+
+def test_what_is_no_type_of_ours_any_more_stays_as_it_is():
+    plain = {"method": {"type": "wsi_jax.methods.gone.Gone", "width": 3}}
+    assert configs.with_defaults(plain | {"type": "wsi_jax.slides.grid.Grit"}) == (
+        plain | {"type": "wsi_jax.slides.grid.Grit"}
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     [

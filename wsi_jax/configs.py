@@ -38,6 +38,31 @@ def from_plain(plain: Any) -> Any:
     return kind[fields["name"]] if issubclass(kind, enum.Enum) else kind(**fields)
 
 
+def with_defaults(plain: Any) -> Any:
+    """A plain tree with the fields that its types have got since, at their defaults.
+
+    A new field's default is what there was without it, so that a run of before goes on.
+    """
+    if isinstance(plain, list):
+        return [with_defaults(part) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    known = {name: with_defaults(value) for name, value in plain.items()}
+    try:
+        kind = _find(plain[TYPE])
+    except ValueError:
+        return known
+    if issubclass(kind, enum.Enum):
+        return plain
+    none = dataclasses.MISSING
+    for field in dataclasses.fields(kind):
+        made = field.default_factory
+        value = field.default if made is none else made()
+        if field.name not in known and value is not none:
+            known[field.name] = to_plain(value)
+    return known
+
+
 def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
     """{"train.optimiser.learning_rate": 2e-4, ...} of a plain tree, types left out."""
     if not isinstance(plain, dict):
@@ -89,7 +114,10 @@ def _find(name):
     module, _, kind = name.rpartition(".")
     if module.split(".")[0] not in ("wsi_jax", "experiments"):
         raise ValueError(f"{name} is not a config of wsi_jax; was the file edited?")
-    found = getattr(importlib.import_module(module), kind, None)
+    try:
+        found = getattr(importlib.import_module(module), kind, None)
+    except ModuleNotFoundError:
+        found = None
     is_config = dataclasses.is_dataclass(found) or (
         isinstance(found, type) and issubclass(found, enum.Enum)
     )
