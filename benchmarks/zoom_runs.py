@@ -6,7 +6,8 @@ A row is one way of one run: test AUC with its 95 % interval, and the expected
 calibration error. `settings` are ours, or those that the paper's code has. A row
 `policy - random` is the paired difference of AUCs at one share of the tiles, over all
 cohorts: the mean of theirs, with the interval of independent cohorts. `gap_closed` is
-the share of the way from random to oracle that the policy goes, of the mean AUCs.
+the share of the way from random to oracle that the policy goes, of the mean AUCs; null
+where the oracle is no better.
 """
 
 import csv
@@ -87,7 +88,7 @@ def differences(runs: list[pathlib.Path]) -> list[dict]:
             for way in several[0][1]
             if all(way in by for _, by in several)
         }
-        gap = mean["oracle"] - mean["random"]
+        gap, gain = (mean[way] - mean["random"] for way in ("oracle", "policy"))
         for other in (way for way in AGAINST if way in mean):
             gaps = [delong_difference(y, by["policy"], by[other]) for y, by in several]
             value = float(np.mean([one.value for one in gaps]))
@@ -102,7 +103,7 @@ def differences(runs: list[pathlib.Path]) -> list[dict]:
                 "auc_diff": value,
                 "auc_diff_lo": value - half,
                 "auc_diff_hi": value + half,
-                "gap_closed": float((mean["policy"] - mean["random"]) / gap),
+                "gap_closed": float(gain / gap) if gap > 0 else None,
             })  # fmt: skip
     return found
 

@@ -72,6 +72,18 @@ def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
     assert one["gap_closed"] == pytest.approx(closed)
 
 
+def test_no_gap_is_closed_where_there_is_none(runs):
+    """Where the oracle says what random choices say."""
+    one, _ = runs[0]
+    head, *lines = (one / "predictions.csv").read_text().splitlines()
+    names = head.split(",")
+    at, of = names.index("oracle.p_tumor"), names.index("random.p_tumor")
+    cells = [line.split(",") for line in lines]
+    same = [",".join((*line[:at], line[of], *line[at + 1 :])) for line in cells]
+    (one / "predictions.csv").write_text("\n".join([head, *same]))
+    assert {row["gap_closed"] for row in differences([one])} == {None}
+
+
 def test_the_table_holds_every_way(runs):
     found, _ = runs
     rows = [row for run in found for row in rows_of(run)] + differences(list(found))
