@@ -386,14 +386,9 @@ class _Stages:
             way, slides, update, act, read, self.rules(), key,
             steps=steps, chunk=self.config.rows, states=self.config.ppo.chunk,
         )  # fmt: skip
-        trace = {
-            "order": known.order,
-            "steps": slides.horizon,
-            "logits": known.logits,
-        }
+        trace = {"order": known.order, "steps": slides.horizon, "logits": known.logits}
         renew = lambda x: update.finish(update.row(x))
-        once = way.rules(self.rules()).once
-        passes = 1 if once else slides.horizon
+        passes = 1 if way.rules(self.rules()).once else slides.horizon
         counts = self.counts(batch, slides.horizon, read, act, renew, passes=passes)
         said = nets.classify(params, known.rows, known.mask)
         return Prediction(*said, counts, trace)
