@@ -2,10 +2,12 @@
 
     python -m benchmarks.zoom_runs --out benchmarks/results/zoom_runs.json runs/zoom_*
 
-A row is one way of one run: test AUC with its 95 % interval. A row `policy - random`
-is the paired difference of AUCs at one share of the tiles, over all cohorts: the mean
-of theirs, with the interval of independent cohorts. `gap_closed` is the share of the
-way from random to oracle that the policy goes, of the mean AUCs.
+A row is one way of one run: test AUC with its 95 % interval, and the expected
+calibration error. `settings` are ours, or those that the paper's code has. A row
+`policy - random` is the paired difference of AUCs at one share of the tiles, over all
+cohorts: the mean of theirs, with the interval of independent cohorts. `gap_closed` is
+the share of the way from random to oracle that the policy goes, of the mean AUCs; null
+where the oracle is no better.
 """
 
 import csv
@@ -17,9 +19,18 @@ import numpy as np
 from benchmarks import record
 from benchmarks.runs import about_cohort, cohort_folder, over_cohorts
 from wsi_jax.configs import flatten
+from wsi_jax.evals.calibration import calibration_error
 from wsi_jax.evals.intervals import delong, delong_difference
 
-AGAINST = ("random", "grid", "low_attention", "full_resolution")
+AGAINST = ("random", "grid", "low_attention", "ranking", "full_resolution")
+# What the paper's code does otherwise, whatever the cohort.
+PAPER = {
+    "method.signed": False,
+    "method.itself": True,
+    "method.clock": False,
+    "method.ppo.masked": False,
+    "method.ppo.reward": "loss",
+}
 
 
 def scores(run: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -34,45 +45,58 @@ def scores(run: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return positive, {name: column(of) for name, of in by.items()}
 
 
+def settings(config: dict) -> str:
+    """Whose they are, of a run's config as `config.json` has it."""
+    told = flatten(config)
+    paper = all(told.get(name) == value for name, value in PAPER.items())
+    return "paper" if paper else "ours"
+
+
 def rows_of(run: pathlib.Path) -> list[dict]:
     """One row for each way."""
     made = json.loads((run / "config.json").read_text())
-    share = flatten(made["config"])["method.share"]
-    about = about_cohort(cohort_folder(made["config"]["data"])) | {"share": share}
+    about = about_cohort(cohort_folder(made["config"]["data"]))
+    about |= {"settings": settings(made["config"])}
+    about |= {"share": flatten(made["config"])["method.share"]}
     positive, by = scores(run)
     found = []
     for way, p in by.items():
         auc = delong(positive, p)
+        error = calibration_error(positive.astype(int), np.stack([1 - p, p], -1))
         found.append(
             about
             | {"way": way, "n": len(positive)}
             | {"auc": auc.value, "auc_lo": auc.lo, "auc_hi": auc.hi}
+            | {"calibration_error": float(error)}
             | {"run_commit": made["commit"]}
         )
     return found
 
 
 def differences(runs: list[pathlib.Path]) -> list[dict]:
-    """The policy less other ways, at each share of the tiles and on each preset."""
+    """The policy less other ways: on each preset, by whose settings, at each share."""
     groups = {}
     for run in runs:
         first = rows_of(run)[0]
-        groups.setdefault((first["preset"], first["share"]), []).append(scores(run))
+        group = tuple(first[name] for name in ("preset", "settings", "share"))
+        groups.setdefault(group, []).append(scores(run))
     found = []
-    for (preset, share), several in groups.items():
+    for (preset, whose, share), several in groups.items():
         mean = {
             way: np.mean([delong(positive, by[way]).value for positive, by in several])
             for way in several[0][1]
+            if all(way in by for _, by in several)
         }
-        gap = mean["oracle"] - mean["random"]
-        for other in AGAINST:
+        gap, gain = (mean[way] - mean["random"] for way in ("oracle", "policy"))
+        for other in (way for way in AGAINST if way in mean):
             gaps = [delong_difference(y, by["policy"], by[other]) for y, by in several]
             found.append({
                 "preset": preset,
+                "settings": whose,
                 "share": share,
                 "way": f"policy - {other}",
                 **over_cohorts(gaps),
-                "gap_closed": float((mean["policy"] - mean["random"]) / gap),
+                "gap_closed": float(gain / gap) if gap > 0 else None,
             })  # fmt: skip
     return found
 

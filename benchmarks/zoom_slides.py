@@ -7,7 +7,8 @@ resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder
 batches of 128. At 100 % all children are read and encoded, in batches as large, and
 nothing at low resolution. `bound` is what the tiles encoded would give: 16 N over
 N + 16 T. Each share has a process of its own, whose peak of resident memory is told,
-and the least of three runs counts; weights are random, as they decide no time.
+and that of the device where it has memory of its own; the least of three runs counts.
+Weights are random, as they decide no time.
 """
 
 import dataclasses
@@ -126,6 +127,7 @@ def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
         meter, began = Meter(), time.perf_counter()
         judge(found, meter)
         seconds.append(time.perf_counter() - began)
+    held = jax.devices()[0].memory_stats()
     n = len(found[0].yx)
     steps = n if share == 1 else int(horizon(share, n))
     counted = meter.as_dict()
@@ -139,6 +141,7 @@ def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
         "s_per_slide": min(seconds) / len(found),
         "bound": 1.0 if share == 1 else K * K * n / (n + K * K * steps),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_device_mb": held and held["peak_bytes_in_use"] / 1e6,
     })  # fmt: skip
 
 

@@ -1,14 +1,14 @@
 """README's tables of zooming: learning it, slides judged by it, its opponents."""
 
+from collections.abc import Iterable
+
 from benchmarks.record import auc, made
 
 
 def zoom(report: dict) -> str:
     """CPU seconds and memory of one update on a slide."""
-    header = (
-        "| tiles | steps | slides together | CPU s a slide | memory | steps a second |"
-    )
-    lines = [f"{header} stacked states |", "|---" * 7 + "|"]
+    columns = ("tiles", "steps", "slides together", "CPU s a slide", "memory")
+    lines = _head(*columns, "steps a second", "stacked states")
     for r in report["rows"]:
         plain = ""
         if "plain_cpu_s" in r:
@@ -27,11 +27,14 @@ def zoom(report: dict) -> str:
 
 
 def zoom_slides(report: dict) -> str:
-    """Seconds from file to verdict by the share of the tiles zoomed into."""
-    header = (
-        "| zoomed into | tiles read | s a slide | speed-up | by tiles encoded | peak |"
-    )
-    lines = [header, "|---" * 6 + "|"]
+    """Seconds from file to verdict, and memory, by the share that is zoomed into.
+
+    The device's memory is told by those that have one of their own.
+    """
+    told = any(r.get("peak_device_mb") for r in report["rows"])
+    columns = ("zoomed into", "tiles read", "s a slide", "speed-up")
+    columns += ("by tiles encoded", "peak", *("on the device",) * told)
+    lines = _head(*columns)
     for r in report["rows"]:
         cells = (
             f"{r['t']} of {r['n']}",
@@ -40,34 +43,34 @@ def zoom_slides(report: dict) -> str:
             f"{r['speedup']:.2f}x",
             f"{r['bound']:.2f}x",
             f"{r['peak_rss_mb']:,.0f} MB",
+            *(f"{r['peak_device_mb']:,.0f} MB" for _ in range(told)),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", made(report)])
 
 
 def zoom_runs(report: dict) -> str:
-    """AUC of each way to spend as many tiles, and what the policy gains."""
+    """AUC and calibration of each way to spend as many tiles; the policy's gains."""
     runs = [r for r in report["rows"] if "auc" in r]
     gaps = [r for r in report["rows"] if "auc_diff" in r]
     seeds = sorted({r["seed"] for r in runs})
-    columns = (
+    lines = _head(
         "preset",
+        "settings",
         "share",
         "way",
         *(f"seed {s}: AUC (95 %)" for s in seeds),
         "mean",
+        "calibration error",
     )
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    key = lambda r: (r["preset"], r["share"], r["way"])
-    for preset, share, way in dict.fromkeys(map(key, runs)):
-        mine = {r["seed"]: r for r in runs if key(r) == (preset, share, way)}
-        mean = sum(r["auc"] for r in mine.values()) / len(mine)
-        cells = [auc(mine[s]) if s in mine else "" for s in seeds]
-        cells = f"`{preset}`", f"{share:.0%}", way.replace("_", " "), *cells
-        lines.append("| " + " | ".join(cells) + f" | {mean:.3f} |")
+    for what in dict.fromkeys((*_group(r), r["way"]) for r in runs):
+        mine = {r["seed"]: r for r in runs if (*_group(r), r["way"]) == what}
+        each = (auc(mine[s]) if s in mine else "" for s in seeds)
+        means = (_mean(mine.values(), name) for name in ("auc", "calibration_error"))
+        lines.append("| " + " | ".join((*_named(*what), *each, *means)) + " |")
     said = "; ".join(
-        f"`{r['preset']}`, {r['share']:.0%}, {r['way'].replace('_', ' ')} "
-        f"{r['auc_diff']:+.3f} ({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
+        ", ".join(_named(*_group(r), r["way"])) + f" {r['auc_diff']:+.3f} "
+        f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
         for r in gaps
     )
     n = " to ".join(str(n) for n in sorted({r["n"] for r in runs}))
@@ -82,6 +85,21 @@ def zoom_runs(report: dict) -> str:
     if held:
         said += f" Certificates: {'; '.join(sorted(held))}."
     return "\n".join([*lines, "", said, "", made(report)])
+
+
+def _group(row: dict) -> tuple:
+    """Of a run; one that does not say whose settings it has, has ours."""
+    return row["preset"], row.get("settings", "ours"), row["share"]
+
+
+def _named(preset: str, whose: str, share: float, way: str) -> tuple[str, ...]:
+    return f"`{preset}`", whose, f"{share:.0%}", way.replace("_", " ")
+
+
+def _mean(rows: Iterable[dict], name: str) -> str:
+    """Over the rows that tell it."""
+    told = [row[name] for row in rows if name in row]
+    return f"{sum(told) / len(told):.3f}" if told else ""
 
 
 def _head(*columns: str) -> list[str]:

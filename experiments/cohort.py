@@ -222,6 +222,7 @@ def otherwise(
     if not verdicts[0].others:
         return {}
     names = [f"{name}{end}" for name in reporting.NAMES for end in ("", "_lo", "_hi")]
+    names += reporting.ECE
     by = {config.method.way: found}
     for name in verdicts[0].others:
         by[name] = summarise(

@@ -262,7 +262,7 @@ def results(summary: dict[str, float], ways: str) -> tuple[tables.Table, ...]:
     if any(name.startswith("site.") for name in summary):
         found.append(tables.breakdown(summary, "site.", "By site", NAMES))
     if any(name.startswith("inference.") for name in summary):
-        found.append(tables.breakdown(summary, "inference.", ways, NAMES))
+        found.append(tables.breakdown(summary, "inference.", ways, NAMES | ECE))
     return tuple(found)
 
 

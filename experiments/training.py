@@ -30,7 +30,7 @@ class Predicted(NamedTuple):
         attention: [n].
         flops: of the method.
         trace: what the method shows besides; None for nothing.
-        others: probabilities [c] by the method's other ways to predict.
+        others: probabilities [c] by the method's opponents and other ways to predict.
     """
 
     row: Row
@@ -56,12 +56,16 @@ def train(
     Run again, it goes on from the last checkpoint.
     """
     parts = {name: in_split(cohort, name) for name in SPLITS}
-    params = None
+    params, rivals = None, {}
     for stage in stages:
         inside = folder / stage.name
-        params = train_stage(
+        learnt = train_stage(
             config, parts, source, stage, inside, meter, progress, params
         )
+        if stage.opponent:
+            rivals[stage.name] = stage.method, learnt
+            continue
+        params = learnt
         if stage.distil:
             source = distilled(stage, params, source, parts, inside, progress)
     method = compile_method(stages[-1].method, source.mesh)
@@ -76,11 +80,12 @@ def train(
             label = int(decide(p[None], threshold)[0])
             called.append(Predicted(row, p, label, attention, flops, trace))
             advance(1)
+    rivals |= {name: (other, params) for name, other in stages[-1].others.items()}
     others = {
         name: probabilities(
-            compile_method(other, source.mesh), params, source, parts["test"]
+            compile_method(other, source.mesh), learnt, source, parts["test"]
         )[1]
-        for name, other in stages[-1].others.items()
+        for name, (other, learnt) in rivals.items()
     }
     called = [
         one._replace(others={name: p[i] for name, p in others.items()})

@@ -4,14 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
-from benchmarks.zoom_runs import AGAINST, differences, rows_of
-from benchmarks.zoom_tables import zoom_runs
+from benchmarks.zoom_runs import AGAINST, differences, rows_of, settings
+from benchmarks.zoom_tables import zoom_runs, zoom_slides
+from experiments.configs.camelyon16 import sasha_paper as camelyon16_paper
+from experiments.configs.phantom import sasha, sasha_paper
+from wsi_jax.configs import to_plain
 from wsi_jax.evals.intervals import delong, delong_difference
 from wsi_jax.provenance import provenance
 
 WAYS = {"policy": 2.0, "random": 0.5, "oracle": 4.0, "grid": 0.4}
-WAYS |= {"low_attention": 1.0, "full_resolution": 5.0}
+WAYS |= {"low_attention": 1.0, "ranking": 1.5, "full_resolution": 5.0}
 
 
 @pytest.fixture
@@ -29,7 +33,8 @@ def runs(tmp_path):
         config = {"data": data, "method": {"share": 0.2}}
         made = {"config": config, "commit": "c" * 40}
         (run / "config.json").write_text(json.dumps(made))
-        p = {way: rng.normal(size=60) + shift * positive for way, shift in WAYS.items()}
+        draw = lambda shift, rng=rng: expit(rng.normal(size=60) + shift * positive)
+        p = {way: draw(shift) for way, shift in WAYS.items()}
         names = ["p_tumor" if way == "policy" else f"{way}.p_tumor" for way in p]
         lines = [",".join(["slide_id", "label", *names])]
         for i, label in enumerate(np.where(positive, "tumor", "normal")):
@@ -48,6 +53,9 @@ def test_each_way_has_its_own_scores(runs):
         for way, row in rows.items():
             assert row["auc"] == pytest.approx(delong(positive, p[way]).value)
             assert (row["share"], row["n"], row["preset"]) == (0.2, 60, "needle")
+            said, bins = p[way], np.minimum((p[way] * 10).astype(int), 9)
+            gaps = [abs((said - positive)[bins == i].sum()) for i in range(10)]
+            assert row["calibration_error"] == pytest.approx(sum(gaps) / 60)
 
 
 def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
@@ -64,9 +72,76 @@ def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
     assert one["gap_closed"] == pytest.approx(closed)
 
 
+def test_no_gap_is_closed_where_there_is_none(runs):
+    """Where the oracle says what random choices say."""
+    one, _ = runs[0]
+    head, *lines = (one / "predictions.csv").read_text().splitlines()
+    names = head.split(",")
+    at, of = names.index("oracle.p_tumor"), names.index("random.p_tumor")
+    cells = [line.split(",") for line in lines]
+    same = [",".join((*line[:at], line[of], *line[at + 1 :])) for line in cells]
+    (one / "predictions.csv").write_text("\n".join([head, *same]))
+    assert {row["gap_closed"] for row in differences([one])} == {None}
+
+
 def test_the_table_holds_every_way(runs):
     found, _ = runs
     rows = [row for run in found for row in rows_of(run)] + differences(list(found))
     said = zoom_runs(provenance() | {"rows": rows})
-    assert said.count("\n| `needle` | 20% |") == len(WAYS)
-    assert "policy - low attention" in said
+    assert said.count("\n| `needle` | ours | 20% |") == len(WAYS)
+    assert "`needle`, ours, 20%, policy - low attention" in said
+    errors = [r["calibration_error"] for r in rows if r["way"] == "policy"]
+    (line,) = (line for line in said.splitlines() if "20% | policy |" in line)
+    assert line.endswith(f" {np.mean(errors):.3f} |")
+
+
+def test_whose_settings_a_run_has_is_told(runs):
+    configs = (
+        sasha.get_config(),
+        sasha_paper.get_config(),
+        camelyon16_paper.get_config(),
+    )
+    assert [settings(to_plain(one)) for one in configs] == ["ours", "paper", "paper"]
+    one, other = runs[0]
+    made = json.loads((other / "config.json").read_text())
+    paper = {"signed": False, "itself": True, "clock": False}
+    paper["ppo"] = {"masked": False, "reward": "loss"}
+    made["config"]["method"] |= paper
+    (other / "config.json").write_text(json.dumps(made))
+    rows = rows_of(one) + rows_of(other) + differences([one, other])
+    gaps = [row for row in rows if "auc_diff" in row]
+    assert {(row["settings"], row["cohorts"]) for row in gaps} == {
+        ("ours", 1),
+        ("paper", 1),
+    }
+    said = zoom_runs(provenance() | {"rows": rows})
+    for whose in ("ours", "paper"):
+        assert said.count(f"\n| `needle` | {whose} | 20% |") == len(WAYS)
+
+
+def test_rows_that_tell_less_still_make_a_table(runs):
+    """Of runs without a ranking, whose rows say nothing of settings and calibration."""
+    one, other = runs[0]
+    lines = (other / "predictions.csv").read_text().splitlines()
+    at = lines[0].split(",").index("ranking.p_tumor")
+    cut = lambda line: ",".join(line.split(",")[:at] + line.split(",")[at + 1 :])
+    (other / "predictions.csv").write_text("\n".join(map(cut, lines)))
+    gaps = differences([one, other])
+    assert {row["way"] for row in gaps} == {
+        f"policy - {way}" for way in AGAINST if way != "ranking"
+    }
+    rows = rows_of(other) + gaps
+    for row in rows:
+        row.pop("settings")
+        row.pop("calibration_error", None)
+    said = zoom_runs(provenance() | {"rows": rows})
+    assert said.count("\n| `needle` | ours | 20% |") == len(WAYS) - 1
+    assert "0.000 |" not in said
+
+
+def test_memory_of_a_device_is_told_where_there_is_any():
+    row = {"t": 1, "n": 10, "tiles_read": 26, "s_per_slide": 1, "speedup": 2}
+    row |= {"bound": 3, "peak_rss_mb": 1500, "peak_device_mb": None}
+    table = lambda **more: zoom_slides(provenance() | {"rows": [row | more]})
+    assert "device" not in table().splitlines()[0]
+    assert table(peak_device_mb=250).splitlines()[2].endswith("| 1,500 MB | 250 MB |")

@@ -181,6 +181,8 @@ class Stage(NamedTuple):
             for those of the verdicts of `method.predict`.
         zoomer: how a verdict is come by that reads no more than it needs; None where
             all is read.
+        opponent: only another way to predict is learnt, that of `method`, which is
+            reported besides by the stage's name; no later stage begins with it.
         distil: (params, x of a batch) -> x, of methods that take zooms: what all later
             stages see of a slide, made once for all when this one is trained. The
             params may be a later stage's too.
@@ -195,6 +197,7 @@ class Stage(NamedTuple):
     validate: Callable | None = None
     distil: Callable | None = None
     zoomer: Zoomer | None = None
+    opponent: bool = False
 
 
 class Takes(enum.Enum):

@@ -30,7 +30,7 @@ from wsi_jax.types import Zooms
 
 HERE = pathlib.Path(__file__).parent
 FILE = HERE / "tiny_zooms.py"
-STAGES = {"gather": 30, "guess": 12, "look": 30}
+STAGES = {"gather": 30, "guess": 12, "rival": 30, "look": 30}
 SAID = ("metrics.json", "predictions.csv")
 
 
@@ -84,7 +84,7 @@ def make(manifest, features):
 
 @pytest.fixture(scope="module")
 def zoomed(manifest, shared_features, tmp_path_factory):
-    """A finished run of three stages; not to be changed."""
+    """A finished run of all stages; not to be changed."""
     folder = tmp_path_factory.mktemp("zoomed") / "run"
     experiment.run(make(manifest, shared_features), folder)
     return folder
@@ -113,7 +113,7 @@ def test_each_stage_trains_by_its_own_plan(zoomed):
 
 def test_a_stage_begins_with_what_those_before_have_learnt(zoomed):
     """And, as it leaves that alone, the last has all of it, bit for bit."""
-    first, second, last = (kept(zoomed, name) for name in STAGES)
+    first, second, _, last = (kept(zoomed, name) for name in STAGES)
     assert set(first) == {"gather", "judge"}
     assert set(last) == {"gather", "judge", "guess", "look"}
     for earlier in (first, second):
@@ -200,9 +200,32 @@ def test_a_stage_that_has_learnt_anew_leaves_the_later_ones_behind(config, copy)
     assert {name: one["fingerprint"] for name, one in after.items()} != {
         name: one["fingerprint"] for name, one in before.items()
     }
-    shutil.rmtree(copy / "guess")
-    shutil.rmtree(copy / "look")
+    for later in ("guess", "rival", "look"):
+        shutil.rmtree(copy / later)
     experiment.run(config, copy)
+
+
+def test_an_opponent_is_told_and_nothing_rests_on_it(config, copy, zoomed):
+    """What was trained without it stands."""
+    metrics = json.loads((zoomed / "metrics.json").read_text())
+    for name in ("auc", "auc_lo", "calibration_error"):
+        assert metrics[f"test.inference.look.{name}"] == metrics[f"test.{name}"]
+        assert 0 <= metrics[f"test.inference.rival.{name}"] <= 1
+    assert "calibration error</th>" in (zoomed / "report.html").read_text()
+    shutil.rmtree(copy / "rival")
+    times = lambda: {
+        path: path.stat().st_mtime_ns
+        for stage in ("gather", "guess", "look")
+        for path in (copy / stage / "best").rglob("*")
+        if path.is_file()
+    }
+    before = times()
+    experiment.run(config, copy)
+    assert times() == before
+    assert said(copy) == said(zoomed)
+    # It and the last stage are alike in all, and neither began with the other.
+    rival, look = (kept(copy, name)["look"]["kernel"] for name in ("rival", "look"))
+    np.testing.assert_array_equal(rival, look)
 
 
 def test_only_what_is_missing_is_distilled_and_to_the_same_bits(config, copy, zoomed):
@@ -373,7 +396,8 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(
 ):
     """In the first, while it distils, in the second and in the last."""
     folder = tmp_path / "run"
-    for sight in ("gather/state/5", "gather/distilled/*.h5", "guess/state/5"):
+    sights = "gather/state/5", "gather/distilled/*.h5", "guess/state/5", "rival/state/5"
+    for sight in sights:
         kill_at(start(*words(folder)), folder, sight)
         assert not (folder / "model.json").exists()
     kill_at(start(*words(folder)), folder, "look/state/10")

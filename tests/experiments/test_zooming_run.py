@@ -22,6 +22,7 @@ from wsi_jax.train.ppo import PPO
 # Each costs a program.
 NAMES = "grid", "low_resolution", "full_resolution"
 WAYS = {name: sasha.WAYS[name] for name in NAMES}
+TOLD = "ranking", *WAYS
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,14 @@ def table(path):
 
 def test_every_way_is_told_beside_the_policy(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    for way in ("policy", *WAYS):
-        assert 0 <= metrics[f"test.inference.{way}.auc"] <= 1
+    for way in ("policy", *TOLD):
+        for name in ("auc", "calibration_error"):
+            assert 0 <= metrics[f"test.inference.{way}.{name}"] <= 1
     assert metrics["test.inference.policy.auc"] == metrics["test.auc"]
     lines = table(run / "predictions.csv")
     assert len(lines) == 6
     for line in lines.values():
-        for way in ("", *(f"{way}." for way in WAYS)):
+        for way in ("", *(f"{way}." for way in TOLD)):
             p = [float(line[f"{way}p_{name}"]) for name in ("normal", "tumor")]
             assert sum(p) == pytest.approx(1, abs=2e-6)
     told = {way: [line[f"{way}.p_tumor"] for line in lines.values()] for way in WAYS}

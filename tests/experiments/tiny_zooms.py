@@ -1,6 +1,7 @@
-"""A method of three stages in seconds: gathers children, guesses what they say, looks.
+"""A method of stages in seconds: gathers children, guesses what they say, looks.
 
-Its first stage distils; what later stages see is that. As `tiny.py` in all else.
+Its first stage distils; what later stages see is that. Before it looks an opponent
+learns to, whom it does not meet. As `tiny.py` in all else.
 """
 
 import dataclasses
@@ -20,6 +21,9 @@ from wsi_jax.types import Prediction, Stage, Takes
 TINY = pathlib.Path(__file__).with_name("tiny.py")
 
 
+ROOMS = "gather", "judge", "guess", "look"
+
+
 @dataclasses.dataclass(kw_only=True)
 class Toy:
     """Children are averaged by an attention, and tiles by another.
@@ -37,6 +41,8 @@ class Toy:
     rate: float = 1e-2
 
     takes: ClassVar[Takes] = Takes.zooms
+    way: ClassVar[str] = "look"
+    ways: ClassVar[str] = "Who looked"
 
     def trained(self):
         return self
@@ -59,7 +65,8 @@ class Toy:
                 },
                 validate=lambda params, bag, key: {"loss": _miss(params, bag)},
             ),
-            Stage("look", make(_look_loss, "gather", "judge", "guess", "look")),
+            Stage("rival", make(_look_loss, *ROOMS), opponent=True),
+            Stage("look", make(_look_loss, *ROOMS)),
         )
 
 

@@ -183,7 +183,7 @@ def case_of(config, bag, i=0, tiles=None, **form) -> Case:
 
 
 def children_read(config, i, mask):
-    """And the tiles themselves: all, or of the last stage a share of the tiles'."""
+    """And the tiles themselves: all, or of the last stages a share of the tiles'."""
     n = mask.sum(-1)
     zoomed = n if i < 2 else np.ceil(config.share * n - 1e-3)
     return n + config.children**2 * zoomed

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import rel_entr, softmax
 
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.nets.policy import Updater
+from wsi_jax.nets.hafed import HAFED
+from wsi_jax.nets.policy import Actor, Updater
 from wsi_jax.ops.ways import WAYS
 from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train.compile import compile_each, compile_method, make_mesh, split
@@ -24,7 +26,7 @@ TASK = Task(("normal", "tumor", "other"))
 ONE = make_mesh(jax.devices()[:1])
 COUNTS = np.array([16, 16, 15, 12, 16, 9, 16, 0])
 MASK = np.arange(16) < COUNTS[:, None]
-NAMES = ("policy", *WAYS)
+NAMES = ("policy", "ranking", *WAYS)
 ZOOMING = tuple(name for name in NAMES if "resolution" not in name)
 course = lambda rate: Course(optimiser=Optimiser(learning_rate=rate, warmup=0.0))
 CONFIG = SASHA(
@@ -77,8 +79,8 @@ def fresh(stage="policy"):
 @functools.cache
 def everything():
     """All ways in one program: (params, bag, key) -> a prediction of each."""
-    stage = CONFIG.stages(TASK)[-1]
-    methods = {"policy": stage.method} | dict(stage.others)
+    *_, ranking, policy = CONFIG.stages(TASK)
+    methods = {one.name: one.method for one in (ranking, policy)} | policy.others
     return jax.jit(
         lambda *x: {name: method.predict(*x) for name, method in methods.items()}
     )
@@ -87,6 +89,7 @@ def everything():
 def said(bag=None, params=None, key=0):
     """By every way."""
     params = fresh().params if params is None else params
+    params = {"ranking": fresh("ranking").params["ranking"]} | params
     found = everything()(params, bag or slides(), jax.random.key(key))
     return jax.device_get(found)
 
@@ -99,6 +102,11 @@ def zoomed(prediction):
     ):
         found[i, order[:steps]] = True
     return found
+
+
+def apply(net, params, *x, method=None):
+    """A net on arrays of NumPy."""
+    return jax.device_get(net.apply(params, *map(jnp.asarray, x), method=method))
 
 
 def edited(bag, low=None, high=None, junk=1e3):
@@ -163,6 +171,11 @@ def test_ways_choose_what_they_say():
         for i, steps in enumerate(STEPS):
             order = found[name].trace["order"][i, :steps]
             np.testing.assert_array_equal(order, best[i, :steps])
+    ranks = apply(Actor(6), fresh("ranking").params["ranking"], slides().x.low)
+    best = np.argsort(-np.where(MASK, ranks, -np.inf), 1, kind="stable")
+    for i, steps in enumerate(STEPS):
+        order = found["ranking"].trace["order"][i, :steps]
+        np.testing.assert_array_equal(order, best[i, :steps])
     for i, steps in enumerate(STEPS[:-1]):
         (places,) = np.nonzero(zoomed(found["grid"])[i])
         gaps = np.diff([*places, places[0] + COUNTS[i]])
@@ -178,6 +191,40 @@ def test_rows_are_updated_as_the_way_has_it():
     logits = [said()[name].logits for name in ("policy", "no_update", "all_updated")]
     for one, other in zip(logits, logits[1:] + logits[:1], strict=True):
         assert (one != other)[:-1].any()
+
+
+def test_a_global_update_is_of_every_row_at_every_step():
+    """Again and again, until a tile is zoomed into itself."""
+    params, told = fresh().params, said()["all_updated"]
+    hafed = functools.partial(apply, HAFED(3, 6, CONFIG.branches), params["hafed"])
+    z, children = (x[2, : COUNTS[2]] for x in slides().x)
+    v, _ = hafed(children, method="aggregate")
+    left, order = np.ones(len(z), bool), []
+    for _ in range(STEPS[2]):
+        at = np.where(left, apply(Actor(6), params["actor"], z), -np.inf).argmax()
+        order.append(at)
+        left[at] = False
+        new = apply(Updater(6), params["updater"], v[at], z[at], z)
+        z = np.where(left[:, None], new, z)
+        z[at] = v[at]
+    np.testing.assert_array_equal(told.trace["order"][2, : STEPS[2]], order)
+    wanted = hafed(z, np.ones(len(z), bool), method="classify").logits
+    np.testing.assert_allclose(told.logits[2], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_ranking_is_as_wrong_as_it_is_far_from_the_attention():
+    """By the Kullback-Leibler divergence; and the policy begins without it."""
+    one, bag = stages()["ranking"], slides()
+    told = jax.jit(one.validate)(fresh("ranking").params, bag, jax.random.key(0))
+    params = {name: fresh("ranking").params[name] for name in ("hafed", "ranking")}
+    known = {**fresh().params, **params}
+    wanted = said(params=known)["full_resolution"].attention
+    ranks = apply(Actor(6), params["ranking"], bag.x.low)
+    for i, n in enumerate(COUNTS[:-1]):
+        far = rel_entr(wanted[i, :n], softmax(ranks[i, :n])).sum()
+        assert told["loss"][i] == pytest.approx(far, rel=1e-3)
+    assert one.opponent
+    assert "ranking" not in fresh().params
 
 
 def test_distilled_slides_are_judged_as_they_were():
@@ -201,7 +248,7 @@ def test_a_share_of_one_is_full_resolution(share):
     assert (stage.zoomer is None) == (share == 1)
 
 
-@pytest.mark.parametrize("name", ["hafed", "updater", "policy"])
+@pytest.mark.parametrize("name", ["hafed", "updater", "ranking", "policy"])
 def test_a_stage_changes_its_own_part_alone(name):
     stage, own = stages()[name], {"policy": {"actor", "critic"}}
     before = jax.device_get(fresh(name).params)
@@ -210,7 +257,8 @@ def test_a_stage_changes_its_own_part_alone(name):
     same = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
     changed = {part for part in before if not same(before[part], state.params[part])}
     assert changed == own.get(name, {name})
-    assert stage.plan["steps"] == getattr(CONFIG, name).steps
+    course = getattr(CONFIG, {"ranking": "updater"}.get(name, name))
+    assert stage.plan["steps"] == course.steps
 
 
 def few(z, v):

@@ -5,6 +5,7 @@ tiles, makes rows and verdicts of features at high resolution. `updater`: what a
 like once a tile like it is seen closer. `policy`: which tile to zoom into next, by PPO,
 rewarded with what the verdict gains. A verdict then takes the children of a tenth or a
 fifth of the tiles; what other ways to choose as many would have said is told beside it.
+One of these is learnt too: `ranking` is taught HAFED's attention, and chooses at once.
 """
 
 import dataclasses
@@ -16,16 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wsi_jax.nets.hafed import HAFED, losses
+from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
+from wsi_jax.nets.zoom_losses import (
+    hafed_loss,
+    mixed_loss,
+    ranking_loss,
+    updater_loss,
+)
+from wsi_jax.nets.zoomer import zoomer
 from wsi_jax.nets.zooming import ZoomNets, is_distilled
 from wsi_jax.ops import zoom
 from wsi_jax.ops.episode import Slides, play, sampler
-from wsi_jax.ops.likeness import miss
 from wsi_jax.ops.pooling import moments
-from wsi_jax.ops.sampling import log_attention
-from wsi_jax.ops.versions import verdicts
-from wsi_jax.ops.ways import WAYS, Way, follow
+from wsi_jax.ops.ways import AT_ONCE, WAYS, Way, follow
 from wsi_jax.ops.weights import Normaliser
 from wsi_jax.train import ppo
 from wsi_jax.train.agent import Agent
@@ -84,7 +89,7 @@ class SASHA:
         clock: whether the critic sees how much of the episode is over.
         ppo: how the policy learns.
         hafed: its training.
-        updater: its training.
+        updater: its training, and that of the ranking, which learns from the same rows.
         policy: its training; each batch is `ppo.epochs` updates.
         rows: updated at a time.
         dtype: of the matmuls.
@@ -116,8 +121,9 @@ class SASHA:
     takes: ClassVar[Takes] = Takes.zooms
     way: ClassVar[str] = "policy"
     ways: ClassVar[str] = (
-        "Tiles that are zoomed into, as many for all: chosen by the policy, at random, "
-        "evenly, by their attention at low resolution, or at high (oracle)"
+        "Tiles that are zoomed into, as many for all: chosen by the policy, at once by "
+        "a net that was taught their attention at high resolution (ranking), at "
+        "random, evenly, by their attention at low resolution, or at high (oracle)"
     )
 
     def validate(self) -> None:
@@ -145,7 +151,7 @@ class SASHA:
     def stages(
         self, task: Task, tx: optax.GradientTransformation | None = None
     ) -> tuple[Stage, ...]:
-        """Three stages, each with an optimiser of its own: `tx` is not used."""
+        """Stages in a row, each with an optimiser of its own: `tx` is not used."""
         del tx
         made = _Stages(self, task)
         own = lambda course, times=1: course.optimiser.make(times * course.steps)
@@ -164,11 +170,18 @@ class SASHA:
                 validate=made.validate_updater,
             ),
             Stage(
+                "ranking",
+                made.ranking(alone("ranking", own(self.updater))),
+                plan=self.updater.plan(monitor="-loss"),
+                validate=made.validate_ranking,
+                opponent=True,
+            ),
+            Stage(
                 "policy",
                 made.policy(agent, Way()),
                 plan=self.policy.plan(),
                 others={name: made.policy(agent, way) for name, way in WAYS.items()},
-                zoomer=made.zoomer() if self.share < 1 else None,
+                zoomer=made.zoomer(),
             ),
         )
 
@@ -190,6 +203,7 @@ class _Stages:
             Updater(d, **how),
             Actor(d, **how),
             Critic(d, config.clock, **how),
+            Actor(d, **how),
         )
 
     def rules(self) -> zoom.Rules:
@@ -209,36 +223,14 @@ class _Stages:
 
         def loss(params, batch, key):
             nets = self.nets(batch.x.low)
-            high = nets.standardised(params, batch.x.high)
-
-            def one(key, high, mask, label):
-                net = nets.hafed
-                draws = net.uniforms(key, len(high)) if self.config.drop else None
-                said = net.apply(params["hafed"], high, mask, draws)
-                return losses(said, label, mask), said.logits
-
-            keys = jax.random.split(key, len(batch.label))
-            parts, logits = jax.vmap(one)(keys, high, batch.mask, batch.label)
-            right = (logits.argmax(-1) == batch.label).astype(jnp.float32)
-            metrics = {"accuracy": right, "slide_loss": parts.slide}
-            total = sum(parts)
+            total, metrics = hafed_loss(nets, params, batch, key)
             if self.config.mixed:
-                metrics["mixed_loss"] = self.mixed_loss(nets, params, batch, key)
-                total += self.config.mixed * metrics["mixed_loss"]
+                mixed = mixed_loss(nets, params, batch, key)
+                metrics["mixed_loss"] = mixed
+                total += self.config.mixed * mixed
             return total, metrics
 
         return supervised(init, loss, self.full, tx)
-
-    def mixed_loss(self, nets, params, batch, key):
-        """Of slides [b] of which a share, any, is seen at high resolution."""
-        keys = jax.random.split(jax.random.fold_in(key, 1))
-        share = jax.random.uniform(keys[0], (len(batch.label), 1))
-        zoomed = jax.random.uniform(keys[1], batch.mask.shape) < share
-        rows = nets.rows(params, batch.x)
-        state = jnp.where(zoomed[..., None], rows.high, rows.low)
-        logits, _ = nets.classify(params, state, batch.mask)
-        surprise = optax.softmax_cross_entropy_with_integer_labels
-        return surprise(logits, batch.label)
 
     def statistics(self, batch):
         """Mean and deviation of features [d], at both resolutions together."""
@@ -292,18 +284,37 @@ class _Stages:
 
     def errors(self, params, batch, key, anchors):
         """Mean squared error of the updated rows [b]."""
-        nets, config = self.nets(batch.x.low), self.config
-        update = lambda *x: nets.updater.apply(params["updater"], *x)
-        how = {"itself": config.itself, "chunk": config.anchors}
+        config = self.config
+        return updater_loss(
+            self.nets(batch.x.low), params, batch, key, self.rules(),
+            anchors=anchors, itself=config.itself, chunk=config.anchors,
+        )  # fmt: skip
 
-        def one(key, z, v, mask):
-            chance = jnp.where(mask | ~mask.any(), 0.0, -jnp.inf)
-            tiles = jax.random.categorical(key, chance, shape=(anchors,))
-            return miss(update, z, v, mask, tiles, self.rules(), **how)
+    # What the policy is held against: one that ranks tiles at once.
 
-        keys = jax.random.split(key, len(batch.label))
-        low, high = jax.lax.stop_gradient(nets.rows(params, batch.x))
-        return jax.vmap(one)(keys, low, high, batch.mask)
+    def ranking(self, tx) -> Method:
+        """Trained to tell HAFED's attention from low resolution."""
+
+        def init(key, batch):
+            keys = jax.random.split(key)
+            params = self.updater(optax.identity()).init(keys[0], batch).params
+            nets = self.nets(batch.x.low)
+            return params | {"ranking": nets.init("ranking", keys[1])}
+
+        def loss(params, batch, key):
+            del key
+            return ranking_loss(self.nets(batch.x.low), params, batch), {}
+
+        def predict(params, batch, key):
+            rank = self.nets(batch.x.low).rank
+            return self.verdict(params, batch, key, AT_ONCE, rank)
+
+        return supervised(init, loss, predict, tx)
+
+    def validate_ranking(self, params, batch, key):
+        """The same, on slides it has not learnt from."""
+        del key
+        return {"loss": ranking_loss(self.nets(batch.x.low), params, batch)}
 
     # The policy.
 
@@ -346,9 +357,14 @@ class _Stages:
             return TrainState(state.step + 1, known | params, opt, state.key), metrics
 
         def predict(params, batch, key):
-            return self.verdict(params, batch, key, way)
+            return self.verdict(params, batch, key, way, self.nets(batch.x.low).act)
 
         return Method(init, step, predict)
+
+    def zoomer(self) -> Zoomer | None:
+        """The policy's own way, where it need not read all."""
+        share = self.config.share
+        return zoomer(self.nets, share, self.rules()) if share < 1 else None
 
     def slides(self, params, batch, share) -> tuple[Slides, int]:
         """Slides to play on, and the steps on the fullest there could be."""
@@ -357,61 +373,33 @@ class _Stages:
         most = max(1, math.ceil(share * batch.mask.shape[1] - 1e-3))
         return Slides.of(*rows, batch.mask, steps), most
 
-    def verdict(self, params, batch, key, way: Way):
-        """Of one way to zoom."""
+    def verdict(self, params, batch, key, way: Way, liking):
+        """Of one way to zoom, by what `liking` makes of (params, rows)."""
         share = self.config.share if way.share is None else way.share
         if share in (0, 1):
             return self.whole(params, batch, high=share == 1)
         nets, update = self.nets(batch.x.low), self.nets(batch.x.low).update(params)
         slides, steps = self.slides(params, batch, share)
-        judge = lambda x, mask: nets.classify(params, x, mask)
-        act = lambda x: nets.act(params, x)
-        known = follow(
-            way, slides, update, act, lambda *x: judge(*x)[1], self.rules(), key,
-            steps=steps, chunk=self.config.rows,
-        )  # fmt: skip
+        act = lambda x: liking(params, x)
         read = lambda x: nets.scores(params, x)
-        how = {"steps": steps + 1, "chunk": self.config.ppo.chunk}
-        trace = {
-            "order": known.episode.actions[:, 0],
-            "steps": slides.horizon,
-            "logits": verdicts(read, slides, known.episode, **how)[:, 0],
-        }
+        known = follow(
+            way, slides, update, act, read, self.rules(), key,
+            steps=steps, chunk=self.config.rows, states=self.config.ppo.chunk,
+        )  # fmt: skip
+        trace = {"order": known.order, "steps": slides.horizon, "logits": known.logits}
         renew = lambda x: update.finish(update.row(x))
-        counts = self.counts(batch, slides.horizon, read, act, renew)
-        return Prediction(*judge(known.rows, known.mask), counts, trace)
+        passes = 1 if way.rules(self.rules()).once else slides.horizon
+        counts = self.counts(batch, slides.horizon, read, act, renew, passes=passes)
+        said = nets.classify(params, known.rows, known.mask)
+        return Prediction(*said, counts, trace)
 
-    def zoomer(self) -> Zoomer:
-        """The policy's own way, where children are read when they are zoomed into."""
-
-        def begin(params, low, mask):
-            low = self.nets(low).standardised(params, low)
-            steps = zoom.horizon(self.config.share, mask.sum(-1))
-            return jax.vmap(zoom.reset)(low, mask, steps)
-
-        def likely(params, state):
-            left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
-            logits = self.nets(state.rows).act(params, state.rows)
-            return jax.vmap(log_attention)(logits, left)
-
-        def step(params, state, tile, children):
-            nets = self.nets(state.rows)
-            update = lambda *x: nets.updater.apply(params["updater"], *x)
-            move = lambda *x: zoom.step(*x, update, self.rules())[0]
-            return jax.vmap(move)(state, tile, nets.aggregate(params, children))
-
-        def end(params, state):
-            return self.nets(state.rows).classify(params, state.rows, state.mask)
-
-        return Zoomer(begin, likely, step, end)
-
-    def counts(self, batch, zooms, *scored):
-        """Tiles read, and FLOPs where each of `scored` sees every row once."""
+    def counts(self, batch, zooms, *scored, passes=1):
+        """Tiles read, and FLOPs where each of `scored` sees every row so often."""
         row = jax.ShapeDtypeStruct((1, batch.x.low.shape[-1]), jnp.float32)
         each, tiles = sum(count_flops(f, row) for f in scored), batch.mask.sum(-1)
         return {
             "tiles": tiles + self.config.children**2 * zooms,
-            "flops": tiles.astype(jnp.float32) * each,
+            "flops": tiles.astype(jnp.float32) * each * passes,
         }
 
 

@@ -24,25 +24,30 @@ SLIDES = 242  # of the authors' training split: an epoch
 
 def get_config() -> Experiment:
     config = sasha.get_config()
-    config.method = SASHA(
+    config.method, config.train.balanced = published(SLIDES), False
+    return config
+
+
+def published(slides: int) -> SASHA:
+    """The method as the authors train it on so many slides."""
+
+    def course(epochs, rate, decay, clip_norm=0.0, **how):
+        """One slide a step, without warm-up."""
+        how |= {"weight_decay": decay, "clip_norm": clip_norm}
+        return Course(
+            steps=epochs * slides,
+            batch=1,
+            validate_every=slides,
+            optimiser=Optimiser(learning_rate=rate, warmup=0.0, **how),
+        )
+
+    return SASHA(
         signed=False,
         anchors=1,
         itself=True,
         clock=False,
         ppo=PPO(reward=Reward.loss, masked=False),
-        hafed=_course(50, 4.14e-4, 1e-5),
-        updater=_course(1000, 4e-5, 4e-4),
-        policy=_course(15, 1e-5, 1e-4, clip_norm=0.5, schedule=Schedule.constant),
-    )
-    config.train.balanced = False
-    return config
-
-
-def _course(epochs, rate, decay, clip_norm=0.0, **how) -> Course:
-    """One slide a step, without warm-up."""
-    optimiser = Optimiser(
-        learning_rate=rate, weight_decay=decay, warmup=0.0, clip_norm=clip_norm, **how
-    )
-    return Course(
-        steps=epochs * SLIDES, batch=1, validate_every=SLIDES, optimiser=optimiser
+        hafed=course(50, 4.14e-4, 1e-5),
+        updater=course(1000, 4e-5, 4e-4),
+        policy=course(15, 1e-5, 1e-4, clip_norm=0.5, schedule=Schedule.constant),
     )

@@ -1,0 +1,40 @@
+"""A policy zooming where children are read only when it zooms into their tile."""
+
+from collections.abc import Callable
+
+import jax
+
+from wsi_jax.nets.zooming import ZoomNets
+from wsi_jax.ops import zoom
+from wsi_jax.ops.sampling import log_attention
+from wsi_jax.types import Zoomer
+
+
+def zoomer(nets: Callable[..., ZoomNets], share: float, rules: zoom.Rules) -> Zoomer:
+    """The verdict by the policy's own way, one step at a time.
+
+    Args:
+        nets: (rows [*m d]) -> the nets for such rows.
+        share: of the tiles zoomed into.
+        rules: of the environment.
+    """
+
+    def begin(params, low, mask):
+        low = nets(low).standardised(params, low)
+        return jax.vmap(zoom.reset)(low, mask, zoom.horizon(share, mask.sum(-1)))
+
+    def likely(params, state):
+        left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
+        logits = nets(state.rows).act(params, state.rows)
+        return jax.vmap(log_attention)(logits, left)
+
+    def step(params, state, tile, children):
+        mine = nets(state.rows)
+        update = lambda *x: mine.updater.apply(params["updater"], *x)
+        move = lambda *x: zoom.step(*x, update, rules)[0]
+        return jax.vmap(move)(state, tile, mine.aggregate(params, children))
+
+    def end(params, state):
+        return nets(state.rows).classify(params, state.rows, state.mask)
+
+    return Zoomer(begin, likely, step, end)
