@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
 
-from experiments import reporting
+from experiments import drawings, pictures
 from wsi_jax.report import curves, looks
 from wsi_jax.report.figure import COLOURS, INK
 from wsi_jax.report.looks import Crops, distinct, panels, top_crops
@@ -229,13 +229,13 @@ def test_a_report_reads_the_crops_that_the_verdict_rests_on(tmp_path):
     )
     one = SimpleNamespace(trace=trace, row=SimpleNamespace(slide_id="s"))
     paths = tmp_path / "s.png", tmp_path / "s_top.png"
-    reporting._draw_looks(slide, config, one, "s: a, called b", [], paths)
+    pictures.draw_looks(slide, config, one, "s: a, called b", [], paths)
     assert read == [(9, 5, CROP_PX, 8.0), (77, 33, CROP_PX, 1.0)]
     assert all(path.is_file() for path in paths)
 
 
 def test_a_report_shows_magnifications_where_there_are_several():
     lines = [{"step": s, "train.mass.16": 0.1 * s, "train.mass.4": 0.5} for s in (1, 2)]
-    (drawing,) = reporting._magnification([*lines, {"step": 2, "val.auc": 0.5}])
+    (drawing,) = drawings.magnification([*lines, {"step": 2, "val.auc": 0.5}])
     assert "50 % at 4 um/px, 20 % at 16 um/px" in drawing.caption
-    assert reporting._magnification([{"step": 1, "train.mass.4": 1.0}]) == []
+    assert drawings.magnification([{"step": 1, "train.mass.4": 1.0}]) == []

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import reporting
+from experiments import drawings, pictures
 from wsi_jax.report import curves, zooms
 from wsi_jax.report.figure import COLOURS
 
@@ -203,12 +203,12 @@ def test_a_report_reads_the_tiles_that_count_in_their_order(tmp_path):
     )
     config = SimpleNamespace(mpps=(2.0, 8.0))
     paths = tmp_path / "s.png", tmp_path / "s_top.png"
-    reporting._draw_zooms(slide, config, source, one, "s: a, called b", [], paths)
+    pictures.draw_zooms(slide, config, source, one, "s: a, called b", [], paths)
     assert read == [(128, 0, 128, 2.0), (0, 128, 128, 2.0)]
     assert all(path.is_file() for path in paths)
 
 
 def test_without_a_trace_there_is_no_curve():
     verdicts = [SimpleNamespace(trace=None, attention=np.ones(2))]
-    nothing = reporting._zooming(None, None, verdicts, None, None, [1])
+    nothing = drawings.zooming(None, None, verdicts, None, None, [1])
     assert nothing == []
