@@ -9,7 +9,8 @@
         --config.method.trunk.weights=encoder.safetensors
 
 The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops show a
-lesion to learn from them what one looks like and where to look at once.
+lesion to learn from them what one looks like and where to look at once. Colours are
+told from those of the slide's own tissue: stains differ more than suspects do.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
@@ -27,7 +28,7 @@ def get_config() -> Experiment:
     pretrained = detail.get_config()
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
-        grid=Grid(mpp=16.0, size_px=4, min_tissue=0.5),
+        grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
         encoder=None,
         method=AttentionSampling(
             trunk=pretrained.method.encoder,
@@ -36,6 +37,7 @@ def get_config() -> Experiment:
             crops=16,
             attention=16,
             layers=1,
+            relative=True,
             width=128,
             unit=False,
             trunk_rate=0.0,
@@ -46,10 +48,10 @@ def get_config() -> Experiment:
             batch=32,
             balanced=True,
             class_weights=False,
-            validate_every=100,
+            validate_every=25,
             save_every=100,
             patience=0,
-            optimiser=Optimiser(learning_rate=5e-3, warmup=0.1, weight_decay=1e-3),
+            optimiser=Optimiser(learning_rate=3e-3, warmup=0.1, weight_decay=1e-3),
         ),
         reading=Reading(threads=4),
     )
