@@ -16,7 +16,7 @@ from wsi_jax.data.parallel import parallel_batches
 from wsi_jax.slides.decoded import unaligned
 from wsi_jax.slides.slide import SlideError, open_slide
 
-CHUNK = 16  # tiles per Python call: enough to make the call itself free
+CHUNK = 32  # tiles per Python call: enough to make the call itself free
 ENDLESS = np.iinfo(np.int64).max
 
 
