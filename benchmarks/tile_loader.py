@@ -6,7 +6,7 @@ Two small slides are made large by repeating their JPEG tiles, compressed as the
 Each is read in tiles of 256 px, on the file's grid (its corner; an Aperio's tiles are
 of 240 px) and off it, at its own mpp and at twice that, three ways in turn:
 
-- `wsi_jax.data.tiles.tile_batches` with four threads, the slide opened anew;
+- `wsi_jax.data.tiles.tile_batches` with two threads, the slide opened anew;
 - a PyTorch DataLoader over OpenSlide: two workers that stay, a handle each, regions
   turned to RGB, resized by Pillow where no level is stored, and stacked as uint8;
 - every JPEG tile that is touched decoded once, by two threads, into the same memory.
@@ -41,7 +41,7 @@ from wsi_jax.data.tiles import Reading, TileSource, tile_batches
 from wsi_jax.slides.slide import open_slide
 
 TILE_PX, BATCH, OFF_PX, FILES = 256, 64, 100, 20
-READING = Reading(threads=4)
+READING = Reading(threads=2)
 SHARED = pathlib.Path(os.environ.get("WSI_JAX_SHARED", "../shared"))
 SLIDES = ("CMU-1-Small-Region.pyramid.tif", "CMU-1-Small-Region.svs")
 

@@ -343,6 +343,47 @@ def test_a_read_may_be_told_where_to_go(tmp_path):
         np.testing.assert_array_equal(out, slide.read(yx, (60, 70), mpp))
 
 
+def test_tiles_read_together_are_those_read_alone(tmp_path):
+    path = write_tiff(tmp_path / "a.tif", [picture(451, 603)], **JPEG)
+    slide = open_slide(path)
+    corners = np.random.default_rng(0).integers(-70, 620, (40, 2))
+    places = [corners, np.clip(corners, 0, 320), np.clip(corners, 0, 320) // 64 * 64]
+    for yx in places:
+        for mpp in (MPP, 2 * MPP, 0.7):
+            tiles = np.zeros((40, 64, 64, 3), np.uint8)
+            before = slide.bytes_decoded
+            assert slide.read_tiles(yx, mpp, list(tiles)) == [None] * 40
+            together, before = slide.bytes_decoded - before, slide.bytes_decoded
+            for at, tile in zip(yx, tiles, strict=True):
+                np.testing.assert_array_equal(tile, slide.read(at, 64, mpp))
+            assert slide.bytes_decoded - before == together
+
+
+@pytest.mark.parametrize("first", [0, 30])
+def test_together_each_tile_is_decoded_once(tmp_path, decodes, monkeypatch, first):
+    slide = open_slide(write_tiff(tmp_path / "a.tif", [picture(256, 256)], **JPEG))
+    slide.read((0, 0), 9, MPP)
+    monkeypatch.setattr(decoded, "tiles", decoded.DecodedTiles(0))
+    yx = np.array([(first, x + first) for x in (128, 0, 64)])
+    decodes.clear()
+    slide.read_tiles(yx, MPP, list(np.empty((3, 64, 64, 3), np.uint8)))
+    assert len(decodes) == (3 if first == 0 else 8)
+
+
+def test_a_damaged_tile_fails_alone_among_many(tmp_path):
+    image = picture(256, 256)
+    path = write_tiff(tmp_path / "a.tif", [image], compression="jpeg", tile=(64, 64))
+    _damage(path, 5)
+    slide = open_slide(path)
+    yx = np.stack(np.indices((4, 4)), -1).reshape(-1, 2) * 64
+    tiles = np.zeros((16, 64, 64, 3), np.uint8)
+    errors = slide.read_tiles(yx, MPP, list(tiles))
+    assert [i for i, error in enumerate(errors) if error] == [5]
+    assert isinstance(errors[5], SlideError)
+    for i in (0, 4, 6, 15):
+        np.testing.assert_array_equal(tiles[i], slide.read(yx[i], 64, MPP))
+
+
 def test_a_slide_is_pickled_and_forked(tmp_path):
     path = write_tiff(tmp_path / "a.tif", [picture(256, 256)], **JPEG)
     slide = open_slide(path)

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Int, Int32, UInt8
 
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.parallel import parallel_batches
+from wsi_jax.slides.decoded import unaligned
 from wsi_jax.slides.slide import SlideError, open_slide
 
-CHUNK = 16  # tiles per Python call: enough to make the call itself free
+CHUNK = 32  # tiles per Python call: enough to make the call itself free
 ENDLESS = np.iinfo(np.int64).max
 
 
@@ -177,7 +178,7 @@ class _Pixels:
         with self.lock:
             if step not in self.batches:
                 new = not self.free
-                memory = np.empty(self.shape, np.uint8) if new else self.free.pop()
+                memory = unaligned(self.shape) if new else self.free.pop()
                 self.batches[step] = memory
             return self.batches[step]
 
@@ -201,11 +202,10 @@ class _Reader:
     def __call__(self, slides, tiles, pixels):
         began = time.perf_counter()
         ok = np.zeros(len(slides), bool)
-        for i, (slide, tile) in enumerate(zip(slides, tiles, strict=True)):
-            if slide >= 0:
-                ok[i] = self._read(int(slide), int(tile), pixels[i])
-            if not ok[i]:
-                pixels[i] = 0
+        for index in set(slides[slides >= 0].tolist()):
+            rows = np.flatnonzero(slides == index)
+            ok[rows] = self._read(index, tiles[rows], [pixels[i] for i in rows])
+        pixels[~ok] = 0
         read, wanted = int(ok.sum()), int(np.sum(slides >= 0))
         with self.lock:
             self.counts.tiles += read
@@ -216,17 +216,19 @@ class _Reader:
             self.counts.reading_s += time.perf_counter() - began
         return ok
 
-    def _read(self, index, tile, out):
-        source = self.sources[index]
+    def _read(self, index, tiles, out):
+        """Which of some tiles of a slide were read."""
         try:
             slide = self._slide(index)
-            if slide is not None:
-                slide.read(source.yx[tile], self.size_px, self.mpp, out)
-            return slide is not None
+            if slide is None:
+                return False
+            errors = slide.read_tiles(self.sources[index].yx[tiles], self.mpp, out)
         except SlideError as error:
+            errors = [error] * len(out)
+        for error in filter(None, errors):
             with self.lock:
                 self.counts.reasons.setdefault(index, str(error))
-            return False
+        return [error is None for error in errors]
 
     def _slide(self, index):
         """The slide, opened when it is first read; None if it did not open before."""

@@ -68,6 +68,18 @@ class DecodedTiles:
             with self._lock:
                 tile.users -= 1
 
+    def copy(self, owner: Hashable, index: int, out: np.ndarray) -> bool:
+        """Copies a tile to `out` if it is kept; says whether it was."""
+        with self._lock:
+            tile = self._tiles.get((owner, index))
+            if tile is None or not tile.ready:
+                return False
+            tile.users += 1
+        out[:] = tile.pixels
+        with self._lock:
+            tile.users -= 1
+        return True
+
     def _memory(self, shape):
         """That of a tile nobody wants any more, the oldest first, or new memory."""
         wanted = math.prod(shape)
@@ -79,7 +91,7 @@ class DecodedTiles:
                 return pixels
             self.bytes -= pixels.nbytes
         self.bytes += wanted
-        return _unaligned(shape)
+        return unaligned(shape)
 
     def _oldest_idle(self):
         idle = (key for key, tile in self._tiles.items() if not tile.users)
@@ -94,9 +106,9 @@ class DecodedTiles:
                 self._tiles.move_to_end((None, id(tile)), last=False)
 
 
-def _unaligned(shape):
-    """Memory at an odd multiple of 16 bytes. At multiples of 32, libjpeg-turbo writes
-    past the processor's cache, and decoding takes half as long again."""
+def unaligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """New memory at an odd multiple of 16 bytes. At multiples of 32, libjpeg-turbo
+    writes past the processor's cache, and decoding takes half as long again."""
     size = math.prod(shape)
     memory = np.empty(size + 32, np.uint8)
     first = (16 - memory.ctypes.data) % 32

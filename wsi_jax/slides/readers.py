@@ -8,7 +8,7 @@ another class with the attributes of `Reader`.
 import contextlib
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -56,6 +56,16 @@ class Reader(Protocol):
         """
         ...
 
+    def read_tiles(
+        self,
+        level: int,
+        yx: Sequence[Sequence[int]],
+        tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
+    ) -> None:
+        """Writes rectangles from their corners on, each as `read` reads it."""
+        for (y, x), tile in zip(yx, tiles, strict=True):
+            tile[:] = self.read(level, y, x, *tile.shape[:2], tile)
+
     def close(self) -> None: ...
 
 
@@ -77,7 +87,7 @@ def open_reader(path: str) -> Reader:
     )
 
 
-class OpenSlideReader:
+class OpenSlideReader(Reader):
     """Everything OpenSlide opens.
 
     Tiles of JPEG in a TIFF (Aperio, generic, Philips) are decoded straight from the
@@ -123,6 +133,18 @@ class OpenSlideReader:
         ds = self._downsamples[level]
         return self._region(level, round(y * ds), round(x * ds), h, w)
 
+    def read_tiles(
+        self,
+        level: int,
+        yx: Sequence[Sequence[int]],
+        tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
+    ) -> None:
+        plane = self._planes and self._planes.get(level)
+        if plane is not None:
+            with contextlib.suppress(Exception):  # `read` knows what is to be done
+                return plane.read_tiles(yx, tiles)
+        super().read_tiles(level, yx, tiles)
+
     def _region(self, level, y, x, h, w):
         return flatten(self._slide.read_region((x, y), level, (w, h)), self.background)
 
@@ -139,7 +161,7 @@ class OpenSlideReader:
             self._planes.close()
 
 
-class FlatReader:
+class FlatReader(Reader):
     """PNG, JPEG and other flat images, by Pillow; decoded whole at the first read."""
 
     background = WHITE

@@ -1,6 +1,7 @@
 """Levels of a TIFF read from the file itself, tile by tile, to the stored pixel."""
 
 import os
+from collections.abc import Sequence
 
 import imagecodecs
 import numpy as np
@@ -54,6 +55,14 @@ class TiffReader:
     ) -> UInt8[np.ndarray, "h w 3"]:
         return self._planes[level].read(y, x, h, w, out)
 
+    def read_tiles(
+        self,
+        level: int,
+        yx: Sequence[Sequence[int]],
+        tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
+    ) -> None:
+        self._planes[level].read_tiles(yx, tiles)
+
     def close(self) -> None:
         for plane in self._planes:
             plane.close()
@@ -85,18 +94,37 @@ class Plane:
         """Raises whatever a decoder raises, and ValueError for a missing tile."""
         if out is None:
             out = np.empty((h, w, 3), np.uint8)
-        step_y, step_x = self._step
-        shape = step_y, step_x, 3
-        for i in range(y // step_y, -(-(y + h) // step_y)):
-            for j in range(x // step_x, -(-(x + w) // step_x)):
-                index = i * self._columns + j
-                top, left = i * step_y, j * step_x
-                y0, y1 = max(y, top), min(y + h, top + step_y)
-                x0, x1 = max(x, left), min(x + w, left + step_x)
-                with decoded.tiles.tile(self, index, shape, self._decode) as segment:
-                    part = segment[y0 - top : y1 - top, x0 - left : x1 - left]
-                    out[y0 - y : y1 - y, x0 - x : x1 - x] = part
+        self.read_tiles([(y, x)], [out])
         return out
+
+    def read_tiles(self, yx, tiles):
+        """Rectangles from their corners on; decodes a segment once for all of them."""
+        parts = {}
+        for corner, tile in zip(yx, tiles, strict=True):
+            for index, there, here in self._overlaps(*corner, *tile.shape[:2]):
+                parts.setdefault(index, []).append((there, tile[here]))
+        shape = *self._step, 3
+        for index, pieces in parts.items():
+            place = pieces[0][1]
+            if len(pieces) == 1 and place.shape == shape and place.flags.c_contiguous:
+                decoded.tiles.copy(self, index, place) or self._decode(index, place)
+                continue
+            with decoded.tiles.tile(self, index, shape, self._decode) as segment:
+                for there, place in pieces:
+                    place[:] = segment[there]
+
+    def _overlaps(self, y, x, h, w):
+        """Of each segment that a rectangle touches the index, and where they overlap
+        as slices of the segment and of the rectangle."""
+        step_y, step_x = self._step
+        for i in range(y // step_y, -(-(y + h) // step_y)):
+            top = i * step_y - y
+            y0, y1 = max(top, 0), min(top + step_y, h)
+            for j in range(x // step_x, -(-(x + w) // step_x)):
+                left = j * step_x - x
+                x0, x1 = max(left, 0), min(left + step_x, w)
+                there = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+                yield i * self._columns + j, there, (slice(y0, y1), slice(x0, x1))
 
     def samples(self) -> list[tuple[int, int, int, int]]:
         """The middles (y, x, h, w) of some segments: the first, the middle one, the
