@@ -54,19 +54,14 @@ def zoom_runs(report: dict) -> str:
     runs = [r for r in report["rows"] if "auc" in r]
     gaps = [r for r in report["rows"] if "auc_diff" in r]
     seeds = sorted({r["seed"] for r in runs})
-    lines = _head(
-        "preset",
-        "settings",
-        "share",
-        "way",
-        *(f"seed {s}: AUC (95 %)" for s in seeds),
-        "mean",
-        "calibration error",
-    )
+    measures = {"auc": "mean", "calibration_error": "calibration error"}
+    measures = {n: title for n, title in measures.items() if any(n in r for r in runs)}
+    each = (f"seed {s}: AUC (95 %)" for s in seeds)
+    lines = _head("preset", "settings", "share", "way", *each, *measures.values())
     for what in dict.fromkeys((*_group(r), r["way"]) for r in runs):
         mine = {r["seed"]: r for r in runs if (*_group(r), r["way"]) == what}
         each = (auc(mine[s]) if s in mine else "" for s in seeds)
-        means = (_mean(mine.values(), name) for name in ("auc", "calibration_error"))
+        means = (_mean(mine.values(), name) for name in measures)
         lines.append("| " + " | ".join((*_named(*what), *each, *means)) + " |")
     said = "; ".join(
         ", ".join(_named(*_group(r), r["way"])) + f" {r['auc_diff']:+.3f} "
