@@ -205,7 +205,10 @@ def parts(config, source, part, params) -> tuple[float, float, float, float]:
     if "look" in params:
         batch, _ = next(source.evaluation(part))
         cell = config.grid.size_px
-        net = Overlook(cell, (1,) * len(method.mpps), method.attention, method.layers)
+        net = Overlook(
+            cell, (1,) * len(method.mpps), method.attention, method.layers,
+            method.relative,
+        )  # fmt: skip
         attend = jax.jit(net.apply)
         net_look = lambda: attend(params["look"], batch.x.overview, batch.mask)
     forward = lambda: encode(params["trunk"], crops)

@@ -123,6 +123,7 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]
 
 
 def training(lines: Sequence[dict], stage: str) -> Drawing:
+    """Losses and scores of a stage, or of the only one, by its log."""
     known = {name for one in lines for name in one}
     validation = "val.loss" if "val.loss" in known else "val.log_loss"
     losses = {"training": "train.loss", "validation": validation}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -69,6 +70,14 @@ def test_what_is_no_type_of_ours_any_more_stays_as_it_is():
     assert configs.with_defaults(plain | {"type": "wsi_jax.slides.grid.Grit"}) == (
         plain | {"type": "wsi_jax.slides.grid.Grit"}
     )
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    """Its absence is not taken for that of a config."""
+    monkeypatch.delitem(sys.modules, "wsi_jax.methods.mil")
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(ModuleNotFoundError, match="optax"):
+        configs.from_plain({"type": "wsi_jax.methods.mil.ABMIL"})
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def _find(name):
         raise ValueError(f"{name} is not a config of wsi_jax; was the file edited?")
     try:
         found = getattr(importlib.import_module(module), kind, None)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # one that it imports
+            raise
         found = None
     is_config = dataclasses.is_dataclass(found) or (
         isinstance(found, type) and issubclass(found, enum.Enum)

@@ -14,7 +14,7 @@ READING = Reading(threads=4)
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Three slides of 7, 0 and 12 tiles; the third has no mpp of its own."""
+    """Three slides of 7, 0 and 12 tiles; the third, of JPEGs, has no mpp of its own."""
     folder, rng = tmp_path_factory.mktemp("slides"), np.random.default_rng(0)
     made = []
     for name, (rows, cols), mpp in (("a", (1, 7), 0.5), ("b", (3, 4), None)):
@@ -25,7 +25,7 @@ def sources(tmp_path_factory):
             pixels,
             tile=(64, 64),
             photometric="rgb",
-            **(tags if mpp else {}),
+            **(tags if mpp else {"compression": "jpeg"}),
         )
         yx = np.stack(np.indices((rows, cols)), -1).reshape(-1, 2) * SIZE
         made.append(TileSource(str(folder / f"{name}.tif"), None if mpp else 0.5, yx))

@@ -302,6 +302,28 @@ def test_each_tile_is_decoded_once_and_its_memory_used_again(monkeypatch):
     assert tiles.bytes == tiles.limit_bytes
 
 
+def test_what_is_being_copied_is_not_decoded_over():
+    tiles, shape = decoded.DecodedTiles(300), (10, 10, 3)
+    seen = []
+
+    def read(index):
+        with tiles.tile("a", index, shape, lambda i, out: out.fill(i)) as pixels:
+            return pixels.copy()
+
+    class Place(np.ndarray):
+        def __setitem__(self, where, pixels):
+            read(2)  # as another thread might
+            seen.append(pixels.copy())
+
+    read(1)
+    assert tiles.copy("a", 1, np.empty(shape, np.uint8).view(Place))
+    assert (seen[0] == 1).all()
+    out = np.empty(shape, np.uint8)
+    assert tiles.copy("a", 2, out)
+    assert (out == 2).all()
+    assert not tiles.copy("a", 3, out)
+
+
 def test_a_tile_that_failed_is_tried_again():
     tiles, seen = decoded.DecodedTiles(1000), []
 
@@ -357,6 +379,22 @@ def test_tiles_read_together_are_those_read_alone(tmp_path):
             for at, tile in zip(yx, tiles, strict=True):
                 np.testing.assert_array_equal(tile, slide.read(at, 64, mpp))
             assert slide.bytes_decoded - before == together
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_together_they_end_where_slide_and_level_end(tmp_path, level):
+    """A row and a column of the first level too many, of the second too few."""
+    image = picture(451, 603)
+    more = halved(np.pad(image, [(0, 1), (0, 1), (0, 0)], mode="edge"))
+    few = halved(halved(image))
+    slide = open_slide(write_tiff(tmp_path / "a.tif", [image, more, few], **JPEG))
+    shape, mpp = slide.levels[level]
+    ends = slide.shape_at(mpp)
+    assert np.sign(np.subtract(shape, ends)).tolist() == [3 - 2 * level] * 2
+    for at in np.stack(np.indices((5, 5)), -1).reshape(-1, 2) + shape - 66:
+        tile = np.zeros((64, 64, 3), np.uint8)
+        assert slide.read_tiles(at[None], mpp, [tile]) == [None]
+        np.testing.assert_array_equal(tile, slide.read(at, 64, mpp))
 
 
 @pytest.mark.parametrize("first", [0, 30])

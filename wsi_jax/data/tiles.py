@@ -16,7 +16,9 @@ from wsi_jax.data.parallel import parallel_batches
 from wsi_jax.slides.decoded import unaligned
 from wsi_jax.slides.slide import SlideError, open_slide
 
-CHUNK = 32  # tiles per Python call: enough to make the call itself free
+# Tiles per Python call: enough to make the call itself free, and neighbours, which
+# share tiles of the file, come together.
+CHUNK = 32
 ENDLESS = np.iinfo(np.int64).max
 
 

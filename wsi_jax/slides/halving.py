@@ -14,7 +14,10 @@ _ROWS = 64  # of the result at a time: what is added up then stays in the cache
 def halve(
     pixels: UInt8[np.ndarray, "y x 3"], out: UInt8[np.ndarray, "h w 3"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Writes to `out`, and returns it, what `pixels` are without their outermost."""
+    """Writes half the resolution of `pixels` [2h + 2, 2w + 2] to `out`; returns it.
+
+    The outermost row or column of each side only has a weight in its neighbours.
+    """
     for top in range(0, len(out), _ROWS):
         rows = out[top : top + _ROWS]
         _halve(pixels[2 * top : 2 * (top + len(rows)) + 2], rows)

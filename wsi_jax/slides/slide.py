@@ -154,8 +154,10 @@ class Slide:
         mpp: float,
         tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
     ) -> list[SlideError | None]:
-        """Rectangles of one size, each as `read` reads it; faster for neighbours, as
-        what several of them touch is decoded once.
+        """Rectangles of one size, each as `read` reads it.
+
+        At a level's own mpp it is faster for neighbours: what several of them touch is
+        decoded once.
 
         Args:
             yx: top-left corners in pixels at `mpp`.
