@@ -247,7 +247,8 @@ class Scorer:
 
     def _logits(self, reader, scorer, tiles):
         """Of each tile by itself: [b n c]."""
-        h = reader.embed(scorer, tiles, jnp.zeros(tiles.shape[:2], jnp.int32))
+        which, there = (jnp.full(tiles.shape[:2], one) for one in (0, True))
+        h = reader.embed(scorer, tiles, which, there)
         flat = h.reshape(-1, h.shape[-1])
         logits = reader.head.apply(scorer["head"], flat, method="classify")
         return logits.reshape(*h.shape[:2], -1)
@@ -301,7 +302,7 @@ class Judge(Scorer):
     def forward(self, params, mask, tiles):
         """Logits [b c], and the attention [b m] of the kept tiles."""
         which = jnp.zeros(mask.shape, jnp.int32)
-        h = self.reader.embed(params["judge"], tiles, which)
+        h = self.reader.embed(params["judge"], tiles, which, mask)
         if self.config.pooling is Pooling.max:
             return self._by_max(params["judge"], mask, h)
         said = self.reader.attend(params["judge"], h)

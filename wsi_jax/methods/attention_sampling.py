@@ -88,6 +88,9 @@ class AttentionSampling(CropOptions):
         unit: features have length 1: the variance of the estimate is then least where
             crops are drawn by their attention; how much a crop shows is lost.
         tells: whether a feature tells its magnification.
+        centred: a crop is told from the mean of the slide's others, so that the slide's
+            stain is not learnt by heart. The pooled feature is then an estimate with a
+            bias that falls as 1 / crops.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
         entropy: reward for the entropy of the attention, as a share of the greatest.
@@ -112,6 +115,7 @@ class AttentionSampling(CropOptions):
     relative: bool = False
     unit: bool = True
     tells: bool = False
+    centred: bool = False
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
     entropy: float = 0.01
     spread: float = 0.0
@@ -212,8 +216,9 @@ class _Net:
             dtype,
         )  # fmt: skip
         self.reader = config.reader(
-            len(task.classes), magnifications=m, tells=config.tells, unit=config.unit
-        )
+            len(task.classes), magnifications=m, tells=config.tells, unit=config.unit,
+            centred=config.centred,
+        )  # fmt: skip
         self.begin = self.reader.begin
 
     def init(self, key):
@@ -271,7 +276,7 @@ class _Net:
         weights = jax.vmap(lambda a, d: sampling.weights(a, d, how))(log_a, drawn)
         which, _ = self.places(drawn.index, shape)
         crops = config.augmented(jax.random.fold_in(key, 1), crops)
-        h = self.reader.embed(params, crops, which)
+        h = self.reader.embed(params, crops, which, drawn.mask)
         logits = self.reader.classify(params, weights, h)
         loss = cross_entropy(logits, label)
         if config.alone:
@@ -328,7 +333,7 @@ class _Net:
     def verdict(self, params, mask, chosen, crops):
         shape = mask.shape[1:]
         which, yx = self.places(chosen.index, shape)
-        h = self.reader.embed(params, crops, which)
+        h = self.reader.embed(params, crops, which, chosen.mask)
         logits = self.reader.classify(params, chosen.weight, h)
         maps = self.cells.on_finest(jnp.exp(chosen.log_a), mask)
         # The cells with tissue come first, row by row, as everywhere.
@@ -345,8 +350,8 @@ class _Net:
 
     def flops(self, params, overview, mask, crop):
         look = lambda *seen: self.log_attention(*seen)[0]
-        which = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        one = [jax.ShapeDtypeStruct((1, 1), kind) for kind in (jnp.int32, jnp.bool_)]
         return (
             count_flops(look, params, overview, mask),
-            count_flops(self.reader.embed, params, crop, which),
+            count_flops(self.reader.embed, params, crop, *one),
         )

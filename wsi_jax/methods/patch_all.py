@@ -31,6 +31,7 @@ class PatchAll(CropOptions):
     Attributes:
         mpp: um/px of the tiles.
         tile_px: side of a tile.
+        centred: a tile is told from the mean of the slide's tiles.
         attention: hidden width of the attention.
         normaliser: of the attention.
         ahead: read the next batch while one is learnt from.
@@ -38,6 +39,7 @@ class PatchAll(CropOptions):
 
     mpp: float = 0.5
     tile_px: int = 224
+    centred: bool = False
     attention: int = 32
     normaliser: Normaliser = Normaliser.softmax
     ahead: bool = True
@@ -87,7 +89,9 @@ class _Net:
 
     def __init__(self, config: PatchAll, task: Task, cells: Cells):
         self.config, self.cells, self.ahead = config, cells, config.ahead
-        self.reader = config.reader(len(task.classes), gated=config.attention)
+        self.reader = config.reader(
+            len(task.classes), gated=config.attention, centred=config.centred
+        )
         self.init, self.begin = self.reader.init, self.reader.begin
 
     def count(self, mask):
@@ -113,7 +117,7 @@ class _Net:
     def forward(self, params, mask, crops):
         """Logits [b c] and attention [b n]."""
         which = jnp.zeros(mask.shape, jnp.int32)
-        h = self.reader.embed(params, crops, which)
+        h = self.reader.embed(params, crops, which, mask)
         said = self.reader.attend(params, h)
         attention = normalise(said, mask, self.config.normaliser)
         return self.reader.classify(params, attention, h), attention

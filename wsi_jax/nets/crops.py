@@ -64,6 +64,7 @@ class CropOptions:
         tells: bool = False,
         unit: bool = False,
         gated: int = 0,
+        centred: bool = False,
     ) -> "CropReader":
         """Trunk and head.
 
@@ -71,6 +72,7 @@ class CropOptions:
             classes: to be told apart.
             trunk: another one than the method's.
             magnifications, tells, unit, gated: as `CropHead` has them.
+            centred: as `CropReader` has it.
         """
         trunk = trunk or self.trunk
         head = CropHead(
@@ -78,7 +80,7 @@ class CropOptions:
             dtype=trunk.dtype.value,
         )  # fmt: skip
         learns = self.trunk_rate > 0
-        return CropReader(trunk, head, self.deviation, self.chunk, learns)
+        return CropReader(trunk, head, self.deviation, self.chunk, learns, centred)
 
     def augmented(
         self, key: Array, crops: Num[Array, "b n s s 3"]
@@ -98,6 +100,9 @@ class CropReader:
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
         chunk: crops encoded at a time; None for all.
         learns: whether the trunk has a gradient, which is most of the work.
+        centred: features are told from the mean of the slide's crops of the same
+            magnification: what all of a slide has, its stain and its make, is then not
+            learnt by heart.
     """
 
     def __init__(
@@ -107,9 +112,10 @@ class CropReader:
         deviation: bool,
         chunk: int | None,
         learns: bool = True,
+        centred: bool = False,
     ):
         self.trunk, self.head, self.chunk = trunk, head, chunk
-        self.learns = learns
+        self.learns, self.centred = learns, centred
         net = trunk.make()
         self.apply, self.dim = net.apply, net.dim
         if deviation:
@@ -137,7 +143,7 @@ class CropReader:
         crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
         flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
         params = params | {"trunk": self.trunk.begin(key, flat)}
-        x = self.encode(params, crops)
+        x = self._features(params, crops, which, mask)
         return params | {"head": with_statistics(params["head"], x, which, mask)}
 
     def encode(
@@ -153,10 +159,21 @@ class CropReader:
         params: PyTree,
         crops: Num[Array, "b n s s 3"],
         which: Int[Array, "b n"],
+        mask: Bool[Array, "b n"],
     ) -> Float[Array, "b n d"]:
-        """The head's features of crops of some magnifications."""
-        x = self.encode(params, crops)
+        """The head's features of crops of some magnifications, where there are some."""
+        x = self._features(params, crops, which, mask)
         return self.head.apply(params["head"], x, which, method="embed")
+
+    def _features(self, params, crops, which, mask):
+        x = self.encode(params, crops)
+        if not self.centred:
+            return x
+        mine = jax.nn.one_hot(which, self.head.magnifications, dtype=x.dtype)
+        mine *= mask[..., None]
+        count = jnp.maximum(mine.sum(1), 1)[..., None]
+        mean = jnp.einsum("bnm,bnf->bmf", mine, x) / count
+        return x - jnp.einsum("bnm,bmf->bnf", mine, mean)
 
     def attend(self, params: PyTree, h: Float[Array, "b n d"]) -> Float[Array, "b n"]:
         """Attention logits of crops by their features."""

@@ -9,8 +9,9 @@
         --config.method.trunk.weights=encoder.safetensors
 
 The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops show a
-lesion to learn from them what one looks like and where to look at once. Colours are
-told from those of the slide's own tissue: stains differ more than suspects do.
+lesion to learn from them what one looks like and where to look at once. Colours of the
+overview are told from those of the slide's own tissue, and crops from the slide's other
+crops: else the stains of the training slides are learnt by heart.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
@@ -40,6 +41,7 @@ def get_config() -> Experiment:
             relative=True,
             width=128,
             unit=False,
+            centred=True,
             trunk_rate=0.0,
             entropy=0.0,
         ),

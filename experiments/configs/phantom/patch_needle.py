@@ -20,6 +20,7 @@ def get_config() -> Experiment:
         width=looks.width,
         deviation=looks.deviation,
         trunk_rate=looks.trunk_rate,
+        centred=looks.centred,
         attention=64,
     )
     config.train.batch, config.train.steps = 8, 150
