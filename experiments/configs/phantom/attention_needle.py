@@ -11,7 +11,7 @@
 The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops show a
 lesion to learn from them what one looks like and where to look at once. Colours of the
 overview are told from those of the slide's own tissue, and crops from the slide's other
-crops: else the stains of the training slides are learnt by heart.
+crops: what a slide has throughout, such as its stain, tells nothing of its label.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
