@@ -19,7 +19,9 @@ def tile_loader(report: dict) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     grown = max(r["rss_growth_mb"] for r in report["rows"])
-    said = f"Over 20 files the peak of memory grew by {grown:.0f} MB at most."
+    said = (
+        f"From file to file the peak of memory grew by {grown:.0f} MB in all, at most."
+    )
     return "\n".join([*lines, "", said, "", made(report)])
 
 

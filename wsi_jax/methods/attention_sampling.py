@@ -88,9 +88,9 @@ class AttentionSampling(CropOptions):
         unit: features have length 1: the variance of the estimate is then least where
             crops are drawn by their attention; how much a crop shows is lost.
         tells: whether a feature tells its magnification.
-        centred: a crop is told from the mean of the slide's others, so that the slide's
-            stain is not learnt by heart. The pooled feature is then an estimate with a
-            bias that falls as 1 / crops.
+        centred: a crop is told from the mean of all that are read of the slide, which
+            hides the slide's stain. The pooled feature is then an estimate with a bias
+            that falls as 1 / crops.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
         entropy: reward for the entropy of the attention, as a share of the greatest.

@@ -101,8 +101,7 @@ class CropReader:
         chunk: crops encoded at a time; None for all.
         learns: whether the trunk has a gradient, which is most of the work.
         centred: features are told from the mean of the slide's crops of the same
-            magnification: what all of a slide has, its stain and its make, is then not
-            learnt by heart.
+            magnification, which hides what all of a slide has, such as its stain.
     """
 
     def __init__(
