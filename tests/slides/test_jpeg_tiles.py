@@ -255,6 +255,29 @@ def test_another_decoders_pixels_are_refused(tmp_path, monkeypatch, level):
     reader.close()
 
 
+def test_a_file_that_stays_the_same_is_compared_once(tmp_path):
+    """To compare takes ten times as long as to open, and files are opened often."""
+    path = str(write_tiff(tmp_path / "a.tif", [picture(256, 256)], **JPEG))
+    compared = []
+
+    def region(level, y, x, h, w):
+        compared.append(path)
+        return by_openslide(path, level, y, x, h, w)
+
+    def planes():
+        made = direct.DirectPlanes(path, [(256, 256)], [1.0], region)
+        assert made.get(0) is not None
+        made.close()
+
+    planes()
+    once = len(compared)
+    planes()
+    assert 0 < once == len(compared)
+    write_tiff(path, [picture(256, 256, seed=1)], **JPEG)
+    planes()
+    assert len(compared) > once
+
+
 def test_other_compressions_are_left_to_openslide(tmp_path):
     path = str(write_tiff(tmp_path / "a.tif", [picture(256, 256)], compression="lzw"))
     region = lambda *_: pytest.fail("there is nothing to compare")
