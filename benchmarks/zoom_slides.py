@@ -2,7 +2,7 @@
 
     python -m benchmarks.zoom_slides --out benchmarks/results/zoom_slides.json
 
-Eight slides of 100 or more tiles, on disk, judged together: all tiles are seen at low
+Sixteen slides of 100 or more tiles, on disk, judged together: all tiles are seen at low
 resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder has
 batches of 128. At 100 % all children are read and encoded, in batches as large, and
 nothing at low resolution. `bound` is what the tiles encoded would give: 16 N over
@@ -43,7 +43,7 @@ from wsi_jax.train.compile import (
 from wsi_jax.types import Bag, Task, Zooms
 from wsi_jax.zoomed import Zooming
 
-SLIDES, SIDE_PX, K, BATCH = 8, 2560, 4, 128
+SLIDES, SIDE_PX, K, BATCH = 16, 2560, 4, 128
 SHARES = (0.1, 0.2, 1.0)
 TILING = Tiling(
     grid=Grid(mpp=4.0, size_px=64, min_tissue=0.0), encoder=Encoder(width=16)

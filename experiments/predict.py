@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--together",
         type=int,
-        default=8,
+        default=16,
         help="slides zoomed into at once (methods that do not zoom ignore it)",
     )
     parser.add_argument("slides", nargs="+", type=pathlib.Path)
