@@ -59,9 +59,10 @@ def train(
     params, rivals = None, {}
     for stage in stages:
         inside = folder / stage.name
-        learnt = train_stage(
-            config, parts, source, stage, inside, meter, progress, params
-        )
+        with meter.span("opponents" if stage.opponent else "training"):
+            learnt = train_stage(
+                config, parts, source, stage, inside, meter, progress, params
+            )
         if stage.opponent:
             rivals[stage.name] = stage.method, learnt
             continue
@@ -81,12 +82,13 @@ def train(
             called.append(Predicted(row, p, label, attention, flops, trace))
             advance(1)
     rivals |= {name: (other, params) for name, other in stages[-1].others.items()}
-    others = {
-        name: probabilities(
-            compile_method(other, source.mesh), learnt, source, parts["test"]
-        )[1]
-        for name, (other, learnt) in rivals.items()
-    }
+    with meter.span("opponents"):
+        others = {
+            name: probabilities(
+                compile_method(other, source.mesh), learnt, source, parts["test"]
+            )[1]
+            for name, (other, learnt) in rivals.items()
+        }
     called = [
         one._replace(others={name: p[i] for name, p in others.items()})
         for i, one in enumerate(called)

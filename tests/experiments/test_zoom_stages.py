@@ -212,6 +212,9 @@ def test_an_opponent_is_told_and_nothing_rests_on_it(config, copy, zoomed):
         assert metrics[f"test.inference.look.{name}"] == metrics[f"test.{name}"]
         assert 0 <= metrics[f"test.inference.rival.{name}"] <= 1
     assert "calibration error</th>" in (zoomed / "report.html").read_text()
+    cost = json.loads((zoomed / "cost.json").read_text())
+    spent = [cost[f"span.{name}.wall_s"] for name in ("opponents", "training")]
+    assert 0 < min(spent) < sum(spent) < cost["wall_s"]
     shutil.rmtree(copy / "rival")
     times = lambda: {
         path: path.stat().st_mtime_ns

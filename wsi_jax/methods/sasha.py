@@ -77,7 +77,6 @@ class SASHA:
         mixed: weight of a second loss of HAFED, on slides of which a share is seen at
             high resolution, as it will have to judge them. The paper has none.
         tau: cosine from which on a row is updated when another is zoomed into.
-        once: a row is updated once at most.
         signed: opposite rows are unlike.
         standardise: shift and scale features by the statistics of the first batch, for
             encoders whose features vary little about a large mean; there the cosine of
@@ -104,7 +103,6 @@ class SASHA:
     drop: float = 0.24
     mixed: float = 0.0
     tau: float = 0.95
-    once: bool = True
     signed: bool = True
     standardise: bool = False
     anchors: int = 4
@@ -209,7 +207,7 @@ class _Stages:
     def rules(self) -> zoom.Rules:
         """Of the environment."""
         config = self.config
-        return zoom.Rules(tau=config.tau, once=config.once, signed=config.signed)
+        return zoom.Rules(tau=config.tau, signed=config.signed)
 
     # HAFED.
 
