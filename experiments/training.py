@@ -82,13 +82,11 @@ def train(
             called.append(Predicted(row, p, label, attention, flops, trace))
             advance(1)
     rivals |= {name: (other, params) for name, other in stages[-1].others.items()}
-    with meter.span("opponents"):
-        others = {
-            name: probabilities(
-                compile_method(other, source.mesh), learnt, source, parts["test"]
-            )[1]
-            for name, (other, learnt) in rivals.items()
-        }
+    others = {}
+    for name, (other, learnt) in rivals.items():
+        other = compile_method(other, source.mesh)
+        with meter.span("opponents"):
+            others[name] = probabilities(other, learnt, source, parts["test"])[1]
     called = [
         one._replace(others={name: p[i] for name, p in others.items()})
         for i, one in enumerate(called)

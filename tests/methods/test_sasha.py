@@ -357,6 +357,7 @@ def test_a_policy_learns_to_zoom_where_it_pays():
         {"rows": 0},
         {"branches": (0, 5)},
         {"top": (10, 0)},
+        {"once": False},
         {"normaliser": Normaliser.sparsemax},
     ],
 )

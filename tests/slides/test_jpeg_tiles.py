@@ -256,7 +256,7 @@ def test_another_decoders_pixels_are_refused(tmp_path, monkeypatch, level):
 
 
 def test_a_file_that_stays_the_same_is_compared_once(tmp_path):
-    """To compare takes ten times as long as to open, and files are opened often."""
+    """To compare takes far longer than to open, and files are opened often."""
     path = str(write_tiff(tmp_path / "a.tif", [picture(256, 256)], **JPEG))
     compared = []
 
@@ -276,6 +276,22 @@ def test_a_file_that_stays_the_same_is_compared_once(tmp_path):
     write_tiff(path, [picture(256, 256, seed=1)], **JPEG)
     planes()
     assert len(compared) > once
+
+
+def test_a_disk_that_failed_for_a_moment_is_asked_again(tmp_path):
+    path = str(write_tiff(tmp_path / "a.tif", [picture(256, 256)], **JPEG))
+
+    def fails(*_):
+        raise OSError("for a moment")
+
+    def found(region):
+        made = direct.DirectPlanes(path, [(256, 256)], [1.0], region)
+        plane = made.get(0)
+        made.close()
+        return plane
+
+    assert found(fails) is None
+    assert found(lambda *region: by_openslide(path, *region)) is not None
 
 
 def test_other_compressions_are_left_to_openslide(tmp_path):

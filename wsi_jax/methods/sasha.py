@@ -77,6 +77,7 @@ class SASHA:
         mixed: weight of a second loss of HAFED, on slides of which a share is seen at
             high resolution, as it will have to judge them. The paper has none.
         tau: cosine from which on a row is updated when another is zoomed into.
+        once: a row is updated once at most. Training has no other way.
         signed: opposite rows are unlike.
         standardise: shift and scale features by the statistics of the first batch, for
             encoders whose features vary little about a large mean; there the cosine of
@@ -103,6 +104,7 @@ class SASHA:
     drop: float = 0.24
     mixed: float = 0.0
     tau: float = 0.95
+    once: bool = True
     signed: bool = True
     standardise: bool = False
     anchors: int = 4
@@ -135,6 +137,11 @@ class SASHA:
             value = getattr(self, name)
             if min(np.atleast_1d(value)) < 1:
                 raise ValueError(f"--config.method.{name}={value}: 1 or more")
+        if not self.once:
+            raise ValueError(
+                "--config.method.once=False: episodes are learnt from rows that change "
+                "once; the verdict all_updated of every run has rows updated again"
+            )
         if self.normaliser is Normaliser.sparsemax:
             raise ValueError(
                 "--config.method.normaliser=sparsemax: an episode is judged by weights "
@@ -207,7 +214,7 @@ class _Stages:
     def rules(self) -> zoom.Rules:
         """Of the environment."""
         config = self.config
-        return zoom.Rules(tau=config.tau, signed=config.signed)
+        return zoom.Rules(tau=config.tau, once=config.once, signed=config.signed)
 
     # HAFED.
 

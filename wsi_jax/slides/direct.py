@@ -15,9 +15,10 @@ from wsi_jax.slides.tiff import Plane, is_jpeg_tiled, unreadable
 
 # One for OpenSlide's interpolation, one for another build of the JPEG decoder.
 _ROUNDING = 2
-# What was seen of a file's level, by the file's contents: files are closed and opened
-# again many times, and to open one takes a tenth of the time that this takes.
-_agreed: dict[tuple[int, ...], bool] = {}
+# Levels that were seen to agree, by what their file is: files are opened again many
+# times, and to compare takes far longer than to open. What did not agree is compared
+# again: a disk may have failed for a moment.
+_agreed: set[tuple[int, ...]] = set()
 
 
 class DirectPlanes:
@@ -63,9 +64,8 @@ class DirectPlanes:
         if plane is None:
             return None
         key = *self._contents, level
-        if key not in _agreed:
-            _agreed[key] = self._agrees(level, plane)
-        if _agreed[key]:
+        if key in _agreed or self._agrees(level, plane):
+            _agreed.add(key)
             return plane
         # A file that is not what it says once is not believed again.
         self._proved = dict.fromkeys(range(len(self._shapes)))
