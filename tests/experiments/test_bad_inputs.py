@@ -459,12 +459,16 @@ def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(disk, command):
     stops()
     filling.join()
     assert list(state.iterdir())  # to go on from
-    assert not [*folder.rglob("*.orbax-checkpoint-tmp")]
+    # A disk that fills up within a write leaves the half of it, until a run goes on.
+    half = state / "25.orbax-checkpoint-tmp"
+    half.mkdir(exist_ok=True)
+    (half / "cut").write_text("short")
     log = run / "train" / "metrics.jsonl"
     first, *rest = read_metrics(log)
     marked = [first | {"mark": 1}, *rest]  # stays only if the run goes on
     log.write_text("".join(json.dumps(line) + "\n" for line in marked))
     assert command(f"--config.run_dir={run}", *plan) is None
+    assert not [*folder.rglob("*.orbax-checkpoint-tmp")]
     lines = read_metrics(log)
     assert lines[0]["mark"] == 1
     steps = [line["step"] for line in lines if "train.loss" in line]

@@ -15,7 +15,7 @@ SPARE = 1 << 20  # bytes for what Orbax writes around the arrays
 
 
 class Checkpoints:
-    """A folder of checkpoints by step, the newest kept.
+    """A folder of checkpoints by step, the newest kept; half ones are cleared away.
 
     Args:
         folder: made if absent.
@@ -24,7 +24,9 @@ class Checkpoints:
 
     def __init__(self, folder: str | pathlib.Path, keep: int = 1):
         newest = ocp.checkpoint_managers.LatestN(keep)
-        options = ocp.CheckpointManagerOptions(preservation_policy=newest)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=newest, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(
             pathlib.Path(folder).absolute(), options=options
         )
