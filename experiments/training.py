@@ -65,6 +65,7 @@ def train(
             )
         if stage.opponent:
             rivals[stage.name] = stage.method, learnt
+        if stage.opponent and not stage.leads:
             continue
         params = learnt
         if stage.distil:

@@ -182,7 +182,9 @@ class Stage(NamedTuple):
         zoomer: how a verdict is come by that reads no more than it needs; None where
             all is read.
         opponent: only another way to predict is learnt, that of `method`, which is
-            reported besides by the stage's name; no later stage begins with it.
+            reported besides by the stage's name; no later stage begins with it, but
+            where it leads.
+        leads: the next stage begins with an opponent.
         distil: (params, x of a batch) -> x, of methods that take zooms: what all later
             stages see of a slide, made once for all when this one is trained. The
             params may be a later stage's too.
@@ -198,6 +200,7 @@ class Stage(NamedTuple):
     distil: Callable | None = None
     zoomer: Zoomer | None = None
     opponent: bool = False
+    leads: bool = False
 
 
 class Takes(enum.Enum):

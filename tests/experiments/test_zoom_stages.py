@@ -231,6 +231,22 @@ def test_an_opponent_is_told_and_nothing_rests_on_it(config, copy, zoomed):
     np.testing.assert_array_equal(rival, look)
 
 
+def test_an_opponent_that_leads_is_what_the_next_stage_begins_with(
+    config, zoomed, tmp_path
+):
+    for name in ("gather", "guess", "rival"):
+        shutil.copytree(zoomed / name, tmp_path / name)
+    config.method.leads = True
+    experiment.run(config, tmp_path)
+    lines = logs(tmp_path)
+    first = lambda name: next(x["train.loss"] for x in lines[name] if "train.loss" in x)
+    assert first("look") < first("rival")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert "test.inference.rival.auc" in metrics
+    rival, look = (kept(tmp_path, name)["look"]["kernel"] for name in ("rival", "look"))
+    assert (rival != look).any()
+
+
 def test_only_what_is_missing_is_distilled_and_to_the_same_bits(config, copy, zoomed):
     folder = copy / "gather" / "distilled"
     stale, cut = folder / "normal_001.h5", folder / "test_002.h5"

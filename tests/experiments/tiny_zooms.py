@@ -1,7 +1,7 @@
 """A method of stages in seconds: gathers children, guesses what they say, looks.
 
 Its first stage distils; what later stages see is that. Before it looks an opponent
-learns to, whom it does not meet. As `tiny.py` in all else.
+learns to, whom it does not meet unless told to. As `tiny.py` in all else.
 """
 
 import dataclasses
@@ -33,12 +33,14 @@ class Toy:
         guess_steps: of the second stage.
         guess_batch: of the second stage.
         rate: of learning.
+        leads: what looks last begins with the opponent.
     """
 
     children: int = 2
     guess_steps: int = 12
     guess_batch: int = 16
     rate: float = 1e-2
+    leads: bool = False
 
     takes: ClassVar[Takes] = Takes.zooms
     way: ClassVar[str] = "look"
@@ -65,7 +67,7 @@ class Toy:
                 },
                 validate=lambda params, bag, key: {"loss": _miss(params, bag)},
             ),
-            Stage("rival", make(_look_loss, *ROOMS), opponent=True),
+            Stage("rival", make(_look_loss, *ROOMS), opponent=True, leads=self.leads),
             Stage("look", make(_look_loss, *ROOMS)),
         )
 

@@ -85,13 +85,14 @@ def test_at_first_all_magnifications_are_alike(views, layout):
     np.testing.assert_allclose(mass, 1 / 3, atol=0.02)
 
 
+@pytest.mark.parametrize("gated", [0, 3])
 @pytest.mark.parametrize("inference", list(Inference))
-def test_a_verdict_on_few_cells_is_the_exact_one(views, inference):
+def test_a_verdict_on_few_cells_is_the_exact_one(views, inference, gated):
     """Where no more cells count than are drawn, every estimator and way agree."""
     exact = {"estimator": Estimator.full, "inference": Inference.sampled, "draws": 1}
     told = []
     for fields in (exact, {"inference": inference, "crops": 256, "draws": 1}):
-        stage, state, bag = resident(views, **fields)
+        stage, state, bag = resident(views, gated=gated, **fields)
         told.append(stage.method.predict(state.params, bag, jax.random.key(3)).logits)
     np.testing.assert_allclose(*told, rtol=1e-5, atol=1e-6)
 
@@ -121,6 +122,26 @@ def test_both_ways_to_choose_are_reported(views):
     np.testing.assert_allclose(trace["weight"][:3].sum(1), 1, rtol=1e-6)
 
 
+def test_what_crops_show_weighs_with_where_they_are(views):
+    """The verdict's weights are those of the draw times exp(attention), of sum 1."""
+    told, plain = ([], [])
+    for gated, found in ((3, told), (0, plain)):
+        stage, state, bag = resident(views, gated=gated, centred=True, crops=3)
+        params = jax.tree.map(lambda a: 3 * a, state.params)
+        trace = stage.method.predict(params, bag, jax.random.key(0)).trace
+        found += [np.asarray(trace["weight"])[:3], np.asarray(trace["read"])[:3]]
+    np.testing.assert_array_equal(told[1], plain[1])
+    np.testing.assert_allclose(told[0].sum(1), 1, rtol=1e-6)
+    assert not told[0][~told[1]].any()
+    assert np.abs(told[0] / plain[0] - 1)[told[1]].max() > 0.01
+    part = lambda state: state.params["head"]["params"]["attention"]
+    stage, state, bag = resident(views, gated=3)
+    before = jax.device_get(part(state))
+    after = part(stage.method.step(state, bag)[0])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
+    assert max(jax.tree.leaves(moved)) > 0
+
+
 def test_uniform_looks_nowhere(views):
     stage, state, bag = resident(views, look=Look.uniform)
     assert "look" not in state.params
@@ -136,6 +157,7 @@ def test_uniform_looks_nowhere(views):
         ({"mpps": ()}, "the finest first"),
         ({"mpps": (1.0, 2.5), "layout": Layout.own}, "multiples of the first"),
         ({"crops": 0}, r"method\.crops=0: 1 or more"),
+        ({"gated": -1}, r"method\.gated=-1: 0 or more"),
     ],
 )
 def test_what_cannot_look_is_refused(fields, message):

@@ -227,6 +227,24 @@ def test_the_ranking_is_as_wrong_as_it_is_far_from_the_attention():
     assert "ranking" not in fresh().params
 
 
+def test_a_warm_policy_begins_with_the_ranking():
+    """Under its own name, and only where it is asked for."""
+    *_, ranking, policy = dataclasses.replace(CONFIG, warm=True).stages(TASK)
+    bag, key = slides(), jax.random.key(0)
+    learnt = jax.eval_shape(ranking.method.init, key, bag).params
+    begun = jax.eval_shape(policy.method.init, key, bag).params
+    assert ranking.opponent
+    assert ranking.leads
+    assert not stages()["ranking"].leads
+    chex.assert_trees_all_equal_shapes(learnt["actor"], begun["actor"])
+    assert not {"ranking"} & (learnt.keys() | begun.keys())
+    params = fresh("ranking").params
+    warm = {n: p for n, p in params.items() if n != "ranking"}
+    warm |= {"actor": params["ranking"]}
+    told = jax.jit(ranking.method.predict)(warm, bag, key)
+    np.testing.assert_array_equal(told.trace["order"], said()["ranking"].trace["order"])
+
+
 def test_distilled_slides_are_judged_as_they_were():
     bag, stage = slides(), stages()["policy"]
     made = jax.jit(stages()["hafed"].distil)(fresh().params, bag.x)

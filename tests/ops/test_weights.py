@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.ops.weights import Normaliser, log_weights, normalise, squared_average
+from wsi_jax.ops.weights import (
+    Normaliser,
+    log_weights,
+    normalise,
+    posterior,
+    squared_average,
+)
 
 EACH = pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
 CASES = pytest.mark.parametrize(
@@ -198,3 +204,21 @@ def test_log_weights_are_of_each_tile_by_itself():
         assert log_weights(half, how).dtype == jnp.float32
     with pytest.raises(ValueError, match="sparsemax has no log weights"):
         log_weights(half, Normaliser.sparsemax)
+
+
+def test_a_posterior_is_the_softmax_of_log_prior_and_logits():
+    """What weighs nothing before weighs nothing, whatever stands there."""
+    rng = np.random.default_rng(0)
+    prior, logits = rng.random((3, 7)), 300 * rng.normal(size=(3, 7))
+    prior[0, 2:4] = prior[2] = 0
+    there = prior > 0
+    known = np.log(np.where(there, prior, 1)) + logits
+    wanted = normalise(jnp.float32(known), jnp.asarray(there))
+    junk = np.float32(np.where(there, logits, np.nan))
+    found = posterior(jnp.float32(prior), jnp.asarray(junk))
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-7)
+    assert not np.asarray(found)[2].any()
+    loss = lambda *x: (posterior(*x) @ jnp.arange(7.0)).sum()
+    by_prior, by_logits = jax.grad(loss, (0, 1))(jnp.float32(prior), jnp.asarray(junk))
+    assert np.isfinite(by_prior).all()
+    assert not np.asarray(by_logits)[~there].any()

@@ -91,6 +91,9 @@ class AttentionSampling(CropOptions):
         centred: a crop is told from the mean of all that are read of the slide, which
             hides the slide's stain. The pooled feature is then an estimate with a bias
             that falls as 1 / crops.
+        gated: width of an attention over what the crops show, which the verdict weighs
+            by the one on the overview; 0 for none. Of many crops those that tell
+            something are then not lost among the rest. Its bias falls as 1 / crops.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
         entropy: reward for the entropy of the attention, as a share of the greatest.
@@ -116,6 +119,7 @@ class AttentionSampling(CropOptions):
     unit: bool = True
     tells: bool = False
     centred: bool = False
+    gated: int = 0
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
     entropy: float = 0.01
     spread: float = 0.0
@@ -133,6 +137,8 @@ class AttentionSampling(CropOptions):
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
         self.check_counts("crop_px", "crops", "draws", "attention", "layers")
+        if self.gated < 0:
+            raise ValueError(f"--config.method.gated={self.gated}: 0 or more")
         mpps = tuple(self.mpps)
         rises = all(a < b for a, b in itertools.pairwise(mpps))
         if not mpps or mpps[0] <= 0 or not rises:
@@ -217,7 +223,7 @@ class _Net:
         )  # fmt: skip
         self.reader = config.reader(
             len(task.classes), magnifications=m, tells=config.tells, unit=config.unit,
-            centred=config.centred,
+            gated=config.gated, centred=config.centred,
         )  # fmt: skip
         self.begin = self.reader.begin
 
@@ -277,6 +283,7 @@ class _Net:
         which, _ = self.places(drawn.index, shape)
         crops = config.augmented(jax.random.fold_in(key, 1), crops)
         h = self.reader.embed(params, crops, which, drawn.mask)
+        weights = self.reader.reweigh(params, weights, h)
         logits = self.reader.classify(params, weights, h)
         loss = cross_entropy(logits, label)
         if config.alone:
@@ -334,7 +341,8 @@ class _Net:
         shape = mask.shape[1:]
         which, yx = self.places(chosen.index, shape)
         h = self.reader.embed(params, crops, which, chosen.mask)
-        logits = self.reader.classify(params, chosen.weight, h)
+        weights = self.reader.reweigh(params, chosen.weight, h)
+        logits = self.reader.classify(params, weights, h)
         maps = self.cells.on_finest(jnp.exp(chosen.log_a), mask)
         # The cells with tissue come first, row by row, as everywhere.
         order = jnp.argsort(~mask.reshape(len(mask), -1), stable=True)
@@ -343,7 +351,7 @@ class _Net:
             "maps": maps,
             "which": which,
             "yx": yx,
-            "weight": chosen.weight,
+            "weight": weights,
             "read": chosen.mask,
         }
         return Prediction(logits, jnp.take_along_axis(total, order, 1), {}, trace)

@@ -86,6 +86,9 @@ class SASHA:
             training.
         itself: whether the updater also learns from the row zoomed into, as the
             released code has it.
+        warm: the policy begins with the net that ranks tiles by what HAFED's attention
+            at high resolution would be, not with one that knows nothing. The paper's
+            begins with nothing.
         clock: whether the critic sees how much of the episode is over.
         ppo: how the policy learns.
         hafed: its training.
@@ -109,6 +112,7 @@ class SASHA:
     standardise: bool = False
     anchors: int = 4
     itself: bool = False
+    warm: bool = False
     clock: bool = True
     ppo: PPO = dataclasses.field(default_factory=PPO)
     hafed: Course = dataclasses.field(default_factory=Course)
@@ -176,10 +180,11 @@ class SASHA:
             ),
             Stage(
                 "ranking",
-                made.ranking(alone("ranking", own(self.updater))),
+                made.ranking(alone(made.ranks, own(self.updater))),
                 plan=self.updater.plan(monitor="-loss"),
                 validate=made.validate_ranking,
                 opponent=True,
+                leads=self.warm,
             ),
             Stage(
                 "policy",
@@ -196,6 +201,8 @@ class _Stages:
 
     def __init__(self, config: SASHA, task: Task):
         self.config, self.classes = config, len(task.classes)
+        # What the policy finds among the parameters by its name, it begins with.
+        self.ranks = "actor" if config.warm else "ranking"
 
     def nets(self, rows) -> ZoomNets:
         """Made for the features they meet, whose number no config tells."""
@@ -208,7 +215,6 @@ class _Stages:
             Updater(d, **how),
             Actor(d, **how),
             Critic(d, config.clock, **how),
-            Actor(d, **how),
         )
 
     def rules(self) -> zoom.Rules:
@@ -304,22 +310,26 @@ class _Stages:
             keys = jax.random.split(key)
             params = self.updater(optax.identity()).init(keys[0], batch).params
             nets = self.nets(batch.x.low)
-            return params | {"ranking": nets.init("ranking", keys[1])}
+            return params | {self.ranks: nets.init("actor", keys[1])}
 
         def loss(params, batch, key):
-            del key
-            return ranking_loss(self.nets(batch.x.low), params, batch), {}
+            return self.validate_ranking(params, batch, key)["loss"], {}
 
         def predict(params, batch, key):
-            rank = self.nets(batch.x.low).rank
-            return self.verdict(params, batch, key, AT_ONCE, rank)
+            return self.verdict(params, batch, key, AT_ONCE, self.rank(batch.x.low))
 
         return supervised(init, loss, predict, tx)
 
     def validate_ranking(self, params, batch, key):
         """The same, on slides it has not learnt from."""
         del key
-        return {"loss": ranking_loss(self.nets(batch.x.low), params, batch)}
+        nets, rank = self.nets(batch.x.low), self.rank(batch.x.low)
+        return {"loss": ranking_loss(nets, rank, params, batch)}
+
+    def rank(self, rows):
+        """(params, rows [*m d]) -> logit of each tile, at once and for good."""
+        act = self.nets(rows).act
+        return lambda params, x: act({"actor": params[self.ranks]}, x)
 
     # The policy.
 

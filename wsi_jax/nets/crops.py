@@ -12,6 +12,7 @@ from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crops import by_chunks
+from wsi_jax.ops.weights import posterior
 from wsi_jax.types import Bag
 
 
@@ -177,6 +178,14 @@ class CropReader:
     def attend(self, params: PyTree, h: Float[Array, "b n d"]) -> Float[Array, "b n"]:
         """Attention logits of crops by their features."""
         return self.head.apply(params["head"], h, method="attend")
+
+    def reweigh(
+        self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]
+    ) -> Float[Array, "b n"]:
+        """Crops' weights times their attention, of a sum of 1; as they are without."""
+        if not self.head.gated:
+            return weights
+        return posterior(weights, self.attend(params, h))
 
     def classify(
         self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]

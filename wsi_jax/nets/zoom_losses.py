@@ -1,5 +1,7 @@
 """What the nets of SASHA that learn from examples are to make small, on a batch."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -80,15 +82,23 @@ def updater_loss(
     return jax.vmap(one)(keys, low, high, batch.mask)
 
 
-def ranking_loss(nets: ZoomNets, params: PyTree, batch: Bag) -> Float[Array, " b"]:
+def ranking_loss(
+    nets: ZoomNets, rank: Callable, params: PyTree, batch: Bag
+) -> Float[Array, " b"]:
     """The ranking's: how far it is from HAFED's attention at high resolution.
 
     Kullback-Leibler divergence of the softmax of its logits, which it gives to tiles at
     low resolution, from the attention over the same tiles when all are zoomed into.
+
+    Args:
+        nets: of rows and of HAFED.
+        rank: (params, rows [*m d]) -> logits [*m].
+        params: of all.
+        batch: slides.
     """
     clean = lambda x: jnp.where(batch.mask[..., None], x, 0)
     rows = jax.lax.stop_gradient(jax.tree.map(clean, nets.rows(params, batch.x)))
     _, wanted = nets.classify(params, rows.high, batch.mask)
-    told = jax.vmap(log_attention)(nets.rank(params, rows.low), batch.mask)
+    told = jax.vmap(log_attention)(rank(params, rows.low), batch.mask)
     told = jnp.where(batch.mask, told, 0)  # where nothing is wanted
     return optax.losses.kl_divergence(told, jax.lax.stop_gradient(wanted))

@@ -23,7 +23,6 @@ class ZoomNets(NamedTuple):
     updater: Updater
     actor: Actor
     critic: Critic
-    ranking: Actor
 
     def init(self, name: str, key: Key[Array, ""]) -> PyTree:
         """One of them before it has learnt."""
@@ -82,10 +81,6 @@ class ZoomNets(NamedTuple):
     def act(self, params: PyTree, x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         """Logit of zooming into each tile."""
         return self.actor.apply(params["actor"], x)
-
-    def rank(self, params: PyTree, x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-        """The same by one that ranks all tiles at once and never looks again."""
-        return self.ranking.apply(params["ranking"], x)
 
 
 def is_distilled(x: Zooms) -> bool:

@@ -98,6 +98,26 @@ def squared_average(
     return _shares((s / jnp.where(unit > 0, unit, 1)) ** 2)
 
 
+def posterior(
+    prior: Float[Array, "*b n"], logits: Float[Array, "*b n"]
+) -> Float[Array, "*b n"]:
+    """Weights p_i exp(u_i) / sum_j p_j exp(u_j); zeros where a row has none.
+
+    With p_i = 1 they are the softmax of u; with p the weights of a sample, an estimate
+    (`ops.sampling.weights`), the features they sum up are one of what all tiles would
+    give, whose bias falls as 1 / n. What weighs nothing has no effect, and its logits
+    no gradient.
+
+    Args:
+        prior: p, of 0 and more.
+        logits: u.
+    """
+    there = prior > 0
+    u = logits.astype(jnp.promote_types(logits.dtype, prior.dtype))
+    u = jnp.where(there, u, -jnp.inf)
+    return _shares(jnp.where(there, prior, 0) * jnp.exp(u - _greatest(u)))
+
+
 def _sparsemax(u, mask):
     """max(u - tau, 0), and tau such that they sum to 1, by sorting.
 

@@ -11,7 +11,8 @@
 The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops show a
 lesion to learn from them what one looks like and where to look at once. Colours of the
 overview are told from those of the slide's own tissue, and crops from the slide's other
-crops: what a slide has throughout, such as its stain, tells nothing of its label.
+crops: what a slide has throughout, such as its stain, tells nothing of its label. Of
+the crops that are read those weigh most that show something, as in `patch_needle.py`.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
@@ -42,6 +43,7 @@ def get_config() -> Experiment:
             width=128,
             unit=False,
             centred=True,
+            gated=64,
             trunk_rate=0.0,
             entropy=0.0,
         ),

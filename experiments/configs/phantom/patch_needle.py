@@ -21,7 +21,7 @@ def get_config() -> Experiment:
         deviation=looks.deviation,
         trunk_rate=looks.trunk_rate,
         centred=looks.centred,
-        attention=64,
+        attention=looks.gated,
     )
     config.train.batch, config.train.steps = 8, 150
     config.train.validate_every = 50
