@@ -12,7 +12,8 @@ The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops s
 lesion to learn from them what one looks like and where to look at once. Colours of the
 overview are told from those of the slide's own tissue, and crops from the slide's other
 crops: what a slide has throughout, such as its stain, tells nothing of its label. Of
-the crops that are read those weigh most that show something, as in `patch_needle.py`.
+the crops that are read those weigh most that show something, as in `patch_needle.py`,
+and what that is is learnt from crops from anywhere first.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
@@ -23,7 +24,7 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.train.optimiser import Optimiser, Thaw
 
 
 def get_config() -> Experiment:
@@ -45,6 +46,7 @@ def get_config() -> Experiment:
             centred=True,
             gated=64,
             trunk_rate=0.0,
+            thaw=Thaw(frozen=100),
             entropy=0.0,
         ),
         train=Train(
