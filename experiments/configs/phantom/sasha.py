@@ -5,7 +5,8 @@
         --config.encoder.weights=encoder.safetensors
 
 The encoder is that of `pretrain/drawn.py`; its tiles of 32 px show 32 um at 1 um/px
-and 128 um at 4 um/px. What other ways to choose as many tiles say stands beside, in
+and 128 um at 4 um/px. The policy begins with the ranking and departs from it slowly:
+begun with nothing it did not learn on every cohort. What other ways to choose as many tiles say stands beside, in
 `metrics.json` and in the report.
 """
 
@@ -29,6 +30,7 @@ def get_config() -> Experiment:
         method=SASHA(
             standardise=True,
             tau=0.5,
+            warm=True,
             ppo=PPO(episodes=8),
             hafed=Course(
                 steps=200,
@@ -47,7 +49,7 @@ def get_config() -> Experiment:
                 batch=8,
                 validate_every=50,
                 optimiser=Optimiser(
-                    learning_rate=5e-3, weight_decay=1e-4, clip_norm=0.5
+                    learning_rate=1e-3, weight_decay=1e-4, clip_norm=0.5
                 ),
             ),
         ),
