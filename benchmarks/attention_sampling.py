@@ -43,7 +43,7 @@ from wsi_jax.nets.look import Overlook
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
-MPPS = (1.0, 2.0, 4.0)
+MPPS, CROPS = (1.0, 2.0, 4.0), 32
 FIELD_PX, FIELD_STEM = 224, 16
 BATCH, BATCHES = 8, 6
 
@@ -68,7 +68,7 @@ class Cost(NamedTuple):
 
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
-    """Sixteen crops of each slide; a verdict is one draw.
+    """`CROPS` crops of each slide; a verdict is one draw.
 
     Trained for four times patch-all's steps, which take less time than a quarter.
     """
@@ -76,6 +76,7 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
     config.method = dataclasses.replace(
         config.method,
         mpps=tuple(mpps),
+        crops=CROPS,
         resident=False,
         draws=1,
         **small(weights),

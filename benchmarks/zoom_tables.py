@@ -57,12 +57,16 @@ def zoom_runs(report: dict) -> str:
     measures = {"auc": "mean", "calibration_error": "calibration error"}
     measures = {n: title for n, title in measures.items() if any(n in r for r in runs)}
     each = (f"seed {s}: AUC (95 %)" for s in seeds)
-    lines = _head("preset", "settings", "share", "way", *each, *measures.values())
+    counted = any("tiles_read" in r for r in runs)
+    first = ("preset", "settings", "share", "way", *("tiles read",) * counted)
+    lines = _head(*first, *each, *measures.values())
     for what in dict.fromkeys((*_group(r), r["way"]) for r in runs):
         mine = {r["seed"]: r for r in runs if (*_group(r), r["way"]) == what}
         each = (auc(mine[s]) if s in mine else "" for s in seeds)
         means = (_mean(mine.values(), name) for name in measures)
-        lines.append("| " + " | ".join((*_named(*what), *each, *means)) + " |")
+        read = (_mean(mine.values(), "tiles_read", "{:,.0f}") for _ in range(counted))
+        cells = (*_named(*what), *read, *each, *means)
+        lines.append("| " + " | ".join(cells) + " |")
     said = "; ".join(
         ", ".join(_named(*_group(r), r["way"])) + f" {r['auc_diff']:+.3f} "
         f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
@@ -91,10 +95,10 @@ def _named(preset: str, whose: str, share: float, way: str) -> tuple[str, ...]:
     return f"`{preset}`", whose, f"{share:.0%}", way.replace("_", " ")
 
 
-def _mean(rows: Iterable[dict], name: str) -> str:
+def _mean(rows: Iterable[dict], name: str, form: str = "{:.3f}") -> str:
     """Over the rows that tell it."""
     told = [row[name] for row in rows if name in row]
-    return f"{sum(told) / len(told):.3f}" if told else ""
+    return form.format(sum(told) / len(told)) if told else ""
 
 
 def _head(*columns: str) -> list[str]:

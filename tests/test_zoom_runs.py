@@ -1,5 +1,6 @@
 """Runs that zoom, collected: each way of each run, and what the policy gains."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from wsi_jax.provenance import provenance
 
 WAYS = {"policy": 2.0, "random": 0.5, "oracle": 4.0, "grid": 0.4}
 WAYS |= {"low_attention": 1.0, "ranking": 1.5, "full_resolution": 5.0}
+WAYS |= {"low_resolution": 0.3}
 
 
 @pytest.fixture
@@ -30,7 +32,8 @@ def runs(tmp_path):
         run = tmp_path / f"run_{seed}"
         run.mkdir()
         data = {"manifest": str(cohort / "slides.csv")}
-        config = {"data": data, "method": {"share": 0.2}}
+        method = {"share": 0.2, "children": 4, "warm": True}
+        config = {"data": data, "method": method}
         made = {"config": config, "commit": "c" * 40}
         (run / "config.json").write_text(json.dumps(made))
         draw = lambda shift, rng=rng: expit(rng.normal(size=60) + shift * positive)
@@ -41,6 +44,10 @@ def runs(tmp_path):
             scores = (str(values[i]) for values in p.values())
             lines.append(",".join([f"s{i:03}", label, *scores]))
         (run / "predictions.csv").write_text("\n".join(lines[:1] + lines[:0:-1]))
+        # And a slide that was trained on.
+        counts = ["slide_id,tiles", "t000,9999"]
+        counts += [f"s{i:03},{100 if i % 2 else 52}" for i in range(60)]
+        (run / "slides.csv").write_text("\n".join(counts))
         found[run] = p
     return found, positive
 
@@ -56,6 +63,9 @@ def test_each_way_has_its_own_scores(runs):
             said, bins = p[way], np.minimum((p[way] * 10).astype(int), 9)
             gaps = [abs((said - positive)[bins == i].sum()) for i in range(10)]
             assert row["calibration_error"] == pytest.approx(sum(gaps) / 60)
+            wanted = {"full_resolution": 16 * 76, "low_resolution": 76}
+            zoomed = 76 + 16 * (20 + 11) / 2
+            assert row["tiles_read"] == wanted.get(way, zoomed)
 
 
 def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
@@ -102,6 +112,10 @@ def test_whose_settings_a_run_has_is_told(runs):
         camelyon16_paper.get_config(),
     )
     assert [settings(to_plain(one)) for one in configs] == ["ours", "paper", "paper"]
+    cold = dataclasses.replace(configs[0].method, warm=False)
+    assert settings(to_plain(dataclasses.replace(configs[0], method=cold))).endswith(
+        "cold"
+    )
     one, other = runs[0]
     made = json.loads((other / "config.json").read_text())
     paper = {"signed": False, "itself": True, "clock": False}
@@ -134,9 +148,11 @@ def test_rows_that_tell_less_still_make_a_table(runs):
     for row in rows:
         row.pop("settings")
         row.pop("calibration_error", None)
+        row.pop("tiles_read", None)
     said = zoom_runs(provenance() | {"rows": rows})
     assert said.count("\n| `needle` | ours | 20% |") == len(WAYS) - 1
     assert "calibration" not in said
+    assert "tiles read" not in said
 
 
 def test_memory_of_a_device_is_told_where_there_is_any():

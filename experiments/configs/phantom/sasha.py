@@ -6,8 +6,8 @@
 
 The encoder is that of `pretrain/drawn.py`; its tiles of 32 px show 32 um at 1 um/px
 and 128 um at 4 um/px. The policy begins with the ranking and departs from it slowly:
-begun with nothing it did not learn on every cohort. What other ways to choose as many tiles say stands beside, in
-`metrics.json` and in the report.
+begun with nothing it did not learn on every cohort. What other ways to choose as many
+tiles say stands beside, in `metrics.json` and in the report.
 """
 
 from experiments.configs.pretrain import drawn
