@@ -30,6 +30,7 @@ from benchmarks import record
 from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
+from experiments.configs.phantom import attention_sampling as magnifications
 from experiments.configs.pretrain import detail
 from experiments.experiment import Experiment, Manifest
 from experiments.progress import progress
@@ -81,6 +82,11 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
         draws=1,
         **small(weights),
     )
+    if len(mpps) > 1:  # what holds attention where no magnification tells more yet
+        chosen = magnifications.get_config().method
+        names = ("alone", "spread", "tells", "thaw")
+        held = {name: getattr(chosen, name) for name in names}
+        config.method = dataclasses.replace(config.method, **held)
     config = alike(config)
     config.train.steps *= 4
     return config
