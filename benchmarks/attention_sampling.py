@@ -3,16 +3,18 @@
     python -m benchmarks.attention_sampling --out FILE --cohort cohorts/needle \
         --fields cohorts/bach --weights encoder.safetensors --runs runs/benchmark
 
-Both read with the same threads, encode with trunks of one kind (weights are of the
-finest magnification, trunks for others begin at random), train in batches of as many
-slides, and read the next batch while one is learnt from; how many crops are sampled is
-fixed beforehand. `finest`: patch-all at the finest magnification. `every`: patch-all at
-each of three, their seconds summed and the one that validation likes best; sampling
-then chooses among the three. `fields`: photographs of 2,048 x 1,536 px in four classes,
-where only time is measured. Seconds are medians over batches; those of a verdict do not
-hold the search for tissue, which is the same for both and stands beside.
+Both read with the same threads, encode with the same trunk, held, and read the next
+batch while one is learnt from. They are timed in batches of as many slides, and trained
+as `attention_needle.py` and `patch_needle.py` say, of which the first fixes how many
+crops are sampled. `finest`: patch-all at the finest magnification. `every`: patch-all
+at each of three, their seconds summed and the one that validation likes best; sampling
+then chooses among the three, by the schedule of `phantom/attention_sampling.py`.
+`fields`: photographs of 2,048 x 1,536 px in four classes, and trunks that learn, where
+only time is measured. Seconds are medians over batches; those of a verdict do not hold
+the search for tissue, which is the same for both and stands beside.
 """
 
+import copy
 import csv
 import dataclasses
 import itertools
@@ -44,7 +46,7 @@ from wsi_jax.nets.look import Overlook
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
-MPPS, CROPS = (1.0, 2.0, 4.0), 32
+MPPS = (1.0, 2.0, 4.0)
 FIELD_PX, FIELD_STEM = 224, 16
 BATCH, BATCHES = 8, 6
 
@@ -56,6 +58,7 @@ class Cost(NamedTuple):
         train_s: seconds of a training step.
         infer_s: seconds of a slide's verdict.
         tiles: read of a slide in a training step, on average.
+        judged: read of it for a verdict.
         tissue_s: seconds of the search for tissue, a slide.
         parts: seconds of a crop's reading, its forward pass, an overview's reading and
             the look at it.
@@ -64,49 +67,36 @@ class Cost(NamedTuple):
     train_s: float
     infer_s: float
     tiles: float
+    judged: float
     tissue_s: float
     parts: tuple[float, float, float, float]
 
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
-    """`CROPS` crops of each slide; a verdict is one draw.
-
-    Trained for four times patch-all's steps, which take less time than a quarter.
-    """
+    """As many crops of each slide as `attention_needle.py` reads."""
     config = attention_needle.get_config()
     config.method = dataclasses.replace(
-        config.method,
-        mpps=tuple(mpps),
-        crops=CROPS,
-        resident=False,
-        draws=1,
-        **small(weights),
+        config.method, mpps=tuple(mpps), **trunk(weights)
     )
-    if len(mpps) > 1:  # what holds attention where no magnification tells more yet
+    if len(mpps) > 1:  # as the config in which one of several is learnt
         chosen = magnifications.get_config().method
         names = ("alone", "spread", "tells", "thaw")
         held = {name: getattr(chosen, name) for name in names}
         config.method = dataclasses.replace(config.method, **held)
-    config = alike(config)
-    config.train.steps *= 4
     return config
 
 
-def small(weights: str) -> dict:
-    """A trunk of below a millisecond a tile."""
-    trunk = dataclasses.replace(detail.get_config().method.encoder, weights=weights)
-    return {"trunk": trunk, "deviation": True, "trunk_rate": 1.0}
-
-
 def patch_all(weights: str, mpp: float) -> Experiment:
-    """Every tile at one magnification, side by side.
-
-    Weights are of an encoder of the finest; a trunk for another begins at random.
-    """
+    """Every tile at one magnification, side by side."""
     config = patch_needle.get_config()
-    weights = weights if mpp == MPPS[0] else ""
-    config.method = dataclasses.replace(config.method, mpp=mpp, **small(weights))
-    return alike(abutting(config))
+    config.method = dataclasses.replace(config.method, mpp=mpp, **trunk(weights))
+    return abutting(config)
+
+
+def trunk(weights: str) -> dict:
+    """Of below a millisecond a tile: held where it knows something, or else trained."""
+    made = dataclasses.replace(detail.get_config().method.encoder, weights=weights)
+    return {"trunk": made} | ({} if weights else {"trunk_rate": 1.0})
 
 
 def abutting(config: Experiment) -> Experiment:
@@ -116,11 +106,10 @@ def abutting(config: Experiment) -> Experiment:
     return config
 
 
-def alike(config: Experiment) -> Experiment:
-    """Trained alike, and slides read anew each time, as where they are many."""
-    config.train.batch, config.train.steps, config.train.validate_every = BATCH, 300, 50
-    config.train.optimiser.learning_rate = 1e-3
-    config.loading.cache_gib, config.heatmaps = 0.0, 0
+def timed(config: Experiment) -> Experiment:
+    """In batches of as many slides, each read anew, as where they are many."""
+    config = copy.deepcopy(config)
+    config.train.batch, config.loading.cache_gib = BATCH, 0.0
     return config
 
 
@@ -150,7 +139,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
         part: slides.
         batches: of a training, and of verdicts.
     """
-    meter = Meter()
+    meter, config = Meter(), timed(config)
     part = part._replace(rows=part.rows[: BATCH * batches])
     found = pipeline.look(
         part.rows, config.tiling(), reading=config.reading, meter=meter,
@@ -184,6 +173,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     return Cost(
         statistics.median(steps[1:]),
         statistics.median(verdicts[1:]) / BATCH,
+        float(getattr(config.method, "crops", np.mean(tiles))),
         float(np.mean(tiles)),
         meter.as_dict()["span.survey.wall_s"] / len(part.rows),
         parts(config, source, part, state.params),
@@ -238,28 +228,30 @@ def least(call) -> float:
     return min(tries)
 
 
-def predicted(ours: Cost, theirs: Sequence[Cost]) -> dict[str, float]:
-    """The cost model's ratios: reading, and three forward passes for a training step;
-    the look is one more, since it is drawn from before it is trained."""
-    of = lambda c, times, look: (
-        c.tiles * (c.parts[0] + times * c.parts[1]) + (c.parts[2] + look * c.parts[3])
+def predicted(ours: Cost, theirs: Sequence[Cost], passes: int) -> dict[str, float]:
+    """The cost model's ratios: reading, and three forward passes for a training step,
+    one where the trunk is held; the look is one more, since it is drawn from before it
+    is trained."""
+    of = lambda c, tiles, times, look: (
+        tiles * (c.parts[0] + times * c.parts[1]) + (c.parts[2] + look * c.parts[3])
     )
-    ratio = lambda times, look: (
-        sum(of(c, times, look) for c in theirs) / of(ours, times, look)
-    )
+    step = lambda c: of(c, c.tiles, passes, 4)
+    verdict = lambda c: of(c, c.judged, 1, 1)
+    ratio = lambda seconds: sum(map(seconds, theirs)) / seconds(ours)
     return {
-        "predicted_train_speedup": ratio(3, 4),
-        "predicted_infer_speedup": ratio(1, 1),
+        "predicted_train_speedup": ratio(step),
+        "predicted_infer_speedup": ratio(verdict),
     }
 
 
-def speed(regime: str, ours: Cost, theirs: Sequence[Cost]) -> dict:
+def speed(regime: str, ours: Cost, theirs: Sequence[Cost], passes: int) -> dict:
     """One row, without AUCs."""
     total = lambda name: sum(getattr(c, name) for c in theirs)
     whole = lambda c: c.infer_s + c.tissue_s
     return {
         "regime": regime,
         "crops": ours.tiles,
+        "crops_verdict": ours.judged,
         "tiles": total("tiles"),
         "train_step_s": ours.train_s,
         "train_step_s_patch_all": total("train_s"),
@@ -269,7 +261,7 @@ def speed(regime: str, ours: Cost, theirs: Sequence[Cost]) -> dict:
         "train_speedup": total("train_s") / ours.train_s,
         "infer_speedup": total("infer_s") / ours.infer_s,
         "infer_speedup_with_tissue": sum(map(whole, theirs)) / whole(ours),
-        **predicted(ours, theirs),
+        **predicted(ours, theirs, passes),
         "read_crop_ms": 1e3 * ours.parts[0],
         "forward_crop_ms": 1e3 * ours.parts[1],
         "read_overview_ms": 1e3 * ours.parts[2],
@@ -323,6 +315,7 @@ def main() -> None:
     parser.add_argument("--fields", type=pathlib.Path, help="photographs, as BACH's")
     parser.add_argument("--weights", default="", help="of the trunk")
     parser.add_argument("--runs", type=pathlib.Path, help="trains there, for AUCs")
+    parser.add_argument("--seed", type=int, default=0, help="of these runs")
     chosen = parser.parse_args()
     batches, rows = (3 if chosen.quick else BATCHES), []
 
@@ -335,14 +328,15 @@ def main() -> None:
     }
     theirs = [patch_all(chosen.weights, mpp) for mpp in MPPS]
     for config in (*ours.values(), *theirs):
-        config.data = data
+        config.data, config.train.seed = data, chosen.seed
     cohort = data.cohort()
     test = cohort._replace(rows=tuple(r for r in cohort.rows if r.split == "test"))
     costs = [cost(config, test, batches) for config in theirs]
     for name, config in ours.items():
         against = costs[:1] if name == "finest" else costs
-        rows.append(speed(name, cost(config, test, batches), against))
-    # All seconds before any training: that may share the machine.
+        passes = 1 if chosen.weights else 3
+        rows.append(speed(name, cost(config, test, batches), against, passes))
+    # Timed before anything is trained, which may share the machine.
     if chosen.fields:
         fields = Bach(root=str(chosen.fields), folds=0, complete=False).cohort()
         mpps = [MPP * mpp / MPPS[0] for mpp in MPPS]
@@ -351,7 +345,7 @@ def main() -> None:
             config = on_fields(sampled("", MPPS[:count]))
             against = costs[:count]
             rows.append(
-                speed(f"fields, {name}", cost(config, fields, batches), against)
+                speed(f"fields, {name}", cost(config, fields, batches), against, 3)
             )
     if chosen.runs:
         positive = sorted((r.slide_id, r.label) for r in test.rows)

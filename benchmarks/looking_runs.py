@@ -5,11 +5,12 @@
 
 A row is one run: test AUC with its 95 % interval by the crops it was trained to choose,
 that of the other way to choose them, and the share of attention at each magnification
-on test slides. A row `learnt - uniform` is the paired difference of AUCs at one budget
-of crops, over all cohorts that both have judged: the mean of theirs, with the interval
-of independent cohorts.
+on test slides. A row `learnt - uniform`, or `learnt - patch-all`, is the paired
+difference of AUCs at one budget of crops, over all cohorts that both have judged: the
+mean of theirs, with the interval of independent cohorts.
 """
 
+import itertools
 import json
 import pathlib
 
@@ -58,21 +59,22 @@ def first(run: pathlib.Path) -> dict[str, float]:
 
 
 def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
-    """Learnt less uniform, at each budget that both were tried at."""
+    """Learnt less uniform, and less patch-all, at each budget that it was tried at."""
     found = []
     by = {
         (r["preset"], r["seed"], r["learner"], r["crops"]): run
         for run, r in runs.items()
     }
-    for crops in sorted({r["crops"] for r in runs.values() if r["crops"]}):
+    budgets = sorted({r["crops"] for r in runs.values() if r["crops"]})
+    for crops, other in itertools.product(budgets, ("uniform", "patch-all")):
         gaps = []
         for (preset, seed, learner, n), run in by.items():
-            against = by.get((preset, seed, "uniform", n))
+            against = by.get((preset, seed, other, n if other == "uniform" else None))
             if learner == "learnt" and n == crops and against:
                 positive, ours = scores(run)
                 gaps.append(delong_difference(positive, ours, scores(against)[1]))
         if gaps:
-            said = {"learner": "learnt - uniform", "crops": crops}
+            said = {"learner": f"learnt - {other}", "crops": crops}
             found.append(said | over_cohorts(gaps))
     return found
 

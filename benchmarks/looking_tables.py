@@ -46,23 +46,28 @@ def needle(report: dict) -> str:
         mean = sum(r["auc"] for r in mine.values()) / len(mine)
         cells = crops or "all", learner, *cells, f"{mean:.3f}"
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    gaps = [
-        f"{r['auc_diff']:+.3f} ({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f}) "
-        f"with {r['crops']} crops"
-        for r in report["rows"]
-        if "auc_diff" in r
+    gaps = [r for r in report["rows"] if "auc_diff" in r]
+    less = [
+        f"Learnt less {other}, paired, over {len(seeds)} cohorts: "
+        + "; ".join(_gap(r) for r in gaps if r["learner"] == f"learnt - {other}")
+        for other in ("uniform", "patch-all")
+        if any(r["learner"] == f"learnt - {other}" for r in gaps)
     ]
     said = (
-        f"Learnt less uniform, paired, over {len(seeds)} cohorts: {'; '.join(gaps)}. "
-        f"{_spread(runs, 'n')} test slides, {_spread(runs, 'steps')} steps. Runs at "
+        f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, {_spread(runs, 'steps')} steps. Runs at "
         f"commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
 
+def _gap(r: dict) -> str:
+    ends = f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
+    return f"{r['auc_diff']:+.3f} {ends} with {r['crops']} crops"
+
+
 def attention_sampling(report: dict) -> str:
     """Seconds and their ratios, measured and predicted; AUCs where there are some."""
-    header = "| against | crops, tiles of a slide | a step | a verdict "
+    header = "| against | crops of a step, of a verdict; tiles | a step | a verdict "
     header += "| step, predicted | verdict, predicted |"
     judged = any("auc" in r for r in report["rows"])
     header += " AUC, patch-all's, difference |" * judged
@@ -78,7 +83,8 @@ def attention_sampling(report: dict) -> str:
             compared = f"{both}, {r['auc_diff']:+.3f} ({ends})"
         cells = (
             r["regime"],
-            f"{r['crops']:.0f}, {r['tiles']:.0f}",
+            f"{r['crops']:.0f}, {r.get('crops_verdict', r['crops']):.0f}; "
+            f"{r['tiles']:,.0f}",
             f"{r['train_speedup']:.1f}x ({step})",
             f"{r['infer_speedup']:.1f}x ({look})",
             f"{r['predicted_train_speedup']:.1f}x",

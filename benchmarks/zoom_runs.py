@@ -3,13 +3,15 @@
     python -m benchmarks.zoom_runs --out benchmarks/results/zoom_runs.json runs/zoom_*
 
 A row is one way of one run: test AUC with its 95 % interval, and the expected
-calibration error. `settings` are ours, ours with a policy that begins with nothing
-(cold), or those that the paper's code has; `tiles_read` is what the way must read of a
-slide, on average: all tiles, but where all is seen at high resolution, and the children
-of those zoomed into. A row `policy - random` is the paired difference of AUCs at one
-share of the tiles, over all cohorts: the mean of theirs, with the interval of
-independent cohorts. `gap_closed` is the share of the way from random to oracle that the
-policy goes, of the mean AUCs; null where the oracle is no better.
+calibration error. `settings` are ours, ours with a policy that begins with nothing and
+learns at a rate of its own (cold), or those that the paper's code has. `tiles_read` is
+what the way must read of a slide, on average: all tiles at low resolution and the
+children of those zoomed into; the children of all, without the tiles, at full
+resolution, and for the oracle, who must have seen them to choose. A row `policy -
+random` is the paired difference of AUCs at one share of the tiles, over all cohorts:
+the mean of theirs, with the interval of independent cohorts. `gap_closed` is the share
+of the way from random to oracle that the policy goes, of the mean AUCs; null where the
+oracle is no better.
 """
 
 import csv
@@ -24,7 +26,7 @@ from benchmarks.runs import about_cohort, cohort_folder, over_cohorts
 from wsi_jax.configs import flatten
 from wsi_jax.evals.calibration import calibration_error
 from wsi_jax.evals.intervals import delong, delong_difference
-from wsi_jax.ops.ways import WAYS
+from wsi_jax.ops.ways import WAYS, Choice, Way
 from wsi_jax.ops.zoom import horizon
 
 AGAINST = ("random", "grid", "low_attention", "ranking", "full_resolution")
@@ -33,6 +35,7 @@ PAPER = {
     "method.signed": False,
     "method.itself": True,
     "method.clock": False,
+    "method.warm": False,
     "method.ppo.masked": False,
     "method.ppo.reward": "loss",
 }
@@ -53,22 +56,27 @@ def scores(run: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def settings(config: dict) -> str:
     """Whose they are, of a run's config as `config.json` has it."""
     told = flatten(config)
-    if all(told.get(name) == value for name, value in PAPER.items()):
+    if all(told.get(name, False) == value for name, value in PAPER.items()):
         return "paper"
     return "ours" if told.get("method.warm") else "ours, cold"
 
 
-def tiles_read(run: pathlib.Path, way: str, share: float, children: int) -> float:
-    """Mean over test slides, at both resolutions; of a way to zoom into a share."""
+def tiles_of(run: pathlib.Path) -> np.ndarray:
+    """Of each test slide, at low resolution."""
     table = lambda name: csv.DictReader((run / name).read_text().splitlines())
     test = {line["slide_id"] for line in table("predictions.csv")}
-    lines = [line for line in table("slides.csv") if line["slide_id"] in test]
-    n = np.array([int(line["tiles"]) for line in lines])
-    if way in WAYS and WAYS[way].share is not None:
-        share = WAYS[way].share
-    if share in (0, 1):
-        return float(n.mean() * children ** (2 * share))
-    return float((n + children**2 * np.asarray(horizon(share, jnp.asarray(n)))).mean())
+    found = [line for line in table("slides.csv") if line["slide_id"] in test]
+    return np.array([int(line["tiles"]) for line in found])
+
+
+def tiles_read(n: np.ndarray, way: str, share: float, children: int) -> float:
+    """Mean over slides of so many tiles, by a way to zoom into a share."""
+    way = WAYS.get(way, Way())
+    share = share if way.share is None else way.share
+    if share == 1 or way.choice is Choice.full:
+        return float(children**2 * n.mean())
+    zooms = share and np.asarray(horizon(share, jnp.asarray(n)))
+    return float((n + children**2 * zooms).mean())
 
 
 def rows_of(run: pathlib.Path) -> list[dict]:
@@ -78,7 +86,7 @@ def rows_of(run: pathlib.Path) -> list[dict]:
     told = flatten(made["config"])
     share, children = told["method.share"], told["method.children"]
     about |= {"settings": settings(made["config"]), "share": share}
-    positive, by = scores(run)
+    (positive, by), tiles = scores(run), tiles_of(run)
     found = []
     for way, p in by.items():
         auc = delong(positive, p)
@@ -88,7 +96,7 @@ def rows_of(run: pathlib.Path) -> list[dict]:
             | {"way": way, "n": len(positive)}
             | {"auc": auc.value, "auc_lo": auc.lo, "auc_hi": auc.hi}
             | {"calibration_error": float(error)}
-            | {"tiles_read": tiles_read(run, way, share, children)}
+            | {"tiles_read": tiles_read(tiles, way, share, children)}
             | {"run_commit": made["commit"]}
         )
     return found

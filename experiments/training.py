@@ -59,13 +59,14 @@ def train(
     params, rivals = None, {}
     for stage in stages:
         inside = folder / stage.name
-        with meter.span("opponents" if stage.opponent else "training"):
+        aside = stage.opponent and not stage.leads
+        with meter.span("opponents" if aside else "training"):
             learnt = train_stage(
                 config, parts, source, stage, inside, meter, progress, params
             )
         if stage.opponent:
             rivals[stage.name] = stage.method, learnt
-        if stage.opponent and not stage.leads:
+        if aside:
             continue
         params = learnt
         if stage.distil:

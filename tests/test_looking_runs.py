@@ -15,7 +15,7 @@ def runs(tmp_path):
     rng, rows, scores = np.random.default_rng(0), {}, {}
     positive = np.arange(60) % 2 == 1
     for seed in (1, 2):
-        for learner, shift in (("learnt", 2.0), ("uniform", 0.5)):
+        for learner, shift in (("learnt", 2.0), ("uniform", 0.5), ("patch-all", 1.0)):
             run = tmp_path / f"{learner}_{seed}"
             run.mkdir()
             p = rng.normal(size=60) + shift * positive
@@ -24,7 +24,8 @@ def runs(tmp_path):
                 for i, (label, score) in enumerate(zip(positive, p, strict=True))
             ]
             (run / "predictions.csv").write_text("\n".join(lines[:1] + lines[:0:-1]))
-            row = {"preset": "needle", "seed": seed, "learner": learner, "crops": 16}
+            crops = None if learner == "patch-all" else 16
+            row = {"preset": "needle", "seed": seed, "learner": learner, "crops": crops}
             row |= {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "n": 60, "steps": 400}
             rows[run], scores[learner, seed] = row | {"run_commit": "c" * 40}, p
     return rows, scores, positive
@@ -32,15 +33,16 @@ def runs(tmp_path):
 
 def test_differences_are_those_of_independent_cohorts(runs):
     rows, scores, positive = runs
-    (found,) = differences(rows)
-    each = [
-        delong_difference(positive, scores["learnt", s], scores["uniform", s])
-        for s in (1, 2)
-    ]
-    np.testing.assert_allclose(found["auc_diff"], np.mean([d.value for d in each]))
-    half = np.hypot(*((d.hi - d.lo) / 2 for d in each)) / 2
-    np.testing.assert_allclose(found["auc_diff_hi"] - found["auc_diff"], half)
-    assert found["cohorts"] == 2
+    for found, other in zip(differences(rows), ("uniform", "patch-all"), strict=True):
+        each = [
+            delong_difference(positive, scores["learnt", s], scores[other, s])
+            for s in (1, 2)
+        ]
+        assert found["learner"] == f"learnt - {other}"
+        np.testing.assert_allclose(found["auc_diff"], np.mean([d.value for d in each]))
+        half = np.hypot(*((d.hi - d.lo) / 2 for d in each)) / 2
+        np.testing.assert_allclose(found["auc_diff_hi"] - found["auc_diff"], half)
+        assert found["cohorts"] == 2
 
 
 def test_a_budget_of_one_learner_has_no_difference(runs):
@@ -50,14 +52,19 @@ def test_a_budget_of_one_learner_has_no_difference(runs):
 
 def test_tables_and_picture_hold_every_run(runs):
     rows = list(runs[0].values())
-    every = {**rows[0], "learner": "patch-all", "crops": None}
-    gap = {"learner": "learnt - uniform", "crops": 16}
-    gap |= {"auc_diff": 0.1, "auc_diff_lo": 0.05, "auc_diff_hi": 0.15}
-    report = provenance() | {"rows": [*rows, every, gap]}
-    lines = needle(report).splitlines()
+    gap = {"crops": 16, "auc_diff": 0.1, "auc_diff_lo": 0.05, "auc_diff_hi": 0.15}
+    gaps = [
+        gap | {"learner": f"learnt - {other}"} for other in ("uniform", "patch-all")
+    ]
+    gaps[1] |= {"auc_diff": -0.2}
+    lines = needle(provenance() | {"rows": [*rows, *gaps]}).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 16", "| 16", "| all"]
-    assert "+0.100 (+0.050 to +0.150) with 16 crops" in "\n".join(lines)
-    (axes,) = picture([*rows, every]).axes
+    said = "\n".join(lines)
+    assert "uniform, paired, over 2 cohorts: +0.100 (+0.050 to +0.150) with 16" in said
+    assert (
+        "patch-all, paired, over 2 cohorts: -0.200 (+0.050 to +0.150) with 16" in said
+    )
+    (axes,) = picture(rows).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["learnt", "uniform", "patch-all, mean"]
 

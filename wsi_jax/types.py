@@ -182,9 +182,9 @@ class Stage(NamedTuple):
         zoomer: how a verdict is come by that reads no more than it needs; None where
             all is read.
         opponent: only another way to predict is learnt, that of `method`, which is
-            reported besides by the stage's name; no later stage begins with it, but
-            where it leads.
-        leads: the next stage begins with an opponent.
+            reported besides by the stage's name; no later stage begins with it unless
+            it `leads`.
+        leads: of an opponent: later stages begin with it, too.
         distil: (params, x of a batch) -> x, of methods that take zooms: what all later
             stages see of a slide, made once for all when this one is trained. The
             params may be a later stage's too.

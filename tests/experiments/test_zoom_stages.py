@@ -241,8 +241,10 @@ def test_an_opponent_that_leads_is_what_the_next_stage_begins_with(
     lines = logs(tmp_path)
     first = lambda name: next(x["train.loss"] for x in lines[name] if "train.loss" in x)
     assert first("look") < first("rival")
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert "test.inference.rival.auc" in metrics
+    rivals = lambda folder: [
+        line["rival.p_tumor"] for line in table(folder / "predictions.csv")
+    ]
+    assert rivals(tmp_path) == rivals(zoomed)
     rival, look = (kept(tmp_path, name)["look"]["kernel"] for name in ("rival", "look"))
     assert (rival != look).any()
 

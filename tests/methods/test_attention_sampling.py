@@ -123,19 +123,34 @@ def test_both_ways_to_choose_are_reported(views):
 
 
 def test_what_crops_show_weighs_with_where_they_are(views):
-    """The verdict's weights are those of the draw times exp(attention), of sum 1."""
-    told, plain = ([], [])
-    for gated, found in ((3, told), (0, plain)):
-        stage, state, bag = resident(views, gated=gated, centred=True, crops=3)
-        params = jax.tree.map(lambda a: 3 * a, state.params)
-        trace = stage.method.predict(params, bag, jax.random.key(0)).trace
-        found += [np.asarray(trace["weight"])[:3], np.asarray(trace["read"])[:3]]
-    np.testing.assert_array_equal(told[1], plain[1])
-    np.testing.assert_allclose(told[0].sum(1), 1, rtol=1e-6)
-    assert not told[0][~told[1]].any()
-    assert np.abs(told[0] / plain[0] - 1)[told[1]].max() > 0.01
+    """Weights are those of the draw times exp(attention), scaled to a sum of 1."""
+    plain, state, bag = resident(views, gated=3, crops=3)
+    trace = plain.method.predict(state.params, bag, jax.random.key(0)).trace
+    flat = jax.tree.map(jnp.zeros_like, state.params["head"]["params"]["attention"])
+    head = state.params["head"]["params"] | {"attention": flat}
+    even = state.params | {"head": {"params": head}}
+    prior = plain.method.predict(even, bag, jax.random.key(0)).trace
+    np.testing.assert_array_equal(prior["read"], trace["read"])
+    (stage,) = method(resident=True, crops=3).stages(TASK, optax.sgd(0.1), MPP, CELL)
+    drawn = jax.jit(stage.method.predict)(state.params, bag, jax.random.key(0)).trace
+    np.testing.assert_allclose(prior["weight"], drawn["weight"], rtol=1e-5)
+    ratio = np.asarray(trace["weight"] / prior["weight"])[:3]
+    read = np.asarray(trace["read"])[:3]
+    np.testing.assert_allclose(trace["weight"][:3].sum(1), 1, rtol=1e-6)
+    assert not np.asarray(trace["weight"])[:3][~read].any()
+    assert np.ptp(np.log(ratio[0][read[0]])) > 1e-3
+    # The same crop, drawn more than once, has the same ratio: it is its own.
+    index = np.asarray(trace["which"]), np.asarray(trace["yx"])
+    seen = {}
+    for k in np.flatnonzero(read[0]):
+        key = index[0][0, k], *index[1][0, k]
+        assert ratio[0, k] == pytest.approx(seen.setdefault(key, ratio[0, k]), rel=1e-4)
+    assert len(seen) < read[0].sum()
+
+
+def test_the_attention_on_crops_is_trained(views):
     part = lambda state: state.params["head"]["params"]["attention"]
-    stage, state, bag = resident(views, gated=3)
+    stage, state, bag = resident(views, gated=3, mpps=(1.0, 2.0), alone=1.0)
     before = jax.device_get(part(state))
     after = part(stage.method.step(state, bag)[0])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)

@@ -228,7 +228,7 @@ def test_the_ranking_is_as_wrong_as_it_is_far_from_the_attention():
 
 
 def test_a_warm_policy_begins_with_the_ranking():
-    """Under its own name, and only where it is asked for."""
+    """Which then is trained as the actor, and only where that is asked for."""
     *_, ranking, policy = dataclasses.replace(CONFIG, warm=True).stages(TASK)
     bag, key = slides(), jax.random.key(0)
     learnt = jax.eval_shape(ranking.method.init, key, bag).params
@@ -237,7 +237,14 @@ def test_a_warm_policy_begins_with_the_ranking():
     assert ranking.leads
     assert not stages()["ranking"].leads
     chex.assert_trees_all_equal_shapes(learnt["actor"], begun["actor"])
-    assert not {"ranking"} & (learnt.keys() | begun.keys())
+    assert "ranking" not in learnt.keys() | begun.keys()
+    state = jax.jit(ranking.method.init)(key, bag)
+    step, _ = jax.jit(ranking.method.step)(state, bag)
+    moved = lambda part: jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), state.params[part], step.params[part]
+    )
+    assert min(jax.tree.leaves(moved("actor"))) > 0
+    assert max(jax.tree.leaves([moved(part) for part in ("hafed", "updater")])) == 0
     params = fresh("ranking").params
     warm = {n: p for n, p in params.items() if n != "ranking"}
     warm |= {"actor": params["ranking"]}

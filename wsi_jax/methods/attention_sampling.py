@@ -59,7 +59,7 @@ class Inference(enum.Enum):
     """Crops of a verdict.
 
     sampled: as in training, several draws averaged.
-    top: the cells with the most attention, once, with their attention as weights.
+    top: the cells with the most attention, once, weighed by it.
     """
 
     sampled = "sampled"
@@ -91,9 +91,9 @@ class AttentionSampling(CropOptions):
         centred: a crop is told from the mean of all that are read of the slide, which
             hides the slide's stain. The pooled feature is then an estimate with a bias
             that falls as 1 / crops.
-        gated: width of an attention over what the crops show, which the verdict weighs
-            by the one on the overview; 0 for none. Of many crops those that tell
-            something are then not lost among the rest. Its bias falls as 1 / crops.
+        gated: width of a second attention, over what the crops show; a crop weighs by
+            the product of both. Of many crops those that tell something are then not
+            lost among the rest. 0 for none; its bias falls as 1 / crops.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
         entropy: reward for the entropy of the attention, as a share of the greatest.
@@ -283,8 +283,7 @@ class _Net:
         which, _ = self.places(drawn.index, shape)
         crops = config.augmented(jax.random.fold_in(key, 1), crops)
         h = self.reader.embed(params, crops, which, drawn.mask)
-        weights = self.reader.reweigh(params, weights, h)
-        logits = self.reader.classify(params, weights, h)
+        logits = self.reader.classify(params, self.weigh(params, weights, h), h)
         loss = cross_entropy(logits, label)
         if config.alone:
             loss += config.alone * self.loss_alone(params, weights, h, which, label)
@@ -304,16 +303,17 @@ class _Net:
             loss += config.spread * (mass * jnp.log(safe)).sum(1) / math.log(len(sizes))
         return loss, metrics
 
+    def weigh(self, params, weights, h):
+        """By what crops show besides, where the method is gated."""
+        return self.reader.reweigh(params, weights, h) if self.config.gated else weights
+
     def loss_alone(self, params, weights, h, which, label):
         """Of the verdicts by the crops of one magnification, their mean [b]."""
-        mine = jax.nn.one_hot(which, len(self.cells.mpps), dtype=h.dtype)
-        mine *= weights[..., None]
-        total = mine.sum(1)
-        there = total > 0
-        shares = mine / jnp.where(there, total, 1)[:, None]
+        parts = [jnp.where(which == i, weights, 0) for i in range(len(self.cells.mpps))]
+        there = jnp.stack([part.sum(1) > 0 for part in parts], 1)
         each = [
-            self.reader.classify(params, part, h)
-            for part in jnp.moveaxis(shares, -1, 0)
+            self.reader.classify(params, self.reader.reweigh(params, part, h), h)
+            for part in parts
         ]
         losses = jnp.stack([cross_entropy(logits, label) for logits in each], 1)
         count = jnp.maximum(there.sum(1), 1)
@@ -341,7 +341,7 @@ class _Net:
         shape = mask.shape[1:]
         which, yx = self.places(chosen.index, shape)
         h = self.reader.embed(params, crops, which, chosen.mask)
-        weights = self.reader.reweigh(params, chosen.weight, h)
+        weights = self.weigh(params, chosen.weight, h)
         logits = self.reader.classify(params, weights, h)
         maps = self.cells.on_finest(jnp.exp(chosen.log_a), mask)
         # The cells with tissue come first, row by row, as everywhere.
@@ -359,7 +359,12 @@ class _Net:
     def flops(self, params, overview, mask, crop):
         look = lambda *seen: self.log_attention(*seen)[0]
         one = [jax.ShapeDtypeStruct((1, 1), kind) for kind in (jnp.int32, jnp.bool_)]
+
+        def read(params, crop, which, there):
+            h = self.reader.embed(params, crop, which, there)
+            return self.weigh(params, jnp.ones(which.shape), h), h
+
         return (
             count_flops(look, params, overview, mask),
-            count_flops(self.reader.embed, params, crop, *one),
+            count_flops(read, params, crop, *one),
         )

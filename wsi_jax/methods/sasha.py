@@ -5,7 +5,8 @@ tiles, makes rows and verdicts of features at high resolution. `updater`: what a
 like once a tile like it is seen closer. `policy`: which tile to zoom into next, by PPO,
 rewarded with what the verdict gains. A verdict then takes the children of a tenth or a
 fifth of the tiles; what other ways to choose as many would have said is told beside it.
-One of these is learnt too: `ranking` is taught HAFED's attention, and chooses at once.
+One of these is learnt too: `ranking` is taught HAFED's attention, and chooses at once;
+a policy that is `warm` begins with it.
 """
 
 import dataclasses
@@ -313,7 +314,8 @@ class _Stages:
             return params | {self.ranks: nets.init("actor", keys[1])}
 
         def loss(params, batch, key):
-            return self.validate_ranking(params, batch, key)["loss"], {}
+            del key
+            return self.astray(params, batch), {}
 
         def predict(params, batch, key):
             return self.verdict(params, batch, key, AT_ONCE, self.rank(batch.x.low))
@@ -323,8 +325,12 @@ class _Stages:
     def validate_ranking(self, params, batch, key):
         """The same, on slides it has not learnt from."""
         del key
+        return {"loss": self.astray(params, batch)}
+
+    def astray(self, params, batch):
+        """How far the ranking is from HAFED's attention [b]."""
         nets, rank = self.nets(batch.x.low), self.rank(batch.x.low)
-        return {"loss": ranking_loss(nets, rank, params, batch)}
+        return ranking_loss(nets, params, batch, rank)
 
     def rank(self, rows):
         """(params, rows [*m d]) -> logit of each tile, at once and for good."""

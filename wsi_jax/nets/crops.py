@@ -182,10 +182,13 @@ class CropReader:
     def reweigh(
         self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]
     ) -> Float[Array, "b n"]:
-        """Crops' weights times their attention, of a sum of 1; as they are without."""
-        if not self.head.gated:
-            return weights
-        return posterior(weights, self.attend(params, h))
+        """Weights times exp(attention on what crops show), scaled to a sum of 1.
+
+        Without that attention they are only scaled. Zeros where nothing weighs.
+        """
+        gated = self.head.gated
+        logits = self.attend(params, h) if gated else jnp.zeros_like(weights)
+        return posterior(weights, logits)
 
     def classify(
         self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]

@@ -83,7 +83,7 @@ def updater_loss(
 
 
 def ranking_loss(
-    nets: ZoomNets, rank: Callable, params: PyTree, batch: Bag
+    nets: ZoomNets, params: PyTree, batch: Bag, rank: Callable
 ) -> Float[Array, " b"]:
     """The ranking's: how far it is from HAFED's attention at high resolution.
 
@@ -92,9 +92,9 @@ def ranking_loss(
 
     Args:
         nets: of rows and of HAFED.
-        rank: (params, rows [*m d]) -> logits [*m].
         params: of all.
         batch: slides.
+        rank: (params, rows [*m d]) -> logits [*m].
     """
     clean = lambda x: jnp.where(batch.mask[..., None], x, 0)
     rows = jax.lax.stop_gradient(jax.tree.map(clean, nets.rows(params, batch.x)))

@@ -103,19 +103,17 @@ def posterior(
 ) -> Float[Array, "*b n"]:
     """Weights p_i exp(u_i) / sum_j p_j exp(u_j); zeros where a row has none.
 
-    With p_i = 1 they are the softmax of u; with p the weights of a sample, an estimate
-    (`ops.sampling.weights`), the features they sum up are one of what all tiles would
-    give, whose bias falls as 1 / n. What weighs nothing has no effect, and its logits
-    no gradient.
+    With p_i = 1 they are the softmax of u. With p the weights of a sample
+    (`ops.sampling.weights`) the pooled feature is an estimate of that over all tiles,
+    with a bias that falls as 1 / n. What weighs nothing has no effect, whatever stands
+    there, and no gradient.
 
     Args:
         prior: p, of 0 and more.
         logits: u.
     """
     there = prior > 0
-    u = logits.astype(jnp.promote_types(logits.dtype, prior.dtype))
-    u = jnp.where(there, u, -jnp.inf)
-    return _shares(jnp.where(there, prior, 0) * jnp.exp(u - _greatest(u)))
+    return normalise(logits + jnp.log(jnp.where(there, prior, 1)), there)
 
 
 def _sparsemax(u, mask):

@@ -22,7 +22,7 @@ class Chosen(NamedTuple):
 
     Attributes:
         index: [b n], of their cells.
-        weight: [b n], in the pooled feature.
+        weight: [b n], in the pooled feature, but for what crops themselves say.
         mask: [b n], False where fewer are read.
         log_a: [b k], attention on all cells.
     """

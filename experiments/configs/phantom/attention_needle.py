@@ -11,9 +11,9 @@
 The encoder is that of `pretrain/detail.py`, and stays as it is: too few crops show a
 lesion to learn from them what one looks like and where to look at once. Colours of the
 overview are told from those of the slide's own tissue, and crops from the slide's other
-crops: what a slide has throughout, such as its stain, tells nothing of its label. Of
-the crops that are read those weigh most that show something, as in `patch_needle.py`,
-and what that is is learnt from crops from anywhere first.
+crops: what a slide has throughout, such as its stain, tells nothing of its label. Crops
+that show something weigh most, as in `patch_needle.py`; what to see in them is learnt
+first, from crops from anywhere.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
