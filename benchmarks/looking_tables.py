@@ -54,8 +54,8 @@ def needle(report: dict) -> str:
         if any(r["learner"] == f"learnt - {other}" for r in gaps)
     ]
     said = (
-        f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, {_spread(runs, 'steps')} steps. Runs at "
-        f"commit {_commits(runs)}."
+        f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, "
+        f"{_spread(runs, 'steps')} steps. Runs at commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
