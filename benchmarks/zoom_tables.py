@@ -1,8 +1,9 @@
 """README's tables of zooming: learning it, slides judged by it, its opponents."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
-from benchmarks.record import auc, made
+from benchmarks.record import made
 
 
 def zoom(report: dict) -> str:
@@ -53,52 +54,68 @@ def zoom_runs(report: dict) -> str:
     """AUC and calibration of each way to spend as many tiles; the policy's gains."""
     runs = [r for r in report["rows"] if "auc" in r]
     gaps = [r for r in report["rows"] if "auc_diff" in r]
-    seeds = sorted({r["seed"] for r in runs})
-    measures = {"auc": "mean", "calibration_error": "calibration error"}
-    measures = {n: title for n, title in measures.items() if any(n in r for r in runs)}
-    each = (f"seed {s}: AUC (95 %)" for s in seeds)
-    counted = any("tiles_read" in r for r in runs)
-    first = ("preset", "settings", "share", "way", *("tiles read",) * counted)
-    lines = _head(*first, *each, *measures.values())
-    for what in dict.fromkeys((*_group(r), r["way"]) for r in runs):
-        mine = {r["seed"]: r for r in runs if (*_group(r), r["way"]) == what}
-        each = (auc(mine[s]) if s in mine else "" for s in seeds)
-        means = (_mean(mine.values(), name) for name in measures)
-        read = (_mean(mine.values(), "tiles_read", "{:,.0f}") for _ in range(counted))
-        cells = (*_named(*what), *read, *each, *means)
-        lines.append("| " + " | ".join(cells) + " |")
-    said = "; ".join(
-        ", ".join(_named(*_group(r), r["way"])) + f" {r['auc_diff']:+.3f} "
-        f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
-        for r in gaps
-    )
+    shares = sorted({r["share"] for r in runs})
+    titles = ("tiles read", "AUC (95 %): seeds", "calibration error")
+    lines = _by_share(runs, shares, titles, _judged)
+    lines += ["", *_by_share(gaps, shares, ("AUC (95 %)", "gap closed"), _gained)]
     n = " to ".join(str(n) for n in sorted({r["n"] for r in runs}))
     commits = ", ".join(sorted({r["run_commit"][:12] for r in runs}))
+    said = f"Means over cohorts, each of {n} test slides. Runs at commit {commits}."
     held = {
         f"`{r['preset']}`, seed {r['seed']}: {r['signal_held']} of {r['signal']} rows "
         f"that ask for a signal hold, {r['none_held']} of {r['none']} that allow none"
         for r in runs
         if "signal" in r
     }
-    said = f"Paired differences: {said}. {n} test slides. Runs at commit {commits}."
     if held:
         said += f" Certificates: {'; '.join(sorted(held))}."
     return "\n".join([*lines, "", said, "", made(report)])
 
 
-def _group(row: dict) -> tuple:
-    """Of a run; one that does not say whose settings it has, has ours."""
-    return row["preset"], row.get("settings", "ours"), row["share"]
+def _by_share(
+    rows: list[dict], shares: list[float], titles: Iterable[str], cells: Callable
+) -> list[str]:
+    """Of each preset, settings and way: (rows of a share) -> its cells."""
+    titles = [f"{share:.0%}: {title}" for share in shares for title in titles]
+    lines = _head("preset", "settings", "way", *titles)
+    of = lambda r: (r["preset"], r["settings"], r["way"])
+    for preset, whose, way in dict.fromkeys(map(of, rows)):
+        mine = [r for r in rows if of(r) == (preset, whose, way)]
+        told = [cells([r for r in mine if r["share"] == share]) for share in shares]
+        told = (cell for several in told for cell in several)
+        named = f"`{preset}`", whose, way.replace("_", " ")
+        lines.append("| " + " | ".join((*named, *told)) + " |")
+    return lines
 
 
-def _named(preset: str, whose: str, share: float, way: str) -> tuple[str, ...]:
-    return f"`{preset}`", whose, f"{share:.0%}", way.replace("_", " ")
+def _judged(rows: list[dict]) -> tuple[str, ...]:
+    """One way on several cohorts, at one share."""
+    if not rows:
+        return "", "", ""
+    mean = lambda name: sum(r[name] for r in rows) / len(rows)
+    # Of independent cohorts, each with an interval of its own.
+    halves = [(r["auc_hi"] - r["auc_lo"]) / 2 for r in rows]
+    half = math.hypot(*halves) / len(rows)
+    each = ", ".join(
+        f"{r['auc']:.2f}" for r in sorted(rows, key=lambda row: row["seed"])
+    )
+    ends = f"({mean('auc') - half:.3f} to {mean('auc') + half:.3f})"
+    return (
+        f"{mean('tiles_read'):,.0f}",
+        f"{mean('auc'):.3f} {ends}: {each}",
+        f"{mean('calibration_error'):.3f}",
+    )
 
 
-def _mean(rows: Iterable[dict], name: str, form: str = "{:.3f}") -> str:
-    """Over the rows that tell it."""
-    told = [row[name] for row in rows if name in row]
-    return form.format(sum(told) / len(told)) if told else ""
+def _gained(rows: list[dict]) -> tuple[str, ...]:
+    """The policy less one other way, at one share."""
+    if not rows:
+        return "", ""
+    (r,) = rows
+    ends = f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
+    closed = r["gap_closed"]
+    random = r["way"] == "policy - random" and closed is not None
+    return f"{r['auc_diff']:+.3f} {ends}", f"{closed:.2f}" if random else ""
 
 
 def _head(*columns: str) -> list[str]:

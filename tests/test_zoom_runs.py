@@ -99,11 +99,19 @@ def test_the_table_holds_every_way(runs):
     found, _ = runs
     rows = [row for run in found for row in rows_of(run)] + differences(list(found))
     said = zoom_runs(provenance() | {"rows": rows})
-    assert said.count("\n| `needle` | ours | 20% |") == len(WAYS)
-    assert "`needle`, ours, 20%, policy - low attention" in said
-    errors = [r["calibration_error"] for r in rows if r["way"] == "policy"]
-    (line,) = (line for line in said.splitlines() if "20% | policy |" in line)
-    assert line.endswith(f" {np.mean(errors):.3f} |")
+    lines = [line for line in said.splitlines() if line.startswith("| `needle` | ours")]
+    assert len(lines) == len(WAYS) + len(AGAINST)
+    policy = [row for row in rows if row["way"] == "policy"]
+    (line,) = (line for line in lines if "| ours | policy |" in line)
+    assert line.endswith(f" {np.mean([r['calibration_error'] for r in policy]):.3f} |")
+    half = np.hypot(*((r["auc_hi"] - r["auc_lo"]) / 2 for r in policy)) / 2
+    mean = np.mean([r["auc"] for r in policy])
+    each = ", ".join(f"{r['auc']:.2f}" for r in policy)
+    assert f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f}): {each}" in line
+    (line,) = (line for line in lines if "| policy - random |" in line)
+    gap = next(row for row in rows if row["way"] == "policy - random")
+    assert line.endswith(f" {gap['gap_closed']:.2f} |")
+    assert f"{gap['auc_diff']:+.3f}" in line
 
 
 def test_whose_settings_a_run_has_is_told(runs):
@@ -130,29 +138,19 @@ def test_whose_settings_a_run_has_is_told(runs):
     }
     said = zoom_runs(provenance() | {"rows": rows})
     for whose in ("ours", "paper"):
-        assert said.count(f"\n| `needle` | {whose} | 20% |") == len(WAYS)
+        count = said.count(f"\n| `needle` | {whose} | ")
+        assert count == len(WAYS) + len(AGAINST)
 
 
-def test_rows_that_tell_less_still_make_a_table(runs):
-    """Of runs without a ranking, whose rows say nothing of settings and calibration."""
-    one, other = runs[0]
-    lines = (other / "predictions.csv").read_text().splitlines()
-    at = lines[0].split(",").index("ranking.p_tumor")
-    cut = lambda line: ",".join(line.split(",")[:at] + line.split(",")[at + 1 :])
-    (other / "predictions.csv").write_text("\n".join(map(cut, lines)))
-    gaps = differences([one, other])
-    assert {row["way"] for row in gaps} == {
-        f"policy - {way}" for way in AGAINST if way != "ranking"
-    }
-    rows = rows_of(other) + gaps
-    for row in rows:
-        row.pop("settings")
-        row.pop("calibration_error", None)
-        row.pop("tiles_read", None)
-    said = zoom_runs(provenance() | {"rows": rows})
-    assert said.count("\n| `needle` | ours | 20% |") == len(WAYS) - 1
-    assert "calibration" not in said
-    assert "tiles read" not in said
+def test_a_way_that_one_share_lacks_leaves_its_cells_empty(runs):
+    one, _ = runs[0]
+    rows = rows_of(one)
+    half = [row | {"share": 0.1} for row in rows if row["way"] != "grid"]
+    lines = zoom_runs(provenance() | {"rows": rows + half}).splitlines()
+    grid = next(line for line in lines if line.startswith("| `needle` | ours | grid |"))
+    assert grid.split(" | ")[3:6] == ["", "", ""]
+    assert grid.split(" | ")[6] == "324"
+    assert len({line.count("|") for line in lines[: 2 + len(WAYS)]}) == 1
 
 
 def test_memory_of_a_device_is_told_where_there_is_any():
