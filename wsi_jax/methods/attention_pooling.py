@@ -307,8 +307,8 @@ class Judge(Scorer):
             return self._by_max(params["judge"], mask, h)
         said = self.reader.attend(params["judge"], h)
         how = self.config.normaliser, self.config.power
-        weights = normalise(said, mask, *how)
-        return self.reader.classify(params["judge"], weights, h), weights
+        weights = normalise(said, mask[:, None], *how)
+        return self.reader.classify(params["judge"], weights, h), weights[:, 0]
 
     def _by_max(self, params, mask, h):
         seen = jnp.where(mask[..., None], h, -jnp.inf)

@@ -94,6 +94,8 @@ class AttentionSampling(CropOptions):
         gated: width of a second attention, over what the crops show; a crop weighs by
             the product of both. Of many crops those that tell something are then not
             lost among the rest. 0 for none; its bias falls as 1 / crops.
+        branches: of such attentions; the verdict sees what each of them pools. One
+            alone, begun badly, settles on what tells nothing.
         thaw: when the net that looks begins to learn; before, crops come from anywhere,
             and what is to be seen in them is learnt.
         entropy: reward for the entropy of the attention, as a share of the greatest.
@@ -120,6 +122,7 @@ class AttentionSampling(CropOptions):
     tells: bool = False
     centred: bool = False
     gated: int = 0
+    branches: int = 1
     thaw: Thaw = dataclasses.field(default_factory=Thaw)
     entropy: float = 0.01
     spread: float = 0.0
@@ -136,7 +139,9 @@ class AttentionSampling(CropOptions):
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
-        self.check_counts("crop_px", "crops", "draws", "attention", "layers")
+        self.check_counts(
+            "crop_px", "crops", "draws", "attention", "layers", "branches"
+        )
         if self.gated < 0:
             raise ValueError(f"--config.method.gated={self.gated}: 0 or more")
         mpps = tuple(self.mpps)
@@ -223,7 +228,8 @@ class _Net:
         )  # fmt: skip
         self.reader = config.reader(
             len(task.classes), magnifications=m, tells=config.tells, unit=config.unit,
-            gated=config.gated, centred=config.centred,
+            gated=config.gated, branches=config.branches if config.gated else 1,
+            centred=config.centred,
         )  # fmt: skip
         self.begin = self.reader.begin
 
@@ -304,8 +310,10 @@ class _Net:
         return loss, metrics
 
     def weigh(self, params, weights, h):
-        """By what crops show besides, where the method is gated."""
-        return self.reader.reweigh(params, weights, h) if self.config.gated else weights
+        """In each attention on what crops show [b m n]; in one where there is none."""
+        if not self.config.gated:
+            return weights[:, None]
+        return self.reader.reweigh(params, weights, h)
 
     def loss_alone(self, params, weights, h, which, label):
         """Of the verdicts by the crops of one magnification, their mean [b]."""
@@ -351,7 +359,7 @@ class _Net:
             "maps": maps,
             "which": which,
             "yx": yx,
-            "weight": weights,
+            "weight": weights.mean(1),
             "read": chosen.mask,
         }
         return Prediction(logits, jnp.take_along_axis(total, order, 1), {}, trace)

@@ -33,6 +33,7 @@ class PatchAll(CropOptions):
         tile_px: side of a tile.
         centred: a tile is told from the mean of the slide's tiles.
         attention: hidden width of the attention.
+        branches: attentions; the verdict sees what each of them pools.
         normaliser: of the attention.
         ahead: read the next batch while one is learnt from.
     """
@@ -41,6 +42,7 @@ class PatchAll(CropOptions):
     tile_px: int = 224
     centred: bool = False
     attention: int = 32
+    branches: int = 1
     normaliser: Normaliser = Normaliser.softmax
     ahead: bool = True
 
@@ -50,7 +52,7 @@ class PatchAll(CropOptions):
 
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
-        self.check_counts("tile_px", "attention")
+        self.check_counts("tile_px", "attention", "branches")
 
     def reads(self) -> tuple[float, ...]:
         """um/px at which slides are read besides the overview."""
@@ -90,8 +92,9 @@ class _Net:
     def __init__(self, config: PatchAll, task: Task, cells: Cells):
         self.config, self.cells, self.ahead = config, cells, config.ahead
         self.reader = config.reader(
-            len(task.classes), gated=config.attention, centred=config.centred
-        )
+            len(task.classes), gated=config.attention, branches=config.branches,
+            centred=config.centred,
+        )  # fmt: skip
         self.init, self.begin = self.reader.init, self.reader.begin
 
     def count(self, mask):
@@ -115,12 +118,12 @@ class _Net:
         return self.cells.corners(index, shape)
 
     def forward(self, params, mask, crops):
-        """Logits [b c] and attention [b n]."""
+        """Logits [b c] and attention [b n], the mean of all."""
         which = jnp.zeros(mask.shape, jnp.int32)
         h = self.reader.embed(params, crops, which, mask)
         said = self.reader.attend(params, h)
-        attention = normalise(said, mask, self.config.normaliser)
-        return self.reader.classify(params, attention, h), attention
+        attention = normalise(said, mask[:, None], self.config.normaliser)
+        return self.reader.classify(params, attention, h), attention.mean(1)
 
     def loss(self, params, overview, mask, drawn, crops, label, key):
         del overview, mask

@@ -44,6 +44,8 @@ class CropHead(nn.Module):
         unit: features have length 1: the variance of the estimate is then least where
             cells are drawn by their attention (Katharopoulos & Fleuret 2019).
         gated: width of an attention over the crops themselves; 0 for none.
+        branches: m, of such attentions; the verdict sees what each of them pools. One
+            alone may settle on what tells nothing.
         dtype: of the embedding.
     """
 
@@ -53,13 +55,14 @@ class CropHead(nn.Module):
     tells: bool = False
     unit: bool = True
     gated: int = 0
+    branches: int = 1
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
         self.standardise = Standardise(self.magnifications)
         self.fc = nn.Dense(self.width, dtype=self.dtype)
         if self.gated:
-            self.attention = GatedAttention(width=self.gated, dtype=self.dtype)
+            self.attention = GatedAttention(self.branches, self.gated, dtype=self.dtype)
         self.classifier = nn.Dense(self.n_classes)
 
     def embed(
@@ -76,12 +79,12 @@ class CropHead(nn.Module):
         # Under the root a little, for it has no gradient at a feature that is zero.
         return h / jnp.sqrt((h**2).sum(-1, keepdims=True) + 1e-12)
 
-    def attend(self, h: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    def attend(self, h: Float[Array, "*n d"]) -> Float[Array, "*n m"]:
         """Attention logits of crops by what they show (Ilse et al. 2018, eq. 9)."""
-        return self.attention(h)[..., 0]
+        return self.attention(h)
 
     def classify(self, pooled: Float[Array, "b d"]) -> Float[Array, "b c"]:
-        """Logits of the slide's classes."""
+        """Logits of the slide's classes, from what all attentions pool, in a row."""
         return self.classifier(pooled)
 
     def __call__(
@@ -91,6 +94,7 @@ class CropHead(nn.Module):
         h = self.embed(x, which)
         if self.gated:
             self.attend(h)
+            h = jnp.concatenate([h] * self.branches, -1)
         return self.classify(h)
 
 

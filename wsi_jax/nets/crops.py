@@ -65,6 +65,7 @@ class CropOptions:
         tells: bool = False,
         unit: bool = False,
         gated: int = 0,
+        branches: int = 1,
         centred: bool = False,
     ) -> "CropReader":
         """Trunk and head.
@@ -72,12 +73,12 @@ class CropOptions:
         Args:
             classes: to be told apart.
             trunk: another one than the method's.
-            magnifications, tells, unit, gated: as `CropHead` has them.
+            magnifications, tells, unit, gated, branches: as `CropHead` has them.
             centred: as `CropReader` has it.
         """
         trunk = trunk or self.trunk
         head = CropHead(
-            classes, magnifications, self.width, tells, unit, gated,
+            classes, magnifications, self.width, tells, unit, gated, branches,
             dtype=trunk.dtype.value,
         )  # fmt: skip
         learns = self.trunk_rate > 0
@@ -175,26 +176,28 @@ class CropReader:
         mean = jnp.einsum("bnm,bnf->bmf", mine, x) / count
         return x - jnp.einsum("bnm,bmf->bnf", mine, mean)
 
-    def attend(self, params: PyTree, h: Float[Array, "b n d"]) -> Float[Array, "b n"]:
-        """Attention logits of crops by their features."""
-        return self.head.apply(params["head"], h, method="attend")
+    def attend(self, params: PyTree, h: Float[Array, "b n d"]) -> Float[Array, "b m n"]:
+        """Logits of each attention on crops, by their features."""
+        return jnp.moveaxis(self.head.apply(params["head"], h, method="attend"), -1, 1)
 
     def reweigh(
         self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]
-    ) -> Float[Array, "b n"]:
+    ) -> Float[Array, "b m n"]:
         """Weights times exp(attention on what crops show), scaled to a sum of 1.
 
         Without that attention they are only scaled. Zeros where nothing weighs.
         """
-        gated = self.head.gated
-        logits = self.attend(params, h) if gated else jnp.zeros_like(weights)
-        return posterior(weights, logits)
+        prior = weights[:, None]
+        if not self.head.gated:
+            return posterior(prior, jnp.zeros_like(prior))
+        logits = self.attend(params, h)
+        return posterior(jnp.broadcast_to(prior, logits.shape), logits)
 
     def classify(
-        self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]
+        self, params: PyTree, weights: Float[Array, "b m n"], h: Float[Array, "b n d"]
     ) -> Float[Array, "b c"]:
-        """Logits of slides, of their crops' features and weights."""
-        pooled = jnp.einsum("bn,bnd->bd", weights, h)
+        """Logits of slides, of their crops' features and weights in each attention."""
+        pooled = jnp.einsum("bmn,bnd->bmd", weights, h).reshape(len(h), -1)
         return self.head.apply(params["head"], pooled, method="classify")
 
 

@@ -13,7 +13,8 @@ lesion to learn from them what one looks like and where to look at once. Colours
 overview are told from those of the slide's own tissue, and crops from the slide's other
 crops: what a slide has throughout, such as its stain, tells nothing of its label. Crops
 that show something weigh most, as in `patch_needle.py`; what to see in them is learnt
-first, from crops from anywhere.
+first, from crops from anywhere, and by several attentions, of which one alone often
+settled on nothing.
 `--config.method.crops=64` reads more, `--config.method.look=UNIFORM` looks nowhere, and
 `patch_needle.py` reads every tile.
 """
@@ -45,12 +46,13 @@ def get_config() -> Experiment:
             unit=False,
             centred=True,
             gated=64,
+            branches=8,
             trunk_rate=0.0,
-            thaw=Thaw(frozen=100),
+            thaw=Thaw(frozen=80),
             entropy=0.0,
         ),
         train=Train(
-            steps=300,
+            steps=240,
             batch=32,
             balanced=True,
             class_weights=False,

@@ -22,6 +22,7 @@ def get_config() -> Experiment:
         trunk_rate=looks.trunk_rate,
         centred=looks.centred,
         attention=looks.gated,
+        branches=looks.branches,
     )
     config.train.batch, config.train.steps = 8, 150
     config.train.validate_every = 50
