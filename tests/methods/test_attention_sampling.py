@@ -85,14 +85,14 @@ def test_at_first_all_magnifications_are_alike(views, layout):
     np.testing.assert_allclose(mass, 1 / 3, atol=0.02)
 
 
-@pytest.mark.parametrize("gated", [0, 3])
+@pytest.mark.parametrize("gate", [{}, {"gated": 3, "branches": 2}])
 @pytest.mark.parametrize("inference", list(Inference))
-def test_a_verdict_on_few_cells_is_the_exact_one(views, inference, gated):
+def test_a_verdict_on_few_cells_is_the_exact_one(views, inference, gate):
     """Where no more cells count than are drawn, every estimator and way agree."""
     exact = {"estimator": Estimator.full, "inference": Inference.sampled, "draws": 1}
     told = []
     for fields in (exact, {"inference": inference, "crops": 256, "draws": 1}):
-        stage, state, bag = resident(views, gated=gated, **fields)
+        stage, state, bag = resident(views, **gate, **fields)
         told.append(stage.method.predict(state.params, bag, jax.random.key(3)).logits)
     np.testing.assert_allclose(*told, rtol=1e-5, atol=1e-6)
 
@@ -172,6 +172,7 @@ def test_uniform_looks_nowhere(views):
         ({"mpps": ()}, "the finest first"),
         ({"mpps": (1.0, 2.5), "layout": Layout.own}, "multiples of the first"),
         ({"crops": 0}, r"method\.crops=0: 1 or more"),
+        ({"branches": 0}, r"method\.branches=0: 1 or more"),
         ({"gated": -1}, r"method\.gated=-1: 0 or more"),
     ],
 )

@@ -58,3 +58,30 @@ def test_what_was_not_read_is_no_part_of_the_mean():
     said = lambda crops: reader.embed(params, crops, which, there)[:, :3]
     chex.assert_trees_all_equal(said(crops), said(crops.at[0, 3].set(77)))
     assert (said(crops) != said(crops.at[0, 2].set(77))).any()
+
+
+def test_a_verdict_is_of_what_every_attention_pools():
+    """In a row, each by its own softmax of log weights and logits."""
+    trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
+    head = CropHead(3, width=5, gated=4, branches=2)
+    reader = CropReader(trunk, head, False, None)
+    params = jax.tree.map(lambda a: 3 * a, reader.init(jax.random.key(1)))
+    h = jax.random.normal(jax.random.key(0), (2, 6, 5))
+    prior = jax.random.uniform(jax.random.key(2), (2, 6)).at[1, 4:].set(0)
+    weights = reader.reweigh(params, prior, h)
+    logits = reader.attend(params, h)
+    assert weights.shape == logits.shape == (2, 2, 6)
+    own = params["head"]["params"]["attention"]
+    dense = lambda name, x: x @ own[name]["kernel"] + own[name]["bias"][None]
+    hidden = jnp.tanh(dense("value", h[0])) * jax.nn.sigmoid(dense("gate", h[0]))
+    chex.assert_trees_all_close(logits[0], dense("logits", hidden).T, rtol=1e-4)
+    pooled = []
+    for branch in (0, 1):
+        w = prior * jnp.exp(logits[:, branch])
+        w /= w.sum(1, keepdims=True)
+        chex.assert_trees_all_close(weights[:, branch], w, rtol=1e-4)
+        pooled.append((w[..., None] * h).sum(1))
+    last = params["head"]["params"]["classifier"]
+    wanted = jnp.concatenate(pooled, 1) @ last["kernel"] + last["bias"][None]
+    found = reader.classify(params, weights, h)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-4)
