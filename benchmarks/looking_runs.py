@@ -5,9 +5,11 @@
 
 A row is one run: test AUC with its 95 % interval by the crops it was trained to choose,
 that of the other way to choose them, and the share of attention at each magnification
-on test slides. A row `learnt - uniform`, or `learnt - patch-all`, is the paired
-difference of AUCs at one budget of crops, over all cohorts that both have judged: the
-mean of theirs, with the interval of independent cohorts.
+on test slides. `attentions` are those on what crops themselves show, 0 where they are
+weighed by the overview alone. A row `learnt - uniform`, or `learnt - patch-all`, is the
+paired difference of AUCs at one budget of crops and with as many attentions, over all
+cohorts that both have judged: the mean of theirs, with the interval of independent
+cohorts.
 """
 
 import itertools
@@ -36,6 +38,7 @@ def row(run: pathlib.Path) -> dict:
     found = about_cohort(folder) | {
         "learner": look,
         "crops": config["method.crops"] if looks else None,
+        "attentions": attentions(config),
         "steps": config["train.steps"],
         "batch": config["train.batch"],
         "n": metrics["test.n"],
@@ -51,6 +54,12 @@ def row(run: pathlib.Path) -> dict:
     return found | {"minutes": cost["wall_s"] / 60, "run_commit": made["commit"]}
 
 
+def attentions(config: dict) -> int:
+    """On what crops show, of a run's config; older runs do not tell how many."""
+    pools = "method.look" not in config or config.get("method.gated", 0) > 0
+    return config.get("method.branches", 1) if pools else 0
+
+
 def first(run: pathlib.Path) -> dict[str, float]:
     """Share of the attention at each magnification when training began."""
     lines = (run / "train" / "metrics.jsonl").read_text().splitlines()
@@ -61,26 +70,29 @@ def first(run: pathlib.Path) -> dict[str, float]:
 def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
     """Learnt less uniform, and less patch-all, at each budget that it was tried at."""
     found = []
-    by = {
-        (r["preset"], r["seed"], r["learner"], r["crops"]): run
-        for run, r in runs.items()
-    }
-    budgets = sorted({r["crops"] for r in runs.values() if r["crops"]})
-    for crops, other in itertools.product(budgets, ("uniform", "patch-all")):
+    names = "preset", "seed", "attentions", "learner", "crops"
+    by = {tuple(r[name] for name in names): run for run, r in runs.items()}
+    learnt = sorted(
+        {(r["attentions"], r["crops"]) for r in runs.values() if r["crops"]}
+    )
+    for (pools, crops), other in itertools.product(learnt, ("uniform", "patch-all")):
         gaps = []
-        for (preset, seed, learner, n), run in by.items():
-            against = by.get((preset, seed, other, n if other == "uniform" else None))
-            if learner == "learnt" and n == crops and against:
+        for (*cohort, m, learner, n), run in by.items():
+            budget = crops if other == "uniform" else None
+            against = by.get((*cohort, m, other, budget))
+            if (m, learner, n) == (pools, "learnt", crops) and against:
                 positive, ours = scores(run)
                 gaps.append(delong_difference(positive, ours, scores(against)[1]))
         if gaps:
-            said = {"learner": f"learnt - {other}", "crops": crops}
+            said = {"learner": f"learnt - {other}", "crops": crops, "attentions": pools}
             found.append(said | over_cohorts(gaps))
     return found
 
 
 def picture(rows: list[dict]) -> Figure:
-    """AUC against the budget of crops: every run, and the mean of each learner."""
+    """AUC against the budget of crops: every run with most attentions, and means."""
+    most = max(r["attentions"] for r in rows)
+    rows = [r for r in rows if r["attentions"] == most]
     figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
     axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)

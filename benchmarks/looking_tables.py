@@ -33,22 +33,21 @@ def needle(report: dict) -> str:
     """AUC by budget and learner, and what looking gains."""
     runs = [r for r in report["rows"] if "auc" in r]
     seeds = sorted({r["seed"] for r in runs})
-    columns = ["crops", "learner", *(f"seed {s}: AUC (95 %)" for s in seeds), "mean"]
+    columns = ["crops", "attentions on them", "learner"]
+    columns += [*(f"seed {s}: AUC (95 %)" for s in seeds), "mean"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    order = lambda r: (r["crops"] or 1e9, r["learner"])
-    for crops, learner in dict.fromkeys(
-        (r["crops"], r["learner"]) for r in sorted(runs, key=order)
-    ):
-        mine = {
-            r["seed"]: r for r in runs if (r["crops"], r["learner"]) == (crops, learner)
-        }
+    order = lambda r: (r["attentions"], r["crops"] or 1e9, r["learner"])
+    for what in dict.fromkeys(map(order, sorted(runs, key=order))):
+        mine = {r["seed"]: r for r in runs if order(r) == what}
+        attentions, crops, learner = what
         cells = [auc(mine[s]) if s in mine else "" for s in seeds]
         mean = sum(r["auc"] for r in mine.values()) / len(mine)
-        cells = crops or "all", learner, *cells, f"{mean:.3f}"
+        crops = "all" if crops == 1e9 else crops
+        cells = crops, attentions, learner, *cells, f"{mean:.3f}"
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     gaps = [r for r in report["rows"] if "auc_diff" in r]
     less = [
-        f"Learnt less {other}, paired, over {len(seeds)} cohorts: "
+        f"Learnt less {other}, paired: "
         + "; ".join(_gap(r) for r in gaps if r["learner"] == f"learnt - {other}")
         for other in ("uniform", "patch-all")
         if any(r["learner"] == f"learnt - {other}" for r in gaps)
@@ -62,7 +61,8 @@ def needle(report: dict) -> str:
 
 def _gap(r: dict) -> str:
     ends = f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
-    return f"{r['auc_diff']:+.3f} {ends} with {r['crops']} crops"
+    of = f"{r['crops']} crops, {r['attentions']} attentions, {r['cohorts']} cohorts"
+    return f"{r['auc_diff']:+.3f} {ends} with {of}"
 
 
 def attention_sampling(report: dict) -> str:

@@ -26,7 +26,14 @@ def runs(tmp_path):
             (run / "predictions.csv").write_text("\n".join(lines[:1] + lines[:0:-1]))
             crops = None if learner == "patch-all" else 16
             row = {"preset": "needle", "seed": seed, "learner": learner, "crops": crops}
-            row |= {"auc": 0.8, "auc_lo": 0.7, "auc_hi": 0.9, "n": 60, "steps": 400}
+            row |= {
+                "attentions": 8,
+                "auc": 0.8,
+                "auc_lo": 0.7,
+                "auc_hi": 0.9,
+                "n": 60,
+                "steps": 400,
+            }
             rows[run], scores[learner, seed] = row | {"run_commit": "c" * 40}, p
     return rows, scores, positive
 
@@ -52,18 +59,17 @@ def test_a_budget_of_one_learner_has_no_difference(runs):
 
 def test_tables_and_picture_hold_every_run(runs):
     rows = list(runs[0].values())
-    gap = {"crops": 16, "auc_diff": 0.1, "auc_diff_lo": 0.05, "auc_diff_hi": 0.15}
+    gap = {"crops": 16, "attentions": 8, "cohorts": 2}
+    gap |= {"auc_diff": 0.1, "auc_diff_lo": 0.05, "auc_diff_hi": 0.15}
     gaps = [
         gap | {"learner": f"learnt - {other}"} for other in ("uniform", "patch-all")
     ]
     gaps[1] |= {"auc_diff": -0.2}
     lines = needle(provenance() | {"rows": [*rows, *gaps]}).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 16", "| 16", "| all"]
-    said = "\n".join(lines)
-    assert "uniform, paired, over 2 cohorts: +0.100 (+0.050 to +0.150) with 16" in said
-    assert (
-        "patch-all, paired, over 2 cohorts: -0.200 (+0.050 to +0.150) with 16" in said
-    )
+    of = "(+0.050 to +0.150) with 16 crops, 8 attentions, 2 cohorts"
+    assert f"uniform, paired: +0.100 {of}" in "\n".join(lines)
+    assert f"patch-all, paired: -0.200 {of}" in "\n".join(lines)
     (axes,) = picture(rows).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["learnt", "uniform", "patch-all, mean"]
