@@ -91,8 +91,11 @@ def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
 
 def picture(rows: list[dict]) -> Figure:
     """AUC against the budget of crops: every run with most attentions, and means."""
-    most = max(r["attentions"] for r in rows)
-    rows = [r for r in rows if r["attentions"] == most]
+    most = {
+        few: max((r["attentions"] for r in rows if bool(r["crops"]) is few), default=0)
+        for few in (True, False)
+    }
+    rows = [r for r in rows if r["attentions"] == most[bool(r["crops"])]]
     figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
     axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)

@@ -20,6 +20,6 @@ def get_config() -> Experiment:
         data=Camelyon16(),
         grid=Grid(mpp=2.0, size_px=256),
         encoder=Encoder(depth=Depth.resnet50, stages=3, norm=NormKind.frozen),
-        method=SASHA(standardise=True),
+        method=SASHA(standardise=True, warm=True),
         train=Train(balanced=True, class_weights=False),
     )
