@@ -315,6 +315,9 @@ def main() -> None:
     parser.add_argument("--fields", type=pathlib.Path, help="photographs, as BACH's")
     parser.add_argument("--weights", default="", help="of the trunk")
     parser.add_argument("--runs", type=pathlib.Path, help="trains there, for AUCs")
+    parser.add_argument(
+        "--every", action="store_true", help="trains at each magnification, too"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of these runs")
     chosen = parser.parse_args()
     batches, rows = (3 if chosen.quick else BATCHES), []
@@ -350,12 +353,14 @@ def main() -> None:
     if chosen.runs:
         positive = sorted((r.slide_id, r.label) for r in test.rows)
         positive = np.array([label == "tumor" for _, label in positive])
+        several = len(MPPS) if chosen.every else 1
         found = [
             trained(config, chosen.runs / f"patch_all_{mpp:g}")
-            for config, mpp in zip(theirs, MPPS, strict=True)
+            for config, mpp in zip(theirs[:several], MPPS, strict=False)
         ]
-        best = max(range(len(MPPS)), key=lambda i: found[i][1])
-        for row, (name, config) in zip(rows[: len(ours)], ours.items(), strict=True):
+        best = max(range(several), key=lambda i: found[i][1])
+        judged = list(ours.items()) if chosen.every else [("finest", ours["finest"])]
+        for row, (name, config) in zip(rows, judged, strict=False):
             scores, _ = trained(config, chosen.runs / f"sampled_{name}")
             of = 0 if name == "finest" else best
             row |= compared(scores, found[of][0], positive)
