@@ -25,6 +25,12 @@ from wsi_jax.configs import flatten
 from wsi_jax.evals.intervals import delong_difference
 from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
 
+# How crops weigh where there is no attention on what they show.
+WEIGHED = {
+    "learnt": "learnt, weighed by the overview alone",
+    "uniform": "uniform, all weighed alike",
+}
+
 
 def row(run: pathlib.Path) -> dict:
     """What a finished run found."""
@@ -90,37 +96,48 @@ def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
 
 
 def picture(rows: list[dict]) -> Figure:
-    """AUC against the budget of crops: every run with most attentions, and means."""
-    most = {
-        few: max((r["attentions"] for r in rows if bool(r["crops"]) is few), default=0)
-        for few in (True, False)
-    }
-    rows = [r for r in rows if r["attentions"] == most[bool(r["crops"])]]
-    figure = new_figure(5.6, 3.8)
+    """AUC against the budget of crops: every run, and the mean of each learner.
+
+    Dashed where no attention is on what crops show.
+    """
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)
-    for colour, learner in zip(COLOURS, ("learnt", "uniform"), strict=False):
-        mine = [r for r in rows if r["learner"] == learner]
-        budgets = sorted({r["crops"] for r in mine})
-        means = [np.mean([r["auc"] for r in mine if r["crops"] == n]) for n in budgets]
-        axes.plot(budgets, means, color=colour, lw=1.8, label=learner)
-        shift = 0.96 if learner == "learnt" else 1.04
-        for r in mine:
-            ends = [[r["auc"] - r["auc_lo"]], [r["auc_hi"] - r["auc"]]]
-            at = r["crops"] * shift ** (1 + 0.6 * (r["seed"] - 1))
-            axes.errorbar(at, r["auc"], ends, color=colour, fmt="o", ms=4, lw=1)
-    every = [r for r in rows if r["learner"] == "patch-all"]
+    few = [r for r in rows if r["crops"]]
+    places = {"learnt": 0.96, "uniform": 1.04}
+    for pools in sorted({r["attentions"] for r in few}, reverse=True):
+        for colour, (learner, shift) in zip(COLOURS, places.items(), strict=False):
+            mine = [
+                r for r in few if (r["attentions"], r["learner"]) == (pools, learner)
+            ]
+            if not mine:
+                continue
+            budgets = sorted({r["crops"] for r in mine})
+            means = [
+                np.mean([r["auc"] for r in mine if r["crops"] == n]) for n in budgets
+            ]
+            look = {"color": colour, "alpha": 1.0 if pools else 0.45}
+            line = {"ls": "-" if pools else "--", "lw": 1.8, "marker": "_", "ms": 12}
+            name = learner if pools else WEIGHED[learner]
+            axes.plot(budgets, means, label=name, **line, **look)
+            for r in mine:
+                ends = [[r["auc"] - r["auc_lo"]], [r["auc_hi"] - r["auc"]]]
+                at = r["crops"] * shift ** (1 + 0.6 * (r["seed"] - 1) + 4 * (not pools))
+                axes.errorbar(at, r["auc"], ends, fmt="o", ms=4, lw=1, **look)
+    every = [r for r in rows if not r["crops"]]
+    every = [r for r in every if r["attentions"] == max(r["attentions"] for r in every)]
     if every:
         mean = np.mean([r["auc"] for r in every])
         axes.axhline(mean, color=COLOURS[2], lw=1.8, label="patch-all, mean")
         for r in every:
             axes.axhline(r["auc"], color=COLOURS[2], lw=0.7, alpha=0.5)
     axes.set_xscale("log", base=2)
-    budgets = sorted({r["crops"] for r in rows if r.get("crops")})
+    budgets = sorted({r["crops"] for r in few})
     axes.set_xticks(budgets, [f"{n}" for n in budgets])
     axes.set(xlabel="crops of a slide", ylabel="test AUC (95 %)", ylim=(0.4, 1.01))
+    axes.set_xlim(budgets[0] / 1.8, budgets[-1] * 1.8)
     quiet(axes)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

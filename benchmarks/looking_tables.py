@@ -61,7 +61,8 @@ def needle(report: dict) -> str:
 
 def _gap(r: dict) -> str:
     ends = f"({r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f})"
-    of = f"{r['crops']} crops, {r['attentions']} attentions, {r['cohorts']} cohorts"
+    cohorts = f"{r['cohorts']} cohort{'s' * (r['cohorts'] > 1)}"
+    of = f"{r['crops']} crops, {r['attentions']} attentions, {cohorts}"
     return f"{r['auc_diff']:+.3f} {ends} with {of}"
 
 
@@ -145,7 +146,8 @@ def _certified(rows):
 
 
 def _spread(rows, name):
-    return " to ".join(f"{v:,}" for v in sorted({r[name] for r in rows}))
+    ends = min(r[name] for r in rows), max(r[name] for r in rows)
+    return " to ".join(f"{v:,}" for v in sorted(set(ends)))
 
 
 def _commits(rows):
