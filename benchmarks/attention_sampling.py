@@ -5,13 +5,13 @@
 
 Both read with the same threads, encode with the same trunk, held, and read the next
 batch while one is learnt from. They are timed in batches of as many slides, and trained
-as `attention_needle.py` and `patch_needle.py` say, of which the first fixes how many
-crops are sampled. `finest`: patch-all at the finest magnification. `every`: patch-all
-at each of three, their seconds summed and the one that validation likes best; sampling
-then chooses among the three, by the schedule of `phantom/attention_sampling.py`.
-`fields`: photographs of 2,048 x 1,536 px in four classes, and trunks that learn, where
-only time is measured. Seconds are medians over batches; those of a verdict do not hold
-the search for tissue, which is the same for both and stands beside.
+as `attention_needle.py` and `patch_needle.py` say; how many crops are sampled is fixed.
+`finest`: patch-all at the finest magnification. `every`: patch-all at each of three,
+their seconds summed and the one that validation likes best; sampling then chooses among
+the three, by the schedule of `phantom/attention_sampling.py`. `fields`: photographs of
+2,048 x 1,536 px in four classes, and trunks that learn, where only time is measured.
+Seconds are medians over batches; those of a verdict do not hold the search for tissue,
+which is the same for both and stands beside.
 """
 
 import copy
@@ -46,7 +46,7 @@ from wsi_jax.nets.look import Overlook
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
-MPPS = (1.0, 2.0, 4.0)
+MPPS, CROPS = (1.0, 2.0, 4.0), 64
 FIELD_PX, FIELD_STEM = 224, 16
 BATCH, BATCHES = 8, 6
 
@@ -73,10 +73,10 @@ class Cost(NamedTuple):
 
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
-    """As many crops of each slide as `attention_needle.py` reads."""
+    """`CROPS` crops of each slide; a verdict is one draw of as many."""
     config = attention_needle.get_config()
     config.method = dataclasses.replace(
-        config.method, mpps=tuple(mpps), **trunk(weights)
+        config.method, mpps=tuple(mpps), crops=CROPS, draws=1, **trunk(weights)
     )
     if len(mpps) > 1:  # as the config in which one of several is learnt
         chosen = magnifications.get_config().method
