@@ -114,7 +114,7 @@ def timed(config: Experiment) -> Experiment:
 
 
 def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
-    """For photographs: tiles of 224 px, fewer crops, a trunk of as little work a tile."""
+    """For photographs: tiles of 224 px, fewer crops, a trunk of as little work."""
     config.grid = dataclasses.replace(
         config.grid, mpp=8 * MPP, size_px=FIELD_PX // 8, min_tissue=0.0
     )
