@@ -1,6 +1,6 @@
 """Attention sampling beside patch-all: seconds and AUC, from slide files on disk.
 
-    python -m benchmarks.attention_sampling --out FILE --cohort cohorts/needle \
+    python -m benchmarks.attention_sampling --out FILE --cohorts cohorts/needle_* \
         --fields cohorts/bach --weights encoder.safetensors --runs runs/benchmark
 
 Both read with the same threads, encode with the same trunk, held, and read the next
@@ -10,73 +10,38 @@ as `attention_needle.py` and `patch_needle.py` say; how many crops are sampled i
 their seconds summed and the one that validation likes best; sampling then chooses among
 the three, by the schedule of `phantom/attention_sampling.py`. `fields`: photographs of
 2,048 x 1,536 px in four classes, and trunks that learn, where only time is measured.
-Seconds are medians over batches; those of a verdict do not hold the search for tissue,
-which is the same for both and stands beside.
+Seconds are medians over batches of the first cohort; those of a verdict do not hold the
+search for tissue, which is the same for both and stands beside. AUCs are means over
+cohorts, with the interval of independent ones.
 """
 
-import copy
-import csv
 import dataclasses
-import itertools
 import json
 import pathlib
-import statistics
-import time
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import jax
-import numpy as np
 
 from benchmarks import record
+from benchmarks.look_costs import cost, speed
+from benchmarks.runs import about_cohort, over_cohorts, scores
 from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
 from experiments.configs.phantom import attention_sampling as magnifications
 from experiments.configs.pretrain import detail
 from experiments.experiment import Experiment, Manifest
-from experiments.progress import progress
-from experiments.sources import LookSource
-from wsi_jax import pipeline
 from wsi_jax.data.bach import MPP
-from wsi_jax.data.cohort import Cohort
-from wsi_jax.evals.cost import Meter
-from wsi_jax.evals.intervals import delong_difference
-from wsi_jax.nets.look import Overlook
-from wsi_jax.train.compile import compile_method, make_mesh
-from wsi_jax.types import Task
+from wsi_jax.evals.intervals import Interval, delong, delong_difference
 
-MPPS, CROPS = (1.0, 2.0, 4.0), 64
-FIELD_PX, FIELD_STEM, FIELD_CROPS = 224, 16, 16
-BATCH, BATCHES = 8, 6
-
-
-class Cost(NamedTuple):
-    """What one method takes.
-
-    Attributes:
-        train_s: seconds of a training step.
-        infer_s: seconds of a slide's verdict.
-        tiles: read of a slide in a training step, on average.
-        judged: read of it for a verdict.
-        tissue_s: seconds of the search for tissue, a slide.
-        parts: seconds of a crop's reading, its forward pass, an overview's reading and
-            the look at it.
-    """
-
-    train_s: float
-    infer_s: float
-    tiles: float
-    judged: float
-    tissue_s: float
-    parts: tuple[float, float, float, float]
+MPPS, CROPS, DRAWS = (1.0, 2.0, 4.0), 64, 2
+FIELD_PX, FIELD_STEM, FIELD_CROPS, FIELD_DRAWS = 224, 16, 16, 1
+BATCHES = 6
 
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
-    """`CROPS` crops of each slide; a verdict is one draw of as many."""
+    """`CROPS` crops of each slide; a verdict rests on `DRAWS` draws of as many."""
     config = attention_needle.get_config()
     config.method = dataclasses.replace(
-        config.method, mpps=tuple(mpps), crops=CROPS, draws=1, **trunk(weights)
+        config.method, mpps=tuple(mpps), crops=CROPS, draws=DRAWS, **trunk(weights)
     )
     if len(mpps) > 1:  # as the config in which one of several is learnt
         chosen = magnifications.get_config().method
@@ -106,13 +71,6 @@ def abutting(config: Experiment) -> Experiment:
     return config
 
 
-def timed(config: Experiment) -> Experiment:
-    """In batches of as many slides, each read anew, as where they are many."""
-    config = copy.deepcopy(config)
-    config.train.batch, config.loading.cache_gib = BATCH, 0.0
-    return config
-
-
 def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
     """For photographs: tiles of 224 px, fewer crops, a trunk of as little work."""
     config.grid = dataclasses.replace(
@@ -122,8 +80,9 @@ def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
     if mpp is None:
         mpps = tuple(MPP * m / MPPS[0] for m in config.method.mpps)
         config.method = dataclasses.replace(
-            config.method, trunk=trunk, mpps=mpps, crop_px=FIELD_PX, crops=FIELD_CROPS
-        )
+            config.method, trunk=trunk, mpps=mpps, crop_px=FIELD_PX, crops=FIELD_CROPS,
+            draws=FIELD_DRAWS,
+        )  # fmt: skip
         return config
     config.method = dataclasses.replace(
         config.method, trunk=trunk, mpp=mpp, tile_px=FIELD_PX
@@ -131,214 +90,90 @@ def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
     return abutting(config)
 
 
-def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
-    """Measures a method on some slides; whatever is to be compiled is compiled before.
-
-    Args:
-        config: of the method.
-        part: slides.
-        batches: of a training, and of verdicts.
-    """
-    meter, config = Meter(), timed(config)
-    part = part._replace(rows=part.rows[: BATCH * batches])
-    found = pipeline.look(
-        part.rows, config.tiling(), reading=config.reading, meter=meter,
-        progress=progress,
-    )  # fmt: skip
-    mesh = make_mesh(jax.devices()[:1])
-    source = LookSource(config, found, mesh)
-    tx = config.train.optimiser.make(config.train.steps)
-    (stage,) = config.stages(Task(part.classes), tx)
-    method = compile_method(stage.method, mesh)
-    state = method.init(jax.random.key(0), next(source.training(part, None, 0)))
-    tiles, steps, verdicts = [], [], []
-    for _ in range(2):  # the first time compiles
-        steps.clear()
-        stream = source.training(part, None, 0)
-        began = time.perf_counter()
-        for batch in itertools.islice(stream, batches):
-            state, metrics = method.step(state, batch)
-            jax.block_until_ready(metrics)
-            steps.append(time.perf_counter() - began)
-            began = time.perf_counter()
-    for _ in range(2):
-        verdicts.clear()
-        began = time.perf_counter()
-        for batch, _ in source.evaluation(part):
-            said = method.predict(state.params, batch, jax.random.key(0))
-            jax.block_until_ready(said.logits)
-            tiles += said.counts["tiles"].tolist()
-            verdicts.append(time.perf_counter() - began)
-            began = time.perf_counter()
-    return Cost(
-        statistics.median(steps[1:]),
-        statistics.median(verdicts[1:]) / BATCH,
-        float(getattr(config.method, "crops", np.mean(tiles))),
-        float(np.mean(tiles)),
-        meter.as_dict()["span.survey.wall_s"] / len(part.rows),
-        parts(config, source, part, state.params),
-    )
-
-
-def parts(config, source, part, params) -> tuple[float, float, float, float]:
-    """Seconds of the cost model's parts, each alone: the least of three tries."""
-    method, views = config.method, list(source.views(part))[:BATCH]
-    n, mpp = 32, method.reads()[0]
-    side = method.cells(config.grid.mpp, config.grid.size_px).crop_px
-    rng = np.random.default_rng(0)
-
-    def read():
-        for view in views:
-            for yx in rng.integers(0, np.array(view.shape) - 1, (n, 2)):
-                view.crop((yx * config.grid.mpp / mpp).astype(int).tolist(), side, mpp)
-
-    def overviews():
-        for view in views:
-            view.whole(config.grid.mpp)
-
-    encode = jax.jit(method.trunk.make().apply)
-    crops = np.zeros((n * BATCH, side, side, 3), np.uint8)
-    net_look = lambda: 0
-    if "look" in params:
-        batch, _ = next(source.evaluation(part))
-        cell = config.grid.size_px
-        net = Overlook(
-            cell, (1,) * len(method.mpps), method.attention, method.layers,
-            method.relative,
-        )  # fmt: skip
-        attend = jax.jit(net.apply)
-        net_look = lambda: attend(params["look"], batch.x.overview, batch.mask)
-    forward = lambda: encode(params["trunk"], crops)
-    return (
-        least(read) / (n * BATCH),
-        least(forward) / (n * BATCH),
-        least(overviews) / BATCH if "look" in params else 0.0,
-        least(net_look) / BATCH,
-    )
-
-
-def least(call) -> float:
-    """Seconds of the quickest of three calls, after one that compiles."""
-    jax.block_until_ready(call())
-    tries = []
-    for _ in range(3):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        tries.append(time.perf_counter() - began)
-    return min(tries)
-
-
-def predicted(ours: Cost, theirs: Sequence[Cost], passes: int) -> dict[str, float]:
-    """The cost model's ratios: reading, and three forward passes for a training step,
-    one where the trunk is held; the look is one more, since it is drawn from before it
-    is trained."""
-    of = lambda c, tiles, times, look: (
-        tiles * (c.parts[0] + times * c.parts[1]) + (c.parts[2] + look * c.parts[3])
-    )
-    step = lambda c: of(c, c.tiles, passes, 4)
-    verdict = lambda c: of(c, c.judged, 1, 1)
-    ratio = lambda seconds: sum(map(seconds, theirs)) / seconds(ours)
-    return {
-        "predicted_train_speedup": ratio(step),
-        "predicted_infer_speedup": ratio(verdict),
-    }
-
-
-def speed(regime: str, ours: Cost, theirs: Sequence[Cost], passes: int) -> dict:
-    """One row, without AUCs."""
-    total = lambda name: sum(getattr(c, name) for c in theirs)
-    whole = lambda c: c.infer_s + c.tissue_s
-    return {
-        "regime": regime,
-        "crops": ours.tiles,
-        "crops_verdict": ours.judged,
-        "tiles": total("tiles"),
-        "train_step_s": ours.train_s,
-        "train_step_s_patch_all": total("train_s"),
-        "infer_slide_s": ours.infer_s,
-        "infer_slide_s_patch_all": total("infer_s"),
-        "tissue_slide_s": ours.tissue_s,
-        "train_speedup": total("train_s") / ours.train_s,
-        "infer_speedup": total("infer_s") / ours.infer_s,
-        "infer_speedup_with_tissue": sum(map(whole, theirs)) / whole(ours),
-        **predicted(ours, theirs, passes),
-        "read_crop_ms": 1e3 * ours.parts[0],
-        "forward_crop_ms": 1e3 * ours.parts[1],
-        "read_overview_ms": 1e3 * ours.parts[2],
-        "look_ms": 1e3 * ours.parts[3],
-    }
-
-
-def trained(config: Experiment, run: pathlib.Path) -> tuple[np.ndarray, float]:
-    """(probability of the second class on the test slides, best validation score)."""
+def trained(config: Experiment, run: pathlib.Path) -> float:
+    """Trains unless it has; the best score that validation gave."""
     experiment.run(config, run)
-    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
-        lines = sorted(csv.DictReader(file), key=lambda line: line["slide_id"])
-    lines_of = (run / "train" / "metrics.jsonl").read_text().splitlines()
-    looks = [json.loads(line) for line in lines_of]
-    best = min(one["val.log_loss"] for one in looks if "val.log_loss" in one)
-    name = f"p_{config.data.classes[1]}"
-    return np.array([float(line[name]) for line in lines]), -best
+    lines = (run / "train" / "metrics.jsonl").read_text().splitlines()
+    looks = map(json.loads, lines)
+    return -min(one["val.log_loss"] for one in looks if "val.log_loss" in one)
 
 
-def compared(ours: np.ndarray, theirs: np.ndarray, positive: np.ndarray) -> dict:
-    """Both AUCs, and the paired 95 % interval of their difference."""
-    gap = delong_difference(positive, ours, theirs)
-    area = lambda scores: float(delong_difference(positive, scores, -scores).value)
-    return {
-        "n_test": len(positive),
-        "auc": (1 + area(ours)) / 2,
-        "auc_patch_all": (1 + area(theirs)) / 2,
-        "auc_diff": gap.value,
-        "auc_diff_lo": gap.lo,
-        "auc_diff_hi": gap.hi,
-    }
+def on(config: Experiment, folder: pathlib.Path) -> Experiment:
+    """Of a practice cohort, begun with its seed."""
+    data = Manifest(manifest=str(folder / "slides.csv"), classes=("normal", "tumor"))
+    train = dataclasses.replace(config.train, seed=about_cohort(folder)["seed"])
+    return dataclasses.replace(config, data=data, train=train)
 
 
-def overview_only(folder: pathlib.Path) -> dict:
+def judged(
+    ours: Experiment,
+    theirs: dict[float, Experiment],
+    cohorts: Sequence[pathlib.Path],
+    runs: pathlib.Path,
+    name: str,
+) -> dict:
+    """AUCs over cohorts, against that patch-all which validation likes best in each."""
+    gaps, single, n, chosen = [], {"auc": [], "auc_patch_all": []}, 0, []
+    for folder in cohorts:
+        at = runs / folder.name
+        mine = at / f"sampled_{name}"
+        trained(on(ours, folder), mine)
+        all_tiles = {mpp: at / f"patch_all_{mpp:g}" for mpp in theirs}
+        liked = {
+            mpp: trained(on(theirs[mpp], folder), all_tiles[mpp]) for mpp in theirs
+        }
+        best = max(liked, key=liked.get)
+        positive, a = scores(mine)
+        _, b = scores(all_tiles[best])
+        gaps.append(delong_difference(positive, a, b))
+        single["auc"].append(delong(positive, a))
+        single["auc_patch_all"].append(delong(positive, b))
+        n += len(positive)
+        chosen.append(f"{best:g}")
+    row = {"n_test": n, "patch_all_mpp": ", ".join(chosen)} | over_cohorts(gaps)
+    for what, found in single.items():
+        row |= over_cohorts(found, what)
+    return row | over_cohorts([overview_only(f) for f in cohorts], "auc_overview_only")
+
+
+def overview_only(folder: pathlib.Path) -> Interval:
     """AUC of an overview alone, from the cohort's certificate."""
     rows = json.loads((folder / "certificate.json").read_text())["rows"]
     row = next(
         r for r in rows if r["probe"] == "slide, fields pooled" and r["mpp"] == 8
     )
-    return {
-        "auc_overview_only": row["auc"],
-        "auc_overview_only_lo": row["lo"],
-        "auc_overview_only_hi": row["hi"],
-    }
+    return Interval(row["auc"], row["lo"], row["hi"])
 
 
 def main() -> None:
     """Writes the JSON and prints the table."""
     parser = record.arguments(__doc__)
-    parser.add_argument("--cohort", required=True, type=pathlib.Path)
+    parser.add_argument(
+        "--cohorts", required=True, nargs="+", type=pathlib.Path,
+        help="seconds are of the first, AUCs of all",
+    )  # fmt: skip
     parser.add_argument("--fields", type=pathlib.Path, help="photographs, as BACH's")
     parser.add_argument("--weights", default="", help="of the trunk")
     parser.add_argument("--runs", type=pathlib.Path, help="trains there, for AUCs")
     parser.add_argument(
         "--every", action="store_true", help="trains at each magnification, too"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of these runs")
     chosen = parser.parse_args()
     batches, rows = (3 if chosen.quick else BATCHES), []
 
-    data = Manifest(
-        manifest=str(chosen.cohort / "slides.csv"), classes=("normal", "tumor")
-    )
     ours = {
         "finest": sampled(chosen.weights, MPPS[:1]),
         "every": sampled(chosen.weights, MPPS),
     }
-    theirs = [patch_all(chosen.weights, mpp) for mpp in MPPS]
-    for config in (*ours.values(), *theirs):
-        config.data, config.train.seed = data, chosen.seed
-    cohort = data.cohort()
+    theirs = {mpp: patch_all(chosen.weights, mpp) for mpp in MPPS}
+    against = {"finest": MPPS[:1], "every": MPPS}
+    passes = 1 if chosen.weights else 3
+    cohort = on(ours["finest"], chosen.cohorts[0]).data.cohort()
     test = cohort._replace(rows=tuple(r for r in cohort.rows if r.split == "test"))
-    costs = [cost(config, test, batches) for config in theirs]
+    costs = {mpp: cost(config, test, batches) for mpp, config in theirs.items()}
     for name, config in ours.items():
-        against = costs[:1] if name == "finest" else costs
-        passes = 1 if chosen.weights else 3
-        rows.append(speed(name, cost(config, test, batches), against, passes))
+        those = [costs[mpp] for mpp in against[name]]
+        rows.append(speed(name, cost(config, test, batches), those, passes))
     # Timed before anything is trained, which may share the machine.
     if chosen.fields:
         fields = Bach(root=str(chosen.fields), folds=0, complete=False).cohort()
@@ -346,25 +181,13 @@ def main() -> None:
         costs = [cost(on_fields(patch_all("", m), m), fields, batches) for m in mpps]
         for name, count in (("finest", 1), ("every", 3)):
             config = on_fields(sampled("", MPPS[:count]))
-            against = costs[:count]
-            rows.append(
-                speed(f"fields, {name}", cost(config, fields, batches), against, 3)
-            )
+            seconds = cost(config, fields, batches)
+            rows.append(speed(f"fields, {name}", seconds, costs[:count], 3))
     if chosen.runs:
-        positive = sorted((r.slide_id, r.label) for r in test.rows)
-        positive = np.array([label == "tumor" for _, label in positive])
-        several = len(MPPS) if chosen.every else 1
-        found = [
-            trained(config, chosen.runs / f"patch_all_{mpp:g}")
-            for config, mpp in zip(theirs[:several], MPPS, strict=False)
-        ]
-        best = max(range(several), key=lambda i: found[i][1])
-        judged = list(ours.items()) if chosen.every else [("finest", ours["finest"])]
-        for row, (name, config) in zip(rows, judged, strict=False):
-            scores, _ = trained(config, chosen.runs / f"sampled_{name}")
-            of = 0 if name == "finest" else best
-            row |= compared(scores, found[of][0], positive)
-            row |= {"patch_all_mpp": MPPS[of]} | overview_only(chosen.cohort)
+        names = ("finest", "every") if chosen.every else ("finest",)
+        for row, name in zip(rows, names, strict=False):
+            those = {mpp: theirs[mpp] for mpp in against[name]}
+            row |= judged(ours[name], those, chosen.cohorts, chosen.runs, name)
     record.write(chosen.out, rows)
     print(record.table(rows))
 

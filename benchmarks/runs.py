@@ -6,12 +6,13 @@ python -m benchmarks.runs --out benchmarks/results/practice.json runs/demo ...
 import csv
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks import record
 from wsi_jax.configs import flatten
-from wsi_jax.evals.intervals import Difference
+from wsi_jax.evals.intervals import Difference, Interval
 
 METRICS = ("n", "auc", "auc_lo", "auc_hi", "balanced_accuracy", "f1")
 Z = 1.959964  # of 95 % intervals
@@ -77,16 +78,18 @@ def scores(run: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return positive, np.array([float(line["p_tumor"]) for line in lines])
 
 
-def over_cohorts(gaps: list[Difference]) -> dict[str, float]:
-    """The mean of paired differences, with the interval of independent cohorts."""
-    value = float(np.mean([gap.value for gap in gaps]))
-    errors = np.array([(gap.hi - gap.lo) / 2 / Z for gap in gaps])
-    half = Z * float(np.sqrt((errors**2).sum())) / len(gaps)
+def over_cohorts(
+    found: Sequence[Interval | Difference], name: str = "auc_diff"
+) -> dict[str, float]:
+    """The mean of what each cohort gives, with the interval of independent cohorts."""
+    value = float(np.mean([one.value for one in found]))
+    errors = np.array([(one.hi - one.lo) / 2 / Z for one in found])
+    half = Z * float(np.sqrt((errors**2).sum())) / len(found)
     return {
-        "cohorts": len(gaps),
-        "auc_diff": value,
-        "auc_diff_lo": value - half,
-        "auc_diff_hi": value + half,
+        "cohorts": len(found),
+        name: value,
+        f"{name}_lo": value - half,
+        f"{name}_hi": value + half,
     }
 
 

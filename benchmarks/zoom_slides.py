@@ -7,8 +7,9 @@ resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder
 batches of 128. At 100 % all children are read and encoded, in batches as large, and
 nothing at low resolution. `bound` is what the tiles encoded would give: 16 N over
 N + 16 T. Each share has a process of its own, whose peak of resident memory is told,
-and that of the device where it has memory of its own; the least of three runs counts.
-Weights are random, as they decide no time.
+and that of the device where it has memory of its own; `program_mb` is what the largest
+compiled program takes there, arguments and results included, on any device. The least
+of three runs counts. Weights are random, as they decide no time.
 """
 
 import dataclasses
@@ -141,8 +142,22 @@ def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
         "s_per_slide": min(seconds) / len(found),
         "bound": 1.0 if share == 1 else K * K * n / (n + K * K * steps),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "program_mb": largest_program() / 1e6,
         "peak_device_mb": held and held["peak_bytes_in_use"] / 1e6,
     })  # fmt: skip
+
+
+def largest_program() -> int:
+    """Bytes of arguments, results and temporaries, by the compiler's own count."""
+    programs = jax.devices()[0].client.live_executables()
+    counted = [program.get_compiled_memory_stats() for program in programs]
+    return max(
+        c.argument_size_in_bytes
+        + c.output_size_in_bytes
+        + c.temp_size_in_bytes
+        - c.alias_size_in_bytes
+        for c in counted
+    )
 
 
 def main() -> None:

@@ -30,11 +30,13 @@ def zoom(report: dict) -> str:
 def zoom_slides(report: dict) -> str:
     """Seconds from file to verdict, and memory, by the share that is zoomed into.
 
-    The device's memory is told by those that have one of their own.
+    The largest program is what the compiler counts; the device's own peak is told by
+    those that have memory of their own.
     """
     told = any(r.get("peak_device_mb") for r in report["rows"])
     columns = ("zoomed into", "tiles read", "s a slide", "speed-up")
-    columns += ("by tiles encoded", "peak", *("on the device",) * told)
+    columns += ("by tiles encoded", "peak of the process", "largest program")
+    columns += ("peak on the device",) * told
     lines = _head(*columns)
     for r in report["rows"]:
         cells = (
@@ -44,6 +46,7 @@ def zoom_slides(report: dict) -> str:
             f"{r['speedup']:.2f}x",
             f"{r['bound']:.2f}x",
             f"{r['peak_rss_mb']:,.0f} MB",
+            f"{r['program_mb']:,.0f} MB",
             *(f"{r['peak_device_mb']:,.0f} MB" for _ in range(told)),
         )
         lines.append("| " + " | ".join(cells) + " |")

@@ -155,7 +155,7 @@ def test_a_way_that_one_share_lacks_leaves_its_cells_empty(runs):
 
 def test_memory_of_a_device_is_told_where_there_is_any():
     row = {"t": 1, "n": 10, "tiles_read": 26, "s_per_slide": 1, "speedup": 2}
-    row |= {"bound": 3, "peak_rss_mb": 1500, "peak_device_mb": None}
+    row |= {"bound": 3, "peak_rss_mb": 1500, "program_mb": 90, "peak_device_mb": None}
     table = lambda **more: zoom_slides(provenance() | {"rows": [row | more]})
     assert "device" not in table().splitlines()[0]
-    assert table(peak_device_mb=250).splitlines()[2].endswith("| 1,500 MB | 250 MB |")
+    assert table(peak_device_mb=250).splitlines()[2].endswith("| 1,500 MB | 90 MB | 250 MB |")

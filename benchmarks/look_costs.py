@@ -1,0 +1,194 @@
+"""Seconds of a method that reads slides from disk, measured and predicted.
+
+A training step and a verdict end to end: batches of as many slides for every method,
+the next one read while one is learnt from, medians over batches once all is compiled.
+What a cost model would have predicted of its parts, each measured alone, stands beside.
+"""
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.experiment import Experiment
+from experiments.progress import progress
+from experiments.sources import LookSource
+from wsi_jax import pipeline
+from wsi_jax.data.cohort import Cohort
+from wsi_jax.evals.cost import Meter
+from wsi_jax.nets.look import Overlook
+from wsi_jax.train.compile import compile_method, make_mesh
+from wsi_jax.types import Task
+
+BATCH = 8  # slides, of a timed step as of timed verdicts
+
+
+class Cost(NamedTuple):
+    """What one method takes.
+
+    Attributes:
+        train_s: seconds of a training step.
+        infer_s: seconds of a slide's verdict.
+        tiles: read of a slide in a training step, on average.
+        judged: read of it for a verdict.
+        tissue_s: seconds of the search for tissue, a slide.
+        parts: seconds of a crop's reading, its forward pass, an overview's reading and
+            the look at it.
+    """
+
+    train_s: float
+    infer_s: float
+    tiles: float
+    judged: float
+    tissue_s: float
+    parts: tuple[float, float, float, float]
+
+
+def timed(config: Experiment) -> Experiment:
+    """In batches of as many slides, each read anew, as where they are many."""
+    config = copy.deepcopy(config)
+    config.train.batch, config.loading.cache_gib = BATCH, 0.0
+    return config
+
+
+def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
+    """Measures a method on some slides; whatever is to be compiled is compiled before.
+
+    Args:
+        config: of the method.
+        part: slides.
+        batches: of a training, and of verdicts.
+    """
+    meter, config = Meter(), timed(config)
+    part = part._replace(rows=part.rows[: BATCH * batches])
+    found = pipeline.look(
+        part.rows, config.tiling(), reading=config.reading, meter=meter,
+        progress=progress,
+    )  # fmt: skip
+    mesh = make_mesh(jax.devices()[:1])
+    source = LookSource(config, found, mesh)
+    tx = config.train.optimiser.make(config.train.steps)
+    (stage,) = config.stages(Task(part.classes), tx)
+    method = compile_method(stage.method, mesh)
+    state = method.init(jax.random.key(0), next(source.training(part, None, 0)))
+    tiles, steps, verdicts = [], [], []
+    for _ in range(2):  # the first time compiles
+        steps.clear()
+        stream = source.training(part, None, 0)
+        began = time.perf_counter()
+        for batch in itertools.islice(stream, batches):
+            state, metrics = method.step(state, batch)
+            jax.block_until_ready(metrics)
+            steps.append(time.perf_counter() - began)
+            began = time.perf_counter()
+    for _ in range(2):
+        verdicts.clear()
+        began = time.perf_counter()
+        for batch, _ in source.evaluation(part):
+            said = method.predict(state.params, batch, jax.random.key(0))
+            jax.block_until_ready(said.logits)
+            tiles += said.counts["tiles"].tolist()
+            verdicts.append(time.perf_counter() - began)
+            began = time.perf_counter()
+    return Cost(
+        statistics.median(steps[1:]),
+        statistics.median(verdicts[1:]) / BATCH,
+        float(getattr(config.method, "crops", np.mean(tiles))),
+        float(np.mean(tiles)),
+        meter.as_dict()["span.survey.wall_s"] / len(part.rows),
+        parts(config, source, part, state.params),
+    )
+
+
+def parts(config, source, part, params) -> tuple[float, float, float, float]:
+    """Seconds of the cost model's parts, each alone: the least of three tries."""
+    method, views = config.method, list(source.views(part))[:BATCH]
+    n, mpp = 32, method.reads()[0]
+    side = method.cells(config.grid.mpp, config.grid.size_px).crop_px
+    rng = np.random.default_rng(0)
+
+    def read():
+        for view in views:
+            for yx in rng.integers(0, np.array(view.shape) - 1, (n, 2)):
+                view.crop((yx * config.grid.mpp / mpp).astype(int).tolist(), side, mpp)
+
+    def overviews():
+        for view in views:
+            view.whole(config.grid.mpp)
+
+    encode = jax.jit(method.trunk.make().apply)
+    crops = np.zeros((n * BATCH, side, side, 3), np.uint8)
+    net_look = lambda: 0
+    if "look" in params:
+        batch, _ = next(source.evaluation(part))
+        cell = config.grid.size_px
+        net = Overlook(
+            cell, (1,) * len(method.mpps), method.attention, method.layers,
+            method.relative,
+        )  # fmt: skip
+        attend = jax.jit(net.apply)
+        net_look = lambda: attend(params["look"], batch.x.overview, batch.mask)
+    forward = lambda: encode(params["trunk"], crops)
+    return (
+        least(read) / (n * BATCH),
+        least(forward) / (n * BATCH),
+        least(overviews) / BATCH if "look" in params else 0.0,
+        least(net_look) / BATCH,
+    )
+
+
+def least(call) -> float:
+    """Seconds of the quickest of three calls, after one that compiles."""
+    jax.block_until_ready(call())
+    tries = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        tries.append(time.perf_counter() - began)
+    return min(tries)
+
+
+def predicted(ours: Cost, theirs: Sequence[Cost], passes: int) -> dict[str, float]:
+    """The cost model's ratios: reading, and three forward passes for a training step,
+    one where the trunk is held; the look is one more, since it is drawn from before it
+    is trained."""
+    of = lambda c, tiles, times, look: (
+        tiles * (c.parts[0] + times * c.parts[1]) + (c.parts[2] + look * c.parts[3])
+    )
+    step = lambda c: of(c, c.tiles, passes, 4)
+    verdict = lambda c: of(c, c.judged, 1, 1)
+    ratio = lambda seconds: sum(map(seconds, theirs)) / seconds(ours)
+    return {
+        "predicted_train_speedup": ratio(step),
+        "predicted_infer_speedup": ratio(verdict),
+    }
+
+
+def speed(regime: str, ours: Cost, theirs: Sequence[Cost], passes: int) -> dict:
+    """One row, without AUCs."""
+    total = lambda name: sum(getattr(c, name) for c in theirs)
+    whole = lambda c: c.infer_s + c.tissue_s
+    return {
+        "regime": regime,
+        "crops": ours.tiles,
+        "crops_verdict": ours.judged,
+        "tiles": total("tiles"),
+        "train_step_s": ours.train_s,
+        "train_step_s_patch_all": total("train_s"),
+        "infer_slide_s": ours.infer_s,
+        "infer_slide_s_patch_all": total("infer_s"),
+        "tissue_slide_s": ours.tissue_s,
+        "train_speedup": total("train_s") / ours.train_s,
+        "infer_speedup": total("infer_s") / ours.infer_s,
+        "infer_speedup_with_tissue": sum(map(whole, theirs)) / whole(ours),
+        **predicted(ours, theirs, passes),
+        "read_crop_ms": 1e3 * ours.parts[0],
+        "forward_crop_ms": 1e3 * ours.parts[1],
+        "read_overview_ms": 1e3 * ours.parts[2],
+        "look_ms": 1e3 * ours.parts[3],
+    }
