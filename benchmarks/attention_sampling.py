@@ -8,7 +8,7 @@ batch while one is learnt from. They are timed in batches of as many slides, and
 as `attention_needle.py` and `patch_needle.py` say; how many crops are sampled is fixed.
 `finest`: patch-all at the finest magnification. `every`: patch-all at each of three,
 their seconds summed and the one that validation likes best; sampling then chooses among
-the three, by the schedule of `phantom/attention_sampling.py`. `fields`: photographs of
+the three, with the losses of `phantom/attention_sampling.py`. `fields`: photographs of
 2,048 x 1,536 px in four classes, and trunks that learn, where only time is measured.
 Seconds are medians over batches of the first cohort; those of a verdict do not hold the
 search for tissue, which is the same for both and stands beside. AUCs are means over
@@ -45,7 +45,7 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
     )
     if len(mpps) > 1:  # as the config in which one of several is learnt
         chosen = magnifications.get_config().method
-        names = ("alone", "spread", "tells", "thaw")
+        names = ("alone", "spread", "tells")
         held = {name: getattr(chosen, name) for name in names}
         config.method = dataclasses.replace(config.method, **held)
     return config
@@ -156,8 +156,9 @@ def main() -> None:
     parser.add_argument("--weights", default="", help="of the trunk")
     parser.add_argument("--runs", type=pathlib.Path, help="trains there, for AUCs")
     parser.add_argument(
-        "--every", action="store_true", help="trains at each magnification, too"
-    )
+        "--every", nargs="*", default=[], type=pathlib.Path,
+        help="of the cohorts, on which it trains at each magnification, too",
+    )  # fmt: skip
     chosen = parser.parse_args()
     batches, rows = (3 if chosen.quick else BATCHES), []
 
@@ -184,10 +185,11 @@ def main() -> None:
             seconds = cost(config, fields, batches)
             rows.append(speed(f"fields, {name}", seconds, costs[:count], 3))
     if chosen.runs:
-        names = ("finest", "every") if chosen.every else ("finest",)
-        for row, name in zip(rows, names, strict=False):
+        cohorts = {"finest": chosen.cohorts, "every": chosen.every}
+        for row, name in zip(rows, ours, strict=False):
             those = {mpp: theirs[mpp] for mpp in against[name]}
-            row |= judged(ours[name], those, chosen.cohorts, chosen.runs, name)
+            if cohorts[name]:
+                row |= judged(ours[name], those, cohorts[name], chosen.runs, name)
     record.write(chosen.out, rows)
     print(record.table(rows))
 
