@@ -174,6 +174,7 @@ def test_uniform_looks_nowhere(views):
         ({"crops": 0}, r"method\.crops=0: 1 or more"),
         ({"branches": 0}, r"method\.branches=0: 1 or more"),
         ({"gated": -1}, r"method\.gated=-1: 0 or more"),
+        ({"branches": 2}, r"method\.branches=2: .* set --config\.method\.gated"),
     ],
 )
 def test_what_cannot_look_is_refused(fields, message):

@@ -144,6 +144,11 @@ class AttentionSampling(CropOptions):
         )
         if self.gated < 0:
             raise ValueError(f"--config.method.gated={self.gated}: 0 or more")
+        if self.branches > 1 and not self.gated:
+            raise ValueError(
+                f"--config.method.branches={self.branches}: of attentions over what "
+                "crops show; set --config.method.gated to their width, such as 64"
+            )
         mpps = tuple(self.mpps)
         rises = all(a < b for a, b in itertools.pairwise(mpps))
         if not mpps or mpps[0] <= 0 or not rises:
@@ -228,7 +233,7 @@ class _Net:
         )  # fmt: skip
         self.reader = config.reader(
             len(task.classes), magnifications=m, tells=config.tells, unit=config.unit,
-            gated=config.gated, branches=config.branches if config.gated else 1,
+            gated=config.gated, branches=config.branches,
             centred=config.centred,
         )  # fmt: skip
         self.begin = self.reader.begin
