@@ -158,4 +158,5 @@ def test_memory_of_a_device_is_told_where_there_is_any():
     row |= {"bound": 3, "peak_rss_mb": 1500, "program_mb": 90, "peak_device_mb": None}
     table = lambda **more: zoom_slides(provenance() | {"rows": [row | more]})
     assert "device" not in table().splitlines()[0]
-    assert table(peak_device_mb=250).splitlines()[2].endswith("| 1,500 MB | 90 MB | 250 MB |")
+    row_of = table(peak_device_mb=250).splitlines()[2]
+    assert row_of.endswith("| 1,500 MB | 90 MB | 250 MB |")
