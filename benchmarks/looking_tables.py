@@ -52,9 +52,12 @@ def needle(report: dict) -> str:
         for other in ("uniform", "patch-all")
         if any(r["learner"] == f"learnt - {other}" for r in gaps)
     ]
+    most = max(r["attentions"] for r in runs)
+    latest = [r["minutes"] for r in runs if r["attentions"] == most]
     said = (
         f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, "
-        f"{_spread(runs, 'steps')} steps. Runs at commit {_commits(runs)}."
+        f"{_spread(runs, 'steps')} steps. The {len(latest)} runs with {most} attentions "
+        f"took {sum(latest):.0f} minutes in all. Runs at commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
