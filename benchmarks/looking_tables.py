@@ -56,8 +56,9 @@ def needle(report: dict) -> str:
     latest = [r["minutes"] for r in runs if r["attentions"] == most]
     said = (
         f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, "
-        f"{_spread(runs, 'steps')} steps. The {len(latest)} runs with {most} attentions "
-        f"took {sum(latest):.0f} minutes in all. Runs at commit {_commits(runs)}."
+        f"{_spread(runs, 'steps')} steps. The {len(latest)} runs with {most} "
+        f"attentions took {sum(latest):.0f} minutes in all. Runs at commit "
+        f"{_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
