@@ -3,9 +3,10 @@
     python -m benchmarks.attention_sampling --out FILE --cohorts cohorts/needle_* \
         --fields cohorts/bach --weights encoder.safetensors --runs runs/benchmark
 
-Both read with the same threads, encode with the same trunk, held, and read the next
-batch while one is learnt from. They are timed in batches of as many slides, and trained
-as `attention_needle.py` and `patch_needle.py` say; how many crops are sampled is fixed.
+Both read with the same threads, encode with the same trunk, held if it has weights, and
+read the next batch while one is learnt from. They are timed in batches of as many
+slides, and trained as `attention_needle.py` and `patch_needle.py` say; how many crops
+are sampled is fixed.
 `finest`: patch-all at the finest magnification. `every`: patch-all at each of three,
 their seconds summed and the one that validation likes best; sampling then chooses among
 the three, with the losses of `phantom/attention_sampling.py`. `fields`: photographs of
@@ -133,16 +134,25 @@ def judged(
     row = {"n_test": n, "patch_all_mpp": ", ".join(chosen)} | over_cohorts(gaps)
     for what, found in single.items():
         row |= over_cohorts(found, what)
-    return row | over_cohorts([overview_only(f) for f in cohorts], "auc_overview_only")
+    return row
 
 
 def overview_only(folder: pathlib.Path) -> Interval:
-    """AUC of an overview alone, from the cohort's certificate."""
-    rows = json.loads((folder / "certificate.json").read_text())["rows"]
-    row = next(
-        r for r in rows if r["probe"] == "slide, fields pooled" and r["mpp"] == 8
+    """AUC of an overview alone, from the cohort's certificate.
+
+    Raises:
+        ValueError: it has none, or it does not tell; nothing said of its AUCs would
+            mean anything.
+    """
+    path = folder / "certificate.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no certificate: run experiments.certify first")
+    for row in json.loads(path.read_text())["rows"]:
+        if (row["probe"], row["mpp"]) == ("slide, fields pooled", 8):
+            return Interval(row["auc"], row["lo"], row["hi"])
+    raise ValueError(
+        f"{path} does not say what fields of 8 um/px tell: is it a needle?"
     )
-    return Interval(row["auc"], row["lo"], row["hi"])
 
 
 def main() -> None:
@@ -160,6 +170,13 @@ def main() -> None:
         help="of the cohorts, on which it trains at each magnification, too",
     )  # fmt: skip
     chosen = parser.parse_args()
+    if chosen.every and not chosen.runs:
+        parser.error("--every needs --runs: it trains there")
+    cohorts = {"finest": chosen.cohorts, "every": chosen.every} if chosen.runs else {}
+    certified = {
+        name: [overview_only(folder) for folder in folders]
+        for name, folders in cohorts.items()
+    }
     batches, rows = (3 if chosen.quick else BATCHES), []
 
     ours = {
@@ -184,12 +201,11 @@ def main() -> None:
             config = on_fields(sampled("", MPPS[:count]))
             seconds = cost(config, fields, batches)
             rows.append(speed(f"fields, {name}", seconds, costs[:count], 3))
-    if chosen.runs:
-        cohorts = {"finest": chosen.cohorts, "every": chosen.every}
-        for row, name in zip(rows, ours, strict=False):
+    for row, (name, folders) in zip(rows, cohorts.items(), strict=False):
+        if folders:
             those = {mpp: theirs[mpp] for mpp in against[name]}
-            if cohorts[name]:
-                row |= judged(ours[name], those, cohorts[name], chosen.runs, name)
+            row |= judged(ours[name], those, folders, chosen.runs, name)
+            row |= over_cohorts(certified[name], "auc_overview_only")
     record.write(chosen.out, rows)
     print(record.table(rows))
 

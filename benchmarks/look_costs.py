@@ -63,7 +63,13 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
         config: of the method.
         part: slides.
         batches: of a training, and of verdicts.
+
+    Raises:
+        ValueError: too few slides for two batches, of which the first is not counted.
     """
+    if len(part.rows) < 2 * BATCH:
+        raise ValueError(f"{len(part.rows)} slides: {2 * BATCH} or more can be timed")
+    part = part._replace(rows=part.rows[: len(part.rows) // BATCH * BATCH])
     meter, config = Meter(), timed(config)
     part = part._replace(rows=part.rows[: BATCH * batches])
     found = pipeline.look(
@@ -155,7 +161,7 @@ def least(call) -> float:
 
 def predicted(ours: Cost, theirs: Sequence[Cost], passes: int) -> dict[str, float]:
     """The cost model's ratios: reading, and three forward passes for a training step,
-    one where the trunk is held; the look is one more, since it is drawn from before it
+    one where the trunk is held; the look costs four, since it is drawn from before it
     is trained."""
     of = lambda c, tiles, times, look: (
         tiles * (c.parts[0] + times * c.parts[1]) + (c.parts[2] + look * c.parts[3])

@@ -57,7 +57,11 @@ def row(run: pathlib.Path) -> dict:
         if len(mass) > 1:
             found |= {f"mass_{mpp}": share for mpp, share in mass.items()}
             found |= {f"first_{mpp}": share for mpp, share in first(run).items()}
-    return found | {"minutes": cost["wall_s"] / 60, "run_commit": made["commit"]}
+    return found | {
+        "minutes": cost["wall_s"] / 60,
+        "run_cores": made["machine"]["cores"],
+        "run_commit": made["commit"],
+    }
 
 
 def attentions(config: dict) -> int:
@@ -134,7 +138,7 @@ def picture(rows: list[dict]) -> Figure:
     axes.set_xscale("log", base=2)
     budgets = sorted({r["crops"] for r in few})
     axes.set_xticks(budgets, [f"{n}" for n in budgets])
-    axes.set(xlabel="crops of a slide", ylabel="test AUC (95 %)", ylim=(0.4, 1.01))
+    axes.set(xlabel="crops of a draw", ylabel="test AUC (95 %)", ylim=(0.4, 1.01))
     axes.set_xlim(budgets[0] / 1.8, budgets[-1] * 1.8)
     quiet(axes)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

@@ -53,12 +53,13 @@ def needle(report: dict) -> str:
         if any(r["learner"] == f"learnt - {other}" for r in gaps)
     ]
     most = max(r["attentions"] for r in runs)
-    latest = [r["minutes"] for r in runs if r["attentions"] == most]
+    newest = [r for r in runs if r["attentions"] == most]
+    minutes = sum(r["minutes"] for r in newest)
     said = (
         f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, "
-        f"{_spread(runs, 'steps')} steps. The {len(latest)} runs with {most} "
-        f"attentions took {sum(latest):.0f} minutes in all. Runs at commit "
-        f"{_commits(runs)}."
+        f"{_spread(runs, 'steps')} steps. The {len(newest)} runs with {most} "
+        f"attentions took {minutes:.0f} minutes in all, each on "
+        f"{_spread(newest, 'run_cores')} cores. Runs at commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
@@ -72,7 +73,8 @@ def _gap(r: dict) -> str:
 
 def attention_sampling(report: dict) -> str:
     """Seconds and their ratios, measured and predicted; AUCs where there are some."""
-    header = "| against | crops of a step, of a verdict; tiles | a step | a verdict "
+    header = "| against | crops of a step, of a verdict; tiles | a step "
+    header += "| a verdict; with the search for tissue "
     header += "| step, predicted | verdict, predicted |"
     judged = any("auc" in r for r in report["rows"])
     header += " AUC, patch-all's, difference |" * judged
@@ -93,7 +95,8 @@ def attention_sampling(report: dict) -> str:
             f"{r['crops']:.0f}, {r.get('crops_verdict', r['crops']):.0f}; "
             f"{r['tiles']:,.0f}",
             f"{r['train_speedup']:.1f}x ({step})",
-            f"{r['infer_speedup']:.1f}x ({look})",
+            f"{r['infer_speedup']:.1f}x ({look}); "
+            f"{r['infer_speedup_with_tissue']:.1f}x",
             f"{r['predicted_train_speedup']:.1f}x",
             f"{r['predicted_infer_speedup']:.1f}x",
             *((compared,) if judged else ()),

@@ -10,8 +10,9 @@ children of those zoomed into; the children of all, without the tiles, at full
 resolution, and for the oracle, who must have seen them to choose. A row `policy -
 random` is the paired difference of AUCs at one share of the tiles, over all cohorts:
 the mean of theirs, with the interval of independent cohorts. `gap_closed` is the share
-of the way from random to oracle that the policy goes, of the mean AUCs; null where the
-oracle is no better.
+of the way from random to oracle that the policy goes, of the mean AUCs; null where it
+is not certain that the oracle is better: where the interval of their difference covers
+nought.
 """
 
 import csv
@@ -117,6 +118,9 @@ def differences(runs: list[pathlib.Path]) -> list[dict]:
             if all(way in by for _, by in several)
         }
         gap, gain = (mean[way] - mean["random"] for way in ("oracle", "policy"))
+        sure = over_cohorts(
+            [delong_difference(y, by["oracle"], by["random"]) for y, by in several]
+        )
         for other in (way for way in AGAINST if way in mean):
             gaps = [delong_difference(y, by["policy"], by[other]) for y, by in several]
             found.append({
@@ -125,7 +129,7 @@ def differences(runs: list[pathlib.Path]) -> list[dict]:
                 "share": share,
                 "way": f"policy - {other}",
                 **over_cohorts(gaps),
-                "gap_closed": float(gain / gap) if gap > 0 else None,
+                "gap_closed": float(gain / gap) if sure["auc_diff_lo"] > 0 else None,
             })  # fmt: skip
     return found
 

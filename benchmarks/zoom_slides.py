@@ -4,14 +4,16 @@
 
 Sixteen slides of 100 or more tiles, on disk, judged together: all tiles are seen at low
 resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder has
-batches of 128. At 100 % all children are read and encoded, in batches as large, and
-nothing at low resolution. `bound` is what the tiles encoded would give: 16 N over
-N + 16 T. Each share has a process of its own, whose peak of resident memory is told,
-and that of the device where it has memory of its own; `program_mb` is what the largest
-compiled program takes there, arguments and results included, on any device. The least
-of three runs counts. Weights are random, as they decide no time.
+batches of 256, which is what one zoom into every slide gives. At 100 % all children are
+read and encoded, in batches as large, and nothing at low resolution. `bound` is what
+the tiles encoded would give: 16 N over N + 16 T. Each share has a process of its own,
+whose peak of resident memory is told, and that of the device where it has memory of its
+own; `program_mb` is what the largest compiled program takes there, arguments and
+results included, on any device. The least of three runs counts. Weights are random, as
+they decide no time.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import multiprocessing
@@ -44,7 +46,8 @@ from wsi_jax.train.compile import (
 from wsi_jax.types import Bag, Task, Zooms
 from wsi_jax.zoomed import Zooming
 
-SLIDES, SIDE_PX, K, BATCH = 16, 2560, 4, 128
+SLIDES, SIDE_PX, K = 16, 2560, 4
+BATCH = SLIDES * K * K
 SHARES = (0.1, 0.2, 1.0)
 TILING = Tiling(
     grid=Grid(mpp=4.0, size_px=64, min_tissue=0.0), encoder=Encoder(width=16)
@@ -118,8 +121,8 @@ def exhaustive():
     return judge
 
 
-def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
-    """Judges the slides some times; answers the row."""
+def measure(folder: pathlib.Path, runs: int, share: float) -> dict:
+    """Judges the slides some times; the row."""
     found = surveyed(folder)
     judge = exhaustive() if share == 1 else zooming(share)
     judge(found, Meter())  # compiles
@@ -132,7 +135,7 @@ def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
     n = len(found[0].yx)
     steps = n if share == 1 else int(horizon(share, n))
     counted = meter.as_dict()
-    answer.put({
+    return {
         "share": share,
         "slides_together": len(found),
         "n": n,
@@ -144,7 +147,7 @@ def measure(folder: pathlib.Path, share: float, runs: int, answer) -> None:
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "program_mb": largest_program() / 1e6,
         "peak_device_mb": held and held["peak_bytes_in_use"] / 1e6,
-    })  # fmt: skip
+    }
 
 
 def largest_program() -> int:
@@ -163,17 +166,14 @@ def largest_program() -> int:
 def main() -> None:
     """Writes the JSON and prints the table."""
     chosen = record.arguments(__doc__).parse_args()
-    context, rows = multiprocessing.get_context("spawn"), []
+    alone = {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_slides(pathlib.Path(folder))
-        one = functools.partial(measure, pathlib.Path(folder))
+        one = functools.partial(measure, pathlib.Path(folder), 1 if chosen.quick else 3)
         for share in SHARES:
-            answer = context.Queue()
-            runs = 1 if chosen.quick else 3
-            process = context.Process(target=one, args=(share, runs, answer))
-            process.start()
-            rows.append(answer.get())
-            process.join()
+            with concurrent.futures.ProcessPoolExecutor(**alone) as process:
+                rows.append(process.submit(one, share).result())
     whole = rows[-1]["s_per_slide"]
     rows = [row | {"speedup": whole / row["s_per_slide"]} for row in rows]
     record.write(chosen.out, rows)

@@ -59,7 +59,7 @@ def zoom_runs(report: dict) -> str:
     runs = [r for r in report["rows"] if "auc" in r]
     gaps = [r for r in report["rows"] if "auc_diff" in r]
     shares = sorted({r["share"] for r in runs})
-    titles = ("tiles read", "AUC (95 %): seeds", "calibration error")
+    titles = ("tiles needed", "AUC (95 %): seeds", "calibration error")
     lines = _by_share(runs, shares, titles, _judged)
     lines += ["", *_by_share(gaps, shares, ("AUC (95 %)", "gap closed"), _gained)]
     n = " to ".join(str(n) for n in sorted({r["n"] for r in runs}))

@@ -34,6 +34,7 @@ def runs(tmp_path):
                 "n": 60,
                 "steps": 400,
                 "minutes": 5.25,
+                "run_cores": 1,
             }
             rows[run], scores[learner, seed] = row | {"run_commit": "c" * 40}, p
     return rows, scores, positive
@@ -71,7 +72,10 @@ def test_tables_and_picture_hold_every_run(runs):
     of = "(+0.050 to +0.150) with 16 crops, 8 attentions, 2 cohorts"
     assert f"uniform, paired: +0.100 {of}" in "\n".join(lines)
     assert f"patch-all, paired: -0.200 {of}" in "\n".join(lines)
-    assert "The 6 runs with 8 attentions took 32 minutes in all." in "\n".join(lines)
+    assert (
+        "The 6 runs with 8 attentions took 32 minutes in all, each on 1 cores."
+        in "\n".join(lines)
+    )
     (axes,) = picture(rows).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["learnt", "uniform", "patch-all, mean"]

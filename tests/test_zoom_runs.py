@@ -83,15 +83,24 @@ def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
     assert one["gap_closed"] == pytest.approx(closed)
 
 
-def test_no_gap_is_closed_where_there_is_none(runs):
-    """Where the oracle says what random choices say."""
+@pytest.mark.parametrize("better", [0, 1])
+def test_no_gap_is_closed_where_none_is_certain(runs, better):
+    """Where the oracle says what random choices say, but for a slide or none."""
     one, _ = runs[0]
     head, *lines = (one / "predictions.csv").read_text().splitlines()
     names = head.split(",")
     at, of = names.index("oracle.p_tumor"), names.index("random.p_tumor")
     cells = [line.split(",") for line in lines]
-    same = [",".join((*line[:at], line[of], *line[at + 1 :])) for line in cells]
-    (one / "predictions.csv").write_text("\n".join([head, *same]))
+    for line in cells:
+        line[at] = line[of]
+    tumours = sorted(
+        (line for line in cells if line[1] == "tumor"), key=lambda x: x[of]
+    )
+    for line in tumours[:better]:
+        line[at] = "1"
+    (one / "predictions.csv").write_text("\n".join([head, *map(",".join, cells)]))
+    auc = {row["way"]: row["auc"] for row in rows_of(one)}
+    assert (auc["oracle"] > auc["random"]) == bool(better)
     assert {row["gap_closed"] for row in differences([one])} == {None}
 
 

@@ -147,7 +147,8 @@ class AttentionSampling(CropOptions):
         if self.branches > 1 and not self.gated:
             raise ValueError(
                 f"--config.method.branches={self.branches}: of attentions over what "
-                "crops show; set --config.method.gated to their width, such as 64"
+                "crops show; set --config.method.gated to their width, such as 64, or "
+                "--config.method.branches=1"
             )
         mpps = tuple(self.mpps)
         rises = all(a < b for a, b in itertools.pairwise(mpps))
