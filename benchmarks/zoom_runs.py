@@ -12,7 +12,8 @@ random` is the paired difference of AUCs at one share of the tiles, over all coh
 the mean of theirs, with the interval of independent cohorts. `gap_closed` is the share
 of the way from random to oracle that the policy goes, of the mean AUCs; null where it
 is not certain that the oracle is better: where the interval of their difference covers
-nought.
+nought. `lesions_within_a_child` is the share of tumour test slides with less lesion, in
+all, than one child covers.
 """
 
 import csv
@@ -80,6 +81,16 @@ def tiles_read(n: np.ndarray, way: str, share: float, children: int) -> float:
     return float((n + children**2 * zooms).mean())
 
 
+def lesions_within_a_child(config: dict) -> float:
+    """Share of the tumour test slides of a run's cohort."""
+    told = flatten(config)
+    side_um = told["grid.mpp"] * told["grid.size_px"] / told["method.children"]
+    with open(config["data"]["manifest"], newline="", encoding="utf-8") as file:
+        slides = [r for r in csv.DictReader(file) if r["split"] == "test"]
+    areas = [float(r["lesion_um2"]) for r in slides if r["label"] == "tumor"]
+    return float(np.mean(np.array(areas) < side_um**2))
+
+
 def rows_of(run: pathlib.Path) -> list[dict]:
     """One row for each way."""
     made = json.loads((run / "config.json").read_text())
@@ -87,6 +98,7 @@ def rows_of(run: pathlib.Path) -> list[dict]:
     told = flatten(made["config"])
     share, children = told["method.share"], told["method.children"]
     about |= {"settings": settings(made["config"]), "share": share}
+    about |= {"lesions_within_a_child": lesions_within_a_child(made["config"])}
     (positive, by), tiles = scores(run), tiles_of(run)
     found = []
     for way, p in by.items():

@@ -1,6 +1,7 @@
 """README's tables of zooming: learning it, slides judged by it, its opponents."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 
 from benchmarks.record import made
@@ -71,6 +72,14 @@ def zoom_runs(report: dict) -> str:
         for r in runs
         if "signal" in r
     }
+    small = {
+        preset: statistics.mean(
+            r["lesions_within_a_child"] for r in runs if r["preset"] == preset
+        )
+        for preset in dict.fromkeys(r["preset"] for r in runs)
+    }
+    told = [f"{share:.0%} in `{preset}`" for preset, share in small.items()]
+    said += f" Tumour slides with less lesion than a child covers: {', '.join(told)}."
     if held:
         said += f" Certificates: {'; '.join(sorted(held))}."
     return "\n".join([*lines, "", said, "", made(report)])

@@ -33,7 +33,12 @@ def runs(tmp_path):
         run.mkdir()
         data = {"manifest": str(cohort / "slides.csv")}
         method = {"share": 0.2, "children": 4, "warm": True}
-        config = {"data": data, "method": method}
+        grid = {"mpp": 4.0, "size_px": 32}  # children of 32 um
+        config = {"data": data, "method": method, "grid": grid}
+        areas = ["t,train,tumor,1", "s0,test,normal,0", "s1,test,tumor,1023"]
+        areas += [f"s{i},test,tumor,1024" for i in (3, 5, 7)]
+        names = "slide_id,split,label,lesion_um2"
+        (cohort / "slides.csv").write_text("\n".join([names, *areas]))
         made = {"config": config, "commit": "c" * 40}
         (run / "config.json").write_text(json.dumps(made))
         draw = lambda shift, rng=rng: expit(rng.normal(size=60) + shift * positive)
@@ -67,6 +72,13 @@ def test_each_way_has_its_own_scores(runs):
             wanted |= {"low_resolution": 76}
             zoomed = 76 + 16 * (20 + 11) / 2
             assert row["tiles_read"] == wanted.get(way, zoomed)
+
+
+def test_slides_with_less_lesion_than_a_child_are_counted(runs):
+    rows = [row for run in runs[0] for row in rows_of(run)]
+    assert {row["lesions_within_a_child"] for row in rows} == {0.25}
+    said = zoom_runs(provenance() | {"rows": rows + differences(list(runs[0]))})
+    assert "less lesion than a child covers: 25% in `needle`." in said
 
 
 def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
