@@ -6,12 +6,11 @@
 Both read with the same threads, encode with the same trunk, held if it has weights, and
 read the next batch while one is learnt from. They are timed in batches of as many
 slides, and trained as `attention_needle.py` and `patch_needle.py` say; how many crops
-are sampled is fixed.
-`finest`: patch-all at the finest magnification. `every`: patch-all at each of three,
-their seconds summed and the one that validation likes best; sampling then chooses among
-the three, with the losses of `phantom/attention_sampling.py`. `fields`: photographs of
-2,048 x 1,536 px in four classes, and trunks that learn, where only time is measured.
-Seconds are medians over batches of the first cohort; those of a verdict do not hold the
+are sampled is fixed. `finest`: patch-all at the finest magnification. `every`:
+patch-all at each of three, their seconds summed; sampling then chooses among the three,
+with the losses of `phantom/attention_sampling.py`, and is judged beside the finest, for
+which the trunk was made. `fields`: photographs of 2,048 x 1,536 px in four classes, and
+trunks that learn, where only time is measured. Seconds are medians over batches of the first cohort; those of a verdict do not hold the
 search for tissue, which is the same for both and stands beside. AUCs are means over
 cohorts, with the interval of independent ones.
 """
@@ -91,14 +90,6 @@ def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
     return abutting(config)
 
 
-def trained(config: Experiment, run: pathlib.Path) -> float:
-    """Trains unless it has; the best score that validation gave."""
-    experiment.run(config, run)
-    lines = (run / "train" / "metrics.jsonl").read_text().splitlines()
-    looks = map(json.loads, lines)
-    return -min(one["val.log_loss"] for one in looks if "val.log_loss" in one)
-
-
 def on(config: Experiment, folder: pathlib.Path) -> Experiment:
     """Of a practice cohort, begun with its seed."""
     data = Manifest(manifest=str(folder / "slides.csv"), classes=("normal", "tumor"))
@@ -107,33 +98,29 @@ def on(config: Experiment, folder: pathlib.Path) -> Experiment:
 
 
 def judged(
+    name: str,
     ours: Experiment,
-    theirs: dict[float, Experiment],
+    theirs: Experiment,
     cohorts: Sequence[pathlib.Path],
     runs: pathlib.Path,
-    name: str,
 ) -> dict:
-    """AUCs over cohorts, against that patch-all which validation likes best in each."""
-    gaps, single, n, chosen = [], {"auc": [], "auc_patch_all": []}, 0, []
+    """AUCs of both, and their difference, over cohorts; trains where none has yet."""
+    gaps, found, n = [], {"auc": [], "auc_patch_all": []}, 0
     for folder in cohorts:
-        at = runs / folder.name
-        mine = at / f"sampled_{name}"
-        trained(on(ours, folder), mine)
-        all_tiles = {mpp: at / f"patch_all_{mpp:g}" for mpp in theirs}
-        liked = {
-            mpp: trained(on(theirs[mpp], folder), all_tiles[mpp]) for mpp in theirs
-        }
-        best = max(liked, key=liked.get)
+        mine, other = (
+            runs / folder.name / of for of in (f"sampled_{name}", "patch_all")
+        )
+        experiment.run(on(ours, folder), mine)
+        experiment.run(on(theirs, folder), other)
         positive, a = scores(mine)
-        _, b = scores(all_tiles[best])
+        _, b = scores(other)
         gaps.append(delong_difference(positive, a, b))
-        single["auc"].append(delong(positive, a))
-        single["auc_patch_all"].append(delong(positive, b))
+        for what, p in zip(found, (a, b), strict=True):
+            found[what].append(delong(positive, p))
         n += len(positive)
-        chosen.append(f"{best:g}")
-    row = {"n_test": n, "patch_all_mpp": ", ".join(chosen)} | over_cohorts(gaps)
-    for what, found in single.items():
-        row |= over_cohorts(found, what)
+    row = {"n_test": n} | over_cohorts(gaps)
+    for what, aucs in found.items():
+        row |= over_cohorts(aucs, what)
     return row
 
 
@@ -167,7 +154,7 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path, help="trains there, for AUCs")
     parser.add_argument(
         "--every", nargs="*", default=[], type=pathlib.Path,
-        help="of the cohorts, on which it trains at each magnification, too",
+        help="of the cohorts, on which it trains to choose a magnification, too",
     )  # fmt: skip
     chosen = parser.parse_args()
     if chosen.every and not chosen.runs:
@@ -203,8 +190,7 @@ def main() -> None:
             rows.append(speed(f"fields, {name}", seconds, costs[:count], 3))
     for row, (name, folders) in zip(rows, cohorts.items(), strict=False):
         if folders:
-            those = {mpp: theirs[mpp] for mpp in against[name]}
-            row |= judged(ours[name], those, folders, chosen.runs, name)
+            row |= judged(name, ours[name], theirs[MPPS[0]], folders, chosen.runs)
             row |= over_cohorts(certified[name], "auc_overview_only")
     record.write(chosen.out, rows)
     print(record.table(rows))
