@@ -88,8 +88,7 @@ def attention_sampling(report: dict) -> str:
             ends = f"{r['auc_diff_lo']:+.3f} to {r['auc_diff_hi']:+.3f}"
             both = f"{r['auc']:.3f}, {r['auc_patch_all']:.3f}"
             compared = f"{both}, {r['auc_diff']:+.3f} ({ends})"
-            several = r.get("cohorts", 1)
-            compared += f", {several} cohorts" * (several > 1)
+            compared += f", {r['cohorts']} cohorts"
         cells = (
             r["regime"],
             f"{r['crops']:.0f}, {r.get('crops_verdict', r['crops']):.0f}; "
