@@ -69,9 +69,9 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     """
     if len(part.rows) < 2 * BATCH:
         raise ValueError(f"{len(part.rows)} slides: {2 * BATCH} or more can be timed")
-    part = part._replace(rows=part.rows[: len(part.rows) // BATCH * BATCH])
     meter, config = Meter(), timed(config)
-    part = part._replace(rows=part.rows[: BATCH * batches])
+    whole = min(batches, len(part.rows) // BATCH)
+    part = part._replace(rows=part.rows[: BATCH * whole])
     found = pipeline.look(
         part.rows, config.tiling(), reading=config.reading, meter=meter,
         progress=progress,
