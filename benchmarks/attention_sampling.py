@@ -11,9 +11,9 @@ patch-all at each of three, their seconds summed; sampling then chooses among th
 with the losses of `phantom/attention_sampling.py`, and is judged beside the finest, for
 which the trunk was made. `fields`: photographs of 2,048 x 1,536 px in four classes, and
 trunks that learn, where only time is measured. Seconds are medians over batches of the
-first cohort; those of a verdict do not hold the search for tissue, which is the same
-for both and stands beside. AUCs are means over cohorts, with the interval of
-independent ones.
+first cohort; those of a verdict do not hold the search for tissue, which stands beside:
+one for sampling, one for each magnification of patch-all. AUCs are means over cohorts,
+with the interval of independent ones.
 """
 
 import dataclasses

@@ -54,12 +54,12 @@ def needle(report: dict) -> str:
     ]
     most = max(r["attentions"] for r in runs)
     newest = [r for r in runs if r["attentions"] == most]
-    minutes = sum(r["minutes"] for r in newest)
+    minutes, cores = sum(r["minutes"] for r in newest), _spread(newest, "run_cores")
     said = (
         f"{'. '.join(less)}. {_spread(runs, 'n')} test slides, "
         f"{_spread(runs, 'steps')} steps. The {len(newest)} runs with {most} "
-        f"attentions took {minutes:.0f} minutes in all, each on "
-        f"{_spread(newest, 'run_cores')} cores. Runs at commit {_commits(runs)}."
+        f"attentions took {minutes:.0f} minutes in all, each on {cores} "
+        f"core{'s' * (cores != '1')}. Runs at commit {_commits(runs)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 

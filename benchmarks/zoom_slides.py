@@ -8,9 +8,9 @@ batches of 256, which is what one zoom into every slide gives. At 100 % all chil
 read and encoded, in batches as large, and nothing at low resolution. `bound` is what
 the tiles encoded would give: 16 N over N + 16 T. Each share has a process of its own,
 whose peak of resident memory is told, and that of the device where it has memory of its
-own; `program_mb` is what the largest compiled program takes there, arguments and
-results included, on any device. The least of three runs counts. Weights are random, as
-they decide no time.
+own; `program_mb` is what the largest program takes, arguments and results included, as
+it was compiled for the device of this run. The least of three runs counts. Weights are
+random, as they decide no time.
 """
 
 import concurrent.futures

@@ -73,7 +73,7 @@ def test_tables_and_picture_hold_every_run(runs):
     assert f"uniform, paired: +0.100 {of}" in "\n".join(lines)
     assert f"patch-all, paired: -0.200 {of}" in "\n".join(lines)
     assert (
-        "The 6 runs with 8 attentions took 32 minutes in all, each on 1 cores."
+        "The 6 runs with 8 attentions took 32 minutes in all, each on 1 core."
         in "\n".join(lines)
     )
     (axes,) = picture(rows).axes

@@ -234,8 +234,7 @@ class _Net:
         )  # fmt: skip
         self.reader = config.reader(
             len(task.classes), magnifications=m, tells=config.tells, unit=config.unit,
-            gated=config.gated, branches=config.branches,
-            centred=config.centred,
+            gated=config.gated, branches=config.branches, centred=config.centred,
         )  # fmt: skip
         self.begin = self.reader.begin
 
