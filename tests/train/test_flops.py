@@ -144,3 +144,14 @@ def test_temporaries_are_seen_without_running():
     small, large = (compiled_temp_bytes(f, shape(n, n)) for n in (64, 128))
     assert large >= 4 * small * 0.9
     assert small >= 64 * 64 * 4
+
+
+def test_of_a_choice_by_platform_the_default_counts():
+    x, w = shape(4, 4), shape(4, 4)
+
+    def chosen(x, w):
+        return lax.platform_dependent(
+            x, w, cpu=lambda x, w: x @ w @ w @ w, default=jnp.matmul
+        )
+
+    assert count_flops(chosen, x, w) == count_flops(jnp.matmul, x, w)

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 # An array [b h w d] to DENSE; to other operations, what they take for one.
 Map = Any
 
+SMALL = 256  # pixels of a map
+
 
 class Ops(NamedTuple):
     """All that a trunk does to maps, so that the same trunk runs dense or tile by tile.
@@ -40,7 +42,17 @@ def conv(
     stride: int,
     padding: int,
 ) -> Float[Array, "b y x e"]:
-    """Cross-correlation, as every network library has it; grouped by the kernel."""
+    """Cross-correlation, as every network library has it; grouped by the kernel.
+
+    XLA's CPU compiler leaves a depthwise convolution to naive loops; that of a small
+    map is a matrix for each channel there, some 30 times faster at 8x8.
+    """
+    if _depthwise(x, kernel) and x.shape[1] * x.shape[2] <= SMALL:
+        return _small_depthwise(x, kernel, stride, padding)
+    return _padded(x, kernel, stride, padding)
+
+
+def _padded(x, kernel, stride, padding):
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -49,6 +61,52 @@ def conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _small_depthwise(x, kernel, stride, padding):
+    sizes = {"stride": stride, "padding": padding}
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_by_matrices, **sizes),
+        default=functools.partial(_padded, **sizes),
+    )
+
+
+def _small_forward(x, kernel, stride, padding):
+    return _small_depthwise(x, kernel, stride, padding), (x, kernel)
+
+
+def _small_backward(stride, padding, saved, dy):
+    """Makes the matrices again rather than keep them."""
+
+    def back(conv, x, kernel, dy):
+        conv = functools.partial(conv, stride=stride, padding=padding)
+        to_x = jax.linear_transpose(lambda x: conv(x, kernel), x)
+        to_kernel = jax.linear_transpose(lambda kernel: conv(x, kernel), kernel)
+        return *to_x(dy), *to_kernel(dy)
+
+    on_cpu, default = (functools.partial(back, f) for f in (_by_matrices, _padded))
+    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=default)
+
+
+_small_depthwise.defvjp(_small_forward, _small_backward)
+
+
+def _by_matrices(x, kernel, stride, padding):
+    """A depthwise convolution by one matrix per channel, from map to map."""
+    b, *size, d = x.shape
+    taps = kernel.shape[:2]
+    out = [(n + 2 * padding - k) // stride + 1 for n, k in zip(size, taps, strict=True)]
+    # Which place of the kernel meets a pixel [in] in the window of another [out].
+    at = np.indices(size).reshape(2, 1, -1) + padding
+    at = at - stride * np.indices(out).reshape(2, -1, 1)
+    meet = ((at >= 0) & (at < np.reshape(taps, (2, 1, 1)))).all(0)
+    places = np.where(meet, at[0] * taps[1] + at[1], taps[0] * taps[1])
+    flat = jnp.pad(kernel.reshape(-1, d), ((0, 1), (0, 0)))
+    y = jnp.einsum("oid,bid->bod", flat[places], x.reshape(b, -1, d))
+    return y.reshape(b, *out, d)
 
 
 def max_pool(

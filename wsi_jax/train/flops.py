@@ -17,8 +17,9 @@ def count_flops(fn: Callable, *args) -> int:
     `cost_analysis` counts a loop's body once). A multiply-add is 2. Of a convolution
     only products of two real elements count, not those with padding or with the holes
     of a dilation; so each of its gradients costs what it does, and dense nets agree
-    with XLA. Elementwise work is not counted. Of a `cond` the dearest branch counts;
-    under `shard_map` all devices together; what `checkpoint` recomputes, again.
+    with XLA. Elementwise work is not counted. Of a `cond` the dearest branch counts, of
+    a choice by platform that for all others; under `shard_map` all devices together;
+    what `checkpoint` recomputes, again.
 
     Args:
         fn: anything that jit takes.
@@ -58,7 +59,7 @@ def _eqn_flops(eqn) -> int:
         case "scan":
             return eqn.params["length"] * _jaxpr_flops(eqn.params["jaxpr"].jaxpr)
         case "cond":
-            return max(_jaxpr_flops(branch.jaxpr) for branch in eqn.params["branches"])
+            return max(map(_jaxpr_flops, _branches(eqn)))
     inner = sum(map(_jaxpr_flops, _jaxprs_in(eqn)))
     if name == "shard_map":
         mesh = eqn.params["mesh"]
@@ -71,6 +72,14 @@ def _eqn_flops(eqn) -> int:
     if name in _OPAQUE:
         raise ValueError(f"cannot count the arithmetic inside {name}")
     return inner
+
+
+def _branches(eqn):
+    """Of a `cond`; of `lax.platform_dependent` the default alone, if it has one."""
+    branches = [branch.jaxpr for branch in eqn.params["branches"]]
+    platforms = eqn.params.get("branches_platforms") or [None] * len(branches)
+    default = [b for b, named in zip(branches, platforms, strict=True) if named is None]
+    return default or branches
 
 
 def _jaxprs_in(eqn):
