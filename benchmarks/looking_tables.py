@@ -23,8 +23,8 @@ def magnification(report: dict) -> str:
     apart = max(abs(r[f"first_{mpp}"] - 1 / len(mpps)) for r in rows for mpp in mpps)
     said = (
         f"When training begins no share is further than {apart:.3f} from "
-        f"1/{len(mpps)}. {_spread(rows, 'n')} test slides. Runs at commit "
-        f"{_commits(rows)}."
+        f"1/{len(mpps)}. {_spread(rows, 'n')} test slides. {_certified(rows)} Runs at "
+        f"commit {_commits(rows)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
@@ -141,16 +141,24 @@ def attention_pooling_runs(report: dict) -> str:
 
 
 def _certified(rows):
-    """How the certificates of cohorts came out, and which have none."""
-    told = []
-    for preset, seed in dict.fromkeys((r["preset"], r["seed"]) for r in rows):
-        r = next(r for r in rows if (r["preset"], r["seed"]) == (preset, seed))
-        if "none" in r:
-            held, rows_of = (r["signal_held"] + r["none_held"], r["signal"] + r["none"])
-            told.append(f"`{preset}` {seed} holds in {held} of {rows_of} rows")
-        else:
-            told.append(f"`{preset}` {seed} has none")
-    return f"Of certificates {', '.join(told)}."
+    """How many rows of the cohorts' certificates hold, and which cohorts have none."""
+    cohorts, held, without = {(r["preset"], r["seed"]): r for r in rows}, [], []
+    for preset in dict.fromkeys(preset for preset, _ in cohorts):
+        mine = {seed: r for (name, seed), r in cohorts.items() if name == preset}
+        some = {seed: r for seed, r in mine.items() if "none" in r}
+        n, of = (
+            sum(r[f"signal{what}"] + r[f"none{what}"] for r in some.values())
+            for what in ("_held", "")
+        )
+        held += [f"{_cohorts(preset, some)}: {n} of {of}"] if some else []
+        bare = mine.keys() - some.keys()
+        without += [_cohorts(preset, bare)] if bare else []
+    said = f"Rows of certificates that hold: {'; '.join(held)}." if held else ""
+    return f"{said} Without one: {'; '.join(without)}.".strip() if without else said
+
+
+def _cohorts(preset, seeds):
+    return f"`{preset}` {', '.join(map(str, sorted(seeds)))}"
 
 
 def _spread(rows, name):

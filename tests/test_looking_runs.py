@@ -86,6 +86,10 @@ def test_a_table_of_magnifications_tells_how_far_it_began_from_uniform(runs):
         row | {"mass_1": 0.9, "mass_4": 0.1, "first_1": 0.51, "first_4": 0.49}
         for row in runs[0].values()
     ]
+    held = {"signal": 3, "signal_held": 2, "none": 9, "none_held": 9}
+    rows += [row | {"seed": 3} | held for row in rows]
+    rows += [row | {"seed": 2} for row in rows if row["seed"] == 3]
     said = magnification(provenance() | {"rows": rows})
     assert "| `needle` | 1 | 0.90 | 0.10 | 0.800 (0.700 to 0.900) |" in said
     assert "no share is further than 0.010 from 1/2" in said
+    assert "that hold: `needle` 2, 3: 22 of 24. Without one: `needle` 1. Runs" in said
