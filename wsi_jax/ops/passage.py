@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Num
 
-from wsi_jax.ops.maps import Ops, max_pool, valid_conv
+from wsi_jax.ops.convolution import valid_conv
+from wsi_jax.ops.maps import Ops, max_pool
 
 
 class StreamError(ValueError):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from wsi_jax.ops.maps import SMALL, conv
+from wsi_jax.ops.convolution import SMALL, conv
 from wsi_jax.train.flops import count_flops
 
 
