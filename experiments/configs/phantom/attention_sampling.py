@@ -8,12 +8,10 @@
         --config experiments/configs/phantom/attention_sampling.py \
         --config.data.manifest=cohorts/fine_only/slides.csv
 
-One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 8 um, 32 um and
-768 um: the finest less than most waves of `mid`, of which larger ones would show as
-much as those of 4 um/px; the middle ones less than the gutter between two blocks of
-`coarse_only`. There are many, as they are small. `alone` makes what each magnification
-says as weighty as if it were the only one; `spread` holds attention where none says
-more.
+One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 16 um, 64 um and
+768 um: the finest less than a wave of `mid`, the middle ones less than the gutter
+between two blocks of `coarse_only`. `alone` makes what each magnification says as
+weighty as if it were the only one; `spread` holds attention where none says more.
 """
 
 from experiments.experiment import Experiment, Manifest
@@ -39,9 +37,9 @@ def get_config() -> Experiment:
                 mean=(0.7, 0.55, 0.7),
                 std=(0.2, 0.2, 0.2),
             ),
-            mpps=(1.0, 4.0, 96.0),
-            crop_px=8,
-            crops=192,
+            mpps=(1.0, 4.0, 48.0),
+            crop_px=16,
+            crops=24,
             attention=8,
             layers=1,
             width=128,
@@ -49,8 +47,7 @@ def get_config() -> Experiment:
             tells=True,
             spread=0.03,
             alone=3.0,
-            stain=0.1,
-            thaw=Thaw(frozen=300),
+            thaw=Thaw(frozen=200),
             resident=True,
         ),
         train=Train(
