@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from wsi_jax.nets.gelu import gelu
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.nets.pixels import RGB, standardise
 from wsi_jax.ops.maps import DENSE, Map, Ops
@@ -56,7 +55,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
-        x = gelu(dense(4 * self.d, name="fc1")(x))
+        x = nn.gelu(dense(4 * self.d, name="fc1")(x), approximate=False)
         return dense(self.d, name="fc2")(x)
 
 

@@ -10,7 +10,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from wsi_jax.nets.gated import Gated, linear
-from wsi_jax.nets.gelu import gelu
 
 
 class Updater(nn.Module):
@@ -49,7 +48,7 @@ class Updater(nn.Module):
 
     def finish(self, hidden: Float[Array, "*m h"]) -> Float[Array, "*m d"]:
         """The row, at least in float32, from the sum of both."""
-        out = self.second(gelu(hidden))
+        out = self.second(nn.gelu(hidden, approximate=False))
         return self.norm(out.astype(jnp.promote_types(out.dtype, jnp.float32)))
 
     def __call__(

@@ -12,7 +12,6 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from wsi_jax.nets.gelu import gelu
 from wsi_jax.ops.positions import rotate
 
 INIT = nn.initializers.truncated_normal(0.02)
@@ -117,7 +116,7 @@ class Feedforward(nn.Module):
             gate, value = jnp.split(h, 2, -1)
             h = nn.silu(gate) * value
         else:
-            h = gelu(h)
+            h = nn.gelu(h, approximate=False)
         return dense(x.shape[-1], name="fc2")(h)
 
 
