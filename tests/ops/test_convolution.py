@@ -62,3 +62,15 @@ def test_keeps_no_matrices_for_the_way_back():
     _, back = jax.vjp(lambda *a: conv(*a, 1, 3), x, kernel)
     kept = sum(leaf.size for leaf in jax.tree.leaves(back))
     assert kept == x.size + kernel.size
+
+
+def test_in_bfloat16_a_kernels_gradient_loses_no_more_than_the_frameworks():
+    x, kernel = (jnp.float32(a) for a in map_and_kernel((8, 8), (7, 7)))
+    gradient = lambda f, *a: jax.grad(lambda x, k: (f(x, k, 1, 3) * x).sum(), 1)(*a)
+    exact = gradient(stock, x, kernel)
+    halves = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    ours, theirs = (
+        jnp.linalg.norm(gradient(f, *halves).astype(jnp.float32) - exact)
+        for f in (conv, stock)
+    )
+    assert ours < 1.2 * theirs

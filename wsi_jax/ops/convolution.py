@@ -79,9 +79,11 @@ def _by_matrices(x, kernel, stride, padding):
     at = at - stride * np.indices(out).reshape(2, -1, 1)
     meet = ((at >= 0) & (at < np.reshape(taps, (2, 1, 1)))).all(0)
     places = np.where(meet, at[0] * taps[1] + at[1], taps[0] * taps[1])
-    flat = jnp.pad(kernel.reshape(-1, d), ((0, 1), (0, 0)))
-    y = jnp.einsum("oid,bid->bod", flat[places], x.reshape(b, -1, d))
-    return y.reshape(b, *out, d)
+    # Its gradient adds up many numbers: in bfloat16 they would be lost.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    flat = jnp.pad(kernel.reshape(-1, d).astype(wide), ((0, 1), (0, 0)))
+    y = jnp.einsum("oid,bid->bod", flat[places], x.reshape(b, -1, d).astype(wide))
+    return y.reshape(b, *out, d).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

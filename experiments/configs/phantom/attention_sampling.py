@@ -9,9 +9,9 @@
         --config.data.manifest=cohorts/fine_only/slides.csv
 
 One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 16 um, 64 um and
-768 um: the finest less than a wave of `mid`, the middle ones less than the gutter
-between two blocks of `coarse_only`. `alone` makes what each magnification says as
-weighty as if it were the only one; `spread` holds attention where none says more.
+768 um: the finest less than the longest waves of `mid`, the middle ones less than the
+gutter between two blocks of `coarse_only`. `alone` makes what each magnification says
+as weighty as if it were the only one; `spread` holds attention where none says more.
 """
 
 from experiments.experiment import Experiment, Manifest
