@@ -270,7 +270,8 @@ def steps(compiled, state, mesh, count, bag):
 
 def test_it_learns(case):
     _, losses = steps(case.compiled, fresh(case, ONE), ONE, 150, case.bag)
-    assert losses[-10:].mean() < losses[:3].mean() / 3
+    # The last draws of crops may be ones without the crop that tells.
+    assert np.median(losses[-30:]) < losses[:3].mean() / 3
 
 
 def first_step(case, mesh, bag):
