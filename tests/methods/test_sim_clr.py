@@ -98,3 +98,44 @@ def test_what_cannot_be_is_refused():
             configs.validate(SimCLR(**{field: value}))
     with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
         configs.validate(SimCLR(augment=Augment(crop=1.5)))
+
+
+def test_tiles_are_seen_at_several_magnifications():
+    """Of each the middle; what lies outside of it is seen at the coarser one alone."""
+    config = SimCLR(encoder=VIT, scales=(1, 4), projection=8)
+    x = tiles(2).x
+    fine, coarse = (config.middle(x, times) for times in config.scales)
+    np.testing.assert_array_equal(fine, x[:, 12:20, 12:20])
+    means = x.reshape(2, 8, 4, 8, 4, 3).mean((2, 4))
+    np.testing.assert_allclose(coarse, means, atol=0.51)
+
+
+def test_the_loss_is_the_mean_over_magnifications():
+    """Each of which compares tiles among themselves alone."""
+    whole = {
+        "encoder": VIT,
+        "projection": 8,
+        "augment": Augment(crop=1.0, stain=0.0, shade=0.0),
+    }
+    bag, key = tiles(), lambda: jax.random.key(1)
+    wide = bag._replace(x=bag.x.repeat(2, 1).repeat(2, 2))
+    middle = bag._replace(x=wide.x[:, 16:48, 16:48])
+    cases = (
+        ((1, 2), wide, key()),
+        ((1,), middle, key()),
+        ((1,), bag, jax.random.fold_in(key(), 2)),
+    )
+    losses = []
+    for scales, seen, drawn in cases:
+        (stage,) = SimCLR(scales=scales, **whole).stages(TASK, optax.identity())
+        params = stage.method.init(jax.random.key(0), bag).params
+        losses.append(np.asarray(jax.jit(stage.validate)(params, seen, drawn)["loss"]))
+    both, fine, coarse = losses
+    np.testing.assert_allclose(both, (fine + coarse) / 2, rtol=1e-5)
+    assert np.abs(fine - coarse).max() > 1e-3
+
+
+@pytest.mark.parametrize("scales", [(), (0, 1)])
+def test_no_magnification_is_refused(scales):
+    with pytest.raises(ValueError, match="scales"):
+        configs.validate(SimCLR(scales=scales))

@@ -1,26 +1,28 @@
 """A practice cohort, three magnifications: which of them tells is for the net to learn.
 
     python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
-        --config.preset=fine_only --config.n_train=480 --config.n_val=40 \
+        --config.preset=fine_only --config.n_train=160 --config.n_val=40 \
         --config.n_test=40 --config.side_px=896 --config.suspect_share=0.12 \
         --config.out=cohorts/fine_only
     python -m experiments.cohort \
         --config experiments/configs/phantom/attention_sampling.py \
-        --config.data.manifest=cohorts/fine_only/slides.csv
+        --config.data.manifest=cohorts/fine_only/slides.csv \
+        --config.method.trunk.weights=encoder.safetensors
 
-One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 8 um, 32 um and
-768 um: the finest less than most waves of `mid`, of which larger ones would show as
-much as those of 4 um/px; the middle ones less than the gutter between two blocks of
-`coarse_only`. There are many, as they are small. `alone` makes what each magnification
-says as weighty as if it were the only one; `spread` holds attention where none says
-more. Of 160 training slides the finest crops are soon learnt by heart, and attention
-goes there; 480 are too many for it.
+One config and one encoder, that of `pretrain/unlabelled.py`, for `fine_only`, `mid`,
+`coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
+waves of `mid`, of which larger ones would show as much as those of 4 um/px; the middle
+ones less than the gutter between two blocks of `coarse_only`. There are many, as they
+are small. The encoder stays as it is: one that has still to learn what is seen at a
+magnification is soon drawn to whichever it learns first, or learns slides by heart.
+`alone` makes what each magnification says as weighty as if it were the only one;
+`spread` holds attention where none says more.
 """
 
+from experiments.configs.pretrain import unlabelled
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.slides.grid import Grid
 from wsi_jax.train.loop import Train
 from wsi_jax.train.optimiser import Optimiser, Thaw
@@ -32,14 +34,8 @@ def get_config() -> Experiment:
         grid=Grid(mpp=16.0, size_px=4, min_tissue=0.5),
         encoder=None,
         method=AttentionSampling(
-            trunk=ConvNeXtEncoder(
-                blocks=(1,),
-                width=32,
-                stem=2,
-                scale=1.0,
-                mean=(0.7, 0.55, 0.7),
-                std=(0.2, 0.2, 0.2),
-            ),
+            trunk=unlabelled.get_config().method.encoder,
+            trunk_rate=0.0,
             mpps=(1.0, 4.0, 96.0),
             crop_px=8,
             crops=192,
@@ -51,11 +47,11 @@ def get_config() -> Experiment:
             spread=0.015,
             alone=3.0,
             stain=0.1,
-            thaw=Thaw(frozen=300),
+            thaw=Thaw(frozen=100),
             resident=True,
         ),
         train=Train(
-            steps=700,
+            steps=400,
             batch=16,
             balanced=True,
             class_weights=False,
