@@ -23,7 +23,6 @@ from wsi_jax.train.optimiser import Optimiser
 def get_config() -> PretrainPrepared:
     return PretrainPrepared(
         mpp=1.0,
-        most=6000,
         method=SimCLR(
             encoder=ConvNeXtEncoder(
                 blocks=(1,),
@@ -36,13 +35,13 @@ def get_config() -> PretrainPrepared:
             augment=Augment(crop=0.5, stain=0.3, shade=0.1),
             scales=(1, 4),
             projection=64,
-            temperature=0.5,
+            temperature=0.2,
         ),
         train=Train(
-            steps=600,
+            steps=900,
             batch=256,
-            validate_every=200,
-            save_every=200,
+            validate_every=300,
+            save_every=300,
             optimiser=Optimiser(learning_rate=3e-3, warmup=0.1, weight_decay=1e-3),
         ),
     )
