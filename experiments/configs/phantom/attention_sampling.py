@@ -44,7 +44,7 @@ def get_config() -> Experiment:
             width=32,
             deviation=True,
             tells=True,
-            spread=0.005,
+            spread=0.01,
             alone=3.0,
             stain=0.1,
             thaw=Thaw(frozen=100),
