@@ -27,6 +27,7 @@ from benchmarks.runs import about_cohort, over_cohorts, scores
 from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
+from experiments.configs.phantom import attention_sampling as magnifications
 from experiments.configs.pretrain import detail
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.bach import MPP
@@ -35,8 +36,6 @@ from wsi_jax.evals.intervals import Interval, delong, delong_difference
 MPPS, CROPS, DRAWS = (1.0, 2.0, 4.0), 64, 2
 FIELD_PX, FIELD_STEM, FIELD_CROPS, FIELD_DRAWS = 224, 16, 16, 1
 BATCHES = 6
-# As in `phantom/attention_sampling.py`, with more of `spread`.
-CHOOSES = {"alone": 3.0, "spread": 0.03, "tells": True}
 
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
@@ -45,8 +44,11 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
     config.method = dataclasses.replace(
         config.method, mpps=tuple(mpps), crops=CROPS, draws=DRAWS, **trunk(weights)
     )
-    if len(mpps) > 1:
-        config.method = dataclasses.replace(config.method, **CHOOSES)
+    if len(mpps) > 1:  # as the config in which one of several is learnt
+        chosen = magnifications.get_config().method
+        names = ("alone", "spread", "tells")
+        held = {name: getattr(chosen, name) for name in names}
+        config.method = dataclasses.replace(config.method, **held)
     return config
 
 

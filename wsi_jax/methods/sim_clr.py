@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.methods.tile_classifier import shrink
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.contrastive import nt_xent
@@ -32,9 +31,6 @@ class SimCLR:
         encoder: that is trained, from its weights where it has some.
         augment: what makes two views of a tile differ. What it leaves alone, colour
             first of all, is enough to know a view by, and all that will be learnt.
-        scales: at how many times as many um/px tiles are seen, too, each among those of
-            its scale. Of each the middle, as many pixels of all: a tile's side over the
-            greatest. For a trunk that sees several magnifications.
         projection: numbers that views are compared by.
         temperature: of the comparison; lower, the likest other tiles count most.
     """
@@ -43,7 +39,6 @@ class SimCLR:
     augment: Augment = dataclasses.field(
         default_factory=lambda: Augment(crop=0.6, stain=0.5, shade=0.1, blur=1.0)
     )
-    scales: tuple[int, ...] = (1,)
     projection: int = 128
     temperature: float = 0.1
 
@@ -54,8 +49,6 @@ class SimCLR:
                 f"--config.method.projection={self.projection} is 1 or more, "
                 f"--config.method.temperature={self.temperature:g} above 0"
             )
-        if not self.scales or min(self.scales) < 1:
-            raise ValueError(f"--config.method.scales={self.scales}: 1 or more each")
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
         """One, for any task."""
@@ -78,26 +71,15 @@ class SimCLR:
             hidden = jax.nn.relu(features @ inner["kernel"] + inner["bias"][None])
             return hidden @ outer["kernel"]
 
-        def compare(params, batch, key, times):
+        def loss(params, batch, key):
             b, keys = len(batch.x), jax.random.split(key)
-            x = self.middle(batch.x, times)
             # Side by side, so that both views of a tile lie on its device.
-            views = jnp.stack([self.seen(k, x) for k in keys], 1)
+            views = jnp.stack([self.seen(k, batch.x) for k in keys], 1)
             features = encoder.apply(
                 params["encoder"], views.reshape(2 * b, *views.shape[2:])
             )
             z = project(params["projector"], features).reshape(b, 2, -1)
-            return nt_xent(z, batch.mask[:, 0], self.temperature)
-
-        def loss(params, batch, key):
-            keys = [key, *(jax.random.fold_in(key, i) for i in self.scales[1:])]
-            each = [
-                compare(params, batch, k, times)
-                for k, times in zip(keys, self.scales, strict=True)
-            ]
-            losses, found = (
-                sum(parts) / len(each) for parts in zip(*each, strict=True)
-            )
+            losses, found = nt_xent(z, batch.mask[:, 0], self.temperature)
             return losses, {"found": found}
 
         def validate(params, batch, key):
@@ -117,12 +99,6 @@ class SimCLR:
         plan = {"monitor": "-loss", "class_weights": False, "balanced": False}
         method = supervised(init, loss, predict, tx)
         return (Stage("train", method, plan=plan, validate=validate),)
-
-    def middle(self, pixels, times):
-        """Of tiles [b s s 3], at so many times as many um/px."""
-        seen, side = shrink(pixels, times), pixels.shape[1] // max(self.scales)
-        start = (seen.shape[1] - side) // 2
-        return seen[:, start : start + side, start : start + side]
 
     def seen(self, key, pixels):
         """One view of each of the tiles [b s s 3]."""
