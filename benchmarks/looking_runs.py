@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import record
-from benchmarks.runs import about_cohort, cohort_folder, over_cohorts, scores
+from benchmarks.runs import about_cohort, cohort, cohort_folder, over_cohorts, scores
 from wsi_jax.configs import flatten
 from wsi_jax.evals.intervals import delong_difference
 from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
@@ -42,6 +42,7 @@ def row(run: pathlib.Path) -> dict:
     look = config["method.look"] if looks else "patch-all"
     other = "top" if config.get("method.inference") == "sampled" else "sampled"
     found = about_cohort(folder) | {
+        "n_train": cohort(made["config"]["data"])["n_train"],
         "learner": look,
         "crops": config["method.crops"] if looks else None,
         "attentions": attentions(config),
@@ -80,16 +81,16 @@ def first(run: pathlib.Path) -> dict[str, float]:
 def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
     """Learnt less uniform, and less patch-all, at each budget that it was tried at."""
     found = []
-    names = "preset", "seed", "attentions", "learner", "crops"
+    names = "preset", "n_train", "seed", "attentions", "learner", "crops"
     by = {tuple(r[name] for name in names): run for run, r in runs.items()}
     learnt = sorted(
         {(r["attentions"], r["crops"]) for r in runs.values() if r["crops"]}
     )
     for (pools, crops), other in itertools.product(learnt, ("uniform", "patch-all")):
         gaps = []
-        for (*cohort, m, learner, n), run in by.items():
+        for (*drawn, m, learner, n), run in by.items():
             budget = crops if other == "uniform" else None
-            against = by.get((*cohort, m, other, budget))
+            against = by.get((*drawn, m, other, budget))
             if (m, learner, n) == (pools, "learnt", crops) and against:
                 positive, ours = scores(run)
                 gaps.append(delong_difference(positive, ours, scores(against)[1]))

@@ -98,3 +98,72 @@ def test_what_cannot_be_is_refused():
             configs.validate(SimCLR(**{field: value}))
     with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
         configs.validate(SimCLR(augment=Augment(crop=1.5)))
+
+
+def test_tiles_are_seen_at_several_magnifications():
+    """Of each a part: the whole at the coarsest, any place at the finest."""
+    config = SimCLR(encoder=VIT, scales=(1, 4), projection=8)
+    x = tiles(2).x
+    means = x.reshape(2, 8, 4, 8, 4, 3).mean((2, 4))
+    coarse = config.part(jax.random.key(0), x, 4)
+    np.testing.assert_allclose(coarse, means, atol=0.51)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (8, 8), (1, 2))
+    windows = np.moveaxis(windows, 3, -1).reshape(2, 25 * 25, -1)
+    found = set()
+    for seed in range(8):
+        fine = np.asarray(config.part(jax.random.key(seed), x, 1)).reshape(2, 1, -1)
+        there = (windows == fine).all(-1)
+        np.testing.assert_array_equal(there.sum(1), 1)
+        found |= set(there.argmax(1).tolist())
+    assert len(found) > 8
+
+
+def test_the_loss_is_the_mean_over_magnifications():
+    """Each of which compares tiles among themselves alone."""
+    still = Augment(crop=1.0, stain=0.0, shade=0.0)
+    make = lambda *scales: SimCLR(
+        encoder=VIT, projection=8, augment=still, scales=scales
+    )
+    bag, both = tiles(), make(1, 2)
+    keys = lambda: (jax.random.key(1), jax.random.fold_in(jax.random.key(1), 2))
+    wide = bag._replace(x=bag.x.repeat(2, 1).repeat(2, 2))
+
+    def losses(config, seen, key):
+        (stage,) = config.stages(TASK, optax.identity())
+        params = stage.method.init(jax.random.key(0), bag).params
+        return np.asarray(jax.jit(stage.validate)(params, seen, key)["loss"])
+
+    each = []
+    for times, where, drawn in zip((1, 2), keys(), keys(), strict=True):
+        x = both.part(jax.random.split(where, 3)[0], wide.x, times)
+        each.append(losses(make(1), bag._replace(x=x), drawn))
+    fine, coarse = each
+    found = losses(both, wide, jax.random.key(1))
+    np.testing.assert_allclose(found, (fine + coarse) / 2, rtol=1e-5)
+    assert np.abs(fine - coarse).max() > 1e-3
+
+
+def test_the_deviation_is_projected_too():
+    """Of the same encoder's map: twice as many features."""
+    plain, more = (
+        SimCLR(encoder=VIT, projection=8, deviation=also) for also in (False, True)
+    )
+    params = []
+    for config in (plain, more):
+        (stage,) = config.stages(TASK, optax.identity())
+        params.append(stage.method.init(jax.random.key(0), tiles()).params)
+    chex.assert_trees_all_equal(params[0]["encoder"], params[1]["encoder"])
+    shapes = [p["projector"]["inner"]["kernel"].shape for p in params]
+    assert shapes == [(8, 8), (16, 16)]
+
+
+@pytest.mark.parametrize("scales", [(), (0, 1)])
+def test_no_magnification_is_refused(scales):
+    with pytest.raises(ValueError, match="scales"):
+        configs.validate(SimCLR(scales=scales))
+
+
+def test_tiles_too_small_for_their_magnifications_are_refused():
+    config = SimCLR(encoder=VIT, scales=(1, 8))
+    with pytest.raises(ValueError, match="4 px of a tile are seen, fewer than the 8"):
+        config.seen(jax.random.key(0), tiles().x[:, :4, :4])

@@ -5,7 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
+from wsi_jax.methods.tile_classifier import shrink
+from wsi_jax.nets.crops import pooled_features
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.contrastive import nt_xent
@@ -31,6 +34,11 @@ class SimCLR:
         encoder: that is trained, from its weights where it has some.
         augment: what makes two views of a tile differ. What it leaves alone, colour
             first of all, is enough to know a view by, and all that will be learnt.
+        scales: at how many times as many um/px tiles are seen, each among those of its
+            scale: of each a part anywhere in it, as many pixels of all, a tile's side
+            over the greatest. For a trunk that sees several magnifications.
+        deviation: compare views by the deviation of the encoder's map, too, not by its
+            mean alone; for methods that pool both.
         projection: numbers that views are compared by.
         temperature: of the comparison; lower, the likest other tiles count most.
     """
@@ -39,6 +47,8 @@ class SimCLR:
     augment: Augment = dataclasses.field(
         default_factory=lambda: Augment(crop=0.6, stain=0.5, shade=0.1, blur=1.0)
     )
+    scales: tuple[int, ...] = (1,)
+    deviation: bool = False
     projection: int = 128
     temperature: float = 0.1
 
@@ -49,19 +59,22 @@ class SimCLR:
                 f"--config.method.projection={self.projection} is 1 or more, "
                 f"--config.method.temperature={self.temperature:g} above 0"
             )
+        if not self.scales or min(self.scales) < 1:
+            raise ValueError(f"--config.method.scales={self.scales}: 1 or more each")
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
         """One, for any task."""
         del task
         encoder, draw = self.encoder.make(), jax.nn.initializers.he_normal()
+        pooled, dim = pooled_features(self.encoder, self.deviation)
 
         def init(key, batch):
             mine, inner, outer = jax.random.split(key, 3)
             params = self.encoder.begin(mine, batch)
-            inner = draw(inner, (encoder.dim, encoder.dim))
-            outer = draw(outer, (encoder.dim, self.projection))
+            inner = draw(inner, (dim, dim))
+            outer = draw(outer, (dim, self.projection))
             projector = {
-                "inner": {"kernel": inner, "bias": jnp.zeros(encoder.dim)},
+                "inner": {"kernel": inner, "bias": jnp.zeros(dim)},
                 "outer": {"kernel": outer},
             }
             return {"encoder": params, "projector": projector}
@@ -71,15 +84,25 @@ class SimCLR:
             hidden = jax.nn.relu(features @ inner["kernel"] + inner["bias"][None])
             return hidden @ outer["kernel"]
 
-        def loss(params, batch, key):
-            b, keys = len(batch.x), jax.random.split(key)
+        def compare(params, batch, key, times):
+            where, *keys = jax.random.split(key, 3)
+            b, x = len(batch.x), self.part(where, batch.x, times)
             # Side by side, so that both views of a tile lie on its device.
-            views = jnp.stack([self.seen(k, batch.x) for k in keys], 1)
-            features = encoder.apply(
-                params["encoder"], views.reshape(2 * b, *views.shape[2:])
-            )
+            views = jnp.stack([self.seen(k, x) for k in keys], 1)
+            views = views.reshape(2 * b, *views.shape[2:])
+            features = pooled(params["encoder"], views)
             z = project(params["projector"], features).reshape(b, 2, -1)
-            losses, found = nt_xent(z, batch.mask[:, 0], self.temperature)
+            return nt_xent(z, batch.mask[:, 0], self.temperature)
+
+        def loss(params, batch, key):
+            keys = [key, *(jax.random.fold_in(key, i) for i in self.scales[1:])]
+            each = [
+                compare(params, batch, k, times)
+                for k, times in zip(keys, self.scales, strict=True)
+            ]
+            losses, found = (
+                sum(parts) / len(each) for parts in zip(*each, strict=True)
+            )
             return losses, {"found": found}
 
         def validate(params, batch, key):
@@ -100,9 +123,27 @@ class SimCLR:
         method = supervised(init, loss, predict, tx)
         return (Stage("train", method, plan=plan, validate=validate),)
 
+    def part(self, key, pixels, times):
+        """Of each of the tiles [b s s 3] a part, at so many times as many um/px."""
+        shown, side = shrink(pixels, times), pixels.shape[1] // max(self.scales)
+        spare = shown.shape[1] - side
+        corners = jax.random.randint(key, (len(shown), 2), 0, spare + 1)
+        cut = lambda tile, at: lax.dynamic_slice(tile, (*at, 0), (side, side, 3))
+        return jax.vmap(cut)(shown, corners)
+
     def seen(self, key, pixels):
-        """One view of each of the tiles [b s s 3]."""
-        changes = self.augment
-        crop_px = changes.crop_px(pixels.shape[1], self.encoder.multiple_px)
+        """One view of each of the tiles [b s s 3].
+
+        Raises:
+            ValueError: they are smaller than what the encoder takes.
+        """
+        changes, side = self.augment, pixels.shape[1]
+        crop_px = changes.crop_px(side, self.encoder.multiple_px)
+        if crop_px > side:
+            raise ValueError(
+                f"--config.method.scales={self.scales}: {side} px of a tile are seen, "
+                f"fewer than the {crop_px} that the encoder takes; take larger tiles, "
+                "or fewer um/px"
+            )
         detail_px = changes.borrow_px
         return changes.show(key, pixels, crop_px=crop_px, detail_px=detail_px)[0]

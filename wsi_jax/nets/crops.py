@@ -1,6 +1,7 @@
 """What becomes of crops: their features, the pooled one, the verdict."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -117,12 +118,7 @@ class CropReader:
     ):
         self.trunk, self.head, self.chunk = trunk, head, chunk
         self.learns, self.centred = learns, centred
-        net = trunk.make()
-        self.apply, self.dim = net.apply, net.dim
-        if deviation:
-            cells = trunk.trunk()
-            self.apply = lambda params, x: mean_and_deviation(cells.apply(params, x))
-            self.dim = 2 * cells.dim
+        self.apply, self.dim = pooled_features(trunk, deviation)
 
     def init(self, key: Array) -> PyTree:
         """New parameters; `begin` tells them what crops are like."""
@@ -199,6 +195,21 @@ class CropReader:
         """Logits of slides, of their crops' features and weights in each attention."""
         pooled = jnp.einsum("bmn,bnd->bmd", weights, h).reshape(len(h), -1)
         return self.head.apply(params["head"], pooled, method="classify")
+
+
+def pooled_features(trunk: Trunk, deviation: bool) -> tuple[Callable, int]:
+    """(params, grey levels [b h w 3]) -> features [b d], and d.
+
+    Args:
+        trunk: of the map.
+        deviation: pool it to mean and deviation, not to its mean alone.
+    """
+    if not deviation:
+        net = trunk.make()
+        return net.apply, net.dim
+    cells = trunk.trunk()
+    pooled = lambda params, x: mean_and_deviation(cells.apply(params, x))
+    return pooled, 2 * cells.dim
 
 
 def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:

@@ -6,18 +6,23 @@
         --config.out=cohorts/fine_only
     python -m experiments.cohort \
         --config experiments/configs/phantom/attention_sampling.py \
-        --config.data.manifest=cohorts/fine_only/slides.csv
+        --config.data.manifest=cohorts/fine_only/slides.csv \
+        --config.method.trunk.weights=encoder.safetensors
 
-One config for `fine_only`, `mid`, `coarse_only` and `null`. Crops see 16 um, 64 um and
-768 um: the finest less than the longest waves of `mid`, the middle ones less than the
-gutter between two blocks of `coarse_only`. `alone` makes what each magnification says
-as weighty as if it were the only one; `spread` holds attention where none says more.
+One config and one encoder, that of `pretrain/unlabelled.py`, for `fine_only`, `mid`,
+`coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
+waves of `mid`, of which larger ones would show as much as those of 4 um/px; the middle
+ones less than the gutter between two blocks of `coarse_only`. There are many, as they
+are small. The encoder stays as it is: one that has still to learn what is seen at a
+magnification is soon drawn to whichever it learns first, or learns slides by heart.
+`alone` makes what each magnification says as weighty as if it were the only one;
+`spread` holds attention where none says more.
 """
 
+from experiments.configs.pretrain import unlabelled
 from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.slides.grid import Grid
 from wsi_jax.train.loop import Train
 from wsi_jax.train.optimiser import Optimiser, Thaw
@@ -29,33 +34,28 @@ def get_config() -> Experiment:
         grid=Grid(mpp=16.0, size_px=4, min_tissue=0.5),
         encoder=None,
         method=AttentionSampling(
-            trunk=ConvNeXtEncoder(
-                blocks=(1,),
-                width=32,
-                stem=2,
-                scale=1.0,
-                mean=(0.7, 0.55, 0.7),
-                std=(0.2, 0.2, 0.2),
-            ),
-            mpps=(1.0, 4.0, 48.0),
-            crop_px=16,
-            crops=24,
+            trunk=unlabelled.get_config().method.encoder,
+            trunk_rate=0.0,
+            mpps=(1.0, 4.0, 96.0),
+            crop_px=8,
+            crops=192,
             attention=8,
             layers=1,
-            width=128,
+            width=32,
             deviation=True,
             tells=True,
-            spread=0.03,
+            spread=0.01,
             alone=3.0,
-            thaw=Thaw(frozen=200),
+            stain=0.1,
+            thaw=Thaw(frozen=100),
             resident=True,
         ),
         train=Train(
-            steps=700,
+            steps=300,
             batch=16,
             balanced=True,
             class_weights=False,
-            validate_every=100,
+            validate_every=50,
             save_every=200,
             patience=0,
             optimiser=Optimiser(learning_rate=5e-3, warmup=0.1, weight_decay=1e-3),
