@@ -1,7 +1,7 @@
 """A practice cohort, three magnifications: which of them tells is for the net to learn.
 
     python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
-        --config.preset=fine_only --config.n_train=160 --config.n_val=40 \
+        --config.preset=fine_only --config.n_train=480 --config.n_val=40 \
         --config.n_test=40 --config.side_px=896 --config.suspect_share=0.12 \
         --config.out=cohorts/fine_only
     python -m experiments.cohort \
@@ -11,12 +11,13 @@
 
 One config and one encoder, that of `pretrain/unlabelled.py`, for `fine_only`, `mid`,
 `coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
-waves of `mid`, of which larger ones would show as much as those of 4 um/px; the middle
-ones less than the gutter between two blocks of `coarse_only`. There are many, as they
-are small. The encoder stays as it is: one that has still to learn what is seen at a
-magnification is soon drawn to whichever it learns first, or learns slides by heart.
-`alone` makes what each magnification says as weighty as if it were the only one;
-`spread` holds attention where none says more.
+waves of `mid`, the middle ones less than the gutter between two blocks of
+`coarse_only`. There are many, as they are small. The encoder stays as it is: one that
+has still to learn what is seen at a magnification draws attention to whichever it
+learns first, or learns slides by heart. So does a head of few slides: with 160 of
+`null` attention goes to 768 um, where all crops are alike. `alone` makes what each
+magnification says as weighty as if it were the only one; `spread` holds attention where
+none says more.
 """
 
 from experiments.configs.pretrain import unlabelled
@@ -44,14 +45,14 @@ def get_config() -> Experiment:
             width=32,
             deviation=True,
             tells=True,
-            spread=0.01,
+            spread=0.03,
             alone=3.0,
             stain=0.1,
             thaw=Thaw(frozen=100),
             resident=True,
         ),
         train=Train(
-            steps=300,
+            steps=400,
             batch=16,
             balanced=True,
             class_weights=False,
