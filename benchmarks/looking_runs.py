@@ -81,16 +81,16 @@ def first(run: pathlib.Path) -> dict[str, float]:
 def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:
     """Learnt less uniform, and less patch-all, at each budget that it was tried at."""
     found = []
-    names = "preset", "n_train", "seed", "attentions", "learner", "crops"
+    names = "preset", "seed", "attentions", "learner", "crops"
     by = {tuple(r[name] for name in names): run for run, r in runs.items()}
     learnt = sorted(
         {(r["attentions"], r["crops"]) for r in runs.values() if r["crops"]}
     )
     for (pools, crops), other in itertools.product(learnt, ("uniform", "patch-all")):
         gaps = []
-        for (*drawn, m, learner, n), run in by.items():
+        for (*slides, m, learner, n), run in by.items():
             budget = crops if other == "uniform" else None
-            against = by.get((*drawn, m, other, budget))
+            against = by.get((*slides, m, other, budget))
             if (m, learner, n) == (pools, "learnt", crops) and against:
                 positive, ours = scores(run)
                 gaps.append(delong_difference(positive, ours, scores(against)[1]))

@@ -14,18 +14,18 @@ def magnification(report: dict) -> str:
     """Share of the attention at each magnification, on test slides."""
     rows = report["rows"]
     mpps = [name.removeprefix("mass_") for name in rows[0] if name.startswith("mass_")]
-    columns = ["preset", "training slides", "seed"]
-    columns += [*(f"{mpp} um/px" for mpp in mpps), "AUC (95 %)"]
+    columns = ["preset", "seed", *(f"{mpp} um/px" for mpp in mpps), "AUC (95 %)"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in rows:
         shares = [f"{r[f'mass_{mpp}']:.2f}" for mpp in mpps]
-        cells = f"`{r['preset']}`", r["n_train"], r["seed"], *shares, auc(r)
+        cells = f"`{r['preset']}`", r["seed"], *shares, auc(r)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     apart = max(abs(r[f"first_{mpp}"] - 1 / len(mpps)) for r in rows for mpp in mpps)
     said = (
         f"When training begins no share is further than {apart:.3f} from "
-        f"1/{len(mpps)}. {_spread(rows, 'n')} test slides. {_certified(rows)} Runs at "
-        f"commit {_commits(rows)}."
+        f"1/{len(mpps)}. {_spread(rows, 'n_train')} training slides and "
+        f"{_spread(rows, 'n')} test slides. {_certified(rows)} Runs at commit "
+        f"{_commits(rows)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])
 
@@ -143,25 +143,23 @@ def attention_pooling_runs(report: dict) -> str:
 
 def _certified(rows):
     """How many rows of the cohorts' certificates hold, and which cohorts have none."""
-    kind = lambda r: (r["preset"], r.get("n_train"))
-    cohorts, held, without = {(*kind(r), r["seed"]): r for r in rows}, [], []
-    for of_kind in dict.fromkeys(map(kind, cohorts.values())):
-        mine = {r["seed"]: r for r in cohorts.values() if kind(r) == of_kind}
+    cohorts, held, without = {(r["preset"], r["seed"]): r for r in rows}, [], []
+    for preset in dict.fromkeys(preset for preset, _ in cohorts):
+        mine = {seed: r for (name, seed), r in cohorts.items() if name == preset}
         some = {seed: r for seed, r in mine.items() if "none" in r}
         n, of = (
             sum(r[f"signal{what}"] + r[f"none{what}"] for r in some.values())
             for what in ("_held", "")
         )
-        held += [f"{_cohorts(*of_kind, some)}: {n} of {of}"] if some else []
+        held += [f"{_cohorts(preset, some)}: {n} of {of}"] if some else []
         bare = mine.keys() - some.keys()
-        without += [_cohorts(*of_kind, bare)] if bare else []
+        without += [_cohorts(preset, bare)] if bare else []
     said = f"Rows of certificates that hold: {'; '.join(held)}." if held else ""
     return f"{said} Without one: {'; '.join(without)}.".strip() if without else said
 
 
-def _cohorts(preset, n_train, seeds):
-    of = f" ({n_train} training slides)" if n_train else ""
-    return f"`{preset}` {', '.join(map(str, sorted(seeds)))}{of}"
+def _cohorts(preset, seeds):
+    return f"`{preset}` {', '.join(map(str, sorted(seeds)))}"
 
 
 def _spread(rows, name):
