@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused():
 def test_tiles_are_seen_at_several_magnifications():
     """Of each a part: the whole at the coarsest, any place at the finest."""
     config = SimCLR(encoder=VIT, scales=(1, 4), projection=8)
-    x = tiles(2).x
+    x = jnp.asarray(tiles(2).x)
     means = x.reshape(2, 8, 4, 8, 4, 3).mean((2, 4))
     coarse = config.part(jax.random.key(0), x, 4)
     np.testing.assert_allclose(coarse, means, atol=0.51)
@@ -135,7 +135,7 @@ def test_the_loss_is_the_mean_over_magnifications():
 
     each = []
     for times, where, drawn in zip((1, 2), keys(), keys(), strict=True):
-        x = both.part(jax.random.split(where, 3)[0], wide.x, times)
+        x = both.part(jax.random.split(where, 3)[0], jnp.asarray(wide.x), times)
         each.append(losses(make(1), bag._replace(x=x), drawn))
     fine, coarse = each
     found = losses(both, wide, jax.random.key(1))

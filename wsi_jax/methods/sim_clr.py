@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from wsi_jax.methods.tile_classifier import shrink
-from wsi_jax.nets.crops import pooled_features
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
+from wsi_jax.ops.augment import shrink
 from wsi_jax.ops.contrastive import nt_xent
 from wsi_jax.train.augment import Augment
 from wsi_jax.train.flops import count_flops
@@ -66,15 +65,15 @@ class SimCLR:
         """One, for any task."""
         del task
         encoder, draw = self.encoder.make(), jax.nn.initializers.he_normal()
-        pooled, dim = pooled_features(self.encoder, self.deviation)
+        pooled = self.encoder.pooled(self.deviation)
 
         def init(key, batch):
             mine, inner, outer = jax.random.split(key, 3)
             params = self.encoder.begin(mine, batch)
-            inner = draw(inner, (dim, dim))
-            outer = draw(outer, (dim, self.projection))
+            inner = draw(inner, (pooled.dim, pooled.dim))
+            outer = draw(outer, (pooled.dim, self.projection))
             projector = {
-                "inner": {"kernel": inner, "bias": jnp.zeros(dim)},
+                "inner": {"kernel": inner, "bias": jnp.zeros(pooled.dim)},
                 "outer": {"kernel": outer},
             }
             return {"encoder": params, "projector": projector}
@@ -90,7 +89,7 @@ class SimCLR:
             # Side by side, so that both views of a tile lie on its device.
             views = jnp.stack([self.seen(k, x) for k in keys], 1)
             views = views.reshape(2 * b, *views.shape[2:])
-            features = pooled(params["encoder"], views)
+            features = pooled.apply(params["encoder"], views)
             z = project(params["projector"], features).reshape(b, 2, -1)
             return nt_xent(z, batch.mask[:, 0], self.temperature)
 
@@ -100,9 +99,7 @@ class SimCLR:
                 compare(params, batch, k, times)
                 for k, times in zip(keys, self.scales, strict=True)
             ]
-            losses, found = (
-                sum(parts) / len(each) for parts in zip(*each, strict=True)
-            )
+            losses, found = (sum(one) / len(each) for one in zip(*each, strict=True))
             return losses, {"found": found}
 
         def validate(params, batch, key):

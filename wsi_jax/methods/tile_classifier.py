@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from einops import reduce
 
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
+from wsi_jax.ops.augment import shrink
 from wsi_jax.train.augment import Augment
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.supervised import supervised
@@ -109,12 +109,3 @@ class TileClassifier:
                     f"{changes.crop:g}"
                 )
         return changes.show(key, pixels, crop_px=crop_px, detail_px=detail_px)
-
-
-def shrink(pixels, times: int):
-    """Tiles [b s s 3] at so many times as many um/px, by means over squares."""
-    whole = pixels.shape[1] // times * times
-    squares = "b (h i) (w j) c -> b h w c"
-    part = pixels[:, :whole, :whole].astype(jnp.float32)
-    means = reduce(part, squares, "mean", i=times, j=times)
-    return means.round().astype(pixels.dtype)

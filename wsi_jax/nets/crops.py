@@ -1,7 +1,6 @@
 """What becomes of crops: their features, the pooled one, the verdict."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +117,8 @@ class CropReader:
     ):
         self.trunk, self.head, self.chunk = trunk, head, chunk
         self.learns, self.centred = learns, centred
-        self.apply, self.dim = pooled_features(trunk, deviation)
+        net = trunk.pooled(deviation)
+        self.apply, self.dim = net.apply, net.dim
 
     def init(self, key: Array) -> PyTree:
         """New parameters; `begin` tells them what crops are like."""
@@ -195,30 +195,3 @@ class CropReader:
         """Logits of slides, of their crops' features and weights in each attention."""
         pooled = jnp.einsum("bmn,bnd->bmd", weights, h).reshape(len(h), -1)
         return self.head.apply(params["head"], pooled, method="classify")
-
-
-def pooled_features(trunk: Trunk, deviation: bool) -> tuple[Callable, int]:
-    """(params, grey levels [b h w 3]) -> features [b d], and d.
-
-    Args:
-        trunk: of the map.
-        deviation: pool it to mean and deviation, not to its mean alone.
-    """
-    if not deviation:
-        net = trunk.make()
-        return net.apply, net.dim
-    cells = trunk.trunk()
-    pooled = lambda params, x: mean_and_deviation(cells.apply(params, x))
-    return pooled, 2 * cells.dim
-
-
-def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
-    """Mean of each feature over a map and, behind all of these, its deviation.
-
-    The deviation tells a mixture of two textures from either, which their mean does
-    not tell from a third one.
-    """
-    cells = cells.astype(jnp.promote_types(cells.dtype, jnp.float32))
-    mean = cells.mean((1, 2), keepdims=True)
-    variance = ((cells - mean) ** 2).mean((1, 2))
-    return jnp.concatenate([mean[:, 0, 0], jnp.sqrt(variance + 1e-6)], -1)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key, Num, PyTree
 
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.origin import Origin, read_origin
+from wsi_jax.ops.pooling import mean_and_deviation
 from wsi_jax.types import Bag, Dtype
 
 
@@ -81,6 +82,14 @@ class Trunk(abc.ABC):
             return cells.mean((1, 2), dtype=jnp.promote_types(cells.dtype, jnp.float32))
 
         return TileEncoder(self.init(net), apply, net.dim)
+
+    def pooled(self, deviation: bool) -> TileEncoder:
+        """The trunk and global average pooling, and that of the deviation if asked."""
+        made, net = self.make(), self.trunk()
+        if not deviation:
+            return made
+        apply = lambda params, pixels: mean_and_deviation(net.apply(params, pixels))
+        return TileEncoder(made.init, apply, 2 * net.dim)
 
     def init(self, net: nn.Module) -> Callable:
         """key -> params of the trunk: those of the file, or random ones."""

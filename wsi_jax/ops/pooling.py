@@ -270,3 +270,15 @@ def _over_chunks(absorb, carry, parts, chunk, key):
         carry, out = jax.checkpoint(absorb)(carry, last, *tail)
         outs.append(out)
     return carry, outs
+
+
+def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
+    """Mean of each feature over a map and, behind all of these, its deviation.
+
+    The deviation tells a mixture of two textures from either, which their mean does
+    not tell from a third one.
+    """
+    cells = cells.astype(jnp.promote_types(cells.dtype, jnp.float32))
+    mean = cells.mean((1, 2), keepdims=True)
+    variance = ((cells - mean) ** 2).mean((1, 2))
+    return jnp.concatenate([mean[:, 0, 0], jnp.sqrt(variance + 1e-6)], -1)
