@@ -84,7 +84,7 @@ class Trunk(abc.ABC):
         return TileEncoder(self.init(net), apply, net.dim)
 
     def pooled(self, deviation: bool) -> TileEncoder:
-        """The trunk and global average pooling, and that of the deviation if asked."""
+        """As `make`; where asked, the deviations of features follow their means."""
         made, net = self.make(), self.trunk()
         if not deviation:
             return made
