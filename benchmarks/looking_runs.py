@@ -12,6 +12,7 @@ cohorts that both have judged: the mean of theirs, with the interval of independ
 cohorts.
 """
 
+import csv
 import itertools
 import json
 import pathlib
@@ -57,7 +58,10 @@ def row(run: pathlib.Path) -> dict:
         mass = {n.removeprefix(prefix): v for n, v in metrics.items() if prefix in n}
         if len(mass) > 1:
             found |= {f"mass_{mpp}": share for mpp, share in mass.items()}
-            found |= {f"first_{mpp}": share for mpp, share in first(run).items()}
+            found["cells"] = round(len(mass) * mean_tiles(run))
+            first, last = ends(run)
+            found |= {f"first_{mpp}": share for mpp, share in first.items()}
+            found |= {f"last_{mpp}": share for mpp, share in last.items()}
     return found | {
         "minutes": cost["wall_s"] / 60,
         "run_cores": made["machine"]["cores"],
@@ -71,11 +75,27 @@ def attentions(config: dict) -> int:
     return config.get("method.branches", 1) if pools else 0
 
 
-def first(run: pathlib.Path) -> dict[str, float]:
-    """Share of the attention at each magnification when training began."""
+def mean_tiles(run: pathlib.Path) -> float:
+    """Cells with tissue of a slide's overview, of all that could be read."""
+    with open(run / "slides.csv", newline="", encoding="utf-8") as file:
+        tiles = [int(line["tiles"] or 0) for line in csv.DictReader(file)]
+    return float(np.mean([n for n in tiles if n]))
+
+
+def ends(run: pathlib.Path) -> list[dict[str, float]]:
+    """Share of attention at each magnification when training began, and when it ended.
+
+    A verdict is that of the step which validation liked best, which may lie before
+    attention was learnt at all.
+    """
     lines = (run / "train" / "metrics.jsonl").read_text().splitlines()
-    line, prefix = json.loads(lines[0]), "train.mass."
-    return {n.removeprefix(prefix): v for n, v in line.items() if prefix in n}
+    prefix = "train.mass."
+    told = [
+        {n.removeprefix(prefix): v for n, v in json.loads(line).items() if prefix in n}
+        for line in lines
+    ]
+    told = [shares for shares in told if shares]
+    return [told[0], told[-1]]
 
 
 def differences(runs: dict[pathlib.Path, dict]) -> list[dict]:

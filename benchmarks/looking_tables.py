@@ -20,11 +20,23 @@ def magnification(report: dict) -> str:
         shares = [f"{r[f'mass_{mpp}']:.2f}" for mpp in mpps]
         cells = f"`{r['preset']}`", r["seed"], *shares, auc(r)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    apart = max(abs(r[f"first_{mpp}"] - 1 / len(mpps)) for r in rows for mpp in mpps)
+    apart = lambda when, rows: max(
+        abs(r[f"{when}_{mpp}"] - 1 / len(mpps)) for r in rows for mpp in mpps
+    )
     said = (
-        f"When training begins no share is further than {apart:.3f} from "
-        f"1/{len(mpps)}. {_spread(rows, 'n_train')} training slides and "
-        f"{_spread(rows, 'n')} test slides. {_certified(rows)} Runs at commit "
+        f"When training begins no share is further than {apart('first', rows):.3f} "
+        f"from 1/{len(mpps)}."
+    )
+    if null := [r for r in rows if r["preset"] == "null"]:
+        said += (
+            " The step that is judged may lie before attention is learnt; when "
+            f"training ends no share of `null` is further than "
+            f"{apart('last', null):.3f} from it."
+        )
+    said += (
+        f" {_spread(rows, 'crops')} crops of a slide; it has {_spread(rows, 'cells')} "
+        f"cells, on average of a cohort. {_spread(rows, 'n_train')} training slides "
+        f"and {_spread(rows, 'n')} test slides. {_certified(rows)} Runs at commit "
         f"{_commits(rows)}."
     )
     return "\n".join([*lines, "", said, "", made(report)])

@@ -231,6 +231,8 @@ def check_tiles(config: Pretrain, sets: TileSets) -> None:
             f"tiles of {side} px, at --config.mpp={config.mpp:g}, do not divide into "
             f"patches of {patch} px; set another mpp, or --config.method.encoder.patch"
         )
+    if isinstance(config.method, SimCLR):
+        config.method.check_tiles(side)
 
 
 def check_groups(groups, classes: tuple[str, ...]) -> None:

@@ -82,16 +82,19 @@ def test_tables_and_picture_hold_every_run(runs):
     assert labels == ["learnt", "uniform", "patch-all, mean"]
 
 
-def test_a_table_of_magnifications_tells_how_far_it_began_from_uniform(runs):
-    rows = [
-        row | {"mass_1": 0.9, "mass_4": 0.1, "first_1": 0.51, "first_4": 0.49}
-        for row in runs[0].values()
-    ]
+def test_a_table_of_magnifications_tells_how_far_it_was_from_uniform(runs):
+    shares = {"mass_1": 0.9, "mass_4": 0.1, "first_1": 0.51, "first_4": 0.49}
+    shares |= {"last_1": 0.8, "last_4": 0.2, "cells": 72}
+    rows = [row | shares for row in runs[0].values() if row["crops"]]
     held = {"signal": 3, "signal_held": 2, "none": 9, "none_held": 9}
     rows += [row | {"seed": 3} | held for row in rows]
     rows += [row | {"seed": 2} for row in rows if row["seed"] == 3]
+    rows += [rows[0] | {"preset": "null", "last_1": 0.6, "last_4": 0.4}]
     said = magnification(provenance() | {"rows": rows})
     assert "| `needle` | 1 | 0.90 | 0.10 | 0.800 (0.700 to 0.900) |" in said
     assert "no share is further than 0.010 from 1/2" in said
+    assert "when training ends no share of `null` is further than 0.100" in said
+    assert "16 crops of a slide; it has 72 cells, on average of a cohort." in said
     assert "480 training slides and 60 test slides" in said
-    assert "that hold: `needle` 2, 3: 22 of 24. Without one: `needle` 1. Runs" in said
+    held, without = "`needle` 2, 3: 22 of 24", "`needle` 1; `null` 1"
+    assert f"that hold: {held}. Without one: {without}. Runs" in said

@@ -61,7 +61,14 @@ TILES = {
         encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=0.5),
         augment=Augment(crop=0.75),
         projection=8,
-    )
+    ),
+    "sim-clr-magnifications": SimCLR(
+        encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=0.5),
+        augment=Augment(crop=0.75),
+        scales=(1, 2),
+        deviation=True,
+        projection=8,
+    ),
 }
 # Stages with a course have optimisers of their own.
 COURSE = Course(

@@ -33,9 +33,10 @@ class SimCLR:
         encoder: that is trained, from its weights where it has some.
         augment: what makes two views of a tile differ. What it leaves alone, colour
             first of all, is enough to know a view by, and all that will be learnt.
-        scales: at how many times as many um/px tiles are seen, each among those of its
-            scale: of each a part anywhere in it, as many pixels of all, a tile's side
-            over the greatest. For a trunk that sees several magnifications.
+        scales: tiles are seen at each of these times their um/px, and compared among
+            those of one. What is seen lies anywhere in the tile and has as many pixels
+            at all: the tile's side over the greatest. For a trunk that is to see
+            several magnifications.
         deviation: compare views by the deviation of the encoder's map, too, not by its
             mean alone; for methods that pool both.
         projection: numbers that views are compared by.
@@ -94,7 +95,7 @@ class SimCLR:
             return nt_xent(z, batch.mask[:, 0], self.temperature)
 
         def loss(params, batch, key):
-            keys = [key, *(jax.random.fold_in(key, i) for i in self.scales[1:])]
+            keys = jax.random.split(key, len(self.scales))
             each = [
                 compare(params, batch, k, times)
                 for k, times in zip(keys, self.scales, strict=True)
@@ -129,18 +130,27 @@ class SimCLR:
         return jax.vmap(cut)(shown, corners)
 
     def seen(self, key, pixels):
-        """One view of each of the tiles [b s s 3].
+        """One view of each of the tiles [b s s 3], or of parts of them."""
+        crop_px = self.augment.crop_px(pixels.shape[1], self.encoder.multiple_px)
+        detail_px = self.augment.borrow_px
+        return self.augment.show(key, pixels, crop_px=crop_px, detail_px=detail_px)[0]
+
+    def check_tiles(self, side: int) -> None:
+        """Refuses tiles of which the encoder would see nothing.
 
         Raises:
-            ValueError: they are smaller than what the encoder takes.
+            ValueError: naming the flag.
         """
-        changes, side = self.augment, pixels.shape[1]
-        crop_px = changes.crop_px(side, self.encoder.multiple_px)
-        if crop_px > side:
-            raise ValueError(
-                f"--config.method.scales={self.scales}: {side} px of a tile are seen, "
-                f"fewer than the {crop_px} that the encoder takes; take larger tiles, "
-                "or fewer um/px"
-            )
-        detail_px = changes.borrow_px
-        return changes.show(key, pixels, crop_px=crop_px, detail_px=detail_px)[0]
+        part_px = side // max(self.scales)
+        crop_px = self.augment.crop_px(part_px, self.encoder.multiple_px)
+        net = self.encoder.trunk()
+        view = jax.ShapeDtypeStruct((1, crop_px, crop_px, 3), jnp.float32)
+        if crop_px <= part_px:
+            see = lambda x: net.init_with_output(jax.random.key(0), x)[0]
+            if jax.eval_shape(see, view).size:
+                return
+        raise ValueError(
+            f"--config.method.scales={self.scales}: of tiles of {side} px {part_px} px "
+            f"are seen, in views of {crop_px} px, too few for the encoder; give larger "
+            "tiles, or smaller scales"
+        )

@@ -84,7 +84,7 @@ class Trunk(abc.ABC):
         return TileEncoder(self.init(net), apply, net.dim)
 
     def pooled(self, deviation: bool) -> TileEncoder:
-        """As `make`; where asked, the deviations of features follow their means."""
+        """As `make`; or, of the trunk's map, means and behind them deviations."""
         made, net = self.make(), self.trunk()
         if not deviation:
             return made

@@ -7,15 +7,15 @@
     python -m experiments.cohort \
         --config experiments/configs/phantom/attention_sampling.py \
         --config.data.manifest=cohorts/fine_only/slides.csv \
-        --config.method.trunk.weights=encoder.safetensors
+        --config.method.trunk.weights=runs/unlabelled/encoder.safetensors
 
 One config and one encoder, that of `pretrain/unlabelled.py`, for `fine_only`, `mid`,
 `coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
 waves of `mid`, the middle ones less than the gutter between two blocks of
 `coarse_only`. There are many, as they are small. The encoder stays as it is: one that
 has still to learn what is seen at a magnification draws attention to whichever it
-learns first, or learns slides by heart. So does a head of few slides: with 160 of
-`null` attention goes to 768 um, where all crops are alike. `alone` makes what each
+learns first, or learns slides by heart. So does the head where slides are few: with 160
+of `null` attention went to 768 um, where all crops are alike. `alone` makes what each
 magnification says as weighty as if it were the only one; `spread` holds attention where
 none says more.
 """

@@ -1,8 +1,12 @@
-"""An encoder of crops of 8 px at 1 and 4 um/px, from a practice cohort's own tissue.
+"""An encoder of crops of 8 px at 1 and 4 um/px, from tissue of a practice cohort.
 
+    python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
+        --config.preset=mid --config.seed=4 --config.n_train=160 --config.n_val=40 \
+        --config.n_test=40 --config.side_px=896 --config.suspect_share=0.12 \
+        --config.out=cohorts/tissue
     python -m experiments.prepare_tiles \
         --config experiments/configs/pretrain/prepare.py \
-        --config.data.manifest=cohorts/mid/slides.csv --config.grid.mpp=1 \
+        --config.data.manifest=cohorts/tissue/slides.csv --config.grid.mpp=1 \
         --config.grid.size_px=64 --config.out=prepared
     python -m experiments.pretrain_tiles \
         --config experiments/configs/pretrain/unlabelled.py --config.tiles=prepared
