@@ -7,7 +7,6 @@ What a cost model would have predicted of its parts, each measured alone, stands
 
 import copy
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from wsi_jax import pipeline
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.look import Overlook
+from wsi_jax.provenance import cores
 from wsi_jax.train.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
@@ -54,7 +54,7 @@ def timed(config: Experiment) -> Experiment:
     """In batches of as many slides, each read anew, as where they are many, by as many
     threads as there are cores: more only wait for each other."""
     config = copy.deepcopy(config)
-    config.reading.threads = len(os.sched_getaffinity(0))
+    config.reading.threads = cores()
     config.train.batch, config.loading.cache_gib = BATCH, 0.0
     return config
 
