@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 def timed(config: Experiment) -> Experiment:
     """In batches of as many slides, each read anew, as where they are many, by as many
-    threads as there are cores: more only wait for each other."""
+    threads as there are cores."""
     config = copy.deepcopy(config)
     config.reading.threads = cores()
     config.train.batch, config.loading.cache_gib = BATCH, 0.0

@@ -16,7 +16,13 @@ from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
 from experiments import checks, cohort, pretrain_tiles, tile_comparison
-from experiments.configs.pretrain import lc25000, patch_camelyon, simclr, vit_s
+from experiments.configs.pretrain import (
+    lc25000,
+    patch_camelyon,
+    simclr,
+    unlabelled,
+    vit_s,
+)
 from experiments.experiment import RunError
 from experiments.pretrain_tiles import PretrainPatchCamelyon
 from wsi_jax import configs
@@ -24,6 +30,7 @@ from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.patch_camelyon import MPP
 from wsi_jax.data.tensorflow import import_tf
 from wsi_jax.data.tile_sets import Tiles
+from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
@@ -164,6 +171,8 @@ def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
     refused(r"method\.encoder\.weights=gone\.safetensors: no such", method=method)
     method = TileClassifier(augment=Augment(crop=0.0))
     refused("a crop is a share", ValueError, method=method)
+    method = SimCLR(encoder=Encoder(), scales=(1, 999))
+    refused("too few for the encoder; give larger tiles", ValueError, method=method)
 
 
 def test_what_weights_have_seen_is_handed_on(config, tmp_path):
@@ -243,7 +252,7 @@ def test_clusters_are_resampled_and_not_tiles():
     assert 0.8 < sure["accuracy_lo"] < 0.95  # forty clusters: Wilson's 0.912
 
 
-@pytest.mark.parametrize("module", [lc25000, patch_camelyon, simclr, vit_s])
+@pytest.mark.parametrize("module", [lc25000, patch_camelyon, simclr, unlabelled, vit_s])
 def test_configs_are_whole(module):
     config = module.get_config()
     configs.validate(config)
