@@ -97,6 +97,74 @@ def test_patients_with_both_kinds_of_slide_are_obuchowskis_formula():
     np.testing.assert_allclose(width, 2 * Z * sd / (area * (1 - area)), rtol=1e-10)
 
 
+def grouped(seed, sizes=((5, 9), (3, 4), (7, 2))):
+    """Scores of two classifiers in groups, each on a scale of its own."""
+    drawn = [draw(seed + k, m, n) for k, (m, n) in enumerate(sizes)]
+    positive, a, b = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    group = np.repeat(np.arange(len(sizes)), [m + n for m, n in sizes])
+    return positive, a + 10 * group, b, group
+
+
+def test_the_auc_within_groups_counts_pairs_of_one_group():
+    positive, a, _, group = grouped(20)
+    within = [(positive & (group == k), ~positive & (group == k)) for k in range(3)]
+    wins = [components(up[up | down], a[up | down])[0] for up, down in within]
+    pairs = [up.sum() * down.sum() for up, down in within]
+    expected = np.average([one.mean() for one in wins], weights=pairs)
+    assert intervals.delong(positive, a, groups=group).value == pytest.approx(expected)
+    weights = np.random.default_rng(0).integers(0, 3, (2, len(a)))
+    for times, weighted in zip(weights, auc(positive, a, weights, group), strict=True):
+        copies = [np.repeat(x, times) for x in (positive, a, group)]
+        assert weighted == pytest.approx(auc(*copies[:2], groups=copies[2]))
+
+
+def test_scales_of_groups_do_not_matter_and_one_group_is_none():
+    positive, a, b, group = grouped(30)
+    shifted = (1 + group) * a - 5 * group
+    for one, two in (
+        (intervals.delong(positive, x, groups=group) for x in (a, shifted)),
+        (
+            intervals.delong_difference(positive, x, b, groups=group)
+            for x in (a, shifted)
+        ),
+        (intervals.delong(positive, a, groups=one) for one in (None, np.zeros(len(a)))),
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+    same = intervals.delong_difference(positive, a, shifted, groups=group)
+    assert same == (0, 0, 0, 1)
+
+
+def test_the_influence_within_groups_is_the_derivative():
+    positive, a, _, group = grouped(40)
+    _, influence = intervals._influence(positive, a, group)
+    step = 1e-6
+    moved = auc(positive, a, 1 + step * np.eye(len(a)), group)
+    slope = (moved - auc(positive, a, groups=group)) / step
+    np.testing.assert_allclose(influence, slope, atol=1e-5)
+
+
+def test_groups_without_a_pair_have_no_auc():
+    positive, group = np.array([True, True, False]), np.array([0, 0, 1])
+    assert np.isnan(intervals.delong(positive, np.arange(3.0), groups=group)).all()
+    assert np.isnan(auc(positive, np.arange(3.0), groups=group))
+    perfect = np.arange(24) % 2 == 1
+    alone = intervals.delong(perfect, perfect.astype(float))
+    parted = intervals.delong(perfect, perfect.astype(float), groups=np.arange(24) // 6)
+    assert 0 < parted.lo < alone.lo < alone.hi == parted.hi == 1  # fewer pairs
+
+
+def test_the_interval_within_folds_covers_the_truth():
+    truth, rng = stats.norm.cdf(1.47 / np.sqrt(2)), np.random.default_rng(3)
+    positive, fold = np.arange(100) < 20, np.arange(100) % 5
+    held = []
+    for _ in range(400):
+        scores = rng.normal(size=100) + 1.47 * positive
+        scores = np.linspace(0.5, 2, 5)[fold] * scores + np.linspace(-1, 1, 5)[fold]
+        _, lo, hi = intervals.delong(positive, scores, groups=fold)
+        held.append(lo <= truth <= hi)
+    assert 0.917 <= np.mean(held) <= 0.985  # three standard errors of 400 trials
+
+
 @pytest.mark.parametrize(("shift", "n"), [(1.19, 30), (2.33, 30), (3.6, 20)])
 def test_the_interval_covers_the_truth(shift, n):
     truth = stats.norm.cdf(shift / np.sqrt(2))

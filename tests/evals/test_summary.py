@@ -48,6 +48,38 @@ def test_the_parts_are_the_metrics_of_the_parts():
     assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)
 
 
+@pytest.mark.parametrize("c", [2, 3])
+def test_groups_have_an_auc_of_their_own_pairs_and_thresholds_of_their_own(c):
+    labels, p = cohort(c=c)
+    names = ("normal", "tumor", "mimic")[:c]
+    group = np.arange(80) // 4 % 5
+    patients = np.arange(80) // 2
+    cut = np.array([0.3, 0.4, 0.5, 0.6, 0.7])[group] if c == 2 else None
+    found = summarise(
+        labels, p, names, seed=0, patients=patients, threshold=cut, groups=group
+    )
+    of = lambda groups: np.mean(
+        [
+            metrics.auc(labels == k, p[:, k], groups=groups)
+            for k in ([1] if c == 2 else range(c))
+        ]
+    )
+    assert found["auc"] == pytest.approx(of(group))
+    assert found["auc_pooled"] == pytest.approx(of(None))
+    assert found["auc_lo"] < found["auc"] < found["auc_hi"]
+    within = intervals.delong(labels == 1, p[:, 1], patients, groups=group)
+    keys = [f"per_class.tumor.auc{end}" for end in ("", "_lo", "_hi")]
+    assert [found[key] for key in keys] == pytest.approx(within)
+    assert found["accuracy"] == (metrics.predict(p, cut) == labels).mean()
+    assert "threshold" not in found
+    assert "patient.auc_pooled" in found
+    with pytest.raises(ValueError, match="patient '0' lie in several folds"):
+        summarise(
+            labels, p, names, seed=0, patients=patients, threshold=cut,
+            groups=np.arange(80) % 2,
+        )  # fmt: skip
+
+
 def test_every_interval_holds_its_value():
     for c, threshold in ((2, 0.5), (3, None)):
         labels, p = cohort(c=c)

@@ -9,7 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special, stats
 
+from wsi_jax.evals.ranking import divide, parts
+
 LEVEL = 0.95
+
+Groups = Sequence | np.ndarray | None
 
 
 class Interval(NamedTuple):
@@ -27,19 +31,28 @@ class Difference(NamedTuple):
     p: float
 
 
-def _influence(positive: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
+def _influence(
+    positive: np.ndarray, scores: np.ndarray, groups: Groups = None
+) -> tuple[float, np.ndarray]:
     """AUC, and what each slide adds to its error [n] (DeLong's components, by ranks).
 
-    V10_i, the share of negatives that positive i beats, less the AUC, over m; and the
-    same of each negative (Sun and Xu, 2014: three rankings, n log n).
+    Of m positives and n negatives a positive that wins w of its n pairs adds
+    (w - AUC n) / (m n), and a negative the same of its m pairs (Sun and Xu, 2014: three
+    rankings, n log n). With groups, the AUC is the won pairs of all groups over all
+    their pairs; w and n of a slide are those of its own group, and m n is the sum.
+    NaN where there is no pair.
     """
-    m, n = positive.sum(), (~positive).sum()
-    ranks = stats.rankdata(scores)
-    beats = np.empty(len(scores))
-    beats[positive] = (ranks[positive] - stats.rankdata(scores[positive])) / n
-    beats[~positive] = 1 - (ranks[~positive] - stats.rankdata(scores[~positive])) / m
-    area = beats[positive].mean()
-    return float(area), (beats - area) / np.where(positive, m, n)
+    won, pairs = np.empty(len(scores)), np.empty(len(scores))
+    for at in parts(groups, len(scores)):
+        up, own = positive[at], scores[at]
+        m, n = up.sum(), (~up).sum()
+        ranks, wins = stats.rankdata(own), np.empty(len(own))
+        wins[up] = ranks[up] - stats.rankdata(own[up])
+        wins[~up] = m - (ranks[~up] - stats.rankdata(own[~up]))
+        won[at], pairs[at] = wins, np.where(up, n, m)
+    total = pairs[positive].sum()
+    area = divide(won[positive].sum(), total)
+    return float(area), divide(won - area * pairs, total)
 
 
 def _covariance(
@@ -85,6 +98,7 @@ def delong(
     scores: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
     level: float = LEVEL,
+    groups: Groups = None,
 ) -> Interval:
     """AUC of one classifier with its interval.
 
@@ -98,19 +112,21 @@ def delong(
         scores: [n].
         patients: of each slide [n]; None: each slide is a patient.
         level: of confidence.
+        groups: of each slide [n], e.g. its fold: only pairs within a group count, as in
+            `ranking.auc`. The groups' true AUCs are taken to be one.
 
     Returns:
-        NaN throughout where a class is missing.
+        NaN throughout where there is no pair, a class being missing.
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
     patients = one_each(patients, len(scores))
-    if positive.all() or not positive.any():
+    area, influence = _influence(positive, scores, groups)
+    if np.isnan(area):
         return Interval(np.nan, np.nan, np.nan)
-    area, influence = _influence(positive, scores)
     variance = _covariance(positive, influence[None], patients)[0, 0]
     if not variance > 1e-15:
-        m, n = (len(np.unique(patients[of])) for of in (positive, ~positive))
-        return Interval(area, *newcombe(area, m, n, level))
+        counts = _patients_of_each_class(positive, patients, groups)
+        return Interval(area, *newcombe(area, *counts, level))
     middle = special.logit(area)
     half = _z(level) * np.sqrt(variance) / (area * (1 - area))
     return Interval(area, *map(float, special.expit([middle - half, middle + half])))
@@ -122,6 +138,7 @@ def delong_difference(
     b: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
     level: float = LEVEL,
+    groups: Groups = None,
 ) -> Difference:
     """AUC of `a` less AUC of `b`, both on the same slides (DeLong et al., 1988).
 
@@ -133,18 +150,23 @@ def delong_difference(
     positive = np.asarray(positive, bool)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     patients = one_each(patients, len(positive))
-    if positive.all() or not positive.any():
+    each = [_influence(positive, scores, groups) for scores in (a, b)]
+    areas, influences = zip(*each, strict=True)
+    if np.isnan(areas[0]):
         return Difference(np.nan, np.nan, np.nan, np.nan)
-    if np.array_equal(stats.rankdata(a), stats.rankdata(b)):
+    alike = (
+        np.array_equal(stats.rankdata(a[at]), stats.rankdata(b[at]))
+        for at in parts(groups, len(a))
+    )
+    if all(alike):
         return Difference(0.0, 0.0, 0.0, 1.0)
-    areas, influences = zip(*(_influence(positive, s) for s in (a, b)), strict=True)
     between = np.subtract(*influences)
     variance = _covariance(positive, between[None], patients)[0, 0]
     value = areas[0] - areas[1]
     if variance > 1e-15:
         below = above = _z(level) * np.sqrt(variance)
     else:
-        one, two = (delong(positive, s, patients, level) for s in (a, b))
+        one, two = (delong(positive, s, patients, level, groups) for s in (a, b))
         below = np.hypot(one.value - one.lo, two.hi - two.value)
         above = np.hypot(one.hi - one.value, two.value - two.lo)
     towards_zero = below if value > 0 else above
@@ -153,19 +175,39 @@ def delong_difference(
     return Difference(float(value), float(lo), float(hi), float(p))
 
 
+def _patients_of_each_class(positive, patients, groups):
+    """Patients with a positive slide, and with a negative one, in each group [g]."""
+    each = [
+        [len(np.unique(patients[at][of[at]])) for of in (positive, ~positive)]
+        for at in parts(groups, len(positive))
+    ]
+    return np.array(each).T
+
+
 def newcombe(
-    area: float, positives: int, negatives: int, level: float = LEVEL
+    area: float,
+    positives: int | np.ndarray,
+    negatives: int | np.ndarray,
+    level: float = LEVEL,
 ) -> tuple[float, float]:
     """Score interval of an AUC, never empty (Newcombe, 2006, method 5).
 
     The values theta with |area - theta| <= z sd(theta), sd after Hanley and McNeil
     (1982), evaluated at theta and not at `area`, where it may be zero.
+
+    Args:
+        area: the AUC.
+        positives, negatives: how many; of each group [g] where pairs count within
+            groups only.
+        level: of confidence.
     """
-    z, more = _z(level), (positives + negatives) / 2 - 1
+    pairs = np.multiply(positives, negatives)
+    more = np.sum(pairs * (np.add(positives, negatives) / 2 - 1)) / pairs.sum()
+    z = _z(level)
 
     def beyond(theta):
         spread = 1 + more * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-        variance = theta * (1 - theta) * spread / (positives * negatives)
+        variance = theta * (1 - theta) * spread / pairs.sum()
         return (area - theta) ** 2 - z**2 * variance
 
     # Beyond is positive at 0 and 1 and negative at `area`, unless `area` is the end.

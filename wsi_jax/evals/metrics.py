@@ -60,8 +60,12 @@ def check(
     return labels.astype(np.int64), np.clip(probabilities, 0, 1)
 
 
-def predict(probabilities: np.ndarray, threshold: float | None) -> np.ndarray:
+def predict(
+    probabilities: np.ndarray, threshold: float | np.ndarray | None
+) -> np.ndarray:
     """Class indices [n]: two classes by `p[:, 1] >= threshold`, more by the largest.
+
+    The threshold is one number, or one of each slide [n].
 
     Raises:
         ValueError: two classes without a threshold, or more classes with one.
@@ -107,7 +111,7 @@ def log_loss(
 def slide_metrics(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    threshold: float | None,
+    threshold: float | np.ndarray | None,
     weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray | float]:
     """The headline metrics [...]; arguments as `check` returns them.

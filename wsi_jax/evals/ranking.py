@@ -5,6 +5,8 @@ A bootstrap replicate is a weighting of the slides. So every metric takes `weigh
 weights each slide counts once and the answer is a number; NaN where it is not defined.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -35,22 +37,45 @@ def _tied(
 
 
 def auc(
-    positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None
+    positive: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray | None = None,
+    groups: Sequence | np.ndarray | None = None,
 ) -> np.ndarray | float:
     """Area under the ROC curve: P(a positive scores higher), a tie counting one half.
 
+    With groups, only pairs of a positive and a negative of one group count: scores of
+    different models (those of different folds) have no common scale. It is the groups'
+    AUCs averaged by their pairs.
+
     Args:
         positive: bool [n].
-        scores: [n]; any monotone scale.
+        scores: [n]; any monotone scale, of each group its own.
         weights: [... n].
+        groups: of each slide [n]; None: all slides are one group.
 
     Returns:
-        [...]; NaN where either class has no weight.
+        [...]; NaN where no pair has weight.
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
-    up, right = _tied(positive, scores, weigh(weights, len(scores)))
-    beaten = right.sum(-1, keepdims=True) - right.cumsum(-1) + right / 2
-    return divide((up * beaten).sum(-1), up.sum(-1) * right.sum(-1))
+    weights = weigh(weights, len(scores))
+    concordant, pairs = 0.0, 0.0
+    for at in parts(groups, len(scores)):
+        up, right = _tied(positive[at], scores[at], weights[..., at])
+        beaten = right.sum(-1, keepdims=True) - right.cumsum(-1) + right / 2
+        concordant = concordant + (up * beaten).sum(-1)
+        pairs = pairs + up.sum(-1) * right.sum(-1)
+    return divide(concordant, pairs)
+
+
+def parts(groups: Sequence | np.ndarray | None, n: int) -> list[np.ndarray | slice]:
+    """Index of each group's slides among n; one group of all when there are none."""
+    if groups is None:
+        return [slice(None)]
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} slides")
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    return [np.flatnonzero(index == k) for k in range(index.max() + 1)]
 
 
 def average_precision(

@@ -29,7 +29,8 @@ def summarise(
     seed: int,
     patients: Sequence[str] | np.ndarray | None = None,
     sites: Sequence[str] | np.ndarray | None = None,
-    threshold: float | None = None,
+    threshold: float | np.ndarray | None = None,
+    groups: Sequence | np.ndarray | None = None,
     replicates: int = REPLICATES,
     level: float = LEVEL,
 ) -> dict[str, int | float]:
@@ -42,7 +43,12 @@ def summarise(
         seed: of the bootstrap.
         patients: of each slide; None: each slide is a patient.
         sites: of each slide; "" where unknown.
-        threshold: for two classes, from `choose_threshold` on validation; else None.
+        threshold: for two classes, from `choose_threshold` on validation, one or of
+            each slide [n]; else None.
+        groups: of each slide, which model judged it: its fold in cross-validation. Only
+            pairs of slides of one group count for the AUC, as models have no common
+            scale. All else is of all slides together, average precision too: in small
+            groups that is biased far more than different scales bias the pooled one.
         replicates: of the bootstrap.
         level: of confidence.
 
@@ -50,6 +56,7 @@ def summarise(
         Flat, NaN where undefined. With `<m>` each of `metrics.slide_metrics`:
         `n`, `n_patients`, `threshold` (two classes), `<m>`, `<m>_lo`, `<m>_hi` (but no
         interval of `calibration_error`, which resampling biases upwards);
+        `auc_pooled`, of all pairs, when there are groups;
         `patient.n` and the same of patients (mean probability, highest label), when a
         patient has several slides;
         `per_class.<class>.` `n`, `recall`, `precision`, `f1`, `average_precision`,
@@ -58,22 +65,27 @@ def summarise(
         `confusion.<label>.<verdict>` counts.
 
     Raises:
-        ValueError: as `metrics.check` and `metrics.predict`.
+        ValueError: as `metrics.check` and `metrics.predict`, or a patient with several
+            slides lies in several groups.
     """
     labels, probabilities = metrics.check(labels, probabilities, classes)
     each = one_each(patients, len(labels))
     how = {"seed": seed, "replicates": replicates, "level": level}
+    groups = None if groups is None else np.asarray(groups)
 
-    def measured(labels, probabilities, patients):
-        return _with_intervals(labels, probabilities, threshold, patients, **how)
+    def measured(labels, probabilities, patients, at=slice(None)):
+        cut = threshold[at] if np.ndim(threshold) else threshold
+        within = None if groups is None else groups[at]
+        return _with_intervals(labels, probabilities, cut, patients, within, **how)
 
     summary = {"n": len(labels), "n_patients": len(np.unique(each))}
-    if threshold is not None:
+    if threshold is not None and not np.ndim(threshold):
         summary["threshold"] = threshold
     summary |= measured(labels, probabilities, each)
     if summary["n_patients"] < len(labels):
         pooled = metrics.by_patient(labels, probabilities, each)
-        summary |= _under("patient.", {"n": len(pooled[0])} | measured(*pooled))
+        first = _first_slides(each, groups)
+        summary |= _under("patient.", {"n": len(pooled[0])} | measured(*pooled, first))
     predicted = metrics.predict(probabilities, threshold)
     matrix = metrics.confusion(labels, predicted, len(classes))
     rates = metrics.class_rates(matrix)
@@ -84,10 +96,10 @@ def summarise(
             {"n": int(matrix[k].sum())}
             | {rate: float(values[k]) for rate, values in rates.items()}
             | {"average_precision": float(metrics.average_precision(*ranked))}
-            | _auc(delong(*ranked, each, level)),
+            | _auc(delong(*ranked, each, level, groups)),
         )
     for site, at in _places(sites, len(labels)):
-        one = measured(labels[at], probabilities[at], each[at])
+        one = measured(labels[at], probabilities[at], each[at], at)
         summary |= _under(f"site.{site}.", {"n": int(at.sum())} | one)
     return summary | {
         f"confusion.{label}.{verdict}": int(matrix[i, j])
@@ -96,13 +108,34 @@ def summarise(
     }
 
 
-def _with_intervals(labels, probabilities, threshold, patients, *, level, **how):
+def _first_slides(patients, groups):
+    """Index of each patient's first slide, patients sorted; of one group each."""
+    ids, first, index = np.unique(patients, return_index=True, return_inverse=True)
+    if groups is not None and (groups != groups[first][index]).any():
+        bad = ids[index[np.argmax(groups != groups[first][index])]]
+        raise ValueError(f"slides of patient {str(bad)!r} lie in several folds")
+    return first
+
+
+def _with_intervals(
+    labels, probabilities, threshold, patients, groups, *, level, **how
+):
+    c = probabilities.shape[1]
+
     def statistic(weights):
-        return metrics.slide_metrics(labels, probabilities, threshold, weights)
+        found = metrics.slide_metrics(labels, probabilities, threshold, weights)
+        if groups is None:
+            return found
+        each = [
+            metrics.auc(labels == k, probabilities[:, k], weights, groups)
+            for k in ([1] if c == 2 else range(c))
+        ]
+        return found | {"auc_pooled": found["auc"], "auc": np.mean(each, 0)}
 
     values = {k: float(v) for k, v in statistic(np.ones(len(labels))).items()}
     ends = bootstrap(statistic, patients, labels, level=level, **how)
-    del ends["calibration_error"]
+    for name in ("calibration_error", "auc_pooled"):
+        ends.pop(name, None)
     counts = np.bincount(metrics.by_patient(labels, probabilities, patients)[0])
     rarest = counts[counts > 0].min()
     relevant = dict.fromkeys(SHARES, rarest) | {"accuracy": counts.sum()}
@@ -114,8 +147,9 @@ def _with_intervals(labels, probabilities, threshold, patients, *, level, **how)
             # how few patients said so; the rarest class's where classes are averaged.
             lo, hi = wilson(values[name], int(relevant[name]), level)
         found |= {f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
-    if probabilities.shape[1] == 2:
-        found |= _auc(delong(labels == 1, probabilities[:, 1], patients, level))
+    if c == 2:
+        positive = labels == 1
+        found |= _auc(delong(positive, probabilities[:, 1], patients, level, groups))
     return found
 
 
