@@ -117,3 +117,13 @@ def test_too_few_patients_for_the_folds():
         assign_folds(cohort(8), 3, 0)
     with pytest.raises(CohortError, match="no fold 5"):
         use_fold(assign_folds(cohort(), 5, 0), 5)
+
+
+def test_the_next_fold_validates_and_the_last_is_followed_by_the_first():
+    """By number: of twelve folds 10 follows 9, and not 1."""
+    done = assign_folds(cohort(), 12, 0)
+    for k in range(12):
+        used = {(r.fold, r.split) for r in use_fold(done, k).rows}
+        others = {(str(f), "train") for f in range(12)}
+        others -= {(str(f), "train") for f in (k, (k + 1) % 12)}
+        assert used == others | {(str(k), "test"), (str((k + 1) % 12), "val")}
