@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 
+from wsi_jax.files import write_text
 from wsi_jax.provenance import provenance
 
 
@@ -32,9 +33,7 @@ def write(path: str | os.PathLike, rows: list[dict]) -> None:
                 raise ValueError(f"{name}={value!r} in a benchmark's row is not flat")
     text = json.dumps(provenance() | {"rows": rows}, indent=1, allow_nan=False)
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
+    write_text(path, text + "\n")
 
 
 def table(rows: list[dict]) -> str:

@@ -24,6 +24,7 @@ from experiments.cohort import explain
 from experiments.making import made_with
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
+from wsi_jax.files import write_text
 from wsi_jax.slides.presets import LAWS, Preset
 from wsi_jax.slides.slide import open_slide
 from wsi_jax.slides.synthetic import CELL_PX, GLASS, LESION, SHAM, TISSUE
@@ -104,9 +105,7 @@ def certify(folder: str | os.PathLike) -> dict:
     passed = all(row["ok"] is not False for row in rows)
     certificate = {"preset": preset.value, "passed": passed, "rows": rows}
     path = folder / "certificate.json"
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(certificate, indent=1) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(certificate, indent=1) + "\n")
     return certificate
 
 

@@ -16,6 +16,7 @@ from wsi_jax.data.cohort import Cohort, CohortError, Row, read_manifest
 from wsi_jax.data.slide_folder import find_slides
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
+from wsi_jax.files import replacing, write_text
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
@@ -316,16 +317,15 @@ def claim(folder: pathlib.Path, config: Experiment) -> None:
 def write_json(path: pathlib.Path, tree: Any) -> None:
     """Writes JSON under a temporary name, then renames."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f".{path.name}")
-    whole.write_text(json.dumps(tree, indent=1) + "\n")
-    whole.replace(path)
+    write_text(path, json.dumps(tree, indent=1) + "\n")
 
 
 def write_csv(path: pathlib.Path, lines: list[dict]) -> None:
     """Writes dicts of one shape as CSV, whole."""
-    whole = path.with_name(f".{path.name}")
-    with open(whole, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    whole.replace(path)

@@ -12,7 +12,6 @@ a result proves nothing about patients. Run again, it goes on where it stopped.
 
 import dataclasses
 import json
-import os
 import pathlib
 
 from absl import flags
@@ -23,6 +22,7 @@ from experiments.cohort import explain
 from experiments.experiment import write_csv, write_json
 from experiments.making import MakeCohortError, claim, in_parallel
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
+from wsi_jax.files import replacing, write_text
 from wsi_jax.slides.fields import Field, Fields, draw_field, plan
 from wsi_jax.slides.presets import Preset
 from wsi_jax.slides.sources import Folder, Textures
@@ -111,9 +111,7 @@ def make_bach(config: MakeBach) -> pathlib.Path:
     make = lambda field: _make(field, config, source)
     in_parallel(make, fields, config.workers, "fields")
     lines = [f"{name_of(field)}.tif,{CLASSES[field.label]}\n" for field in fields]
-    partial = out / "Photos" / f".{TRUTH}.part"
-    partial.write_text("".join(lines))
-    os.replace(partial, out / "Photos" / TRUTH)
+    write_text(out / "Photos" / TRUTH, "".join(lines))
     write_csv(out / PATIENTS, [_line(out, field) for field in fields])
     return out / PATIENTS
 
@@ -132,9 +130,8 @@ def _make(field, config, source):
     pixels, clusters, share = draw_field(field, config, source, MPP)
     write_json(_truth(out, field), {"share": share, "clusters": clusters})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    Image.fromarray(pixels).save(partial, "tiff")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, "tiff")
 
 
 def _line(out, field):

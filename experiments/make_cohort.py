@@ -10,7 +10,6 @@ signal is.
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -23,6 +22,7 @@ from experiments.cohort import explain
 from experiments.making import MakeCohortError, claim, in_parallel
 from wsi_jax.data.cohort import COLUMNS, read_manifest
 from wsi_jax.data.lint import format_counts, lint
+from wsi_jax.files import replacing, write_text
 from wsi_jax.slides import synthetic
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid
@@ -168,9 +168,8 @@ def _make(slide, config, source, names):
     cell_px0 = cell_um / drawn.mpp
     mask = out / "masks" / f"{slide.slide_id}_mask.png"
     mask.parent.mkdir(exist_ok=True)
-    partial = mask.with_name(f".{mask.name}.part")
-    Image.fromarray(drawn.truth).save(partial, "png")
-    os.replace(partial, mask)
+    with replacing(mask) as temporary:
+        Image.fromarray(drawn.truth).save(temporary, "png")
     lesion = drawn.truth == synthetic.LESION
     polygons = outlines(lesion, cell_px0)
     if slide.label:
@@ -206,9 +205,7 @@ def _truth_path(out, slide):
 
 def _write_text(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_text(path, text)
 
 
 def _write_reference(out, slides, names):
@@ -226,8 +223,10 @@ def _write_reference(out, slides, names):
 def _write_manifest(out, slides, names):
     extra = ("lesion_um2", "tissue_um2")
     path = out / "slides.csv"
-    partial = path.with_name(f".{path.name}.part")
-    with open(partial, "w", newline="", encoding="utf-8") as f:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as f,
+    ):
         writer = csv.DictWriter(f, (*COLUMNS, *extra), lineterminator="\n")
         writer.writeheader()
         for slide in slides:
@@ -248,7 +247,6 @@ def _write_manifest(out, slides, names):
                 "cluster": ";".join(truth["clusters"]),
             }
             writer.writerow(row | {name: f"{truth[name]:.0f}" for name in extra})
-    os.replace(partial, path)
     return path
 
 

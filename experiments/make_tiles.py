@@ -18,6 +18,7 @@ from experiments import commandline
 from experiments.cohort import explain
 from experiments.experiment import write_csv
 from experiments.making import MakeCohortError, claim, in_parallel
+from wsi_jax.files import replacing
 from wsi_jax.slides.clusters import split_of
 from wsi_jax.slides.sources import INDEX
 from wsi_jax.slides.textures import Kind, draw
@@ -109,9 +110,8 @@ def _make(config, kind, style) -> None:
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     tiles = draw(Kind(kind), style, config.variants, config.size_px, config.mpp)
     for path, tile in zip(paths, tiles, strict=True):
-        whole = path.with_name(f".{path.name}.part")
-        Image.fromarray(tile).save(whole, "png")
-        whole.replace(path)
+        with replacing(path) as temporary:
+            Image.fromarray(tile).save(temporary, "png")
 
 
 def main(argv) -> None:

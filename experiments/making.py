@@ -11,6 +11,8 @@ from typing import Any
 
 from absl import logging
 
+from wsi_jax.files import sweep, write_text
+
 CLAIM = "cohort.json"
 
 
@@ -61,11 +63,8 @@ def claim(out: pathlib.Path, config: Any) -> None:
                 f"{resolved[name]!r}; name another folder with --config.out"
             )
     out.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f".{CLAIM}.part")
-    whole.write_text(
-        json.dumps({"config": resolved}, indent=2) + "\n", encoding="utf-8"
-    )
-    whole.replace(path)
+    sweep(out)
+    write_text(path, json.dumps({"config": resolved}, indent=2) + "\n")
 
 
 def in_parallel(make: Callable, parts: Sequence[Any], workers: int, what: str) -> None:

@@ -11,6 +11,7 @@ from experiments.sources import Source
 from experiments.training import Predicted
 from wsi_jax.configs import flatten
 from wsi_jax.data.cohort import Cohort
+from wsi_jax.files import write_text
 from wsi_jax.report import tables
 from wsi_jax.report.page import Report, headline, write_page
 from wsi_jax.report.parts import Verdict
@@ -37,7 +38,7 @@ def write(
     """Writes metrics.txt, roc.png, heatmaps/ and, last of all, report.html."""
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
     record = json.loads((folder / "config.json").read_text())
-    (folder / "metrics.txt").write_text(text(summary, len(verdicts)))
+    write_text(folder / "metrics.txt", text(summary, len(verdicts)))
     there = [one for one in verdicts if one.row.path]
     shown = pictures.interesting(there, cohort)[: config.heatmaps]
     images = {}

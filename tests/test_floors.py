@@ -14,6 +14,8 @@ FLOORS = {
     "types": 0,
     "configs": 0,
     "provenance": 0,
+    "files": 0,
+    "locks": 1,
     "ops": 1,
     "nets": 2,
     "slides": 2,
@@ -103,3 +105,12 @@ for name in ("ops", "nets", "methods", "train"):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_temporary_names_are_made_in_one_place():
+    """Else two processes could write to one of them."""
+    outside = [*ROOT.glob("experiments/*.py"), *ROOT.glob("benchmarks/*.py")]
+    for path in {*FILES, *outside} - {PACKAGE / "files.py"}:
+        text = path.read_text()
+        for own in ("os.replace", "os.rename", 'with_name(f".'):
+            assert own not in text, f"{path}: {own}; use wsi_jax.files.replacing"

@@ -17,6 +17,7 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.data.views import View
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.files import write_text
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.zooms import zooms
 from wsi_jax.sight import SIGHTS
@@ -124,9 +125,7 @@ class Verdict(NamedTuple):
 
 def save_card(folder: pathlib.Path, card: Card) -> None:
     """Writes what `load` needs beside the weights."""
-    whole = folder / f".{CARD}"
-    whole.write_text(json.dumps(to_plain(card), indent=1))
-    whole.replace(folder / CARD)
+    write_text(folder / CARD, json.dumps(to_plain(card), indent=1))
 
 
 def load(run: str | os.PathLike) -> "Predictor":

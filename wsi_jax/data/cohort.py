@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from wsi_jax.files import replacing
 from wsi_jax.slides.slide import known_stem
 from wsi_jax.slides.table import CohortError, read_table
 
@@ -120,12 +121,14 @@ def write_manifest(path: str | os.PathLike, cohort: Cohort) -> None:
     folder = path.absolute().parent
     table = [_cells(row, folder) for row in cohort.rows]
     keep = [c for c in COLUMNS if c in COLUMNS[:5] or any(cells[c] for cells in table)]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, keep, extrasaction="ignore", lineterminator="\n")
+    form = {"extrasaction": "ignore", "lineterminator": "\n"}
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as f,
+    ):
+        writer = csv.DictWriter(f, keep, **form)
         writer.writeheader()
         writer.writerows(table)
-    os.replace(temporary, path)
 
 
 def in_split(cohort: Cohort, split: str) -> Cohort:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 import h5py
 
+from wsi_jax.files import replacing
+
 
 class FeatureError(ValueError):
     """A feature file that cannot be used; the message names it and the mend."""
@@ -28,13 +30,8 @@ def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> N
     with h5py.File(whole, "w") as f:
         fill(f)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(whole.getbuffer())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 @contextlib.contextmanager

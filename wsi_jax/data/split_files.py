@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
+from wsi_jax.files import replacing
 from wsi_jax.slides.slide import known_stem
 from wsi_jax.slides.table import CohortError, read_table
 
@@ -119,7 +120,8 @@ def _named(path, pairs) -> Iterator[tuple[str, str]]:
 
 
 def _write(path: pathlib.Path, header: Sequence, lines: Iterable[Sequence]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows([header, *lines])
-    os.replace(temporary, path)

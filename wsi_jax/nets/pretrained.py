@@ -1,7 +1,6 @@
 """Weights in safetensors files, under PyTorch's names and in PyTorch's layout."""
 
 import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +8,8 @@ import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 from safetensors.numpy import save_file
+
+from wsi_jax.files import replacing
 
 _LEAVES = {
     "kernel": "weight",
@@ -89,10 +90,8 @@ def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, str]) -> N
         )
         for where, leaf in flatten_dict(params).items()
     }
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

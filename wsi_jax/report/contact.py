@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from wsi_jax.files import replacing
+
 SIDE_PX = 180
 PER_PAGE = 100
 COLUMNS = 10
@@ -85,9 +87,8 @@ def contact_sheet(
         head = f"{len(slides)} slides, {refused} refused" + " (first)" * bool(refused)
         head += f", page {number} of {len(pages)}" * (len(pages) > 1)
         beside = path.with_stem(f"{path.stem}_{number}") if number > 1 else path
-        partial = beside.with_name(f".{beside.name}")
-        _page(page, head).save(partial, format="png")
-        os.replace(partial, beside)
+        with replacing(beside) as temporary:
+            _page(page, head).save(temporary, format="png")
         paths.append(beside)
     return paths
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import re
 
 import matplotlib
@@ -10,6 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+
+from wsi_jax.files import replacing
 
 # Okabe and Ito's colours, told apart by colour-blind eyes, on white and on black.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
@@ -55,10 +56,8 @@ def svg(figure: Figure) -> str:
 
 def save_png(figure: Figure, path: str | os.PathLike, dpi: int = 200) -> None:
     """Writes a PNG on white, whole or not at all."""
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=dpi, facecolor="white")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, facecolor="white")
 
 
 def scale_bar(axes, shape: tuple[int, int], mpp: int | float, share: float) -> None:

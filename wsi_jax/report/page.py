@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 
+from wsi_jax.files import write_text
 from wsi_jax.report.parts import (
     Drawing,
     Metric,
@@ -79,10 +79,7 @@ def write_page(path: str | os.PathLike, report: Report) -> None:
     Raises:
         FileNotFoundError: an image of a verdict is missing.
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render(report), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, render(report))
 
 
 def render(report: Report) -> str:

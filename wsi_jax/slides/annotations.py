@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -10,6 +9,8 @@ from xml.etree import ElementTree
 import defusedxml.ElementTree
 import numpy as np
 from jaxtyping import Bool, Float
+
+from wsi_jax.files import replacing
 
 # Groups whose polygons are cut out: CAMELYON16's training and test names for "not
 # tumour" (the challenge's own mask script gives them 0), and QuPath's.
@@ -64,10 +65,8 @@ def write_asap(path: str | os.PathLike, polygons: Sequence[Polygon]) -> None:
         )
         ElementTree.SubElement(group, "Attributes")
     ElementTree.indent(root, "\t")
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    ElementTree.ElementTree(root).write(temporary, "utf-8", xml_declaration=True)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        ElementTree.ElementTree(root).write(temporary, "utf-8", xml_declaration=True)
 
 
 def read_asap(path: str | os.PathLike) -> list[Polygon]:

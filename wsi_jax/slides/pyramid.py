@@ -8,6 +8,8 @@ import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 
+from wsi_jax.files import replacing
+
 MIN_SIDE_PX = 256
 
 
@@ -53,29 +55,28 @@ def write_pyramid(
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with tifffile.TiffWriter(partial, bigtiff=image.nbytes > 2**31) as tiff:
-            reduced = 0
-            while True:
-                tiff.write(
-                    image,
-                    photometric="rgb",
-                    tile=(tile_px, tile_px),
-                    compression="jpeg",
-                    compressionargs={"level": quality},
-                    subfiletype=reduced,
-                    resolution=(1e4 / mpp, 1e4 / mpp),
-                    resolutionunit="CENTIMETER",
-                    metadata=None,
-                    software="wsi_jax",
-                    maxworkers=1,
-                )
-                height, width = (side // 2 for side in image.shape[:2])
-                if min(height, width) < MIN_SIDE_PX:
-                    break
-                even = Image.fromarray(image[: 2 * height, : 2 * width])
-                image, mpp, reduced = np.asarray(even.reduce(2)), 2 * mpp, 1
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    big = image.nbytes > 2**31
+    with (
+        replacing(path) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=big) as tiff,
+    ):
+        reduced = 0
+        while True:
+            tiff.write(
+                image,
+                photometric="rgb",
+                tile=(tile_px, tile_px),
+                compression="jpeg",
+                compressionargs={"level": quality},
+                subfiletype=reduced,
+                resolution=(1e4 / mpp, 1e4 / mpp),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+                software="wsi_jax",
+                maxworkers=1,
+            )
+            height, width = (side // 2 for side in image.shape[:2])
+            if min(height, width) < MIN_SIDE_PX:
+                break
+            even = Image.fromarray(image[: 2 * height, : 2 * width])
+            image, mpp, reduced = np.asarray(even.reduce(2)), 2 * mpp, 1

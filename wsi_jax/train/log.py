@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from wsi_jax.files import write_text
+
 
 class MetricsLog:
     """Appends {"step": ..., name: value, ...} to a file, resuming where a run resumes.
@@ -16,9 +18,7 @@ class MetricsLog:
     def __init__(self, path: str | pathlib.Path, step: int = 0):
         self._path = pathlib.Path(path)
         lines = [line for line in read_metrics(self._path) if line["step"] <= step]
-        whole = self._path.with_suffix(".tmp")
-        whole.write_text("".join(map(_line, lines)))
-        whole.replace(self._path)
+        write_text(self._path, "".join(map(_line, lines)))
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         with self._path.open("a") as file:

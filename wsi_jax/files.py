@@ -1,0 +1,90 @@
+"""Files that are whole or not there, also where several processes write the same one.
+
+A file is written under a temporary name that no other process uses and then renamed.
+What a killed process has left behind is removed by `sweep`.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+
+DAY_S = 24 * 60 * 60
+PID_NAMESPACE = "/proc/self/ns/pid"  # process ids mean the same only within one
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary name beside `path`; what is written there replaces `path` at the end.
+
+    Where the block raises, the temporary file is removed and `path` stays as it was.
+
+    Args:
+        path: of the file; its folder is there.
+
+    Raises:
+        OSError: the disk is full or not to be written to; it names `path`.
+    """
+    path = pathlib.Path(path)
+    writer = f"{machine_id()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{writer}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        ours = error.filename is None or str(error.filename) == str(temporary)
+        if error.errno and ours:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file whole, in UTF-8; errors as of `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Removes temporary files below a folder whose writers are gone.
+
+    Whether a process of another machine is still running cannot be asked: its files are
+    removed when nothing has been written to them for a day.
+    """
+    for path in pathlib.Path(folder).rglob(".*.part"):
+        name = _TEMPORARY.fullmatch(path.name)
+        if not name:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it
+            old = time.time() - path.stat().st_mtime > DAY_S
+            here = name[1] == machine_id()
+            if old or (here and not is_running(int(name[2]))):
+                path.unlink()
+
+
+def machine_id() -> str:
+    """8 hex digits of this machine, or of this container, by its name."""
+    space = ""
+    with contextlib.suppress(OSError):  # not on macOS and Windows
+        space = os.readlink(PID_NAMESPACE)
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there; True where it cannot be asked."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
