@@ -39,14 +39,9 @@ def draw(folder, config, cohort, source, one: Predicted) -> tuple[pathlib.Path, 
         folder / f"{one.row.slide_id}.png",
         folder / f"{one.row.slide_id}_top.png",
     )
-    try:
-        outlined = one.row.annotation_path
-        lesions = read_annotations(outlined) if outlined else ()
-    except AnnotationError:  # slides.csv says so
-        lesions = ()
     title = f"{one.row.slide_id}: {one.row.label}, called {called}"
-    outlines = [polygon.vertices for polygon in lesions]
     with open_slide(one.row.path, one.row.mpp) as slide:
+        outlines = read_outlines(one.row, slide)
         if one.trace and "maps" in one.trace:
             draw_looks(slide, config, one, title, outlines, paths)
         elif one.trace and "order" in one.trace:
@@ -54,6 +49,17 @@ def draw(folder, config, cohort, source, one: Predicted) -> tuple[pathlib.Path, 
         else:
             draw_tiles(slide, config, source, one, title, outlines, paths)
     return paths
+
+
+def read_outlines(row, slide) -> list[np.ndarray]:
+    """Vertices of a slide's lesions, (y, x) in level-0 pixels; none if damaged."""
+    if not row.annotation_path:
+        return []
+    try:
+        polygons = read_annotations(row.annotation_path, slide.bounds_yx)
+    except AnnotationError:  # slides.csv says so
+        return []
+    return [polygon.vertices for polygon in polygons]
 
 
 def draw_tiles(slide, config, source, one, title, outlines, paths):

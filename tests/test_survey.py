@@ -1,9 +1,11 @@
 """What is surveyed is what was asked for: computed tissue, or the manifest's."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import scn
 from PIL import Image
 
 from wsi_jax.data.cohort import Row
@@ -54,6 +56,24 @@ def test_outlines_may_be_the_mask(row, tmp_path):
     outlined = dataclasses.replace(row, mask_path=str(tmp_path / "a.xml"))
     found, told = survey(outlined, MASKED), survey(row, MASKED)
     np.testing.assert_array_equal(found.yx, told.yx)
+
+
+def test_qupaths_outlines_count_from_the_scanned_area_and_asaps_do_not(tmp_path):
+    """Of a slide whose plane is larger than its scan."""
+    path, shape, bounds = tmp_path / "a.scn", (1536, 1920), (400, 600)
+    scn.write(path, np.full((768, 1024, 3), 200, np.uint8), shape, bounds)
+    box = np.array([(128, 128), (128, 640), (512, 640), (512, 128)], float)
+    ring = box[[0, 1, 2, 3, 0], ::-1].tolist()
+    qupath, asap = tmp_path / "a.geojson", tmp_path / "a.xml"
+    qupath.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    write_asap(asap, [Polygon("tissue", "None", box + bounds)])
+    row = Row("a", str(path), "x", "a", "train", mask_path=str(qupath))
+    fine = dataclasses.replace(MASKED, grid=Grid(mpp=1.0, size_px=8, min_tissue=1.0))
+    found = survey(row, fine).yx
+    same = survey(dataclasses.replace(row, mask_path=str(asap)), fine).yx
+    np.testing.assert_array_equal(found, same)
+    corners = np.array([found.min(0), found.max(0) + 8])
+    np.testing.assert_allclose(corners, [(264, 364), (456, 620)], atol=8)
 
 
 @pytest.mark.parametrize(

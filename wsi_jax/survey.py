@@ -180,7 +180,8 @@ def _tissue(row, slide, overview, tissue) -> np.ndarray:
             "mask=...), or set --config.tissue.source=AUTO"
         )
     shape = overview.shape[:2]
-    return read_mask(row.mask_path, shape, tissue.mpp, slide.shape, slide.mpp)
+    where = slide.shape, slide.mpp, slide.bounds_yx
+    return read_mask(row.mask_path, shape, tissue.mpp, *where)
 
 
 def _naming(row, message):

@@ -1,9 +1,13 @@
 """What is written is read back; a mask is the centres inside lesions, less holes."""
 
+import os
+import tracemalloc
+
 import numpy as np
 import pytest
 from skimage import draw
 
+from wsi_jax.slides import annotations
 from wsi_jax.slides.annotations import (
     AnnotationError,
     Polygon,
@@ -67,6 +71,11 @@ def test_camelyons_own_form_is_read(tmp_path):
             '<!DOCTYPE a [<!ENTITY b "bbb">]><ASAP_Annotations>&b;</ASAP_Annotations>',
             "not a plain XML",
         ),
+        (CAMELYON.replace("1.0", '1.0" encoding="klingon'), "not a plain XML"),
+        (CAMELYON.replace("1.0", '1.0" encoding="shift-jis'), "not a plain XML"),
+        ("<a>" * 20_000, "not a plain XML"),
+        (CAMELYON.replace('"30.5"', '"1e300"'), "Annotation 0"),
+        (CAMELYON.replace('"30.5"', f'"{"9" * 400}"'), "Annotation 0"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, says):
@@ -81,9 +90,43 @@ def test_a_missing_file_is_named(tmp_path):
         read_asap(tmp_path / "gone.xml")
 
 
+def test_a_file_that_is_too_large_or_none_at_all_is_named(tmp_path, monkeypatch):
+    """A pipe is not waited for."""
+    os.mkfifo(tmp_path / "pipe.xml")
+    with pytest.raises(AnnotationError, match=r"pipe\.xml is not a regular file"):
+        read_asap(tmp_path / "pipe.xml")
+    path = tmp_path / "large.xml"
+    path.write_text(CAMELYON + " " * 2**20)
+    assert read_asap(path)
+    monkeypatch.setattr(annotations, "MAX_BYTES", 2**20)
+    with pytest.raises(AnnotationError, match=r"large\.xml has more than 1 MiB"):
+        read_asap(path)
+
+
+def test_intricate_outlines_take_little_memory_and_have_a_limit(monkeypatch):
+    """However often they cross the mask's rows."""
+    teeth = np.arange(2_000)
+    zigzag = np.stack([np.where(teeth % 2, 500.0, 0.0), teeth * 0.2], -1)
+    polygon = [Polygon("", "_0", zigzag)]
+    masks, peaks = [], []
+    for chunk in (annotations._CHUNK, 1 << 40):
+        monkeypatch.setattr(annotations, "_CHUNK", chunk)
+        tracemalloc.start()
+        masks.append(rasterise(polygon, (500, 400), 1.0, 1.0))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    np.testing.assert_array_equal(*masks)
+    assert 3 * peaks[0] < peaks[1]
+    monkeypatch.setattr(annotations, "MAX_CROSSINGS", 10**5)
+    with pytest.raises(AnnotationError, match=r"cross rows.* 2000 vertices"):
+        rasterise(polygon, (500, 400), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("chunk", [1, 300, 1 << 20])
 @pytest.mark.parametrize("seed", range(5))
-def test_fill_is_the_centres_inside(seed):
+def test_fill_is_the_centres_inside(seed, chunk, monkeypatch):
     """Against a point-in-polygon test of every pixel; half of each lies outside."""
+    monkeypatch.setattr(annotations, "_CHUNK", chunk)
     rng = np.random.default_rng(seed)
     vertices = rng.random((4 + 5 * seed, 2)) * 60 - 5
     mask = rasterise([Polygon("", "_0", vertices)], (40, 50), 0.5, 0.5)

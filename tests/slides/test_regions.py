@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi_jax.slides import regions
+from wsi_jax.slides import annotations, regions
 from wsi_jax.slides.annotations import AnnotationError, Polygon, write_asap
 from wsi_jax.slides.readers import SlideError
 from wsi_jax.slides.regions import read_mask
@@ -120,6 +120,14 @@ def test_outlines_are_filled(tmp_path):
     expected = truth(8) > 0
     expected[25:30, 25:30] = False
     np.testing.assert_array_equal(read(tmp_path / "a.xml"), expected)
+
+
+def test_outlines_that_are_too_intricate_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotations, "MAX_CROSSINGS", 10)
+    box = np.array([(120, 80), (120, 400), (360, 400), (360, 80)], float)
+    write_asap(tmp_path / "a.xml", [Polygon("a", "None", box)])
+    with pytest.raises(AnnotationError, match=r"a\.xml: outlines cross rows"):
+        read(tmp_path / "a.xml")
 
 
 @pytest.mark.parametrize("shape", [(640, 480), (480, 600), (20, 30)])

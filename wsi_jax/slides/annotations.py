@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -17,6 +18,14 @@ from wsi_jax.files import replacing
 HOLES = frozenset({"_2", "Exclusion", "None", "Ignore*"})
 _AREAS = frozenset({"Polygon", "Spline", "Rectangle"})
 _COLOURS = {True: "#64FE2E", False: "#F4FA58"}
+
+# A million vertices and more; their numbers take ten times as much memory.
+MAX_BYTES = 64 * 2**20
+MAX_COORDINATE_PX = 1e9
+# Crossings of outlines with rows of a mask: some ten seconds of work, and twenty
+# thousand times from top to bottom of one.
+MAX_CROSSINGS = 10**8
+_CHUNK = 1 << 18
 
 
 class AnnotationError(ValueError):
@@ -69,26 +78,63 @@ def write_asap(path: str | os.PathLike, polygons: Sequence[Polygon]) -> None:
         ElementTree.ElementTree(root).write(temporary, "utf-8", xml_declaration=True)
 
 
+def read_start(path: str | os.PathLike, size: int) -> bytes:
+    """The first `size` bytes of an annotation file or mask.
+
+    Raises:
+        AnnotationError: it cannot be read, or is no regular file.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait
+            raise AnnotationError(f"{path} is not a regular file; give one")
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise AnnotationError(
+            f"{path} cannot be read ({error.strerror}); mend the CSV's "
+            "annotation_path or mask_path column"
+        ) from error
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of an annotation file of at most `MAX_BYTES`.
+
+    Raises:
+        AnnotationError: it cannot be read, is larger, or is no regular file.
+    """
+    content = read_start(path, MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise AnnotationError(
+            f"{path} has more than {MAX_BYTES >> 20} MiB; export the annotations "
+            "alone, without detections, or with simpler outlines"
+        )
+    return content
+
+
+def check_vertices(vertices: Float[np.ndarray, "m 2"]) -> None:
+    """Raises ValueError for coordinates that are not finite or on no slide."""
+    if not (np.abs(vertices) <= MAX_COORDINATE_PX).all():  # NaN is not either
+        raise ValueError("a coordinate is not finite or beyond any slide")
+
+
 def read_asap(path: str | os.PathLike) -> list[Polygon]:
     """Reads the areas of an ASAP XML file; dots and rulers have none and are left out.
 
     Raises:
-        AnnotationError: not XML, not ASAP's, or a coordinate that is no number.
+        AnnotationError: not XML, not ASAP's, larger than `MAX_BYTES`, or a coordinate
+            that is no number.
     """
+    content = read_bytes(path)
     try:
-        root = defusedxml.ElementTree.parse(os.fspath(path)).getroot()
-    except OSError as error:
+        root = defusedxml.ElementTree.fromstring(content)
+    except Exception as error:  # of its encoding too, which may be any Python has
         raise AnnotationError(
-            f"{path} cannot be read ({error.strerror}); mend the manifest's "
-            "annotation_path column"
-        ) from error
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException) as error:
-        raise AnnotationError(
-            f"{path} is not a plain XML file ({error!r}); save it again from ASAP"
+            f"{path} is not a plain XML file ({shorten(error)}); save it again from "
+            "ASAP"
         ) from error
     if root.tag != "ASAP_Annotations":
         raise AnnotationError(
-            f"{path} starts with <{root.tag}>, not <ASAP_Annotations>; export the "
+            f"{path} starts with <{root.tag[:80]}>, not <ASAP_Annotations>; export the "
             "annotations as ASAP XML"
         )
     polygons = []
@@ -101,16 +147,20 @@ def read_asap(path: str | os.PathLike) -> list[Polygon]:
                 for c in annotation.iter("Coordinate")
             )
             vertices = np.array([yx for _, *yx in corners]).reshape(-1, 2)
-            if not np.isfinite(vertices).all():
-                raise ValueError("a coordinate is not finite")
+            check_vertices(vertices)
             group = annotation.attrib["PartOfGroup"]
             polygons.append(Polygon(annotation.attrib["Name"], group, vertices))
         except (KeyError, ValueError) as error:
             raise AnnotationError(
-                f"{path}: annotation {index}, {annotation.attrib}, is damaged "
-                f"({error!r}); mend it in ASAP"
+                f"{path}: annotation {index}, {str(annotation.attrib)[:80]}, is "
+                f"damaged ({shorten(error)}); mend it in ASAP"
             ) from error
     return polygons
+
+
+def shorten(error: Exception) -> str:
+    """An error in at most 200 characters: it may quote the file."""
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def rasterise(
@@ -124,7 +174,7 @@ def rasterise(
 
     Lesions are filled first, all of them, then holes are cut. A polygon that crosses
     itself is filled by the even-odd rule; fewer than three vertices have no area; what
-    lies outside `shape` is cut off.
+    lies outside `shape` is cut off. Memory is bounded, whatever the outlines.
 
     Args:
         polygons: in level-0 pixels.
@@ -132,24 +182,42 @@ def rasterise(
         mpp: um/px of the mask.
         slide_mpp: um/px of level 0.
         holes: groups that are cut.
+
+    Raises:
+        AnnotationError: outlines that cross rows of the mask more than `MAX_CROSSINGS`
+            times.
     """
-    mask = np.zeros(shape, bool)
+    mask, crossings = np.zeros(shape, bool), 0
     for cut in (False, True):
         for polygon in polygons:
             if (polygon.group in holes) == cut:
-                _fill(mask, polygon.vertices * (slide_mpp / mpp), not cut)
+                # Pixel centres at whole numbers.
+                vertices = polygon.vertices * (slide_mpp / mpp) - 0.5
+                crossings += _crossings(vertices, shape[0])
+                if crossings > MAX_CROSSINGS:
+                    raise AnnotationError(
+                        f"outlines cross rows of the mask more than {MAX_CROSSINGS:g} "
+                        f"times; simplify that of {len(vertices)} vertices"
+                    )
+                _fill(mask, vertices, not cut)
     return mask
 
 
-def _fill(mask, vertices, value):
-    """Sets the pixels of `mask` whose centre is inside `vertices` (even-odd rule).
+def _crossings(vertices, h) -> int:
+    """How often the edges of an outline cross the centre lines of `h` rows."""
+    row = np.clip(np.ceil(vertices[:, 0]), 0, h)
+    return int(np.abs(row - np.roll(row, 1)).sum())
+
+
+def _fill(mask, start, value):
+    """Sets the pixels of `mask` whose centre is inside an outline (even-odd rule).
 
     Each edge flips, in every row whose centre line it crosses, all pixels to the right
-    of the crossing: work grows with the outline, not with outline times area.
+    of the crossing: work grows with the outline, not with outline times area. As many
+    rows are filled at a time as have at most `_CHUNK` crossings and pixels.
     """
-    if len(vertices) < 3:
+    if len(start) < 3:
         return
-    start = vertices - 0.5  # pixel centres at whole numbers
     h, w = mask.shape
     top, left = (max(0, math.ceil(n)) for n in start.min(0))
     bottom, right = (
@@ -161,11 +229,21 @@ def _fill(mask, vertices, value):
     stop = np.roll(start, -1, 0)
     low = np.where((start[:, 0] <= stop[:, 0])[:, None], start, stop)
     high = np.where((start[:, 0] <= stop[:, 0])[:, None], stop, start)
+    step = max(1, _CHUNK // max(len(start), right - left))
+    for first in range(top, bottom, step):
+        last = min(first + step, bottom)
+        inside = _inside(low, high, (first, last), (left, right))
+        mask[first:last, left:right][inside] = value
+
+
+def _inside(low, high, rows, columns) -> Bool[np.ndarray, "h w"]:
+    """Which pixels lie inside the edges from `low` to `high`, in some rows."""
+    (top, bottom), (left, right) = rows, columns
     # Rows low <= row < high: a vertex on a row's centre line counts once.
     first = np.clip(np.ceil(low[:, 0]), top, bottom).astype(int)
     last = np.clip(np.ceil(high[:, 0]), top, bottom).astype(int)
     count = last - first
-    edge = np.repeat(np.arange(len(vertices)), count)
+    edge = np.repeat(np.arange(len(low)), count)
     row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     row = row + first[edge]
     slope = (high - low)[edge]
@@ -173,5 +251,4 @@ def _fill(mask, vertices, value):
     column = np.clip(np.ceil(x), left, right).astype(int)
     flips = np.zeros((bottom - top, right - left + 1), np.int32)
     np.add.at(flips, (row - top, column - left), 1)
-    inside = np.cumsum(flips[:, :-1], 1) % 2 == 1
-    mask[top:bottom, left:right][inside] = value
+    return np.cumsum(flips[:, :-1], 1) % 2 == 1

@@ -3,63 +3,70 @@
 import json
 import math
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from wsi_jax.slides.annotations import AnnotationError, Polygon
+from wsi_jax.slides.annotations import (
+    AnnotationError,
+    Polygon,
+    check_vertices,
+    read_bytes,
+    shorten,
+)
 
 _COLLECTIONS = {"FeatureCollection": "features", "GeometryCollection": "geometries"}
 
 
-def read_geojson(path: str | os.PathLike) -> list[Polygon]:
+def read_geojson(
+    path: str | os.PathLike, bounds_yx: tuple[int, int] = (0, 0)
+) -> list[Polygon]:
     """Reads the areas of QuPath's annotations; points and lines are left out.
 
     A Feature, a FeatureCollection, a list of Features or a bare geometry, in level-0
-    pixels. `group` is the classification's name, "" where there is none. Objects of
-    other types than annotation (tiles, detections, cells) are left out.
+    pixels counted from the corner of the scanned area, as QuPath does. `group` is the
+    classification's name, "" where there is none. Objects of other types than
+    annotation (tiles, detections, cells) are left out.
 
     A polygon with holes is one outline: from the outer ring to each hole and back along
     the same line. The even-odd rule fills just what lies between, so that one polygon's
     hole does not cut another polygon's island, and crooked rings need no mending: what
     a ring covers twice is outside.
 
+    Args:
+        path: of the file.
+        bounds_yx: that corner on the slide, `Slide.bounds_yx`; is added.
+
     Raises:
-        AnnotationError: not GeoJSON, a coordinate that is no number, or no annotation
-            among objects of other types.
+        AnnotationError: not GeoJSON, larger than `MAX_BYTES`, a coordinate that is no
+            number, or no annotation among objects of other types.
     """
+    content = read_bytes(path)
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-        found = list(_objects(json.loads(text), {}))
-    except OSError as error:
+        found = list(_objects(json.loads(content.decode("utf-8-sig")), {}))
+    except Exception as error:  # anything may stand where something else should
         raise AnnotationError(
-            f"{path} cannot be read ({error.strerror}); mend the manifest's "
-            "annotation_path or mask_path column"
-        ) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise AnnotationError(
-            f"{path} is not GeoJSON ({type(error).__name__}: {error}); export it from "
-            "QuPath as GeoJSON again"
+            f"{path} is not GeoJSON ({shorten(error)}); export it from QuPath as "
+            "GeoJSON again"
         ) from error
     polygons = []
     for index, (rings, properties) in enumerate(found):
         if _kind(properties) == "annotation":
             try:
-                vertices = _outline(rings)
-            except (ValueError, TypeError) as error:
+                vertices = _outline(rings) + bounds_yx
+            except (ValueError, TypeError, ArithmeticError) as error:
                 raise AnnotationError(
                     f"{path}: polygon {index}, {_name(properties)!r}, is damaged "
-                    f"({error}); mend it in QuPath"
+                    f"({shorten(error)}); mend it in QuPath"
                 ) from error
             polygons.append(Polygon(_name(properties), _group(properties), vertices))
     if found and not polygons:
         kinds = sorted({_kind(properties) for _, properties in found})
         raise AnnotationError(
-            f"{path} has no annotation, only {', '.join(kinds)} objects; export the "
-            "annotations from QuPath"
+            f"{path} has no annotation, only {', '.join(kinds)[:80]} objects; export "
+            "the annotations from QuPath"
         )
     return polygons
 
@@ -73,7 +80,10 @@ def _objects(tree: Any, properties: dict) -> Iterator[tuple[list, dict]]:
     kind = tree["type"]
     if kind == "Feature":
         if tree["geometry"] is not None:
-            yield from _objects(tree["geometry"], tree.get("properties") or {})
+            properties = tree.get("properties") or {}
+            if not isinstance(properties, dict):
+                raise TypeError(f"properties {str(properties)[:80]} without names")
+            yield from _objects(tree["geometry"], properties)
     elif kind in _COLLECTIONS:
         yield from _objects(tree[_COLLECTIONS[kind]], properties)
     elif kind == "Polygon":
@@ -87,7 +97,8 @@ def _objects(tree: Any, properties: dict) -> Iterator[tuple[list, dict]]:
 
 def _kind(properties):
     # QuPath before 0.4 wrote object_type; neither means an annotation.
-    return properties.get("objectType") or properties.get("object_type") or "annotation"
+    kind = properties.get("objectType") or properties.get("object_type")
+    return str(kind or "annotation")
 
 
 def _group(properties):
@@ -96,7 +107,7 @@ def _group(properties):
 
 
 def _name(properties):
-    return str(properties.get("name") or "")
+    return str(properties.get("name") or "")[:80]
 
 
 def _outline(rings) -> Float[np.ndarray, "m 2"]:
@@ -119,8 +130,7 @@ def _outline(rings) -> Float[np.ndarray, "m 2"]:
 def _ring(points) -> Float[np.ndarray, "m 2"]:
     """Vertices without the last where it repeats the first; a height is left out."""
     ring = np.array([(y, x) for x, y, *_ in points], np.float64).reshape(-1, 2)
-    if not np.isfinite(ring).all():
-        raise ValueError("a coordinate is not finite")
+    check_vertices(ring)
     closed = len(ring) > 1 and (ring[0] == ring[-1]).all()
     return ring[:-1] if closed else ring
 

@@ -13,6 +13,7 @@ from wsi_jax.slides.annotations import (
     Polygon,
     rasterise,
     read_asap,
+    read_start,
 )
 from wsi_jax.slides.geojson import read_geojson
 from wsi_jax.slides.readers import Reader, SlideError, open_reader
@@ -23,8 +24,17 @@ _CHUNK_PX = 1 << 24
 _SKEW = 0.03
 
 
-def read_annotations(path: str | os.PathLike) -> list[Polygon]:
+def read_annotations(
+    path: str | os.PathLike, bounds_yx: tuple[int, int] = (0, 0)
+) -> list[Polygon]:
     """Reads ASAP XML or QuPath GeoJSON, whichever the file is by its first character.
+
+    ASAP counts from the corner of the whole slide, QuPath from that of the scanned
+    area.
+
+    Args:
+        path: of the file.
+        bounds_yx: the latter, `Slide.bounds_yx`.
 
     Raises:
         AnnotationError: it is neither, or damaged.
@@ -33,7 +43,7 @@ def read_annotations(path: str | os.PathLike) -> list[Polygon]:
     if first == b"<":
         return read_asap(path)
     if first in (b"{", b"["):
-        return read_geojson(path)
+        return read_geojson(path, bounds_yx)
     raise AnnotationError(
         f"{path} is neither ASAP XML nor GeoJSON; export the annotations as one of them"
     )
@@ -45,6 +55,7 @@ def read_mask(
     mpp: float,
     slide_shape: tuple[int, int],
     slide_mpp: float,
+    bounds_yx: tuple[int, int] = (0, 0),
 ) -> Bool[np.ndarray, "h w"]:
     """A slide's mask at `mpp`, from an image of any size or from outlines.
 
@@ -58,14 +69,18 @@ def read_mask(
         mpp: um/px of the result.
         slide_shape: (h, w) of the slide's level 0.
         slide_mpp: um/px of level 0.
+        bounds_yx: of the scanned area, as of `read_annotations`.
 
     Raises:
-        AnnotationError: outlines that cannot be read.
+        AnnotationError: outlines that cannot be read, or are too intricate.
         SlideError: an image that cannot be read, or of other proportions.
     """
     if _first(path) in (b"<", b"{", b"["):
-        polygons = read_annotations(path)
-        return rasterise(polygons, shape, mpp, slide_mpp, HOLES - {"None"})
+        polygons = read_annotations(path, bounds_yx)
+        try:
+            return rasterise(polygons, shape, mpp, slide_mpp, HOLES - {"None"})
+        except AnnotationError as error:
+            raise AnnotationError(f"{path}: {error}") from error
     reader = _open(path)
     try:
         _check_proportions(path, reader.shapes[0], slide_shape)
@@ -106,14 +121,7 @@ class _Png:
 
 def _first(path) -> bytes:
     """The first character of a file that is not blank."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    except OSError as error:
-        raise AnnotationError(
-            f"{path} cannot be read ({error.strerror}); mend the manifest's "
-            "annotation_path or mask_path column"
-        ) from error
+    return read_start(path, 256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _open(path) -> Reader | _Png:

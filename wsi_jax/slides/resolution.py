@@ -60,6 +60,14 @@ def _tiff_mpp(properties):
         return None
 
 
+def bounds_yx(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Corner of the scanned area, (y, x) in level-0 pixels; (0, 0) by default."""
+    try:
+        return tuple(int(properties[f"openslide.bounds-{axis}"]) for axis in "yx")
+    except (KeyError, ValueError):
+        return 0, 0
+
+
 def downsample(full, shape):
     """Level-0 pixels per pixel of a level, from the two sizes.
 

@@ -15,7 +15,12 @@ from PIL import Image
 from wsi_jax.slides import handles
 from wsi_jax.slides.halving import halve
 from wsi_jax.slides.readers import SlideError, open_reader
-from wsi_jax.slides.resolution import MppError, downsample, resolve_mpp
+from wsi_jax.slides.resolution import (
+    MppError,
+    bounds_yx,
+    downsample,
+    resolve_mpp,
+)
 
 MAX_UPSAMPLING = 1.25
 # A level this little coarser than asked still counts as finer.
@@ -51,6 +56,8 @@ class Slide:
         mpp_source: "manifest", "property" or "tiff".
         shape: (h, w) of level 0.
         levels: finest first.
+        bounds_yx: corner of the scanned area, (y, x) in level-0 pixels: QuPath counts
+            from there.
         background: RGB of places that were never scanned or lie outside the slide.
         bytes_decoded: uncompressed RGB bytes read from levels so far.
     """
@@ -66,6 +73,7 @@ class Slide:
             Level(shape, self.mpp * downsample(self.shape, shape))
             for shape in reader.shapes
         )
+        self.bounds_yx = bounds_yx(reader.properties)
         self.background = reader.background
         self.bytes_decoded = 0
         self._given_mpp = given_mpp
