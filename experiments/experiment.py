@@ -12,7 +12,7 @@ import optax
 from experiments.workers import Executor
 from wsi_jax import configs
 from wsi_jax.data.bags import Loading
-from wsi_jax.data.cohort import Cohort, CohortError, Row, read_manifest
+from wsi_jax.data.cohort import Cohort, CohortError, Row, patient_of, read_manifest
 from wsi_jax.data.slide_folder import find_slides
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
@@ -23,6 +23,7 @@ from wsi_jax.nets.trunk import Trunk
 from wsi_jax.provenance import provenance
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import says_mpp
+from wsi_jax.slides.table import escape_formula, unescape_formula
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.survey import Tiling, stages_of
 from wsi_jax.train.loop import Train
@@ -74,7 +75,10 @@ class Manifest:
             found = sorted(find_slides(self.manifest).items())
             if not found:
                 raise CohortError(f"{self.manifest}: no slide anywhere below it")
-            rows = tuple(Row(name, path, "", name, "") for name, path in found)
+            rows = tuple(
+                Row(name, path, "", patient_of("", name, "", path), "")
+                for name, path in found
+            )
         else:
             self._check_named()
             rows = read_manifest(self.manifest, labelled=False).rows
@@ -321,11 +325,21 @@ def write_json(path: pathlib.Path, tree: Any) -> None:
 
 
 def write_csv(path: pathlib.Path, lines: list[dict]) -> None:
-    """Writes dicts of one shape as CSV, whole."""
+    """Writes dicts of one shape as CSV, whole; no spreadsheet computes its cells."""
     with (
         replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        for line in lines:
+            writer.writerow({name: escape_formula(v) for name, v in line.items()})
+
+
+def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
+    """The lines of a file of `write_csv`, as text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            {name: unescape_formula(cell) for name, cell in line.items()}
+            for line in csv.DictReader(file)
+        ]

@@ -10,14 +10,13 @@ the same command goes on with the slides that have no verdict yet.
 """
 
 import argparse
-import csv
 import pathlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
 
 from experiments.cohort import explain
-from experiments.experiment import write_csv
+from experiments.experiment import read_csv, write_csv
 from experiments.pretrain_tiles import WEIGHTS as ENCODER
 from wsi_jax.run import CARD, Predictor, Verdict, load
 from wsi_jax.slides.slide import SlideError, known_stem
@@ -82,9 +81,11 @@ def earlier(table: pathlib.Path, run: pathlib.Path) -> dict[str, dict]:
     """The verdicts that this run gave before it was stopped, by path."""
     if not table.is_file() or table.stat().st_mtime < (run / CARD).stat().st_mtime:
         return {}
-    with open(table, newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    mine = [one for one in lines if one.get("run") == str(run) and one["prediction"]]
+    mine = [
+        one
+        for one in read_csv(table)
+        if one.get("run") == str(run) and one["prediction"]
+    ]
     return {one["path"]: one for one in mine}
 
 

@@ -11,6 +11,7 @@ from experiments.sources import Source
 from experiments.training import Predicted
 from wsi_jax.configs import flatten
 from wsi_jax.data.cohort import Cohort
+from wsi_jax.data.lint import patients_note
 from wsi_jax.files import write_text
 from wsi_jax.report import tables
 from wsi_jax.report.page import Report, headline, write_page
@@ -82,7 +83,7 @@ def write(
         versions=record["versions"] | {k: str(v) for k, v in record["machine"].items()},
         commit=record["commit"],
         date=record["date"][:10],
-        limits=limits(config),
+        limits=limits(config, cohort),
     )
     write_page(folder / "report.html", report)
 
@@ -126,9 +127,9 @@ def results(summary: dict[str, float], ways: str) -> tuple[tables.Table, ...]:
     return tuple(found)
 
 
-def limits(config: Experiment) -> tuple[str, ...]:
+def limits(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
     """What a reader of this run must know besides."""
-    said = []
+    said = [f"Patients: {note}." for note in [patients_note(cohort)] if note]
     if not (config.precomputed or config.streams or config.encoder.weights):
         said.append(
             "The encoder is random: its features know colour and texture, not tissue. "

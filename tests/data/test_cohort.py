@@ -10,6 +10,7 @@ from wsi_jax.data.cohort import (
     read_manifest,
     write_manifest,
 )
+from wsi_jax.data.splits import Split, assign_splits
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -97,7 +98,17 @@ def test_a_split_keeps_its_order_and_all_classes(tmp_path):
             "'patient' is unknown; call it 'patient_id'",
         ),
         ("slide_id,label,label\n1,a,a\n", "two columns 'label'"),
-        ("slide_id,label\na/1,a\n", "line 2: slide_id 'a/1' names files"),
+        ("slide_id,label\na/1,a\n", "line 2: slide_id 'a/1' names files, and no / "),
+        ("slide_id,label\na\x07,a\n", "line 2: slide_id 'a\\x07' names files, and it"),
+        ("slide_id,label\na\x00b,a\n", "line 2: slide_id 'a\\x00b' names files, and"),
+        ("slide_id,label\na\u202eb,a\n", "a character that cannot be printed"),
+        ("slide_id,label\n.,a\n", "'.' names files, and it begins or ends with a dot"),
+        ("slide_id,label\n..,a\n", "'..' names files"),
+        ("slide_id,label\na.,a\n", "'a.' names files"),
+        ("slide_id,label\nb:c,a\n", "'b:c' names files, and no : may be in it"),
+        ("slide_id,label\nNUL.1,a\n", "'NUL.1' names files, and Windows keeps it"),
+        (f"slide_id,label\n{'é' * 101},a\n", "it has 202 bytes, more than 200"),
+        ("slide_id,label,patient_id\n1,a,NA\n", "line 2: patient 'NA' is a word for"),
         ("slide_id,label\n1,c\n", "line 2: label 'c' of slide '1' is not among"),
     ],
 )
@@ -113,3 +124,73 @@ def test_no_file_and_not_text(tmp_path):
         read_manifest(tmp_path / "none.csv")
     with pytest.raises(CohortError, match="UTF-8"):
         read_manifest(write(tmp_path, "slide_id,label\né,a\n", "latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("tumor normal NA", "line 4: label 'NA' is a word for a missing value"),
+        ("nan tumor normal", "line 2: label 'nan' is a word for a missing value"),
+        ("tumor normal #N/A", "line 4: label '#N/A' is a word for a missing value"),
+        ("tumor normal Tumor", "line 4: label 'Tumor' is 'tumor' ("),
+        ("0 1 0.0", "line 4: label '0.0' is '0' ("),
+        ("01 2 1", "line 4: label '1' is '01' ("),
+        ("low_ii high LOW_II", "line 4: label 'LOW_II' is 'low_ii' ("),
+    ],
+)
+def test_labels_nobody_means_are_refused_unless_classes_name_them(
+    tmp_path, labels, message
+):
+    lines = [f"{i},{label}" for i, label in enumerate(labels.split())]
+    path = write(tmp_path, "\n".join(["slide_id,label", *lines]))
+    with pytest.raises(CohortError) as error:
+        read_manifest(path)
+    assert message in str(error.value)
+    assert "to mean it, list the classes: --config.data.classes" in str(error.value)
+    assert read_manifest(path, labels.split()).classes == tuple(labels.split())
+
+
+def test_labels_that_are_alike_and_not_the_same_stand(tmp_path):
+    path = write(tmp_path, "slide_id,label\n1,4_3\n2,43\n3,-1\n4,1\n5,ER+\n6,ER-\n")
+    assert len(read_manifest(path).classes) == 6
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@SUM(A1)", "'=1", "''-a", "'a"])
+def test_no_spreadsheet_computes_what_is_written_and_it_is_read_as_it_was(
+    tmp_path, text
+):
+    row = Row(text, str(tmp_path / f"{text}.svs"), text, text, "train", site=text)
+    cohort = Cohort((row, Row("-1.5", "", "-1", "+1", "")), ("-1", text))
+    path = tmp_path / "cohort.csv"
+    write_manifest(path, cohort)
+    cells = path.read_text().splitlines()[1].split(",")
+    assert not any(cell.startswith(tuple("=+-@")) for cell in cells)
+    assert path.read_text().splitlines()[2].startswith("-1.5,,-1,+1")
+    assert read_manifest(path, cohort.classes) == cohort
+
+
+def test_patients_are_read_from_barcodes_where_none_is_given(tmp_path):
+    names = (
+        *("TCGA-A0-1000-01Z-00-DX1.0A", "tcga-a0-1000-01Z-00-DX2.0B", "C3L-00004-21"),
+        *("C3N-01362-26", "11LU013-a1b2", "01BR001", "TCGA-A0-10001", "C3L-000041"),
+        *("slide_7", "x-TCGA-A0-1000-01Z"),
+    )
+    lines = [f"{name}.svs,a,," for name in names]
+    lines += ["TCGA-A0-1000-01Z-00-DX3.svs,a,mine,", "C3L-00004-22.svs,a,,other"]
+    path = write(tmp_path, "\n".join(["path,label,patient_id,slide_id", *lines]))
+    assert [row.patient_id for row in read_manifest(path).rows] == [
+        *("TCGA-A0-1000", "TCGA-A0-1000", "C3L-00004"),
+        *("C3N-01362", "11LU013", "01BR001", "TCGA-A0-10001", "C3L-000041"),
+        *("slide_7", "x-TCGA-A0-1000-01Z", "mine", "C3L-00004"),
+    ]
+
+
+def test_two_slides_of_a_tcga_patient_are_never_in_two_splits(tmp_path):
+    names = [f"TCGA-A{p % 7}-{1000 + p}-01Z-00-DX{k}" for p in range(40) for k in "12"]
+    lines = [f"{name}.svs,{'ab'[int(name[8:12]) % 2]}" for name in names]
+    cohort = read_manifest(write(tmp_path, "\n".join(["path,label", *lines])))
+    splits = {}
+    for row in assign_splits(cohort, Split()).rows:
+        splits.setdefault(row.slide_id[:12], set()).add(row.split)
+    assert len(splits) == 40
+    assert max(map(len, splits.values())) == 1

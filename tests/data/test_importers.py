@@ -268,6 +268,10 @@ def test_a_bad_split_file_is_named(write, read, text, message):
         ("slide_2", "slide_1", "line 3: slide 'slide_1' again"),
         ("patient_1,slide_3,normal_tissue", "p,slide_3,", "line 4: 'label' is empty"),
         ("slide_3", "", "line 4: 'slide_id' is empty"),
+        ("slide_3", "a:b", "line 4: slide_id 'a:b' names files, and no : may be in it"),
+        ("patient_2", "nan", "line 5: patient 'nan' is a word for a missing value"),
+        ("tumor_tissue\npatient_1", "NA\npatient_1", "line 3: label 'NA' is a word"),
+        ("tumor_tissue\npatient_1", "Tumor_tissue\npatient_1", "line 3: label 'Tumor_"),
         ("slide_3", "slide_x", "1 slides have a split and no label: slide_3"),
     ],
 )
@@ -304,3 +308,11 @@ def test_a_real_table_of_tcga(shared, tmp_path):
     patients = {row.patient_id for row in cohort.rows}
     assert len(patients) < len(cohort.rows) == len(list(tmp_path.glob("*.svs")))
     assert lint(assign_splits(cohort, Split())).missing == ()
+
+
+def test_a_patient_that_is_not_given_is_the_barcodes(write, tmp_path):
+    (tmp_path / "C3L-00004-21.svs").touch()
+    (tmp_path / "C3L-00004-22.svs").touch()
+    text = "slide_id,label\nC3L-00004-21,a\nC3L-00004-22,b\n"
+    cohort = importers.from_clam(write("t.csv", text), None, Slides(folder=tmp_path))
+    assert {row.patient_id for row in cohort.rows} == {"C3L-00004"}

@@ -127,3 +127,26 @@ def test_every_fault_is_listed(tmp_path):
     with pytest.raises(CohortError, match="has 2 faults") as error:
         check(slides)
     assert str(error.value).count("\n  - ") == 2
+
+
+def test_the_counts_say_whose_the_slides_are_where_nobody_did(tmp_path):
+    assert "patients:" not in format_counts(check(rows(tmp_path)))
+    own = [change(row, patient_id=row.slide_id) for row in rows(tmp_path)]
+    note = "patients: every slide counts as a patient of its own"
+    assert note in format_counts(check(own))
+    coded = [
+        change(row, slide_id=f"C3L-{i:05}-21", patient_id=f"C3L-{i:05}")
+        for i, row in enumerate(own)
+    ]
+    note = "patients: 12 of 12 slides have the patient of their barcode"
+    assert format_counts(check(coded)).splitlines()[-1] == note
+    note = "10 of 12 slides have the patient of their barcode; 2 of 12 slides count as"
+    assert note in check(coded[:10] + own[10:]).patients
+
+
+def test_a_barcode_in_two_splits_is_a_leak_whatever_the_patients_are_called(tmp_path):
+    slides = rows(tmp_path)
+    for i in (0, 1):
+        slides[i] = change(slides[i], slide_id=f"TCGA-A0-1000-01Z-00-DX{i}")
+    with pytest.raises(CohortError, match="patient 'TCGA-A0-1000' is in 'train' and"):
+        check(slides)

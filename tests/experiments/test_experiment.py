@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from experiments import cohort as experiment
-from experiments.experiment import Manifest, RunError
+from experiments import reporting
+from experiments.experiment import Experiment, Manifest, RunError, read_csv, write_csv
 from experiments.training import Predicted
-from wsi_jax.data.cohort import CohortError
+from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.origin import Origin, to_metadata
@@ -302,3 +303,25 @@ def test_the_mpp_of_the_config_fills_what_manifest_and_file_leave_open(
     untold = lambda row: row | {"mpp": "", "path": str(image)}
     short.data = Manifest(manifest=str(edited(untold)), mpp=0.3)
     assert {row.mpp for row in short.data.cohort().rows} == {0.3}
+
+
+def test_no_spreadsheet_computes_our_tables_and_we_read_what_we_wrote(tmp_path):
+    lines = [
+        {"slide_id": text, "reason": text, "x": -1.5, "p": "-0.25"}
+        for text in ("=1+1", "+a", "-a", "@a", "\t=1", "'=1", "plain, 'a'")
+    ]
+    write_csv(tmp_path / "t.csv", [*lines, lines[0] | {"reason": "why\r=1"}])
+    with open(tmp_path / "t.csv", newline="") as file:
+        written = list(csv.DictReader(file))
+    first = {line[name][0] for line in written for name in ("slide_id", "reason")}
+    assert not first & set("=+-@\t\r")
+    assert {line["x"] for line in written} == {"-1.5"}
+    assert {line["p"] for line in written} == {"-0.25"}
+    assert written[-1]["reason"] == "why =1"
+    assert read_csv(tmp_path / "t.csv")[:-1] == [line | {"x": "-1.5"} for line in lines]
+
+
+def test_a_report_says_that_every_slide_counts_as_a_patient_of_its_own():
+    rows = tuple(Row(name, "", "a", name, "test") for name in "st")
+    (note,) = reporting.limits(Experiment(precomputed="f"), Cohort(rows, ("a",)))
+    assert note.startswith("Patients: every slide counts as a patient of its own")

@@ -6,18 +6,30 @@ import difflib
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
+from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.files import replacing
 from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError, read_table
+from wsi_jax.slides.table import CohortError, escape_formula, read_table
 
 SPLITS = ("train", "val", "test")
 PATH_COLUMNS = ("path", "mask_path", "annotation_path")
+MAX_ID_BYTES = 200  # with what is appended, a name that every file system takes
+_FORBIDDEN = frozenset('/\\<>:"|?*')
+_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)
+}
+# What pandas, R and the GDC write where there is no value.
+_MISSING = {
+    *("na", "nan", "-nan", "n/a", "#n/a", "#na", "#n/a n/a", "<na>", "null", "none"),
+    *("missing", "unknown", "not reported", "not available", "[not available]"),
+    *("not applicable", "--"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +86,13 @@ def read_manifest(
     Every column is read as text, so ids keep their leading zeros; a byte-order mark,
     blanks around cells, and semicolons or tabs for commas do not matter. Relative
     paths are relative to the manifest. `slide_id` defaults to the file's name without
-    its extension, `patient_id` to `slide_id`. Columns that are not a Row's are skipped.
+    its extension, `patient_id` to the patient of a TCGA or CPTAC barcode, else to
+    `slide_id`. Columns that are not a Row's are skipped.
 
     Args:
         path: of the CSV.
-        classes: label names in the order wanted; sorted when empty.
+        classes: label names in the order wanted; sorted when empty, and then words for
+            a missing value, and two spellings of one label, are errors.
         labelled: whether a slide without a label is an error.
 
     Raises:
@@ -109,6 +123,11 @@ def read_manifest(
         rows.append(row)
     if not rows:
         raise CohortError(f"{path}: no slide below the column names; add one per line")
+    if labelled and not classes:
+        check_labels(
+            (f"{path}, line {n}", row.label)
+            for (n, _), row in zip(lines, rows, strict=True)
+        )
     return Cohort(tuple(rows), tuple(classes) or tuple(sorted({r.label for r in rows})))
 
 
@@ -119,7 +138,10 @@ def write_manifest(path: str | os.PathLike, cohort: Cohort) -> None:
     """
     path = pathlib.Path(path)
     folder = path.absolute().parent
-    table = [_cells(row, folder) for row in cohort.rows]
+    table = [
+        {name: escape_formula(cell) for name, cell in _cells(row, folder).items()}
+        for row in cohort.rows
+    ]
     keep = [c for c in COLUMNS if c in COLUMNS[:5] or any(cells[c] for cells in table)]
     form = {"extrasaction": "ignore", "lineterminator": "\n"}
     with (
@@ -140,6 +162,84 @@ def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
     """Each slide's label as its index among the cohort's classes."""
     index = {name: i for i, name in enumerate(cohort.classes)}
     return np.array([index[row.label] for row in cohort.rows], np.int32)
+
+
+def id_fault(slide_id: str) -> str:
+    """Why a slide's id cannot name files on every file system, or ""."""
+    if not slide_id.isprintable():
+        return "it holds a character that cannot be printed"
+    if forbidden := sorted(_FORBIDDEN & set(slide_id)):
+        return f"no {' '.join(forbidden)} may be in it"
+    if slide_id.startswith(".") or slide_id.endswith("."):
+        return "it begins or ends with a dot"
+    if slide_id.split(".")[0].casefold() in _DEVICES:
+        return "Windows keeps it for a device"
+    if (size := len(slide_id.encode())) > MAX_ID_BYTES:
+        return f"it has {size} bytes, more than {MAX_ID_BYTES}"
+    return ""
+
+
+def check_id(slide_id: str, where: str) -> None:
+    """Refuses an id that cannot name files; `where` is for the error."""
+    if fault := id_fault(slide_id):
+        shown = slide_id if len(slide_id) <= 60 else f"{slide_id[:60]}..."
+        raise CohortError(
+            f"{where}: slide_id {shown!r} names files, and {fault}; write another in "
+            "column 'slide_id' (and the file in column 'path')"
+        )
+
+
+def check_labels(labels: Iterable[tuple[str, str]]) -> None:
+    """Refuses labels that nobody can have meant as classes of their own.
+
+    Args:
+        labels: (where, label) of each slide; `where` is for the error.
+
+    Raises:
+        CohortError: a word for a missing value, or two spellings of one label.
+    """
+    mean_it = "to mean it, list the classes: --config.data.classes (or --classes)"
+    first: dict[str, tuple[str, str]] = {}
+    for where, label in labels:
+        if is_missing(label):
+            raise CohortError(
+                f"{where}: label {label!r} is a word for a missing value; leave the "
+                f"line out, or {mean_it}"
+            )
+        other, line = first.setdefault(_plain_label(label), (label, where))
+        if other != label:
+            raise CohortError(
+                f"{where}: label {label!r} is {other!r} ({line}) but for case, blanks "
+                f"or the format of a number; write one of them, or {mean_it}"
+            )
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds a word for a missing value, as NA or nan."""
+    return cell.casefold() in _MISSING
+
+
+def _plain_label(label):
+    """What all spellings of one label have in common."""
+    plain = " ".join(label.split()).casefold()
+    try:
+        return plain if "_" in plain else repr(float(plain) + 0)  # -0 is 0
+    except ValueError:
+        return plain
+
+
+def patient_of(given: str, slide_id: str, path: str, where: str) -> str:
+    """A slide's patient: as given, else by the barcode of id or file, else the id.
+
+    Raises:
+        CohortError: a word for a missing value was given.
+    """
+    if is_missing(given):
+        raise CohortError(
+            f"{where}: patient {given!r} is a word for a missing value, and would make "
+            "one patient of many; leave the cell empty"
+        )
+    return given or barcode_patient(slide_id, known_stem(path)) or slide_id
 
 
 def _check_header(path, header, labelled):
@@ -167,15 +267,13 @@ def _row(cells, folder, where, labelled):
     cells["slide_id"] = cells["slide_id"] or (
         cells["path"] and known_stem(cells["path"])
     )
-    cells["patient_id"] = cells["patient_id"] or cells["slide_id"]
+    cells["patient_id"] = patient_of(
+        cells["patient_id"], cells["slide_id"], cells["path"], where
+    )
     cells["split"] = cells["split"].casefold()
     if not cells["slide_id"]:
         raise CohortError(f"{where}: neither slide_id nor path; fill one in")
-    if set(cells["slide_id"]) & set("/\\"):
-        raise CohortError(
-            f"{where}: slide_id {cells['slide_id']!r} names files, so no slash in it; "
-            "give the file in column 'path'"
-        )
+    check_id(cells["slide_id"], where)
     if labelled and not cells["label"]:
         raise CohortError(f"{where}: slide {cells['slide_id']!r} has no label; add it")
     if cells["split"] not in (*SPLITS, ""):

@@ -16,7 +16,15 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
-from wsi_jax.data.cohort import SPLITS, Cohort, Row, parse_mpp
+from wsi_jax.data.cohort import (
+    SPLITS,
+    Cohort,
+    Row,
+    check_id,
+    check_labels,
+    parse_mpp,
+    patient_of,
+)
 from wsi_jax.data.slide_folder import find_slides, some
 from wsi_jax.data.split_files import (
     read_clam_split,
@@ -122,7 +130,7 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
 
 def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
     """{slide_id: Row without path and split} of some CSVs."""
-    rows, label = {}, slides.label.casefold()
+    rows, label, labels = {}, slides.label.casefold(), []
     for table in tables:
         header, lines = read_table(table)
         name = _column(table, header, IDS)
@@ -140,9 +148,14 @@ def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
                 )
             if slide_id in rows:
                 raise CohortError(f"{where}: slide {slide_id!r} again; remove one")
-            patient_id = (patient and cells[patient[0]]) or slide_id
+            check_id(slide_id, where)
+            given = cells[patient[0]] if patient else ""
+            patient_id = patient_of(given, slide_id, "", where)
+            labels.append((where, cells[label]))
             site = cells.get("site", "")
             rows[slide_id] = Row(slide_id, "", cells[label], patient_id, "", site=site)
+    if not slides.classes:
+        check_labels(labels)
     return rows
 
 

@@ -6,8 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
+from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
 from wsi_jax.slides.content import content_id
+from wsi_jax.slides.slide import known_stem
 
 
 class Count(NamedTuple):
@@ -26,10 +28,12 @@ class Lint(NamedTuple):
     Attributes:
         counts: split x class x site, where there is at least one slide.
         missing: files that rows name and that are not there.
+        patients: what `patients_note` says of the cohort.
     """
 
     counts: tuple[Count, ...]
     missing: tuple[str, ...]
+    patients: str = ""
 
 
 def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
@@ -50,7 +54,7 @@ def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
     faults = [
         *_labels(cohort),
         *_splits(cohort),
-        *_shared(cohort, "patient", lambda row: [row.patient_id]),
+        *_shared(cohort, "patient", lambda row: {row.patient_id, _barcode(row)} - {""}),
         *_shared(cohort, "slide_id", lambda row: [row.slide_id]),
         *_same_files(cohort),
         *_clusters(cohort),
@@ -61,7 +65,27 @@ def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
         raise CohortError(f"the cohort has {len(faults)} faults:\n{listed}")
     named = {getattr(row, name) for row in cohort.rows for name in PATH_COLUMNS}
     missing = tuple(sorted(path for path in named - {""} if not os.path.exists(path)))
-    return Lint(_counts(cohort), missing)
+    return Lint(_counts(cohort), missing, patients_note(cohort))
+
+
+def patients_note(cohort: Cohort) -> str:
+    """Whose the slides are, as far as nobody said so: barcodes', or each its own.
+
+    "" where every slide has a patient that is not itself, nor its barcode's.
+    """
+    n = len(cohort.rows)
+    own = sum(row.patient_id == row.slide_id for row in cohort.rows)
+    coded = sum(row.patient_id == _barcode(row) != row.slide_id for row in cohort.rows)
+    notes = []
+    if coded:
+        notes.append(f"{coded} of {n} slides have the patient of their barcode")
+    if own:
+        which = "every slide counts" if own == n else f"{own} of {n} slides count"
+        notes.append(
+            f"{which} as a patient of its own, so that slides of one patient may lie "
+            "in two splits: name patients in a column patient_id"
+        )
+    return "; ".join(notes)
 
 
 def format_counts(found: Lint) -> str:
@@ -72,9 +96,16 @@ def format_counts(found: Lint) -> str:
         "  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip()
         for cells in table
     ]
+    if found.patients:
+        lines.append(f"patients: {found.patients}")
     if found.missing:
         lines += [f"missing files: {len(found.missing)}", *found.missing]
     return "\n".join(lines)
+
+
+def _barcode(row):
+    """The patient of a slide's barcode, or ""."""
+    return barcode_patient(row.slide_id, known_stem(row.path))
 
 
 def _counts(cohort):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
 from wsi_jax.files import replacing
 from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError, read_table
+from wsi_jax.slides.table import CohortError, escape_formula, read_table
 
 PathLike = str | os.PathLike
 
@@ -124,4 +124,6 @@ def _write(path: pathlib.Path, header: Sequence, lines: Iterable[Sequence]) -> N
         replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(map(escape_formula, cells) for cells in lines)

@@ -2,7 +2,11 @@
 
 import csv
 import os
+import re
 from collections.abc import Sequence
+
+# What makes a spreadsheet compute a cell, or would once it is unescaped.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class CohortError(ValueError):
@@ -15,7 +19,8 @@ def read_table(
     """Any CSV with column names: those, and (line number, {column: cell}) of each line.
 
     Names are in lower case, cells are text without blanks around them, empty lines are
-    left out. Commas, semicolons and tabs all separate.
+    left out. Commas, semicolons and tabs all separate. The apostrophe of
+    `escape_formula` is taken off again.
 
     Args:
         path: of the CSV.
@@ -31,7 +36,10 @@ def read_table(
             f.seek(0)
             separator = max(",;\t", key=head.count)
             reader = csv.reader(f, delimiter=separator, strict=True)
-            table = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
+            table = [
+                (reader.line_num, [unescape_formula(cell.strip()) for cell in cells])
+                for cells in reader
+            ]
     except FileNotFoundError:
         raise CohortError(f"{path}: no such manifest; mend the path") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -61,3 +69,29 @@ def read_table(
                 raise CohortError(f"{path}, line {number}: no {name}; fill it in")
         named.append((number, line))
     return header, named
+
+
+def escape_formula(cell: object) -> object:
+    """A cell of a CSV that no spreadsheet takes for a formula.
+
+    Text that begins with = + - @, a tab or a carriage return gets an apostrophe in
+    front, which spreadsheets do not show; numbers stay as they are. Carriage returns,
+    which Python's csv does not quote, become blanks.
+    """
+    if not isinstance(cell, str):
+        return cell
+    is_formula = _FORMULA.match(cell) and not _is_number(cell)
+    return ("'" if is_formula else "") + cell.replace("\r", " ")
+
+
+def unescape_formula(cell: str) -> str:
+    """The text of a cell before `escape_formula`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
