@@ -58,7 +58,8 @@ def pools(bags: Bag, pool: Pool, optimiser: Optimiser, steps: int):
 
     def one(train, key):
         count = jnp.stack([(train & (bags.label == c)).sum() for c in (0, 1)])
-        weight = jnp.where(train, 1 / jnp.maximum(count, 1)[bags.label], 0)
+        each = train.sum() / (2 * jnp.maximum(count, 1))
+        weight = jnp.where(train, each[bags.label], 0)
         # Features are standardised, too, by the training images alone.
         batch = bags._replace(mask=bags.mask & train[:, None], weight=weight)
         state = method.init(key, batch)

@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from experiments.experiment import (
     Experiment,
     RunError,
-    check_weights,
     write_csv,
     write_json,
 )
@@ -57,7 +56,6 @@ def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> No
         own = dataclasses.replace(config, train=config.plan(stage))
         try:
             check_batches(own, devices)
-            check_weights(own.train)
         except RunError as error:
             raise RunError(f"stage {stage.name!r}: {error}") from error
 

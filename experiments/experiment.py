@@ -216,7 +216,6 @@ class Experiment:
             raise RunError(
                 "--config.executor=dask: add --config.scheduler=tcp://HOST:8786"
             )
-        check_weights(self.train)
         for trunk in self.trunks.values():
             self._check_mpp(trunk)
 
@@ -263,16 +262,6 @@ class Experiment:
         if not self.zooms:
             return (tiling,)
         return tiling, dataclasses.replace(tiling, children=self.method.children)
-
-
-def check_weights(train: Train) -> None:
-    """Refuses weights of classes that do nothing."""
-    if train.class_weights and train.batch == 1:
-        raise RunError(
-            "--config.train.class_weights: in a batch of one slide a weight does "
-            "nothing; set it False and --config.train.balanced=True, or a larger "
-            "--config.train.batch"
-        )
 
 
 def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:

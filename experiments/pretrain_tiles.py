@@ -14,8 +14,10 @@ features. `--config.beside=FILE` reports that of another encoder's, too.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 from absl import flags, logging
 
 from experiments import commandline
@@ -26,7 +28,7 @@ from experiments.linear_probe import probe, trunk_of
 from experiments.progress import progress
 from experiments.tile_judge import judge_of
 from experiments.tile_report import evaluate, text, write_predictions
-from experiments.training import class_weights
+from experiments.training import class_weights, correction
 from wsi_jax import configs
 from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
 from wsi_jax.data.prepared import load_prepared
@@ -180,8 +182,10 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
     (stage,) = config.method.stages(Task(sets.classes), tx)
     plan = dataclasses.replace(config.train, **stage.plan)
     method = compile_method(stage.method, mesh)
-    weights = class_weights(sets.train.label, len(sets.classes))
-    judge = judge_of(stage, method, config.method.encoder, sets, mesh, plan.batch)
+    labels, c = sets.train.label, len(sets.classes)
+    weights, log_prior = class_weights(labels, c), correction(plan, labels, c)
+    encoder = config.method.encoder
+    judge = judge_of(stage, method, encoder, sets, mesh, plan.batch, log_prior)
     with progress("training", plan.steps) as advance:
         params = fit_stage(
             plan,
@@ -201,7 +205,7 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             meter,
             advance,
         )
-    save_encoder(path, params, config, sets)
+    save_encoder(path, params, config, sets, log_prior)
     p = judge.test(params)
     meter.add(tiles=len(p))
     write_json(account, meter.as_dict())
@@ -212,12 +216,23 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def save_encoder(path: pathlib.Path, params, config: Pretrain, sets: TileSets) -> None:
-    """Writes the encoder, its classifier where it has one, and what made them."""
+def save_encoder(
+    path: pathlib.Path,
+    params,
+    config: Pretrain,
+    sets: TileSets,
+    log_prior: Sequence[float] = (),
+) -> None:
+    """Writes the encoder, its classifier where it has one, and what made them.
+
+    The classifier's bias has `log_prior` in it: it says what the predictions say.
+    """
     encoder = config.method.encoder
     made = {"config": configs.to_plain(config)} | provenance()
     seen = tuple(sorted({*sets.seen, *encoder.seen()}))
     fc = {"fc": params["fc"]} if "fc" in params else {}
+    if fc and log_prior:
+        fc["fc"] = fc["fc"] | {"bias": fc["fc"]["bias"] + np.float32(log_prior)}
     origin = Origin(encoder.describe(), sets.classes if fc else (), seen, made)
     net = jax.device_get(params["encoder"]["params"] | fc)
     pretrained.save(path, net, to_metadata(origin))

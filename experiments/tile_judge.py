@@ -1,6 +1,6 @@
 """How an encoder is chosen while it learns, and what it says of test tiles then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from experiments.linear_probe import probe
 from experiments.training import validation_metrics
 from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles
 from wsi_jax.nets.trunk import Trunk
+from wsi_jax.ops import prior
 from wsi_jax.train.compile import compile_each, split
 from wsi_jax.types import Method, Stage
 
@@ -28,7 +29,13 @@ class Judge(NamedTuple):
 
 
 def judge_of(
-    stage: Stage, method: Method, trunk: Trunk, sets: TileSets, mesh: Mesh, batch: int
+    stage: Stage,
+    method: Method,
+    trunk: Trunk,
+    sets: TileSets,
+    mesh: Mesh,
+    batch: int,
+    log_prior: Sequence[float],
 ) -> Judge:
     """By the method's classifier; or, where it has none, its measure and a probe.
 
@@ -39,6 +46,7 @@ def judge_of(
         sets: the tiles.
         mesh: of the devices.
         batch: tiles at once.
+        log_prior: of each class, added to the classifier's logits; () for none.
     """
     if stage.validate:
         measure = compile_each(stage.validate, mesh)
@@ -46,19 +54,25 @@ def judge_of(
             lambda params: means(measure, params, sets.val, mesh, batch),
             lambda params: probe(trunk, params["encoder"], sets, mesh, batch),
         )
-    say = lambda params, tiles: probabilities(method, params, tiles, mesh, batch)
+    say = lambda params, tiles: probabilities(
+        method, params, tiles, mesh, batch, log_prior
+    )
     return Judge(
-        lambda params: validation_metrics(sets.val.label, say(params, sets.val)),
+        lambda params: validation_metrics(
+            sets.val.label, say(params, sets.val), log_prior
+        ),
         lambda params: say(params, sets.test),
     )
 
 
-def probabilities(method, params, tiles: Tiles, mesh, batch: int) -> np.ndarray:
+def probabilities(
+    method, params, tiles: Tiles, mesh, batch: int, log_prior: Sequence[float] = ()
+) -> np.ndarray:
     """Of each class for each tile [n c]."""
     key, found = jax.random.key(0), []
     for bag in evaluation_tiles(tiles, batch_size=batch):
         said = method.predict(params, split(bag, mesh), key)
-        found.append(np.asarray(jax.nn.softmax(said.logits), np.float64))
+        found.append(prior.probabilities(np.asarray(said.logits), log_prior))
     return np.concatenate(found)[: len(tiles.label)]
 
 

@@ -15,8 +15,10 @@ from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.ops import prior
 from wsi_jax.run import Card, save_card
 from wsi_jax.train.compile import compile_each, compile_method
+from wsi_jax.train.loop import Train
 from wsi_jax.types import Method, Stage
 
 
@@ -72,13 +74,15 @@ def train(
         if stage.distil:
             source = distilled(stage, params, source, parts, inside, progress)
     method = compile_method(stages[-1].method, source.mesh)
+    known = label_ids(parts["train"])
+    log_prior = correction(config.plan(stages[-1]), known, len(cohort.classes))
     threshold = None
     if len(cohort.classes) == 2:
-        truth, p = probabilities(method, params, source, parts["val"])
+        truth, p = probabilities(method, params, source, parts["val"], log_prior)
         threshold = choose_threshold(truth, p[:, 1])
     tested, called = parts["test"].rows, []
     with progress("test", len(tested)) as advance, meter.span("test"):
-        found = predict(method, params, source, parts["test"])
+        found = predict(method, params, source, parts["test"], log_prior)
         for row, (p, attention, flops, trace) in zip(tested, found, strict=True):
             label = int(decide(p[None], threshold)[0])
             called.append(Predicted(row, p, label, attention, flops, trace))
@@ -88,7 +92,8 @@ def train(
     for name, (other, learnt) in rivals.items():
         other = compile_method(other, source.mesh)
         with meter.span("opponents"):
-            others[name] = probabilities(other, learnt, source, parts["test"])[1]
+            p = probabilities(other, learnt, source, parts["test"], log_prior)[1]
+            others[name] = p
     called = [
         one._replace(others={name: p[i] for name, p in others.items()})
         for i, one in enumerate(called)
@@ -103,6 +108,7 @@ def train(
         encoder="" if config.precomputed else tiling.encoder.provenance(),
         threshold=threshold,
         dim=source.dim,
+        log_prior=log_prior,
     )
     save_card(folder, card)
     return called, threshold
@@ -120,16 +126,15 @@ def train_stage(
 ) -> Any:
     """Trains one stage, from what the one before has learnt; returns its parameters."""
     plan, method = config.plan(stage), compile_method(stage.method, source.mesh)
-    weights = None
-    if plan.class_weights:
-        labels, c = label_ids(parts["train"]), len(parts["train"].classes)
-        weights = class_weights(labels, c)
+    labels, c = label_ids(parts["train"]), len(parts["train"].classes)
+    weights = class_weights(labels, c) if plan.class_weights else None
     if stage.validate:
         measure = compile_each(stage.validate, source.mesh)
         validate = lambda params: means(measure, params, source, parts["val"])
     else:
+        log_prior = correction(plan, labels, c)
         validate = lambda params: validation_metrics(
-            *probabilities(method, params, source, parts["val"])
+            *probabilities(method, params, source, parts["val"], log_prior), log_prior
         )
     with progress(f"training ({stage.name})", plan.steps) as advance:
         return fit_stage(
@@ -176,30 +181,52 @@ def means(
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
-def validation_metrics(labels: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    """All metrics, at one half: the best step must not hang on a threshold."""
-    half = 0.5 if p.shape[1] == 2 else None
+def correction(plan: Train, labels: np.ndarray, c: int) -> tuple[float, ...]:
+    """What takes a training's shift of the class prior out of logits; () for none.
+
+    Args:
+        plan: of the training.
+        labels: class of each training slide, or tile [n].
+        c: number of classes.
+    """
+    return prior.log_prior(labels, c) if plan.classes_equal else ()
+
+
+def validation_metrics(
+    labels: np.ndarray, p: np.ndarray, log_prior: Sequence[float] = ()
+) -> dict[str, float]:
+    """All metrics, at what was one half before `log_prior` was added to logits.
+
+    The best step must not hang on a threshold.
+    """
+    half = None
+    if p.shape[1] == 2:
+        half = float(prior.probabilities(np.zeros(2), log_prior)[1])
     return {name: float(v) for name, v in slide_metrics(labels, p, half).items()}
 
 
 def predict(
-    method: Method, params, source: Source, part: Cohort
+    method: Method,
+    params,
+    source: Source,
+    part: Cohort,
+    log_prior: Sequence[float] = (),
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float, dict | None]]:
     """(probabilities [c], attention [n], flops, trace) of each slide, in order."""
     key = jax.random.key(0)
     for batch, lengths in source.evaluation(part):
         said = jax.device_get(method.predict(params, source.put(batch), key))
-        p = np.asarray(jax.nn.softmax(said.logits.astype(np.float32)), np.float64)
+        p = prior.probabilities(said.logits, log_prior)
         for i, n in enumerate(lengths):
             trace = said.trace and {name: v[i] for name, v in said.trace.items()}
             yield p[i], said.attention[i, :n], float(said.counts["flops"][i]), trace
 
 
 def probabilities(
-    method, params, source: Source, part: Cohort
+    method, params, source: Source, part: Cohort, log_prior: Sequence[float] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels [n] and probabilities [n c] of all slides of a part."""
-    found = predict(method, params, source, part)
+    found = predict(method, params, source, part, log_prior)
     return label_ids(part), np.stack([p for p, *_ in found])
 
 

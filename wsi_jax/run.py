@@ -18,6 +18,7 @@ from wsi_jax.data.views import View
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.files import write_text
+from wsi_jax.ops.prior import probabilities
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.zooms import zooms
 from wsi_jax.sight import SIGHTS
@@ -57,6 +58,8 @@ class Card:
         threshold: on the second class's probability, chosen on validation; None where
             the likeliest class wins.
         dim: features of a tile.
+        log_prior: of each class, added to logits: it takes out what weights of classes
+            shifted in training. () for none.
     """
 
     classes: tuple[str, ...]
@@ -65,6 +68,7 @@ class Card:
     encoder: str
     threshold: float | None = None
     dim: int
+    log_prior: tuple[float, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -279,7 +283,7 @@ class Predictor:
 
     def _verdict(self, found, logits, attention, kept, meter, note) -> Verdict:
         tiling = self.card.tiling
-        p = np.asarray(jax.nn.softmax(logits.astype(np.float32)), np.float64)
+        p = probabilities(logits, self.card.log_prior)
         label = int(decide(p[None], self.card.threshold)[0])
         return Verdict(
             slide_id=found.row.slide_id,

@@ -39,7 +39,8 @@ class Bag(NamedTuple):
         x: features [b n d], or whatever a method's first line takes.
         mask: [b n], True where there is a tile.
         label: [b], index of the slide's class.
-        weight: [b], of the slide in the loss; 0 for a slide that only fills the batch.
+        weight: [b], of the slide in the loss, above 0; 0 for a slide that only fills
+            the batch and is no real one.
     """
 
     x: Array

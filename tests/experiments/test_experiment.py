@@ -17,6 +17,7 @@ from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.origin import Origin, to_metadata
+from wsi_jax.run import load
 
 
 def table(path):
@@ -86,6 +87,24 @@ def test_classes_come_in_the_order_asked_for(bad):
     normal = np.array([line["label"] == "normal" for line in lines])
     assert metrics["test.sensitivity"] == pytest.approx(called[normal].mean())
     assert metrics["test.specificity"] == pytest.approx(1 - called[~normal].mean())
+
+
+def test_probabilities_are_of_the_cohort_and_not_of_its_class_weights(bad):
+    """In the run, and opened again: it has learnt from four tumours of nine slides."""
+    folder, config = bad
+    assert config.train.class_weights
+    predictor = load(folder)
+    log_prior = np.log([8 / 9, 10 / 9])
+    np.testing.assert_allclose(predictor.card.log_prior, log_prior, rtol=1e-12)
+    slides = {s["slide_id"]: s["path"] for s in table(folder / "slides.csv")}
+    line = table(folder / "predictions.csv")[0]
+    predict = lambda: predictor.predict(slides[line["slide_id"]]).probabilities
+    for name, p in predict().items():
+        assert p == pytest.approx(float(line[f"p_{name}"]), abs=1e-5)
+    odds = lambda p: p["tumor"] / p["normal"]
+    mended = odds(predict())
+    predictor.card = dataclasses.replace(predictor.card, log_prior=())
+    assert mended == pytest.approx(0.8 * odds(predict()), rel=1e-5)
 
 
 def test_too_many_bad_slides_stop_the_run_before_the_first_tile(bad, tmp_path):

@@ -139,11 +139,12 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
         ),
         (
             lambda c: (
-                setattr(c.train, "batch", 1),
+                setattr(c.train, "balanced", True),
                 setattr(c.train, "class_weights", True),
             ),
-            RunError,
-            "in a batch of one slide a weight does nothing",
+            ValueError,
+            r"config\.train\.balanced=True and --config\.train\.class_weights=True: .*"
+            r"add --noconfig\.train\.class_weights",
         ),
         (lambda c: setattr(c, "encoder", Encoder()), RunError, "trunk of its own"),
         (lambda c: setattr(c, "method", ABMIL()), RunError, "ABMIL wants an encoder"),

@@ -1,6 +1,7 @@
 """SASHA from slides to a verdict: trained, told of every way, opened and zoomed."""
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -82,6 +83,17 @@ def test_an_opened_run_zooms_to_the_same_verdict(run, predictor):
     assert len(set(verdict.order.tolist())) == zoom.horizon(0.2, n)
     assert n + 4 * len(verdict.order) <= verdict.cost["tiles"] < 5 * n
     assert verdict.cost["slides"] == 1
+
+
+def test_a_correction_of_the_class_prior_is_in_a_zoomed_verdict(run):
+    predictor, slides = wsi_jax.load(run), table(run / "slides.csv")
+    name = next(iter(table(run / "predictions.csv")))
+    path = slides[name]["path"]
+    odds = lambda: np.divide(*predictor.predict(path).probabilities.values())
+    before = odds()
+    shift = np.add(predictor.card.log_prior, (np.log(3.0), 0.0))
+    predictor.card = dataclasses.replace(predictor.card, log_prior=tuple(shift))
+    assert odds() == pytest.approx(3 * before, rel=1e-5)
 
 
 def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):

@@ -140,6 +140,7 @@ VIEWS = {
     for name, config in LOOKS.items()
     for i, stage in enumerate(config.stages(TASK, optax.identity(), **SEEN))
 }
+WEIGHTS = np.array([0.75, 1.5])  # of slides of each class
 ONE = make_mesh(jax.devices()[:1])
 
 
@@ -211,7 +212,7 @@ def bags(dtype=np.float32) -> Bag:
     label = np.arange(8) % 2
     x[label == 1, 3] += 4
     mask = np.arange(24) < rng.integers(8, 25, 8)[:, None]
-    weight = np.where(np.arange(8) < 6, 1, 0).astype(dtype)
+    weight = np.where(np.arange(8) < 6, WEIGHTS[label], 0).astype(dtype)
     mask[weight == 0] = False
     return Bag(x, mask, label.astype(np.int32), weight)
 
@@ -240,7 +241,8 @@ def images() -> Bag:
     x = rng.integers(100, 156, (8, 64, 64, 3), np.uint8)
     mask = rng.random((8, 4, 4)) < 0.3
     mask[:, 1, 2] = True
-    label, weight = np.arange(8) % 2, np.where(np.arange(8) < 6, 1, 0)
+    label = np.arange(8) % 2
+    weight = np.where(np.arange(8) < 6, WEIGHTS[label], 0)
     x[label == 1, 16:32, 32:48] = (255, 0, 0)
     mask[weight == 0] = False
     return Bag(x, mask, label.astype(np.int32), weight.astype(np.float32))

@@ -393,3 +393,6 @@ def test_a_wrong_field_is_named_with_its_flag(fields):
         SASHA(**fields).validate()
     with pytest.raises(ValueError, match=r"--config\.method\.ppo\.epochs=0"):
         SASHA(ppo=PPO(epochs=0)).validate()
+    course = Course(optimiser=Optimiser(accumulate=2))
+    with pytest.raises(ValueError, match=r"policy\.optimiser\.accumulate=2: .*batch"):
+        SASHA(policy=course).validate()

@@ -215,6 +215,16 @@ def test_a_value_as_good_or_none_is_not_better():
     assert best.after(20, math.nan) == Best(10, 0.5, 1)
 
 
+def test_classes_are_balanced_or_weighed_and_not_both():
+    """In batches of any size."""
+    for plan in (Train(batch=1), Train(balanced=True, class_weights=False)):
+        plan.validate()
+        assert plan.classes_equal
+    assert not Train(class_weights=False).classes_equal
+    with pytest.raises(ValueError, match=r"train\.balanced=.*train\.class_weights="):
+        Train(balanced=True).validate()
+
+
 def test_an_unknown_monitor_names_those_there_are():
     with pytest.raises(ValueError, match="no 'acu', only auc, log_loss; set --config"):
         monitored({"auc": 0.75, "log_loss": 0.5}, "-acu")

@@ -109,7 +109,10 @@ def gain(problem, params, episode, config):
 
 
 def test_an_update_is_that_of_stacked_states(x64):
-    """In value and in gradient, however the slides are padded, and whatever with."""
+    """In value and in gradient, however the slides are padded, and whatever with.
+
+    Of slides that weigh twice as much the gradient is twice as large.
+    """
     padded = episodes.problem(np.float64, padding=3, junk=np.nan)
     problem = episodes.problem(np.float64)
 
@@ -117,7 +120,8 @@ def test_an_update_is_that_of_stacked_states(x64):
     def by_versions(params):
         gained = gain(padded, params, padded.play(), CONFIG)
         args = episodes.AGENT, TX, params, TX.init(params), gained, CONFIG
-        loss = lambda params: ppo.loss(episodes.AGENT, params, gained, CONFIG)[0]
+        heavy = gained._replace(weight=2 * gained.weight)
+        loss = lambda params: ppo.loss(episodes.AGENT, params, heavy, CONFIG)[0]
         return jax.grad(loss)(params), *ppo.improve(*args)
 
     @jax.jit
@@ -131,7 +135,7 @@ def test_an_update_is_that_of_stacked_states(x64):
     wanted, losses, wanted_grads = plain(problem.agent)
     close = functools.partial(chex.assert_trees_all_close, rtol=0, atol=1e-12)
     close((metrics["actor_loss"], metrics["critic_loss"]), losses)
-    close(grads, jax.tree.map(lambda g: g[0], wanted_grads))
+    close(grads, jax.tree.map(lambda g: 2 * g[0], wanted_grads))
     # Biases of attention move no softmax: their gradient is noise, their way Adam's.
     for tree in (*params.values(), *wanted.values()):
         tree["params"]["gated"]["logits"].pop("bias")

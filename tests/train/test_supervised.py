@@ -66,18 +66,26 @@ def test_a_filled_up_batch_is_the_batch(bag):
     chex.assert_trees_all_close(step(pad_to(bag, 8)), step(bag), rtol=1e-6)
 
 
-def test_a_slide_of_weight_two_counts_twice(bag):
-    twice = Bag(*(np.concatenate([a, a[1:2]]) for a in bag))
-    twice = twice._replace(weight=np.array([1, 1, 0.5, 1, 1], np.float32))
-    chex.assert_trees_all_close(step(twice), step(bag), rtol=1e-6)
+def test_the_loss_is_a_weighted_sum_over_the_number_of_slides(bag):
+    """Other metrics are plain means."""
+    alone = [Bag(*(a[i : i + 1] for a in bag)) for i in range(4)]
+    parts = np.array([step(one)[1]["loss"] for one in alone])  # each times its weight
+    for batch in (bag, pad_to(bag, 8)):
+        metrics = step(batch)[1]
+        assert metrics["loss"] == pytest.approx(parts.mean(), rel=1e-6)
+        assert metrics["tiles"] == np.mean([5, 3, 4, 2])
+    heavy = step(bag._replace(weight=4 * bag.weight))[1]
+    for name in ("loss", "grad_norm"):
+        assert heavy[name] == pytest.approx(4 * float(step(bag)[1][name]), rel=1e-6)
 
 
-def test_the_loss_is_the_weighted_mean(bag):
-    """Only the weights' ratio counts, in the loss and in every metric."""
-    tiles = [5, 3, 4, 2]
-    assert step(bag)[1]["tiles"] == pytest.approx(np.average(tiles, weights=bag.weight))
-    heavy = bag._replace(weight=4 * bag.weight)
-    chex.assert_trees_all_close(step(heavy), step(bag), rtol=1e-6)
+def test_accumulated_batches_are_one_large_batch(bag):
+    method = linear(optax.MultiSteps(optax.sgd(1.0), 4).gradient_transformation())
+    state = method.init(jax.random.key(0), bag)
+    learn = jax.jit(method.step)
+    for i in range(4):
+        state, _ = learn(state, Bag(*(a[i : i + 1] for a in bag)))
+    chex.assert_trees_all_close(state.params, step(bag)[0], rtol=1e-6)
 
 
 def test_where_nothing_weighs_anything_nothing_moves(bag):

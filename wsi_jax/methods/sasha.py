@@ -39,7 +39,7 @@ from wsi_jax.train.course import Course
 from wsi_jax.train.flops import count_flops
 from wsi_jax.train.optimiser import Optimiser, alone
 from wsi_jax.train.ppo import PPO
-from wsi_jax.train.supervised import supervised, weighted_mean
+from wsi_jax.train.supervised import plain_mean, supervised
 from wsi_jax.types import (
     Dtype,
     Method,
@@ -134,6 +134,12 @@ class SASHA:
     def validate(self) -> None:
         """Raises ValueError naming the flag that is wrong."""
         self.ppo.validate()
+        if (several := self.policy.optimiser.accumulate) > 1:
+            raise ValueError(
+                f"--config.method.policy.optimiser.accumulate={several}: a batch is "
+                "learnt from ppo.epochs times, and these would be put together in "
+                "place of batches; set --config.method.policy.batch instead"
+            )
         if not 0 < self.share <= 1:
             raise ValueError(f"--config.method.share={self.share}: above 0, 1 at most")
         if not 0 <= self.drop < 1:
@@ -374,7 +380,7 @@ class _Stages:
             )
             metrics = {name: values.mean() for name, values in metrics.items()}
             metrics["loss"] = metrics["actor_loss"] + metrics["critic_loss"]
-            metrics["gain"] = weighted_mean(gained.gain.mean(1), batch.weight)
+            metrics["gain"] = plain_mean(gained.gain.mean(1), batch.weight)
             return TrainState(state.step + 1, known | params, opt, state.key), metrics
 
         def predict(params, batch, key):

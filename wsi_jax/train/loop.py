@@ -21,7 +21,8 @@ class Train:
         seed: of the initial parameters, dropout and the order of slides.
         optimiser: AdamW and its schedule.
         balanced: draw classes equally often, rather than every slide once an epoch.
-        class_weights: weigh each class by the inverse of its frequency.
+        class_weights: weigh each class by the inverse of its frequency. Either of the
+            two does what both would do twice: not with `balanced`.
         log_every: steps between two lines of metrics.jsonl.
         validate_every: steps between two looks at the validation slides.
         monitor: what validation must raise; prefix "-" to lower it.
@@ -40,6 +41,21 @@ class Train:
     monitor: str = "-log_loss"
     patience: int = 10
     save_every: int = 100
+
+    @property
+    def classes_equal(self) -> bool:
+        """Whether all classes have the same part in the loss, rare ones too."""
+        return self.balanced or self.class_weights
+
+    def validate(self) -> None:
+        """Raises ValueError where rare classes would count twice over."""
+        if self.balanced and self.class_weights:
+            raise ValueError(
+                "--config.train.balanced=True and --config.train.class_weights=True: "
+                "each of them gives all classes an equal part in the loss, and both "
+                "give rare ones more; add --noconfig.train.class_weights, or leave "
+                "--config.train.balanced out"
+            )
 
 
 class DivergedError(ArithmeticError):

@@ -98,14 +98,18 @@ class Staged:
             params = net.init(init_key)
             return TrainState(jnp.int32(0), params, tx.init(params), key)
 
-        def learn(grads, head, x, mask, label, share, key):
-            """Adds a slide's share to the head's gradient; and the bag's own."""
+        def learn(grads, head, x, mask, label, share, part, key):
+            """Adds a slide's share to the head's gradient; and the bag's own.
+
+            Of the loss a slide has its weighted share, of other metrics an equal part.
+            """
 
             def loss(head, x):
                 losses, metrics = net.loss(head, x, mask, label, key)
-                metrics = {"loss": losses} | metrics
-                metrics = jax.tree.map(lambda v: share * v[0], metrics)
-                return metrics["loss"], metrics
+                loss = share * losses[0]
+                return loss, {"loss": loss} | {
+                    k: part * v[0] for k, v in metrics.items()
+                }
 
             (more, bag), metrics = jax.grad(loss, (0, 1), has_aux=True)(head, x)
             return jax.tree.map(jnp.add, grads, more), bag, metrics
@@ -127,7 +131,8 @@ class Staged:
 
         def step(state, batch):
             weight = np.asarray(batch.weight)
-            shares = weight / (weight.sum() or 1)
+            count = max(1, np.count_nonzero(weight))
+            shares, parts = weight / count, (weight > 0).astype(weight.dtype) / count
             looks, heads = keys(state.key, state.step, weight)
             trains = int(state.step) >= net.frozen
             grads, totals = zeros(state.params), {}
@@ -137,7 +142,7 @@ class Staged:
                 look = self._look(state.params, view, int(which), shift, trains)
                 grads["head"], bag, metrics = learned(
                     grads["head"], state.params["head"], *look.bag(),
-                    batch.label[i : i + 1], shares[i], heads[i],
+                    batch.label[i : i + 1], shares[i], parts[i], heads[i],
                 )  # fmt: skip
                 if trains:
                     grads["trunk"] = look.back(bag, grads["trunk"])

@@ -13,9 +13,20 @@ from wsi_jax.types import Method, TrainState
 def weighted_mean(
     values: Float[Array, " b"], weight: Float[Array, " b"]
 ) -> Float[Array, ""]:
-    """Mean over slides; 0 where no slide weighs anything."""
-    total = weight.sum()
-    return (values * weight).sum() / jnp.where(total > 0, total, 1)
+    """Sum of weighted values over the number of real slides; 0 where there are none.
+
+    Real are slides of a weight above 0. The divisor is not the sum of the weights: in a
+    batch where a class is missing the others would weigh more than they should.
+    """
+    count = (weight > 0).sum().astype(weight.dtype)
+    return (values * weight).sum() / jnp.where(count > 0, count, 1)
+
+
+def plain_mean(
+    values: Float[Array, " b"], weight: Float[Array, " b"]
+) -> Float[Array, ""]:
+    """Mean over the real slides of a batch, whatever each of them weighs."""
+    return weighted_mean(values, (weight > 0).astype(weight.dtype))
 
 
 def supervised(
@@ -26,8 +37,9 @@ def supervised(
 ) -> Method:
     """Makes the Method of anything with a differentiable loss.
 
-    The gradient is that of the mean loss over the whole batch, weighted by
-    `batch.weight`, on however many devices the batch lies.
+    The gradient is that of the loss weighted by `batch.weight`, over the number of real
+    slides of the whole batch, on however many devices it lies. Metrics beside the loss
+    are plain means.
 
     Args:
         init: (key, batch) -> params.
@@ -43,9 +55,9 @@ def supervised(
 
     def mean_loss(params, batch, key):
         losses, metrics = loss(params, batch, key)
-        metrics = {"loss": losses} | metrics
-        means = jax.tree.map(lambda v: weighted_mean(v, batch.weight), metrics)
-        return means["loss"], means
+        mean = weighted_mean(losses, batch.weight)
+        means = jax.tree.map(lambda v: plain_mean(v, batch.weight), metrics)
+        return mean, {"loss": mean} | means
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
