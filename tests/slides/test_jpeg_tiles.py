@@ -11,10 +11,11 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from PIL import Image
 from slides.test_slide import MPP, halved, picture, write_tiff
 
-from wsi_jax.slides import decoded, direct, handles
-from wsi_jax.slides.readers import open_reader
+from wsi_jax.slides import decoded, direct, handles, jpeg
+from wsi_jax.slides.readers import FlatReader, TiffReader, open_reader
 from wsi_jax.slides.slide import SlideError, open_slide
 
 JPEG = {"compression": "jpeg", "compressionargs": {"level": 85}}
@@ -29,13 +30,13 @@ def closed_afterwards():
 @pytest.fixture
 def decodes(monkeypatch):
     """Counts the tiles that are decoded straight from the file."""
-    seen, decode = [], imagecodecs.jpeg8_decode
+    seen, decode = [], jpeg.decode
 
-    def counted(*args, **how):
+    def counted(*args):
         seen.append(args)
-        return decode(*args, **how)
+        decode(*args)
 
-    monkeypatch.setattr("wsi_jax.slides.tiff.imagecodecs.jpeg8_decode", counted)
+    monkeypatch.setattr(jpeg, "decode", counted)
     return seen
 
 
@@ -189,16 +190,92 @@ def test_a_damaged_tile_is_openslides_to_refuse(tmp_path):
         np.testing.assert_array_equal(slide.read((128, 0), 100, MPP), expected)
 
 
+def overwritten(data, offset, count, seed):
+    """A file with 512 bytes of one tile overwritten by noise or by ones."""
+    rng = np.random.default_rng(seed)
+    first = offset + int(rng.integers(0, max(1, count - 512)))
+    block = rng.bytes(512) if seed % 2 else b"\xff" * 512
+    return data[:first] + block[: offset + count - first] + data[first + 512 :]
+
+
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
+def test_no_damaged_tile_is_read_that_openslide_refuses(tmp_path, subsampling):
+    path = str(tmp_path / "hurt.tif")
+    how = JPEG | {"tile": (128, 128), "subsampling": subsampling}
+    write_tiff(path, [picture(384, 384)], **how)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        # Not one of those that are compared before any is read.
+        index = min((1, 2, 3, 5, 6, 7), key=page.databytecounts.__getitem__)
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+    y, x = 128 * (index // 3), 128 * (index % 3)
+    box = y, x, 128, 128
+    with open(path, "rb") as file:
+        whole = file.read()
+    refused = 0
+    for seed in range(50):
+        with open(path, "wb") as file:
+            file.write(overwritten(whole, offset, count, seed))
+        try:
+            expected = by_openslide(path, 0, *box)
+        except openslide.OpenSlideError:
+            expected, refused = None, refused + 1
+        reader = open_reader(path)
+        try:
+            read = reader.read(0, *box)
+        except (openslide.OpenSlideError, ValueError):
+            read = None
+        reader.close()
+        if expected is None:
+            assert read is None, seed
+        else:
+            np.testing.assert_array_equal(read, expected)
+    assert refused >= 45
+
+
+@pytest.mark.parametrize("name", ["strips.tif", "tiles.tif", "planes.tif", "flat.jpg"])
+def test_a_jpeg_that_ends_early_is_refused_by_every_back_end(tmp_path, name):
+    """Also where OpenSlide does not open the file."""
+    path, image = tmp_path / name, picture(256, 256)
+    if name == "flat.jpg":
+        Image.fromarray(image).save(path, quality=85)
+        first, n = 0, path.stat().st_size
+    else:
+        layout = {"tile": (128, 128) if name == "tiles.tif" else None}
+        if name == "strips.tif":
+            layout["rowsperstrip"] = 96
+        if name == "planes.tif":
+            image = np.ascontiguousarray(image.transpose(2, 0, 1))
+            grey = {"colorspace": "GRAYSCALE", "outcolorspace": "GRAYSCALE"}
+            layout |= {"planarconfig": "separate", "compressionargs": grey}
+        write_tiff(path, [image], **JPEG | layout)
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            first, n = page.dataoffsets[1], page.databytecounts[1]
+    back_end = TiffReader if name in ("strips.tif", "tiles.tif") else FlatReader
+    reader = back_end(str(path))
+    whole = reader.read(0, 0, 0, 256, 256)
+    assert np.abs(whole.astype(int) - picture(256, 256)).mean() < 12
+    reader.close()
+    with open(path, "r+b") as file:
+        file.seek(first + n // 2)
+        file.write(b"\xff\xd9")
+    reader = back_end(str(path))
+    with pytest.raises(ValueError, match="premature end"):
+        reader.read(0, 0, 0, 256, 256)
+    reader.close()
+
+
 def test_what_openslide_refuses_of_a_sample_spoils_no_other_read(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "hurt.tif", [picture(256, 256)], **JPEG)
     _damage(path, 0)
-    decode = imagecodecs.jpeg8_decode
+    decode = jpeg.decode
 
-    def lenient(data, out, **how):
-        with contextlib.suppress(imagecodecs.Jpeg8Error):
-            decode(data, out=out, **how)
+    def lenient(*args):
+        with contextlib.suppress(ValueError):
+            decode(*args)
 
-    monkeypatch.setattr("wsi_jax.slides.tiff.imagecodecs.jpeg8_decode", lenient)
+    monkeypatch.setattr(jpeg, "decode", lenient)
     expected = by_openslide(path, 0, 128, 0, 100, 100)
     np.testing.assert_array_equal(open_slide(path).read((128, 0), 100, MPP), expected)
     with pytest.raises(SlideError, match="hurt"):
@@ -242,12 +319,13 @@ def test_another_decoders_pixels_are_refused(tmp_path, monkeypatch, level):
     """Whether OpenSlide would return stored pixels (level 0) or interpolate (1)."""
     image = picture(451, 603)
     path = str(write_tiff(tmp_path / "a.tif", [image, halved(image)], **JPEG))
-    decode = imagecodecs.jpeg8_decode
+    decode = jpeg.decode
 
-    def brighter(data, out, **how):
-        out[:] = np.clip(decode(data, **how).astype(int) + 6, 0, 255)
+    def brighter(data, head, rows, out):
+        decode(data, head, rows, out)
+        out[:] = np.clip(out.astype(int) + 6, 0, 255)
 
-    monkeypatch.setattr("wsi_jax.slides.tiff.imagecodecs.jpeg8_decode", brighter)
+    monkeypatch.setattr(jpeg, "decode", brighter)
     reader = open_reader(path)
     read = reader.read(level, 64, 0, 64, 64)
     expected = by_openslide(path, level, 64, 0, 64, 64)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tifffile
 
-from wsi_jax.slides.tiff import Plane, is_jpeg_tiled, unreadable
+from wsi_jax.slides.tiff import Plane, is_jpeg, unreadable
 
 # One for OpenSlide's interpolation, one for another build of the JPEG decoder.
 _ROUNDING = 2
@@ -96,7 +96,7 @@ class DirectPlanes:
         In the latter a missing tile, OpenSlide's to fill, would not fit in.
         """
         if is_exact(self._downsamples[level]):
-            return is_jpeg_tiled(page)
+            return is_jpeg(page)
         return all(page.databytecounts)
 
     def _agrees(self, level, plane):

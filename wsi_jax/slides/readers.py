@@ -7,6 +7,7 @@ another class with the attributes of `Reader`.
 
 import contextlib
 import functools
+import pathlib
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -17,8 +18,9 @@ import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 
+from wsi_jax.slides import jpeg
 from wsi_jax.slides.direct import DirectPlanes, is_exact
-from wsi_jax.slides.tiff import WHITE, TiffReader, flatten
+from wsi_jax.slides.tiff import WHITE, TiffReader, flatten, is_jpeg
 
 # One cache of decoded tiles for all OpenSlide handles; a private one each would grow
 # with the number of open slides.
@@ -167,7 +169,7 @@ class FlatReader(Reader):
     background = WHITE
 
     def __init__(self, path: str):
-        self._image = Image.open(path)
+        self._path, self._image = path, Image.open(path)
         self._lock = threading.Lock()
         self._pixels = None
         reason = _not_8_bit(self._image) or _stack(self._image, path)
@@ -183,6 +185,7 @@ class FlatReader(Reader):
     ) -> UInt8[np.ndarray, "h w 3"]:
         with self._lock:
             if self._pixels is None:
+                _check_jpeg(self._image, self._path)
                 self._pixels = flatten(self._image.convert("RGBA"), self.background)
         return self._pixels[y : y + h, x : x + w].copy()
 
@@ -213,6 +216,19 @@ def _stack(image, path):
             if set(axes) - set("YXS"):
                 return f"a stack of images (axes {axes}), not one"
     return None
+
+
+def _check_jpeg(image, path):
+    """Raises ValueError for damaged JPEG, which Pillow would show without a word."""
+    if image.format == "JPEG":
+        jpeg.check(pathlib.Path(path).read_bytes())
+    if image.format != "TIFF":
+        return
+    with tifffile.TiffFile(path) as tiff:
+        if is_jpeg(page := tiff.pages[0]):
+            segments = page.dataoffsets, page.databytecounts
+            for data, _ in tiff.filehandle.read_segments(*segments):
+                jpeg.check(data, page.jpegtables)
 
 
 @functools.cache

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Sequence
 
-import imagecodecs
 import numpy as np
 import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
-from wsi_jax.slides import decoded
+from wsi_jax.slides import decoded, jpeg
 
 WHITE = (255, 255, 255)
 # Compressions tifffile decodes to the colours the file means. Aperio's JPEG 2000
@@ -88,7 +87,7 @@ class Plane:
         # tifffile's tuples take forty bytes a number.
         self._offsets = np.array(page.dataoffsets, np.int64)
         self._counts = np.array(page.databytecounts, np.int64)
-        self._pixels = _jpeg(page) if is_jpeg_tiled(page) else _any(page)
+        self._pixels = _jpeg(page) if is_jpeg(page) else _any(page)
 
     def read(self, y, x, h, w, out=None):
         """Raises whatever a decoder raises, and ValueError for a missing tile."""
@@ -154,14 +153,13 @@ class Plane:
 
 
 def _jpeg(page):
-    """Decodes tiles of JPEG; its colours are those that the page says, whatever the
-    JPEG's own markers: Aperio's RGB has none."""
-    how = {
-        "tables": page.jpegtables,
-        "colorspace": _JPEG_COLOURS[page.photometric],
-        "outcolorspace": "RGB",
-    }
-    return lambda data, index, out: imagecodecs.jpeg8_decode(data, out=out, **how)
+    """Decodes tiles or strips of JPEG; a damaged one is an error."""
+    head = jpeg.header(page.jpegtables, _JPEG_COLOURS[page.photometric])
+    if page.is_tiled:
+        return lambda data, index, out: jpeg.decode(data, head, len(out), out)
+    h, step = page.shape[0], page.rowsperstrip
+    rows = lambda index: min(step, h - index * step)
+    return lambda data, index, out: jpeg.decode(data, head, rows(index), out)
 
 
 def _any(page):
@@ -175,9 +173,9 @@ def _any(page):
     return pixels
 
 
-def is_jpeg_tiled(page) -> bool:
-    """Whether a page is tiles of JPEG, in colour or grey."""
-    return page.is_tiled and page.compression == COMPRESSION.JPEG
+def is_jpeg(page) -> bool:
+    """Whether the tiles or strips of a page are JPEG, in colour or grey."""
+    return page.compression == COMPRESSION.JPEG
 
 
 def unreadable(page):
