@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.train.checkpoint import Checkpoints, digest
+from wsi_jax.train.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    digest,
+    is_finite,
+)
 from wsi_jax.train.compile import make_mesh, replicate
 from wsi_jax.types import TrainState
 
@@ -114,6 +119,28 @@ def test_what_a_kill_left_half_written_is_not_a_checkpoint(tmp_path):
     save(tmp_path, 8, state(2.0))
     found, _ = Checkpoints(tmp_path).restore(state())
     assert float(found.params["kernel"][0, 0]) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "structure"])
+def test_a_checkpoint_that_cannot_be_used_is_one_error(tmp_path, damage):
+    save(tmp_path / "state", 4, state())
+    like = state()
+    for path in (tmp_path / "state" / "4" / "tree").rglob("*"):
+        if path.is_file() and damage == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif path.is_file() and damage == "gone":
+            path.unlink()
+    if damage == "structure":
+        like = like._replace(params=like.params | {"more": jnp.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"state/4 is damaged .* delete "):
+        Checkpoints(tmp_path / "state").restore(like)
+
+
+def test_one_number_that_is_not_finite_is_noticed():
+    tree = {"a": jnp.ones(3), "n": jnp.int32(1), "half": jnp.ones(2, jnp.bfloat16)}
+    assert is_finite(tree)
+    for bad in (math.nan, math.inf):
+        assert not is_finite(tree | {"half": tree["half"].at[1].set(bad)})
 
 
 def test_a_step_taken_while_it_is_written_does_not_change_it(tmp_path):

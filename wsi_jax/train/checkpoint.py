@@ -8,10 +8,16 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 SPARE = 1 << 20  # bytes for what Orbax writes around the arrays
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names it and the mend."""
 
 
 class Checkpoints:
@@ -57,15 +63,32 @@ class Checkpoints:
             raise OSError(full, os.strerror(full), str(self._manager.directory))
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The newest checkpoint, structured and laid out as `like`; or None."""
+        """The newest checkpoint, or None.
+
+        Args:
+            like: a tree of its structure: arrays, on whose devices those of the
+                checkpoint are laid, whichever they were saved from; or shapes and
+                types alone, for the first device.
+
+        Raises:
+            CheckpointError: it is damaged, or of another structure.
+        """
         step = self._manager.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, _keys_as_data(like))
         args = ocp.args.Composite(
-            tree=ocp.args.StandardRestore(abstract), memory=ocp.args.JsonRestore()
+            tree=ocp.args.StandardRestore(jax.tree.map(_laid_out, _keys_as_data(like))),
+            memory=ocp.args.JsonRestore(),
         )
-        found = self._manager.restore(step, args=args)
+        try:
+            found = self._manager.restore(step, args=args)
+        except Exception as error:  # what Orbax raises depends on what is damaged
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            folder = self._manager.directory
+            raise CheckpointError(
+                f"{folder / str(step)} is damaged or of another method ({reason}): put "
+                f"back what was there, or delete {folder.parent} to train it anew"
+            ) from error
         return _data_as_keys(found["tree"], like), found["memory"]
 
     def wait(self) -> None:
@@ -86,6 +109,24 @@ def digest(tree: Any) -> str:
         found.update(f"{name} {array.dtype} {array.shape}".encode())
         found.update(array.tobytes())
     return found.hexdigest()[:16]
+
+
+def is_finite(tree: Any) -> bool:
+    """Whether all numbers of a tree of arrays are finite."""
+    floats = (a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact))
+    return all(bool(jnp.isfinite(array).all()) for array in floats)
+
+
+def _laid_out(leaf) -> jax.ShapeDtypeStruct:
+    """Shape, type and devices of an array that is to be restored.
+
+    Orbax would lay it on the devices it was saved from, which may not be here.
+    """
+    struct = ocp.tree.to_shape_dtype_struct(leaf)
+    if struct.sharding is not None:
+        return struct
+    first = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=first)
 
 
 def _is_key(leaf) -> bool:

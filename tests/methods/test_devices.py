@@ -1,0 +1,86 @@
+"""What is learnt on some devices is opened on any others, by another process."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+import test_contract as contract
+
+from wsi_jax.train.checkpoint import Checkpoints, digest
+from wsi_jax.train.compile import make_mesh, replicate
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# Opens what eight devices have saved, and saves it again.
+ON_ONE = """
+import json, sys
+import jax
+from wsi_jax.train.checkpoint import Checkpoints, digest
+there, here, shapes = sys.argv[1:]
+assert jax.device_count() == 1
+struct = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf[:-1]), leaf[-1])
+like = jax.tree.map(struct, json.loads(shapes), is_leaf=lambda x: isinstance(x, list))
+found, memory = Checkpoints(there).restore(like)
+assert all(leaf.devices() == set(jax.devices()) for leaf in jax.tree.leaves(found))
+again = Checkpoints(here)
+again.save(0, found, memory)
+again.close()
+print(digest(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Of one of every family of methods, and of the last of its stages, which has what
+    earlier ones have learnt.
+
+    One lies on all of eight devices and the others on the eighth, for Orbax takes long
+    to save what lies on many.
+    """
+    methods = {
+        "abmil": (contract.METHODS["abmil"], contract.bags(), {}),
+        "clam": (contract.METHODS["clam-mb"], contract.bags(), {}),
+        "streaming": (contract.IMAGES["streaming-clam"], contract.images(), {}),
+        "sim-clr": (contract.TILES["sim-clr"], contract.tiles(), {}),
+        "sasha": (contract.ZOOMS["sasha"], contract.zooms(), {}),
+    }
+    for name in ("attention-sampling", "patch-all", "attention-pooling"):
+        methods[name] = contract.LOOKS[name], contract.looks(), contract.SEEN
+    shapes, tx = {}, contract.optax.identity()
+    for name, (config, bag, form) in methods.items():
+        *_, stage = config.stages(contract.TASK, tx, **form)
+        state = jax.eval_shape(stage.method.init, jax.random.key(0), bag)
+        shapes[name] = state.params
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype)
+    drawn = jax.tree.map(draw, shapes)
+    on_all = {"abmil": replicate(drawn.pop("abmil"), make_mesh())}
+    return on_all | replicate(drawn, make_mesh(jax.devices()[-1:]))
+
+
+def test_weights_of_each_method_go_from_eight_devices_to_one_and_back(
+    weights, tmp_path
+):
+    saved = Checkpoints(tmp_path / "eight")
+    saved.save(0, weights, {})
+    saved.close()
+    shapes = jax.tree.map(lambda leaf: [*leaf.shape, str(leaf.dtype)], weights)
+    folders = [str(tmp_path / name) for name in ("eight", "one")]
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ONE, *folders, json.dumps(shapes)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == digest(weights)
+    like = replicate(weights, make_mesh())
+    found, _ = Checkpoints(tmp_path / "one").restore(like)
+    chex.assert_trees_all_equal(found, weights)
+    assert all(len(leaf.devices()) == 8 for leaf in jax.tree.leaves(found))
