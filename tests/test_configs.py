@@ -124,3 +124,10 @@ def test_validate_asks_the_inmost_first():
 
     configs.validate(Outer(Inner("a"), Inner("b")))
     assert asked == ["a", "b", "outer"]
+
+
+def test_fields_have_the_names_of_the_command_at_hand():
+    message = "a: set --config.data.mpp, or --config.grid.mpp=0.5: see --config.b.c."
+    renamed = configs.rename_fields(message, {"data.mpp": "--mpp", "b.c": "predict(c)"})
+    settled = "grid.mpp=0.5 (settled when the run was trained)"
+    assert renamed == f"a: set --mpp, or {settled}: see predict(c)."

@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 import scn
+import tifffile
 from PIL import Image
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.nets.encoder import Encoder
+from wsi_jax.pipeline import streamed
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Source, Tissue
@@ -79,7 +81,7 @@ def test_qupaths_outlines_count_from_the_scanned_area_and_asaps_do_not(tmp_path)
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ("", r"a: no mask_path; .*--config\.tissue\.source=AUTO"),
+        ("", r"a: no mask; .*mask_path.*--config\.tissue\.source=AUTO"),
         ("gone.png", r"a: .*gone\.png cannot be read \(No such file"),
         ("a.txt", r"a: .*a\.txt cannot be opened as a mask"),
         ("tall.png", r"a: .*tall\.png is 20 x 10 px"),
@@ -94,6 +96,40 @@ def test_a_slide_without_its_mask_is_refused_by_name(row, tmp_path, mask, messag
     with pytest.raises(ValueError, match=message):
         raise ValueError(found.reason)
     assert not survey(dataclasses.replace(row, mask_path=path), TILING).reason
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        (None, ""),
+        (0.51, ""),
+        (0.25, "a: mpp 0.25 is used, by its manifest; the file's property says 0.5"),
+    ],
+)
+def test_an_mpp_that_contradicts_the_file_is_noted(tmp_path, given, note):
+    path = tmp_path / "a.tif"
+    pixels = np.full((SIDE, SIDE, 3), (200, 80, 160), np.uint8)
+    dots_per_cm = (20_000, 20_000)
+    tifffile.imwrite(
+        path, pixels, tile=(256, 256), resolution=dots_per_cm, resolutionunit=3
+    )
+    found = survey(Row("a", str(path), "x", "a", "train", given), TILING)
+    assert (found.reason, found.note) == ("", note)
+    assert found.mpp == (given or 0.5)
+
+
+def test_what_lies_around_the_tissue_is_told(row):
+    assert survey(row, TILING).background == "bright"
+    assert survey(row, MASKED).background == "bright"
+    Image.fromarray(np.full((SIDE, SIDE, 3), 5, np.uint8)).save(row.path)
+    assert survey(row, MASKED).background == "dark"
+    (line,) = streamed([survey(row, MASKED)])
+    assert line["background"] == "dark"
+
+
+def test_an_error_that_nobody_foresaw_refuses_the_slide(row):
+    broken = dataclasses.replace(row, mask_path="mask\0.png")
+    assert survey(broken, MASKED).reason.startswith("a: cannot be read (ValueError: ")
 
 
 def test_an_empty_mask_is_no_tissue(row, tmp_path):

@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 import importlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 TYPE = "type"
@@ -108,6 +110,27 @@ def validate(config: Any) -> None:
             validate(value)
     if hasattr(config, "validate"):
         config.validate()
+
+
+def rename_fields(message: str, names: Mapping[str, str]) -> str:
+    """A message with the fields of the config under the names they have elsewhere.
+
+    Errors name a field as a command with a config does, `--config.data.mpp`. A command
+    of other flags, or Python, renames those that it has; the others were settled when
+    the run was trained.
+
+    Args:
+        message: of an error.
+        names: {"data.mpp": "--mpp", ...}.
+    """
+
+    def renamed(match):
+        path, value = match[1], match[2] or ""
+        if path in names:
+            return names[path] + value
+        return f"{path}{value} (settled when the run was trained)"
+
+    return re.sub(r"--config\.([\w.]*\w)(=[\w.-]*\w)?", renamed, message)
 
 
 def _find(name):

@@ -212,6 +212,7 @@ def _lines(found, status) -> list[dict]:
             "mpp_source": s.mpp_source,
             "height": s.shape[0],
             "width": s.shape[1],
+            "background": s.background,
             "tissue_mm2": round(s.tissue_mm2, 4),
             "tiles": len(s.yx),
             **status[s.row.slide_id],

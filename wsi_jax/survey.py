@@ -22,7 +22,7 @@ from wsi_jax.slides.content import content_id
 from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.regions import read_annotations, read_mask
 from wsi_jax.slides.slide import SlideError, open_slide
-from wsi_jax.slides.tissue import Source, Tissue, tissue_mask
+from wsi_jax.slides.tissue import Source, Tissue, find_background, tissue_mask
 from wsi_jax.types import Stage, Takes, Task
 
 
@@ -73,13 +73,14 @@ class Surveyed(NamedTuple):
         row: of the manifest.
         yx: corners of what is encoded [n 2], in pixels at the mpp of `tiling.tiles`.
         mpp: of level 0.
-        mpp_source: "manifest", "property" or "tiff".
+        mpp_source: "manifest", "ome", "property" or "tiff".
         shape: (h, w) of level 0.
         tissue_mm2: area of tissue.
         reason: why the slide is refused, or "".
         picture: of the slide and its tissue, small; None where it cannot be read.
         content: of its file: features of another file of this name are not its own.
         note: what else is wrong; the slide is used all the same.
+        background: "bright" or "dark"; "" where it cannot be read.
     """
 
     row: Row
@@ -92,6 +93,7 @@ class Surveyed(NamedTuple):
     picture: Picture | None = None
     content: str = ""
     note: str = ""
+    background: str = ""
 
     def fingerprint(self, settings: str) -> str:
         """Of the slide's features: of `settings`, its file, its mpp and its tiles."""
@@ -111,7 +113,7 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
     """Finds a slide's tissue and the tiles on it; an unreadable slide has a reason."""
     nothing = Surveyed(row, np.zeros((0, 2), np.int32))
     if not os.path.exists(row.path):
-        missing = f"{row.slide_id}: no file {row.path}; mend its path in the manifest"
+        missing = f"{row.slide_id}: no file {row.path}; mend its path"
         return nothing._replace(reason=missing)
     try:
         with open_slide(row.path, row.mpp) as slide:
@@ -123,10 +125,15 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
                 tiling.tissue, mpp=max(tiling.tissue.mpp, slide.mpp)
             )
             overview = slide.overview(tissue.mpp)
+            background = find_background(overview, tissue, slide.fill_rgb)
+            tissue = dataclasses.replace(tissue, background=background)
             mask = _tissue(row, slide, overview, tissue)
         content = content_id(row.path)
     except (SlideError, AnnotationError, OSError) as error:
         return nothing._replace(reason=_naming(row, str(error)))
+    except Exception as error:  # one bad slide stops no other
+        message = f"cannot be read ({type(error).__name__}: {error}); leave it out"
+        return nothing._replace(reason=_naming(row, message))
     yx = tile_grid(
         slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid, tiling.overhang
     )
@@ -142,7 +149,7 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
         )
     return Surveyed(
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
-        shrink(overview, mask), content, _lesions(row),
+        shrink(overview, mask), content, _note(row, slide), background.value,
     )  # fmt: skip
 
 
@@ -160,14 +167,16 @@ def view(found: Surveyed, grid: Grid, reading: Reading) -> View:
     return View(row.path, row.mpp, found.yx, grid.size_px, grid.mpp, reading.threads)
 
 
-def _lesions(row) -> str:
-    """What is wrong with the slide's outlined lesions, which only the report shows."""
+def _note(row, slide) -> str:
+    """What contradicts the slide's mpp, and what is wrong with its outlined lesions,
+    which only the report shows."""
+    notes = [slide.mpp_note] if slide.mpp_note else []
     try:
         if row.annotation_path:
             read_annotations(row.annotation_path)
     except AnnotationError as error:
-        return _naming(row, str(error))
-    return ""
+        notes.append(str(error))
+    return _naming(row, "; ".join(notes)) if notes else ""
 
 
 def _tissue(row, slide, overview, tissue) -> np.ndarray:
@@ -176,8 +185,8 @@ def _tissue(row, slide, overview, tissue) -> np.ndarray:
         return tissue_mask(overview, tissue)
     if not row.mask_path:
         raise SlideError(
-            f"{row.slide_id}: no mask_path; give one in the manifest (to predict: "
-            "mask=...), or set --config.tissue.source=AUTO"
+            f"{row.slide_id}: no mask; give one in the CSV's mask_path column "
+            "(predict(mask=...) in Python), or set --config.tissue.source=AUTO"
         )
     shape = overview.shape[:2]
     where = slide.shape, slide.mpp, slide.bounds_yx

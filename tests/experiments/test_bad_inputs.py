@@ -60,9 +60,9 @@ def slides(tmp_path_factory):
 BAD_SLIDES = {
     "broken.svs": ("0.5", r"broken\.svs cannot be opened as a slide; copy it again"),
     "glass.png": ("1.0", r"no tissue .*lower --config\.grid\.min_tissue"),
-    "unknown.png": ("", r"unknown.*no usable um/px.*manifest's mpp column"),
+    "unknown.png": ("", r"unknown.*no usable um/px.*CSV's mpp column"),
     "coarse.png": ("9.0", r"coarse.*Set --config\.grid\.mpp to 9 or coarser"),
-    "gone.svs": ("0.5", r"no file .*gone\.svs; mend its path in the manifest"),
+    "gone.svs": ("0.5", r"no file .*gone\.svs; mend its path"),
 }
 
 
@@ -371,7 +371,7 @@ def test_masks_are_used_only_if_asked_for(extracted, tiny, tmp_path):
     truth = {s["slide_id"]: float(s["tissue_um2"]) for s in table(config.data.manifest)}
     reasons = {n: s["reason"] for n, s in found.items() if s["status"] == "refused"}
     assert list(reasons) == ["test_001", "test_006"]
-    assert reasons["test_001"].startswith("test_001: no mask_path; give one in the")
+    assert reasons["test_001"].startswith("test_001: no mask; give one in the CSV's")
     for name in truth.keys() - reasons.keys():
         area = float(found[name]["tissue_mm2"]) * 1e6
         assert area == pytest.approx(truth[name], rel=0.05)

@@ -175,6 +175,67 @@ def test_mpp_comes_from_manifest_then_property_then_tags(tmp_path, levels):
     assert [mpp for mpp, _ in found] == pytest.approx([0.5, MPP, MPP, MPP], rel=1e-6)
 
 
+OME = """<?xml version="1.0" encoding="UTF-8"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">
+<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="{w}" SizeY="{h}"
+ SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{x}" PhysicalSizeY="{y}" {units}>
+<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/>
+</Pixels></Image></OME>"""
+
+
+def write_ome(path, h, w, x, y, unit, tile, resolution=None):
+    units = f'PhysicalSizeXUnit="{unit}" PhysicalSizeYUnit="{unit}"' if unit else ""
+    description = OME.format(h=h, w=w, x=x, y=y, units=units).encode()
+    how = {"resolution": (resolution,) * 2, "resolutionunit": 3} if resolution else {}
+    pixels = picture(80, 90)
+    tifffile.imwrite(
+        path, pixels, tile=tile, description=description, metadata=None, **how
+    )
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+@pytest.mark.parametrize(
+    ("size", "unit"),
+    [(0.25, ""), (0.25, "\u00b5m"), (0.25, "um"), (250, "nm"), (0.00025, "mm")],
+)
+def test_an_ome_tiff_tells_its_mpp(tmp_path, size, unit, tile):
+    path = tmp_path / "a.ome.tif"
+    write_ome(path, 80, 90, size, size, unit, tile)
+    slide = open_slide(path)
+    assert (slide.mpp, slide.mpp_source) == (pytest.approx(0.25), "ome")
+    assert slide.mpp_note == ""
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_an_ome_tiff_is_believed_before_its_resolution_with_a_note(tmp_path, tile):
+    write_ome(tmp_path / "a.ome.tif", 80, 90, 0.25, 0.25, "um", tile, 20_000)
+    slide = open_slide(tmp_path / "a.ome.tif")
+    assert slide.mpp == 0.25
+    assert "mpp 0.25 is used, by its ome" in slide.mpp_note
+    assert "says 0.5" in slide.mpp_note
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unit": "pixel"}, "no usable um/px"),
+        ({"x": "small"}, "no usable um/px"),
+        ({"x": "1<", "y": 1}, "no usable um/px"),
+        ({"h": 40}, "no usable um/px"),  # another image of the file
+        ({"x": 0.5}, "not square"),
+        ({"x": 900, "y": 900}, "its ome says 900"),
+    ],
+)
+def test_an_ome_that_tells_nothing_of_use_is_refused_as_ever(
+    tmp_path, change, message, tile
+):
+    usual = {"h": 80, "w": 90, "x": 0.25, "y": 0.25, "unit": "um"}
+    write_ome(tmp_path / "a.ome.tif", **usual | change, tile=tile)
+    with pytest.raises(SlideError, match=message):
+        open_slide(tmp_path / "a.ome.tif")
+
+
 @pytest.mark.parametrize("tile", [None, (64, 64)])
 @pytest.mark.parametrize(
     ("resolution", "unit"), [((72, 72), 2), ((1, 1), 1), ((300, 300), 2), ((1, 1), 3)]

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from wsi_jax.slides.slide import open_slide
-from wsi_jax.slides.tissue import Background, Tissue, tissue_mask
+from wsi_jax.slides.tissue import (
+    Background,
+    Tissue,
+    find_background,
+    tissue_mask,
+)
 
 EOSIN, GLASS = (205, 140, 175), (242, 241, 243)
 
@@ -70,6 +75,23 @@ def test_a_black_frame_around_glass_is_not_tissue():
     assert not mask[:60].any()
     assert mask[80:110, 45:95].all()
     assert not mask[80:110, 5:30].any()
+
+
+@pytest.mark.parametrize("fill", [(0, 0, 0), (255, 255, 255), (9, 9, 9)])
+@pytest.mark.parametrize("dark", [True, False])
+def test_what_was_never_scanned_does_not_decide_about_bright_or_dark(fill, dark):
+    """A scan on a canvas of twenty-five times its area, of any colour."""
+    around, tissue = ((4, 4, 6), (5, 10, 120)) if dark else (GLASS, EOSIN)
+    scan = slide(paint=[(30, 40, 50, 60, tissue)], background=around)
+    rgb = np.full((600, 800, 3), fill, np.uint8)
+    rgb[100:220, 200:360] = scan
+    stated = None if fill == (0, 0, 0) else fill
+    expected = Background.DARK if dark else Background.BRIGHT
+    assert find_background(rgb, Tissue(), stated) is expected
+    assert find_background(scan, Tissue()) is expected
+    if not dark and stated is None:
+        alone = tissue_mask(scan, Tissue(background=expected))
+        assert (tissue_mask(rgb, Tissue())[100:220, 200:360] == alone).mean() > 0.98
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 200), (3, 2)])

@@ -18,6 +18,7 @@ from wsi_jax.slides.readers import SlideError, open_reader
 from wsi_jax.slides.resolution import (
     MppError,
     bounds_yx,
+    contradiction,
     downsample,
     resolve_mpp,
 )
@@ -53,12 +54,14 @@ class Slide:
         path: of the file.
         slide_id: its name without a slide's extension.
         mpp: um/px of level 0.
-        mpp_source: "manifest", "property" or "tiff".
+        mpp_source: "manifest", "ome", "property" or "tiff".
+        mpp_note: what in the file contradicts `mpp` by more than 5 %, or "".
         shape: (h, w) of level 0.
         levels: finest first.
         bounds_yx: corner of the scanned area, (y, x) in level-0 pixels: QuPath counts
             from there.
         background: RGB of places that were never scanned or lie outside the slide.
+        fill_rgb: the same, where the file itself states it; else None.
         bytes_decoded: uncompressed RGB bytes read from levels so far.
     """
 
@@ -66,7 +69,10 @@ class Slide:
         self.path = pathlib.Path(path)
         self.slide_id = known_stem(path)
         self.mpp, self.mpp_source = resolve_mpp(
-            self.slide_id, reader.properties, given_mpp
+            self.slide_id, reader.properties, given_mpp, reader.shapes[0]
+        )
+        self.mpp_note = contradiction(
+            self.mpp, self.mpp_source, reader.properties, reader.shapes[0]
         )
         self.shape = reader.shapes[0]
         self.levels = tuple(
@@ -75,6 +81,8 @@ class Slide:
         )
         self.bounds_yx = bounds_yx(reader.properties)
         self.background = reader.background
+        stated = "openslide.background-color" in reader.properties
+        self.fill_rgb = reader.background if stated else None
         self.bytes_decoded = 0
         self._given_mpp = given_mpp
         self._key = key
@@ -297,7 +305,8 @@ def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
 
     Raises:
         SlideError: no such file, not a slide, pixels not square, or no mpp: neither
-            given, nor a slide property, nor in the TIFF resolution tags.
+            given, nor in an OME-XML, nor a slide property, nor in the TIFF resolution
+            tags.
     """
     path = os.fspath(path)
     key = handles.key_of(path)

@@ -46,6 +46,7 @@ class TiffReader:
             raise
         self.shapes = tuple(page.shape[:2] for page in pages)
         self.properties = _resolution_properties(pages[0])
+        self.properties["tiff.ImageDescription"] = self._tiff.pages[0].description
         file = self._tiff.filehandle.fileno()
         self._planes = [Plane(page, file) for page in pages]
 

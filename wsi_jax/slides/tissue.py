@@ -32,8 +32,8 @@ class Tissue:
         source: AUTO computes it, whatever masks there are (they may be of lesions);
             MASK takes the mask or the outlines that every slide's mask_path names.
         mpp: um/px of the overview it is told from.
-        background: AUTO calls a slide dark if most of it is near black and hardly
-            anything near white.
+        background: AUTO calls a slide dark if most of what was scanned is near black
+            and hardly anything near white.
         smooth_um: standard deviation of the Gaussian before thresholding.
         min_area_um2: smaller pieces are dropped (dust).
         max_hole_um2: smaller holes are filled (lumina, fat cells).
@@ -86,14 +86,36 @@ def tissue_mask(
     return ~_drop_small(~mask, config.max_hole_um2 / pixel_um2)
 
 
+def find_background(
+    overview_rgb: UInt8[np.ndarray, "h w 3"],
+    config: Tissue,
+    fill_rgb: tuple[int, int, int] | None = None,
+) -> Background:
+    """BRIGHT or DARK: what lies around the tissue of a slide.
+
+    Args:
+        overview_rgb: the slide, of any size.
+        config: whose `background` decides, unless it is AUTO.
+        fill_rgb: colour of what was never scanned, if the file states one. It does not
+            count, nor does black without any noise, which converters fill in.
+    """
+    if config.background is not Background.AUTO:
+        return config.background
+    scanned = overview_rgb.any(-1)
+    if fill_rgb is not None:
+        scanned &= (overview_rgb != np.array(fill_rgb, np.uint8)).any(-1)
+    brightness = overview_rgb.max(-1)[scanned] / np.float32(255)
+    if not len(brightness):
+        return Background.BRIGHT
+    dark = np.median(brightness) < 0.2 and np.mean(brightness > 0.8) < 0.05
+    return Background.DARK if dark else Background.BRIGHT
+
+
 def _signal(rgb, config) -> tuple[Float[np.ndarray, "h w"], tuple[float, float]]:
     """What is high on tissue, and the bounds of its threshold."""
     high = rgb.max(-1).astype(np.float32) / 255
     low = rgb.min(-1).astype(np.float32) / 255
-    dark = config.background is Background.DARK
-    if config.background is Background.AUTO:
-        dark = np.median(high) < 0.2 and np.mean(high > 0.8) < 0.05
-    if dark:
+    if find_background(rgb, config) is Background.DARK:
         # The root evens out a few very bright nuclei against many dim ones.
         return np.sqrt(high), tuple(np.sqrt(config.intensity).tolist())
     # HSV saturation; near black, where JPEG noise would saturate, it fades to none.
