@@ -297,7 +297,18 @@ def explain(error: Exception, folder: pathlib.Path) -> str:
             f"{where}: no space left on its disk. Free some and give the same command "
             "again: it goes on from where it was"
         )
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename:
+        reasons = {
+            IsADirectoryError: "is a folder, and a file is wanted; name another",
+            NotADirectoryError: "is below a file, and a folder is wanted; name another",
+            FileExistsError: "is a file, and a folder is wanted; name another",
+            FileNotFoundError: "is not there; mend the path",
+            PermissionError: "may not be read or written; ask for the right, or name "
+            "another",
+        }
+        return f"{error.filename}: {reasons.get(type(error), error.strerror)}"
+    name = type(error).__name__
+    return str(error) if name == "ValueError" else f"{name}: {error}"
 
 
 def launch() -> None:

@@ -5,12 +5,14 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import optax
 
 from experiments.workers import Executor
 from wsi_jax import configs
+from wsi_jax.configs import COUNT
 from wsi_jax.data.bags import Loading
 from wsi_jax.data.cohort import Cohort, CohortError, Row, patient_of, read_manifest
 from wsi_jax.data.slide_folder import find_slides
@@ -130,6 +132,11 @@ class Experiment:
     max_refused: float = 0.1
     heatmaps: int = 12
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "encode_batch": COUNT,
+        "max_refused": (0, 1),
+    }
+
     @property
     def trunk(self) -> Trunk:
         """What sees the pixels."""
@@ -178,6 +185,8 @@ class Experiment:
 
     def validate(self) -> None:
         """Refuses weights that are not there or not for these tiles, and cells."""
+        self._check_kinds()
+        self._check_thaw()
         if self.zooms:
             self._check_zooms()
         if self.precomputed:
@@ -218,6 +227,34 @@ class Experiment:
             )
         for trunk in self.trunks.values():
             self._check_mpp(trunk)
+
+    def _check_kinds(self):
+        """Refuses what stands where a cohort, a method or an encoder should."""
+        wanted = {
+            "data": ("cohort", "Manifest() of experiments.experiment"),
+            "method": ("takes", "ABMIL() of wsi_jax.methods.mil"),
+            "encoder": ("make", "Encoder() of wsi_jax.nets.encoder"),
+        }
+        for name, (attribute, example) in wanted.items():
+            value = getattr(self, name)
+            none = name == "encoder" and value is None
+            if not none and not (
+                configs.is_config(value) and hasattr(value, attribute)
+            ):
+                raise RunError(
+                    f"--config.{name}={value!r}: give an object in the config file, as "
+                    f"{name}={example}; experiments/configs has a file for each method"
+                )
+
+    def _check_thaw(self):
+        """Refuses a training that ends before all of it is trained."""
+        thaw = getattr(self.method, "thaw", None)
+        if thaw and thaw.frozen >= self.train.steps:
+            raise RunError(
+                f"--config.train.steps={self.train.steps} end before "
+                f"--config.method.thaw.frozen={thaw.frozen}, when a part begins to "
+                "learn that is frozen until then; raise the one or lower the other"
+            )
 
     def _check_mpp(self, trunk: Trunk):
         """Refuses a trunk whose weights have learnt from tiles at another um/px."""

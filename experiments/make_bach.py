@@ -12,7 +12,10 @@ a result proves nothing about patients. Run again, it goes on where it stopped.
 
 import dataclasses
 import json
+import math
 import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
 
 from absl import flags
 from PIL import Image
@@ -21,6 +24,8 @@ from experiments import commandline
 from experiments.cohort import explain
 from experiments.experiment import write_csv, write_json
 from experiments.making import MakeCohortError, claim, in_parallel
+from wsi_jax import configs
+from wsi_jax.configs import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.files import replacing, write_text
 from wsi_jax.slides.fields import Field, Fields, draw_field, plan
@@ -56,23 +61,18 @@ class MakeBach(Fields):
         """For reports: lesions here are plain to see."""
         return Preset.PLAIN
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **{"seed": SEED, "mpp": (POSITIVE, math.inf)},
+        **dict.fromkeys(("height", "width"), (64, math.inf)),
+        **dict.fromkeys(("styles", "patients", "per_class"), COUNT),
+    }
+
     def validate(self) -> None:
         """Refuses numbers that no field can be drawn with."""
-        least = {"seed": 0, "workers": 0, "height": 64, "width": 64}
-        least |= dict.fromkeys(("styles", "patients", "per_class"), 1)
-        for name, bound in least.items():
-            if (value := getattr(self, name)) < bound:
-                raise MakeCohortError(f"--config.{name}={value}: at least {bound}")
-        if not self.mpp > 0:
-            raise MakeCohortError(f"--config.mpp={self.mpp:g}: more than 0")
-        if len(self.share) != 2 or not 0 < self.share[0] <= self.share[1] <= 0.8:
-            raise MakeCohortError(
-                f"--config.share={self.share}: least and most, as (0.15,0.6), up to 0.8"
-            )
+        if not 0 < self.share[0] <= self.share[1] <= 0.8:
+            raise FieldError("share", "least and most, as (0.15,0.6), up to 0.8")
         if self.tiles and len(set(self.kinds)) != len(CLASSES):
-            raise MakeCohortError(
-                f"--config.kinds={self.kinds}: four, for {', '.join(CLASSES)}"
-            )
+            raise FieldError("kinds", f"four, for {', '.join(CLASSES)}")
 
 
 def main(argv) -> None:
@@ -99,7 +99,7 @@ def make_bach(config: MakeBach) -> pathlib.Path:
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config.validate()
+    configs.validate(config)
     out = pathlib.Path(config.out)
     source = (
         Folder(config.tiles, config.kinds, config.mpp)
@@ -147,4 +147,4 @@ def _truth(out, field):
 
 
 if __name__ == "__main__":
-    commandline.launch(main)
+    commandline.launch(main, "MakeBach")

@@ -10,7 +10,10 @@ signal is.
 import csv
 import dataclasses
 import json
+import math
 import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from absl import flags, logging
@@ -20,6 +23,8 @@ from skimage import measure
 from experiments import commandline
 from experiments.cohort import explain
 from experiments.making import MakeCohortError, claim, in_parallel
+from wsi_jax import configs
+from wsi_jax.configs import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.cohort import COLUMNS, read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.files import replacing, write_text
@@ -30,8 +35,6 @@ from wsi_jax.slides.sources import Folder, Textures, TileSource
 
 MACRO_UM = 2000
 FOLDS = 5
-LEAST = dict.fromkeys(("seed", "n_train", "n_val", "n_test", "workers"), 0)
-LEAST |= {"styles": 1, "side_px": 64}
 SPOTS = {synthetic.LESION: "lesion", synthetic.SHAM: "sham", synthetic.TISSUE: "pair"}
 
 
@@ -57,29 +60,19 @@ class MakeCohort(synthetic.Practice):
     styles: int = 4000
     workers: int = 0
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **{"seed": SEED, "mpp": (POSITIVE, math.inf)},
+        **{"styles": COUNT, "side_px": (64, math.inf)},
+        **dict.fromkeys(("prevalence", "fill", "suspect_share"), (0, 1)),
+    }
+
     def validate(self) -> None:
         """Refuses numbers that no slide can be drawn with."""
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value < least:
-                raise MakeCohortError(f"--config.{name}={value}: at least {least}")
-        for name in ("prevalence", "fill", "suspect_share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise MakeCohortError(f"--config.{name}={value:g}: a share, 0 to 1")
         mpps, quality = self.nuisance.mpps, self.nuisance.quality
-        if not _positive((self.mpp,)):
-            raise MakeCohortError(f"--config.mpp={self.mpp:g}: more than 0")
-        if not _positive(mpps):
-            raise MakeCohortError(f"--config.nuisance.mpps={mpps}: numbers above 0")
-        if not _positive(quality) or len(quality) != 2 or sorted(quality) != [*quality]:
-            raise MakeCohortError(
-                f"--config.nuisance.quality={quality}: least and most, as (70,90)"
-            )
-
-
-def _positive(values):
-    return bool(values) and all(isinstance(v, int | float) and v > 0 for v in values)
+        if min(mpps, default=0) <= 0:
+            raise FieldError("nuisance.mpps", "one number or more, each above 0")
+        if not 0 < quality[0] <= quality[1]:
+            raise FieldError("nuisance.quality", "least and most, as (70,90)")
 
 
 def main(argv) -> None:
@@ -106,7 +99,7 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config.validate()
+    configs.validate(config)
     out = pathlib.Path(config.out)
     source = make_source(config)
     names = synthetic.labels(source.kinds, config.preset)
@@ -251,4 +244,4 @@ def _write_manifest(out, slides, names):
 
 
 if __name__ == "__main__":
-    commandline.launch(main)
+    commandline.launch(main, "MakeCohort")

@@ -9,7 +9,10 @@ where it stopped.
 """
 
 import dataclasses
+import math
 import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
 
 from absl import flags
 from PIL import Image
@@ -18,6 +21,8 @@ from experiments import commandline
 from experiments.cohort import explain
 from experiments.experiment import write_csv
 from experiments.making import MakeCohortError, claim, in_parallel
+from wsi_jax import configs
+from wsi_jax.configs import COUNT, POSITIVE, FieldError
 from wsi_jax.files import replacing
 from wsi_jax.slides.clusters import split_of
 from wsi_jax.slides.sources import INDEX
@@ -48,16 +53,16 @@ class MakeTiles:
     mpp: float = 1.0
     workers: int = 0
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **dict.fromkeys(("styles", "variants", "size_px"), COUNT),
+        "mpp": (POSITIVE, math.inf),
+    }
+
     def validate(self) -> None:
-        """Refuses numbers that no tile can be drawn with."""
-        for name in ("styles", "variants", "size_px"):
-            if (value := getattr(self, name)) < 1:
-                raise MakeCohortError(f"--config.{name}={value}: 1 or more")
-        if not self.mpp > 0:
-            raise MakeCohortError(f"--config.mpp={self.mpp:g}: more than 0")
+        """Refuses kinds that there are not."""
         known = [kind.value for kind in Kind]
-        if unknown := sorted(set(self.kinds) - set(known)):
-            raise MakeCohortError(f"--config.kinds has {unknown}; there are {known}")
+        if set(self.kinds) - set(known):
+            raise FieldError("kinds", f"some of {', '.join(known)}")
 
 
 def make_tiles(config: MakeTiles) -> pathlib.Path:
@@ -73,7 +78,7 @@ def make_tiles(config: MakeTiles) -> pathlib.Path:
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config.validate()
+    configs.validate(config)
     styles = [
         (kind, style)
         for kind in config.kinds
@@ -125,4 +130,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    commandline.launch(main)
+    commandline.launch(main, "MakeTiles")

@@ -113,4 +113,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    commandline.launch(main)
+    commandline.launch(main, "PrepareTiles")

@@ -278,4 +278,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    commandline.launch(main)
+    commandline.launch(main, "Pretrain")

@@ -1,13 +1,19 @@
 """Configs as JSON and back: nothing lost, nothing foreign let in."""
 
 import dataclasses
+import functools
+import inspect
 import json
+import math
+import pathlib
+import re
+import runpy
 import sys
 
 import pytest
 
 from experiments.configs import demo
-from experiments.configs.camelyon16 import abmil, clam_mb
+from experiments.configs.camelyon16 import abmil, clam_mb, sasha
 from wsi_jax import configs
 from wsi_jax.methods import mil
 from wsi_jax.slides.grid import Grid
@@ -131,3 +137,56 @@ def test_fields_have_the_names_of_the_command_at_hand():
     renamed = configs.rename_fields(message, {"data.mpp": "--mpp", "b.c": "predict(c)"})
     settled = "grid.mpp=0.5 (settled when the run was trained)"
     assert renamed == f"a: set --mpp, or {settled}: see predict(c)."
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.steps", 0, "--config.train.steps=0: 1 or more"),
+        ("train.steps", "many", "--config.train.steps='many': not a whole number"),
+        ("train.seed", 2**32, "--config.train.seed=4294967296: from 0 to 4294967295"),
+        ("train.optimiser.learning_rate", math.nan, "=nan: not a finite number"),
+        ("train.optimiser.learning_rate", -1e-4, "learning_rate=-0.0001: 0 or more"),
+        ("train.optimiser.warmup", 3, "optimiser.warmup=3: from 0 to 1"),
+        ("train.optimiser.accumulate", 500, "=500: no update is made in 400 steps"),
+        ("reading.threads", 0, "--config.reading.threads=0: 1 or more"),
+        ("loading.max_tiles", 0, "--config.loading.max_tiles=0: 1 or more"),
+        ("encoder.stages", 5, "--config.encoder.stages=5: from 1 to 4"),
+        ("method.attention", -1, "--config.method.attention=-1: 1 or more"),
+        ("method.dropout", 1.5, "--config.method.dropout=1.5: from 0 to 1"),
+        ("max_refused", 2, "--config.max_refused=2: from 0 to 1"),
+        ("heatmaps", -1, "--config.heatmaps=-1: 0 or more"),
+        ("tissue.saturation", (0.1,), "saturation=(0.1,): not several in brackets"),
+        ("encoder.depth", "resnet18", "not one of resnet18, resnet34, resnet50"),
+        ("data.practice.n_train", -1, "--config.data.practice.n_train=-1: 0 or more"),
+    ],
+)
+def test_a_field_that_cannot_be_so_is_named_by_its_flag(path, value, message):
+    config = demo.get_config()
+    configs.validate(config)
+    *above, name = path.split(".")
+    setattr(functools.reduce(getattr, above, config), name, value)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        configs.validate(config)
+
+
+def test_stages_of_their_own_length_are_named_by_their_own_flags():
+    config = sasha.get_config()
+    configs.validate(config.method, "config.method")
+    config.method.policy.steps = 0
+    with pytest.raises(ValueError, match=r"--config\.method\.policy\.steps=0: 1 or"):
+        configs.validate(config.method, "config.method")
+
+
+def every_config():
+    """Of all files of experiments/configs, by each of their arguments that is known."""
+    for path in sorted(pathlib.Path(demo.__file__).parent.rglob("*.py")):
+        if path.name != "__init__.py":
+            get_config = runpy.run_path(str(path))["get_config"]
+            wants = inspect.signature(get_config).parameters
+            yield get_config("uni") if wants else get_config()
+
+
+def test_every_config_that_we_give_has_fields_of_their_types():
+    for config in every_config():
+        configs.check_types(config)

@@ -1,13 +1,37 @@
-"""Config dataclasses as plain JSON and back, so that a run can be opened again."""
+"""Config dataclasses: checked, as plain JSON and back, so that a run opens again.
+
+A dataclass may have `bounds`, {field: (least, most)} of numbers that are not just 0 or
+more, and a method `validate()` for all else that can be wrong with it.
+"""
 
 import dataclasses
 import enum
 import importlib
+import math
+import numbers
 import re
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 TYPE = "type"
+POSITIVE = math.ulp(0.0)  # the least number above 0
+SEED = 0, 2**32 - 1
+COUNT = 1, math.inf
+
+
+class FieldError(ValueError):
+    """A field that cannot be as it is; `validate` puts its path before the reason.
+
+    Args:
+        field: its name, or its path below the dataclass that raises.
+        reason: what is wrong, and the mend.
+    """
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
 
 
 def to_plain(value: Any) -> Any:
@@ -103,13 +127,107 @@ def _kinds(plain: Any, prefix: str = "") -> dict[str, str]:
     return kinds
 
 
-def validate(config: Any) -> None:
-    """Calls `validate()` on every dataclass of a tree that has one, inmost first."""
+def check_types(config: Any, path: str = "config") -> None:
+    """Checks that every field of a tree holds what its annotation promises.
+
+    Raises:
+        ValueError: naming the field by its flag; no number may be infinite or NaN.
+    """
+    hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(value := getattr(config, field.name)):
-            validate(value)
-    if hasattr(config, "validate"):
-        config.validate()
+        value, hint = getattr(config, field.name), hints[field.name]
+        if not _fits(value, hint):
+            raise ValueError(f"--{path}.{field.name}={value!r}: not {_wanted(hint)}")
+        if is_config(value):
+            check_types(value, f"{path}.{field.name}")
+
+
+def validate(config: Any, path: str = "config") -> None:
+    """Checks types, then bounds and `validate()` of a tree's dataclasses, inmost first.
+
+    Args:
+        config: the tree.
+        path: by which the command line knows it.
+
+    Raises:
+        ValueError: naming the field by its flag, and the mend.
+    """
+    check_types(config, path)
+    _validate(config, path)
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value is a dataclass, not the class of one."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _validate(config, path):
+    for field in dataclasses.fields(config):
+        if is_config(value := getattr(config, field.name)):
+            _validate(value, f"{path}.{field.name}")
+    try:
+        if hasattr(config, "validate"):
+            config.validate()
+        _check_bounds(config)
+    except FieldError as error:
+        value = config
+        for name in error.field.split("."):
+            value = getattr(value, name)
+        raise ValueError(f"--{path}.{error.field}={value}: {error.reason}") from None
+
+
+def _check_bounds(config):
+    bounds = getattr(config, "bounds", {})
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            continue
+        least, most = bounds.get(field.name, (0, math.inf))
+        if not least <= value <= most:
+            above = "above 0" if least == POSITIVE else f"{least:g} or more"
+            raise FieldError(
+                field.name, above if most == math.inf else f"from {least} to {most}"
+            )
+
+
+def _fits(value, hint) -> bool:
+    """Whether a value is of a type; whole numbers serve as any."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        parts = parts[:1] * len(value) if parts[-1] is ... else parts
+        # The command line makes numbers of (0,1), where names are wanted.
+        parts = [str | float if part is str else part for part in parts]
+        return len(parts) == len(value) and all(map(_fits, value, parts))
+    if hint is Any or origin is not None:
+        return True
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return (
+            isinstance(value, kind)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        )
+    return isinstance(value, hint)
+
+
+def _wanted(hint) -> str:
+    """A type in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(_wanted, parts))
+    if origin is tuple:
+        return f"several in brackets, as (1, 2), each {_wanted(parts[0])}"
+    if dataclasses.is_dataclass(hint):
+        return f"{hint.__name__}(...) in the config file"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(hint.__members__)
+    words = {int: "a whole number", float: "a finite number", bool: "True or False"}
+    words |= {str: "text in quotes", type(None): "None"}
+    return words.get(hint, str(hint))
 
 
 def rename_fields(message: str, names: Mapping[str, str]) -> str:

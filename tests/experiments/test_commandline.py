@@ -1,5 +1,6 @@
 """What is typed wrong stops the run with one line that says how to type it."""
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from experiments.experiment import RunError
 from wsi_jax.nets.encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
 
+CONFIGS = pathlib.Path(commandline.__file__).parent / "configs"
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -23,12 +25,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def read(tiny_file, monkeypatch):
     """The config that words on a command line make, or what `then` does with it."""
 
-    def from_words(*words, file=tiny_file, then=lambda argv: flags.FLAGS.config):
+    def from_words(
+        *words,
+        file=tiny_file,
+        then=lambda argv: flags.FLAGS.config,
+        parse=commandline.parse,
+    ):
         argv = ["cohort", *(("--config", str(file)) if file else ()), *words]
         monkeypatch.setattr(sys, "argv", argv)
         config_flags.DEFINE_config_file("config")
         try:
-            return then(commandline.parse(argv))
+            return then(parse(argv))
         finally:
             for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
                 delattr(flags.FLAGS, name)
@@ -78,9 +85,14 @@ def test_what_is_not_set_stays_as_in_the_file(read):
             "one of mpp, size_px, overlap_px, min_tissue?",
         ),
         ("--config.qqq=3", "one of run_dir, features, precomputed, data,"),
-        ("--config.train.steps=abc", "--config.train.steps=abc: invalid literal"),
-        ("--config.train.steps=1.5", "--config.train.steps=1.5: invalid literal"),
-        ("--config.grid.mpp=fine", "--config.grid.mpp=fine: could not convert"),
+        ("--config.train.steps=many", "--config.train.steps=many: not a whole number"),
+        ("--config.train.steps=1.5", "--config.train.steps=1.5: not a whole number"),
+        ("--config.loading.max_tiles=all", "max_tiles=all: not a whole number"),
+        ("--config.grid.mpp=fine", "--config.grid.mpp=fine: not a number; write one"),
+        ("--config.grid.mpp=nan", "--config.grid.mpp=nan: not a finite number"),
+        ("--config.method=abmil", "an ABMIL is exchanged in the config file; set its"),
+        ("--config.encoder=resnet18", "as --config.encoder.dtype=VALUE"),
+        ("--config.train.optimiser=adam", "--config.train.optimiser: an Optimiser is"),
         ("--config.encoder.depth=resnet19", "resnet18|resnet34|resnet50"),
         ("--config.train.class_weights=maybe", "--config.train.class_weights=maybe"),
         ("--confg.train.steps=3", "confg.train.steps"),
@@ -92,6 +104,66 @@ def test_a_wrong_word_is_one_line(read, word, message):
         read(word)
     assert message in caught.value.code
     assert len(caught.value.code.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no function get_config() in it; write one that returns an Experiment"),
+        ("get_config = 3", "no function get_config() in it"),
+        ("def get_config(:", "line 1: SyntaxError: invalid syntax"),
+        ("\nimport nowhere", "line 2: ModuleNotFoundError: No module named 'nowhere'"),
+        ("def get_config():\n    1 / 0", "line 2: ZeroDivisionError: division"),
+        ("def get_config(a, b): ...", "TypeError: get_config() missing 2 required"),
+        ("def get_config(): ...", "get_config() returns None, and this command takes"),
+        ("def get_config(): return {}", "returns {}, and this command takes an Exper"),
+        ("\0", "source code string cannot contain null bytes"),
+    ],
+)
+def test_a_config_file_that_makes_none_is_one_line(read, tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        read("--config.train.steps=3", file=file)
+    assert caught.value.code.startswith(f"--config={file}: ")
+    assert message in caught.value.code
+    assert len(caught.value.code.splitlines()) == 1
+
+
+METHOD = "ABMIL(width=8, attention=4, standardise=True)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (METHOD, "'abmil'", "--config.method='abmil': give an object in the config f"),
+        (METHOD, "ABMIL", "--config.method=<class 'wsi_jax.methods.mil.ABMIL'>: give"),
+        ("data=Manifest()", "data='my.csv'", "--config.data='my.csv': give an object"),
+        ("encoder=Encoder(", "encoder=dict(", "--config.encoder={'stages': 1, 'width'"),
+        ("grid=Grid(", "grid=dict(", "not Grid(...) in the config file"),
+        ("steps=30", "steps=True", "--config.train.steps=True: not a whole number"),
+    ],
+)
+def test_a_field_of_another_type_in_the_file_is_one_line(
+    read, tiny_file, tmp_path, old, new, message
+):
+    file, text = tmp_path / "mine.py", tiny_file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(SystemExit) as caught:
+        read(file=file, then=cohort.main)
+    assert message in caught.value.code
+    assert len(caught.value.code.splitlines()) == 1
+
+
+def test_a_config_of_another_command_names_that(read, tiny_file):
+    practice = CONFIGS / "practice.py"
+    with pytest.raises(SystemExit, match=r"a MakeCohort, .* experiments\.make_cohort$"):
+        read(file=practice)
+    take = functools.partial(commandline.parse, kind="MakeCohort")
+    with pytest.raises(SystemExit, match=r"an Experiment, .* experiments\.cohort$"):
+        read(parse=take)
+    read(file=practice, parse=take)
 
 
 def test_a_missing_file_names_its_neighbour(read, tiny_file):
@@ -129,8 +201,7 @@ def test_the_process_ends_with_that_line(tiny_file):
 
 
 def foundation(name):
-    folder = pathlib.Path(commandline.__file__).parent / "configs" / "cohort"
-    return f"{folder / 'foundation.py'}:{name}"
+    return f"{CONFIGS / 'cohort' / 'foundation.py'}:{name}"
 
 
 def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(

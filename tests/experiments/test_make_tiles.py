@@ -71,7 +71,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(tiles):
         ({"variants": 3}, "holds .*with variants=2, asked for is 3"),
         ({"styles": 0}, r"--config\.styles=0"),
         ({"mpp": 0.0}, r"--config\.mpp=0"),
-        ({"kinds": ("normal", "moon")}, r"--config\.kinds has \['moon'\]"),
+        ({"kinds": ("normal", "moon")}, r"--config\.kinds=.*'moon'\): some of normal"),
         ({"kinds": ()}, r"--config\.kinds=\(\): none"),
     ],
 )
@@ -79,7 +79,7 @@ def test_what_cannot_be_made_is_refused_by_its_flag(tiles, changes, told):
     config = small(tiles)
     for name, value in changes.items():
         setattr(config, name, value)
-    with pytest.raises(MakeCohortError, match=told):
+    with pytest.raises(ValueError, match=told):
         make_tiles(config)
 
 

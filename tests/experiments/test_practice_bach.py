@@ -120,7 +120,7 @@ def test_another_cohort_is_refused(folder, tmp_path):
     ids=str,
 )
 def test_a_field_that_cannot_be_drawn(tmp_path, wrong):
-    with pytest.raises(MakeCohortError, match=f"--config.{list(wrong)[-1]}="):
+    with pytest.raises(ValueError, match=f"--config.{list(wrong)[-1]}="):
         make_bach(small(tmp_path, **wrong))
 
 

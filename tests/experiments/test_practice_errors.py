@@ -38,7 +38,7 @@ def command(tmp_path, monkeypatch, request):
         monkeypatch.setattr(sys, "argv", argv)
         config_flags.DEFINE_config_file("config")
         try:
-            make_cohort.main(commandline.parse(argv))
+            make_cohort.main(commandline.parse(argv, "MakeCohort"))
         except SystemExit as stop:
             return stop.code
         finally:
@@ -88,10 +88,10 @@ def tiles(tmp_path):
     [
         ("--config.presett=needle", "did you mean --config.preset?"),
         ("--config.preset=nedle", "<plain|fine_only|"),
-        ("--config.side_px=0", "MakeCohortError: --config.side_px=0: at least 64"),
-        ("--config.prevalence=2", "--config.prevalence=2: a share, 0 to 1"),
-        ("--config.mpp=0", "--config.mpp=0: more than 0"),
-        ("--config.nuisance.mpps=big", "--config.nuisance.mpps=('big',): numbers"),
+        ("--config.side_px=0", "--config.side_px=0: 64 or more"),
+        ("--config.prevalence=2", "--config.prevalence=2.0: from 0 to 1"),
+        ("--config.mpp=0", "--config.mpp=0.0: above 0"),
+        ("--config.nuisance.mpps=big", "--config.nuisance.mpps=('big',): not several"),
         ("--config.nuisance.quality=(90,70)", "least and most, as (70,90)"),
         ("--config.tiles=nowhere", "SourceError: nowhere/index.csv: no such file"),
     ],

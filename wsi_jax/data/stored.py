@@ -3,12 +3,13 @@
 import abc
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
+from wsi_jax.configs import COUNT
 from wsi_jax.data.hdf5 import FeatureError
 
 GIB = 1 << 30
@@ -32,6 +33,10 @@ class Loading:
     cache_gib: float = 8.0
     threads: int = 8
     prefetch: int = 2
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("max_tiles", "min_bucket", "threads", "prefetch"), COUNT
+    )
 
 
 class Stored(abc.ABC):

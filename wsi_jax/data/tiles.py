@@ -5,12 +5,13 @@ import dataclasses
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
+from wsi_jax.configs import COUNT
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.parallel import parallel_batches
 from wsi_jax.slides.decoded import unaligned
@@ -66,6 +67,11 @@ class Reading:
     threads: int = 16
     prefetch: int = 2
     max_unreadable: float = 0.1
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **{"threads": COUNT, "prefetch": COUNT},
+        "max_unreadable": (0, 1),
+    }
 
 
 @dataclasses.dataclass

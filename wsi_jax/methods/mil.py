@@ -1,12 +1,14 @@
 """Patch-all: every tile through a frozen encoder, and a pool trained on slides."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from wsi_jax.configs import COUNT
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
 from wsi_jax.nets.clam import Clam
 from wsi_jax.ops import pooling
@@ -37,6 +39,10 @@ class Pool:
     dtype: Dtype = Dtype.float32
 
     takes: ClassVar[Takes] = Takes.features
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **dict.fromkeys(("width", "chunk", "attention", "sampled"), COUNT),
+        **dict.fromkeys(("dropout", "instance_weight"), (0, 1)),
+    }
 
     def trained(self) -> "Pool":
         """The method as its checkpoint needs it."""

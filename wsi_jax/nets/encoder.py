@@ -2,10 +2,12 @@
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import ClassVar
 
 from jaxtyping import Array, Key, PyTree
 
+from wsi_jax.configs import COUNT, SEED
 from wsi_jax.nets.convnext import ConvNeXt
 from wsi_jax.nets.norm import NormKind, calibrate
 from wsi_jax.nets.resnet import ResNet
@@ -45,6 +47,11 @@ class Encoder(Trunk):
     width: int = 64
     norm: NormKind = NormKind.layer
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "stages": (1, 4),
+        "width": COUNT,
+        "seed": SEED,
+    }
     binding: ClassVar[tuple[str, ...]] = ("depth", "width", "norm", "mean", "std")
     shaping: ClassVar[tuple[str, ...]] = ("depth", "stages", "width", "norm")
 

@@ -1,8 +1,11 @@
 """How long one stage of several is trained."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from wsi_jax.configs import COUNT
+from wsi_jax.train.loop import check_updates
 from wsi_jax.train.optimiser import Optimiser
 
 
@@ -21,6 +24,14 @@ class Course:
     batch: int = 4
     validate_every: int = 100
     optimiser: Optimiser = dataclasses.field(default_factory=Optimiser)
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("steps", "batch", "validate_every"), COUNT
+    )
+
+    def validate(self) -> None:
+        """As `Train.validate`."""
+        check_updates(self.steps, self.optimiser)
 
     def plan(self, **others: Any) -> dict[str, Any]:
         """Fields of `Train` that are the stage's own."""

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 
+from wsi_jax.configs import COUNT, SEED, FieldError
 from wsi_jax.train.optimiser import Optimiser
 from wsi_jax.types import Method, TrainState
 
@@ -42,13 +43,19 @@ class Train:
     patience: int = 10
     save_every: int = 100
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **{"steps": COUNT, "batch": COUNT, "seed": SEED},
+        **{"log_every": COUNT, "validate_every": COUNT, "save_every": COUNT},
+    }
+
     @property
     def classes_equal(self) -> bool:
         """Whether all classes have the same part in the loss, rare ones too."""
         return self.balanced or self.class_weights
 
     def validate(self) -> None:
-        """Raises ValueError where rare classes would count twice over."""
+        """Refuses training that learns nothing, or counts rare classes twice over."""
+        check_updates(self.steps, self.optimiser)
         if self.balanced and self.class_weights:
             raise ValueError(
                 "--config.train.balanced=True and --config.train.class_weights=True: "
@@ -56,6 +63,15 @@ class Train:
                 "give rare ones more; add --noconfig.train.class_weights, or leave "
                 "--config.train.balanced out"
             )
+
+
+def check_updates(steps: int, optimiser: Optimiser) -> None:
+    """Refuses an optimiser that waits for more batches than there are."""
+    if 0 < steps < optimiser.accumulate:
+        raise FieldError(
+            "optimiser.accumulate",
+            f"no update is made in {steps} steps; lower it, or raise the steps",
+        )
 
 
 class DivergedError(ArithmeticError):

@@ -2,10 +2,15 @@
 
 import dataclasses
 import enum
+import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from wsi_jax.configs import COUNT, POSITIVE
 
 B1, B2 = 0.9, 0.999  # Adam's decay rates, as everywhere
 
@@ -36,6 +41,11 @@ class Optimiser:
     clip_norm: float = 1.0
     accumulate: int = 1
     schedule: Schedule = Schedule.cosine
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "warmup": (0, 1),
+        "accumulate": COUNT,
+    }
 
     def make(self, steps: int) -> optax.GradientTransformation:
         """The optimiser of a run of `steps` batches."""
@@ -75,13 +85,9 @@ class Thaw:
     start: float = 1e-3
     slower: float = 1.0
 
-    def validate(self) -> None:
-        """Raises ValueError naming the flag that is wrong."""
-        if min(self.frozen, self.warmup) < 0 or min(self.start, self.slower) <= 0:
-            raise ValueError(
-                "--config.method.thaw: frozen and warmup are steps, 0 or more; start "
-                "and slower are factors above 0"
-            )
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("start", "slower"), (POSITIVE, math.inf)
+    )
 
     def over(
         self, tx: optax.GradientTransformation, part: str = "trunk"

@@ -37,7 +37,7 @@ def get_config() -> Experiment:
             ),
             tile_px=256,
             pool=32,
-            augment=Augment(hue=0, saturation=0, value=0),
+            augment=Augment(hue=0.0, saturation=0.0, value=0.0),
             width=64,
             attention=32,
         ),
