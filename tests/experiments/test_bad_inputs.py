@@ -186,12 +186,43 @@ def test_a_bad_manifest_stops_before_anything(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_for_a_manifest_says_which_command_takes_folders(command, slides):
+    said = command(f"--config.data.manifest={slides}")
+    assert said.startswith(f"CohortError: {slides}: a folder, not a CSV; ")
+    assert "experiments.extract_features" in said
+
+
+def test_a_file_for_a_folder_is_one_line(command, tmp_path):
+    """As the run's, the features', or above one of them."""
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    for flag in ("run_dir", "features"):
+        for path in (file, file / "below"):
+            said = command(f"--config.{flag}={path}")
+            assert said.startswith(str(path))
+            assert said.endswith(", and a folder is wanted; name another")
+            assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "denied", "a"), "a: may not be read or written; ask"),
+        (IsADirectoryError(21, "is one", "a"), "a: is a folder, and a file is wanted"),
+        (FileNotFoundError(2, "none", "a"), "a: is not there; mend the path"),
+        (OSError(30, "Read-only file system", "a"), "a: Read-only file system"),
+    ],
+)
+def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):
+    assert experiment.explain(error, tmp_path).startswith(message)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("--config.tissue.sauce=MASK", "did you mean --config.tissue.source?"),
         ("--config.tissue.source=MUSK", "--config.tissue.source=MUSK"),
-        ("--config.grid.size_px=big", "--config.grid.size_px=big: invalid literal"),
+        ("--config.grid.size_px=big", "--config.grid.size_px=big: not a whole number"),
         ("--config.grid.mpp=-1", "--config.grid.mpp=-1.0 must be positive"),
         ("--config.grid.min_tissue=25", "--config.grid.min_tissue=25.0 is a fraction"),
         ("--config.tissue.min_area_um2=-1", "--config.tissue.min_area_um2=-1.0"),

@@ -146,6 +146,11 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
             r"config\.train\.balanced=True and --config\.train\.class_weights=True: .*"
             r"add --noconfig\.train\.class_weights",
         ),
+        (
+            lambda c: setattr(c.method.thaw, "frozen", c.train.steps),
+            RunError,
+            r"config\.train\.steps=\d+ end before --config\.method\.thaw\.frozen=",
+        ),
         (lambda c: setattr(c, "encoder", Encoder()), RunError, "trunk of its own"),
         (lambda c: setattr(c, "method", ABMIL()), RunError, "ABMIL wants an encoder"),
     ],

@@ -42,6 +42,11 @@ def read_table(
             ]
     except FileNotFoundError:
         raise CohortError(f"{path}: no such manifest; mend the path") from None
+    except IsADirectoryError:
+        raise CohortError(
+            f"{path}: a folder, not a CSV; name a CSV of slides and labels (only "
+            "experiments.extract_features and experiments.predict take folders)"
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise CohortError(
             f"{path}: not a CSV in UTF-8 ({error}); save it as one"
