@@ -198,7 +198,8 @@ def test_a_file_for_a_folder_is_one_line(command, tmp_path):
     file.write_text("in the way")
     for flag in ("run_dir", "features"):
         for path in (file, file / "below"):
-            said = command(f"--config.{flag}={path}")
+            run = f"--config.run_dir={tmp_path / f'{flag}_{path.name}'}"
+            said = command(run, f"--config.{flag}={path}")
             assert said.startswith(str(path))
             assert said.endswith(", and a folder is wanted; name another")
             assert len(said.splitlines()) == 1
