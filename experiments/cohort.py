@@ -11,7 +11,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -39,16 +39,16 @@ from experiments.experiment import (
 )
 from experiments.progress import progress
 from experiments.sources import FeatureSource, LookSource, SlideSource, Source
-from experiments.training import Predicted, train
+from experiments.training import Predicted, Predictions, train
 from experiments.workers import Executor
 from wsi_jax import configs, pipeline
-from wsi_jax.data.cohort import Cohort, write_manifest
+from wsi_jax.data.cohort import Cohort, label_ids, write_manifest
 from wsi_jax.data.lint import format_counts
 from wsi_jax.data.space import is_full
 from wsi_jax.data.splits import use_fold
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
-from wsi_jax.evals.metrics import recentre
+from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.summary import summarise
 from wsi_jax.train.compile import make_mesh
 from wsi_jax.types import Task
@@ -98,13 +98,11 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     for stage in stages:
         if stage.outlook:
             print(stage.outlook(source.views(without(cohort, refused))), flush=True)
-    tested, thresholds = [], []
+    tested = []
     for i, part in enumerate(parts):
         part = without(part, refused)
         inside = folder / f"fold_{i}" if len(parts) > 1 else folder
-        called, threshold = train(config, part, source, stages, inside, meter, progress)
-        tested.append(called)
-        thresholds.append(threshold)
+        tested.append(train(config, part, source, stages, inside, meter, progress))
     if notes := source.notes():
         for s in slides:
             s["reason"] = "; ".join(
@@ -112,7 +110,7 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             )
         write_csv(folder / "slides.csv", slides)
         print("\n".join(f"note: {note}" for note in notes.values()), file=sys.stderr)
-    metrics, verdicts = evaluate(config, cohort, tested, thresholds)
+    metrics, verdicts = evaluate(config, cohort, tested)
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", verdicts, cohort)
     write_json(folder / "metrics.json", metrics)
@@ -159,63 +157,103 @@ def read_slides(
 
 
 def evaluate(
-    config: Experiment,
-    cohort: Cohort,
-    tested: list[list[Predicted]],
-    thresholds: list[float | None],
+    config: Experiment, cohort: Cohort, tested: Sequence[Predictions]
 ) -> tuple[dict[str, float], list[Predicted]]:
-    """Metrics of the test slides, and one verdict on each.
+    """Metrics of the test slides, and one prediction of each.
 
-    Of several folds: where each tested its own slides, they are put together, each
-    called at its own fold's threshold, which other folds would have chosen on these
-    very slides (its probabilities are shifted, so that this is one half for all). Where
-    all tested the same ones, the mean probability decides, at the mean threshold.
+    Where several folds tested the same slides, the mean probability decides, at the
+    mean threshold. Where each tested slides of its own, each decides at its own
+    threshold, which its validation slides chose, and AUC counts pairs of slides of one
+    fold: models of different folds have no common scale. Probabilities are as the
+    models gave them.
+
+    Args:
+        config: of the run.
+        cohort: all slides.
+        tested: of each fold; of one training alone where there are no folds.
     """
-    two = thresholds[0] is not None
     by_slide: dict[str, list[Predicted]] = {}
-    for called in tested:
-        for one in called:
-            by_slide.setdefault(one.row.slide_id, []).append(one)
-    apart = two and len(tested) > 1 and max(map(len, by_slide.values())) == 1
-    if apart:
-        for called, own in zip(tested, thresholds, strict=True):
-            for one in called:
-                p = recentre(one.probabilities[None], own)[0]
-                by_slide[one.row.slide_id] = [one._replace(probabilities=p)]
-    threshold = (0.5 if apart else float(np.mean(thresholds))) if two else None
+    for fold, one in enumerate(tested):
+        for prediction in one.slides:
+            name = prediction.row.slide_id
+            by_slide.setdefault(name, []).append(prediction._replace(fold=fold))
+    apart = len(tested) > 1 and max(map(len, by_slide.values())) == 1
     verdicts = []
     for several in by_slide.values():
-        p = np.mean([one.probabilities for one in several], 0)
-        attention = np.mean([one.attention for one in several], 0)
-        called = int(decide(p[None], threshold)[0])
-        others = {
-            name: np.mean([one.others[name] for one in several], 0)
-            for name in several[0].others
-        }
-        verdicts.append(
-            several[0]._replace(
-                probabilities=p, called=called, attention=attention, others=others
-            )
+        mean = lambda values: np.mean(list(values), 0)
+        verdict = several[0]._replace(
+            probabilities=mean(one.probabilities for one in several),
+            attention=mean(one.attention for one in several),
+            others={
+                name: mean(one.others[name] for one in several)
+                for name in several[0].others
+            },
         )
-    labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
-    found = summarise(
-        labels,
-        np.stack([v.probabilities for v in verdicts]),
+        verdicts.append(verdict if apart else verdict._replace(fold=None))
+    folds = np.array([v.fold for v in verdicts]) if apart else None
+    threshold = combined([one.threshold for one in tested], folds)
+    called = decide(np.stack([v.probabilities for v in verdicts]), threshold)
+    verdicts = [
+        v._replace(called=int(label)) for v, label in zip(verdicts, called, strict=True)
+    ]
+    p = [v.probabilities for v in verdicts]
+    sites = [v.row.site for v in verdicts]
+    found = measure(config, cohort, verdicts, p, threshold, sites)
+    if len(tested) > 1:
+        for fold, one in enumerate(tested):
+            found |= by_fold(cohort, f"fold.{fold}.", one)
+    found |= otherwise(config, cohort, verdicts, tested, found)
+    return {f"test.{name}": value for name, value in found.items()}, verdicts
+
+
+def combined(
+    thresholds: Sequence[float | None], folds: np.ndarray | None
+) -> float | np.ndarray | None:
+    """The threshold of each slide [n], by its fold; or the mean of all folds'."""
+    if thresholds[0] is None:
+        return None
+    return float(np.mean(thresholds)) if folds is None else np.array(thresholds)[folds]
+
+
+def measure(
+    config: Experiment,
+    cohort: Cohort,
+    verdicts: Sequence[Predicted],
+    p: Sequence[np.ndarray],
+    threshold: float | np.ndarray | None,
+    sites: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Metrics of some probabilities of the test slides, with their intervals."""
+    apart = verdicts[0].fold is not None
+    return summarise(
+        label_ids(cohort._replace(rows=tuple(v.row for v in verdicts))),
+        np.stack(p),
         cohort.classes,
         seed=config.train.seed,
         patients=[v.row.patient_id for v in verdicts],
-        sites=[v.row.site for v in verdicts],
+        sites=sites,
         threshold=threshold,
+        groups=[v.fold for v in verdicts] if apart else None,
     )
-    found |= otherwise(config, labels, verdicts, cohort, found)
-    return {f"test.{name}": value for name, value in found.items()}, verdicts
+
+
+def by_fold(cohort: Cohort, prefix: str, tested: Predictions) -> dict[str, float]:
+    """How the model of one fold does on the slides that it tests."""
+    rows = tuple(one.row for one in tested.slides)
+    p = np.stack([one.probabilities for one in tested.slides])
+    found = slide_metrics(label_ids(cohort._replace(rows=rows)), p, tested.threshold)
+    values = {"n": len(rows)}
+    if tested.threshold is not None:
+        values["threshold"] = tested.threshold
+    values |= {name: float(found[name]) for name in ("auc", "balanced_accuracy")}
+    return {prefix + name: value for name, value in values.items()}
 
 
 def otherwise(
     config: Experiment,
-    labels: np.ndarray,
-    verdicts: list[Predicted],
     cohort: Cohort,
+    verdicts: list[Predicted],
+    tested: Sequence[Predictions],
     found: dict[str, float],
 ) -> dict[str, float]:
     """The verdicts by each way to come by them, and where attention lies."""
@@ -223,21 +261,23 @@ def otherwise(
         return {}
     names = [f"{name}{end}" for name in reporting.NAMES for end in ("", "_lo", "_hi")]
     names += reporting.ECE
-    by = {config.method.way: found}
+    by, thresholds = {config.method.way: found}, {}
+    folds = None if verdicts[0].fold is None else np.array([v.fold for v in verdicts])
     for name in verdicts[0].others:
-        by[name] = summarise(
-            labels,
-            np.stack([v.others[name] for v in verdicts]),
-            cohort.classes,
-            seed=config.train.seed,
-            patients=[v.row.patient_id for v in verdicts],
-            threshold=found.get("threshold"),
-        )
+        own = [one.others[name] for one in tested]
+        p = [v.others[name] for v in verdicts]
+        by[name] = measure(config, cohort, verdicts, p, combined(own, folds))
+        if own[0] is not None and len(own) > 1:
+            thresholds |= {
+                f"inference.{name}.fold.{k}.threshold": t for k, t in enumerate(own)
+            }
     told = {
         f"inference.{way}.{name}": summary[name]
         for way, summary in by.items()
-        for name in ("n", *names)
+        for name in ("n", "threshold", *names)
+        if name in summary
     }
+    told |= thresholds
     if not config.looks:
         return told
     mass = np.mean([v.trace["maps"].sum((1, 2)) for v in verdicts], 0)
@@ -248,13 +288,16 @@ def otherwise(
 def write_predictions(path, verdicts: list[Predicted], cohort: Cohort) -> None:
     """One line a test slide: who it is, what it is called, each class's probability.
 
-    Probabilities by the method's other ways to come by a verdict stand behind.
+    The fold stands beside it where each tests slides of its own. Probabilities by the
+    method's other ways to come by a verdict stand behind.
     """
     lines = []
     for v in verdicts:
         who = {
             name: getattr(v.row, name) for name in ("slide_id", "patient_id", "site")
         }
+        if v.fold is not None:
+            who["fold"] = v.fold
         said = {"label": v.row.label, "prediction": cohort.classes[v.called]}
         each = zip(cohort.classes, v.probabilities, strict=True)
         each = {f"p_{name}": f"{p:.6f}" for name, p in each}

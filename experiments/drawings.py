@@ -23,11 +23,14 @@ def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Drawing, ..
     patients = np.array([v.row.patient_id for v in verdicts])
     ranked = [1] if len(cohort.classes) == 2 else range(len(cohort.classes))
     lines = [_roc(labels == c, p[:, c], patients, cohort, c, summary) for c in ranked]
-    at = (
-        (1 - summary["specificity"], summary["sensitivity"])
-        if len(lines) == 1
-        else None
-    )
+    at, caption = None, "Test slides; band: pointwise 95 % of patients resampled."
+    if "auc_pooled" in summary:
+        caption += (
+            " The curve is of the slides of all folds together, whose AUC is "
+            f"{summary['auc_pooled']:.3f}; the AUC beside it counts pairs within folds."
+        )
+    elif len(lines) == 1:
+        at = 1 - summary["specificity"], summary["sensitivity"]
     roc = curves.roc(lines, at)
     save_png(roc, folder / "roc.png")
     several = len(cohort.classes) > 2
@@ -43,7 +46,7 @@ def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Drawing, ..
             title="ROC",
             svg=svg(roc),
             alt="; ".join(f"{c.name}: AUC {c.auc:.3f}" for c in lines),
-            caption="Test slides; band: pointwise 95 % of patients resampled.",
+            caption=caption,
         ),
         Drawing(
             title="Calibration",
@@ -93,18 +96,22 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]
         [int(trace["steps"]) for trace in traces],
         [len(one.attention) for one in verdicts],
     )
+    folds = [one.fold for one in verdicts] if verdicts[0].fold is not None else None
     truth, auc = {}, {}
     for c, name in enumerate(cohort.classes):
         if (mine := p[labels == c, :, c]).size:
             truth[name] = mine.mean(0), *np.quantile(mine, (0.25, 0.75), 0)
     for c in ranked:
-        at_share = [delong(labels == c, scores, patients) for scores in p[..., c].T]
+        at_share = [
+            delong(labels == c, scores, patients, groups=folds)
+            for scores in p[..., c].T
+        ]
         auc[cohort.classes[c]] = tuple(np.array(at_share).T)
     first, last = (
         "; ".join(f"{name} {value[i]:.3f}" for name, (value, *_) in auc.items())
         for i in (0, -1)
     )
-    folds = " Of several folds, by the first that tested a slide." * bool(
+    first_fold = " Of several folds, by the first that tested a slide." * bool(
         config.data.folds
     )
     return [
@@ -115,7 +122,7 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]
             caption=(
                 "Verdicts on test slides as tile after tile is zoomed into. Left: mean "
                 "over the slides of a class, band: the middle half of them. Right: "
-                f"band: 95 % interval, by patients.{folds}"
+                f"band: 95 % interval, by patients.{first_fold}"
             ),
             wide=True,
         )

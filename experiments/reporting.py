@@ -22,6 +22,15 @@ from wsi_jax.types import Stage
 
 NAMES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "f1": "F1"}
 ECE = {"calibration_error": "calibration error"}
+POOLED = {"auc_pooled": "AUC, all folds pooled"}
+FOLDS = (
+    "By fold. Each decides at its own threshold, chosen on its validation slides; "
+    "probabilities are as its model gave them"
+)
+WITHIN = (
+    "; AUC elsewhere counts pairs of slides of one fold, as models of different folds "
+    "have no common scale"
+)
 
 
 def write(
@@ -55,7 +64,7 @@ def write(
     report = Report(
         title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
         subtitle=subtitle(config),
-        metrics=headline(summary, NAMES),
+        metrics=headline(summary, names(summary)),
         n_slides=len(verdicts),
         n_patients=int(summary["n_patients"]),
         results=results(summary, getattr(config.method, "ways", "")),
@@ -109,19 +118,35 @@ def subtitle(config: Experiment) -> str:
 def text(summary: dict[str, float], n: int) -> str:
     """The headline in a few lines of plain text."""
     lines = [f"test, {n} slides, 95 % intervals"]
-    lines += [f"  {NAMES[m]:<18} {tables.interval(summary, m)}" for m in NAMES]
+    for name, shown in (names(summary) | pooled(summary)).items():
+        lines.append(f"  {shown:<21} {tables.interval(summary, name)}")
     return "\n".join(lines) + "\n"
 
 
+def names(summary: dict[str, float]) -> dict[str, str]:
+    """Headline metrics; of several folds' slides the AUC is that within folds."""
+    return NAMES | ({"auc": "AUC within folds"} if pooled(summary) else {})
+
+
+def pooled(summary: dict[str, float]) -> dict[str, str]:
+    """The AUC of all folds' slides together, where there is one."""
+    return POOLED if "auc_pooled" in summary else {}
+
+
 def results(summary: dict[str, float], ways: str) -> tuple[tables.Table, ...]:
-    """By slide and patient, by class, by site, by the ways to come by a verdict."""
+    """By slide, patient, class, site, fold, and by the ways to come by a verdict."""
     recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
     found = [
-        tables.levels(summary, NAMES | ECE),
+        tables.levels(summary, names(summary) | pooled(summary) | ECE),
         tables.breakdown(summary, "per_class.", "Each class against the rest", recall),
     ]
     if any(name.startswith("site.") for name in summary):
         found.append(tables.breakdown(summary, "site.", "By site", NAMES))
+    if "fold.0.n" in summary:
+        wanted = {"threshold": "threshold"} if "fold.0.threshold" in summary else {}
+        wanted |= {name: NAMES[name] for name in ("auc", "balanced_accuracy")}
+        caption = FOLDS + WITHIN * bool(pooled(summary))
+        found.append(tables.breakdown(summary, "fold.", caption, wanted))
     if any(name.startswith("inference.") for name in summary):
         found.append(tables.breakdown(summary, "inference.", ways, NAMES | ECE))
     return tuple(found)

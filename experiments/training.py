@@ -33,6 +33,7 @@ class Predicted(NamedTuple):
         flops: of the method.
         trace: what the method shows besides; None for nothing.
         others: probabilities [c] by the method's opponents and other ways to predict.
+        fold: whose model predicted it, where every fold tests slides of its own.
     """
 
     row: Row
@@ -42,6 +43,22 @@ class Predicted(NamedTuple):
     flops: float
     trace: dict[str, np.ndarray] | None = None
     others: Mapping[str, np.ndarray] = types.MappingProxyType({})
+    fold: int | None = None
+
+
+class Predictions(NamedTuple):
+    """The test slides as one training predicts them, and its thresholds.
+
+    Attributes:
+        slides: predictions.
+        threshold: of best balanced accuracy on the validation slides; None where there
+            are more than two classes.
+        others: threshold of each opponent, chosen on its own validation probabilities.
+    """
+
+    slides: list[Predicted]
+    threshold: float | None
+    others: Mapping[str, float | None] = types.MappingProxyType({})
 
 
 def train(
@@ -52,8 +69,8 @@ def train(
     folder: pathlib.Path,
     meter: Meter,
     progress,
-) -> tuple[list[Predicted], float | None]:
-    """Trains on train, chooses on val; returns test predictions and the threshold.
+) -> Predictions:
+    """Trains on train, chooses on val, predicts test.
 
     Run again, it goes on from the last checkpoint.
     """
@@ -76,10 +93,7 @@ def train(
     method = compile_method(stages[-1].method, source.mesh)
     known = label_ids(parts["train"])
     log_prior = correction(config.plan(stages[-1]), known, len(cohort.classes))
-    threshold = None
-    if len(cohort.classes) == 2:
-        truth, p = probabilities(method, params, source, parts["val"], log_prior)
-        threshold = choose_threshold(truth, p[:, 1])
+    threshold = validation_threshold(method, params, source, parts["val"], log_prior)
     tested, called = parts["test"].rows, []
     with progress("test", len(tested)) as advance, meter.span("test"):
         found = predict(method, params, source, parts["test"], log_prior)
@@ -88,12 +102,13 @@ def train(
             called.append(Predicted(row, p, label, attention, flops, trace))
             advance(1)
     rivals |= {name: (other, params) for name, other in stages[-1].others.items()}
-    others = {}
+    others, thresholds = {}, {}
     for name, (other, learnt) in rivals.items():
-        other = compile_method(other, source.mesh)
+        opponent = compile_method(other, source.mesh), learnt, source
         with meter.span("opponents"):
-            p = probabilities(other, learnt, source, parts["test"], log_prior)[1]
-            others[name] = p
+            rule = validation_threshold(*opponent, parts["val"], log_prior)
+            p = probabilities(*opponent, parts["test"], log_prior)[1]
+            thresholds[name], others[name] = rule, p
     called = [
         one._replace(others={name: p[i] for name, p in others.items()})
         for i, one in enumerate(called)
@@ -111,7 +126,7 @@ def train(
         log_prior=log_prior,
     )
     save_card(folder, card)
-    return called, threshold
+    return Predictions(called, threshold, thresholds)
 
 
 def train_stage(
@@ -228,6 +243,20 @@ def probabilities(
     """Labels [n] and probabilities [n c] of all slides of a part."""
     found = predict(method, params, source, part, log_prior)
     return label_ids(part), np.stack([p for p, *_ in found])
+
+
+def validation_threshold(
+    method: Method,
+    params: Any,
+    source: Source,
+    part: Cohort,
+    log_prior: Sequence[float] = (),
+) -> float | None:
+    """The threshold of best balanced accuracy; None with more than two classes."""
+    if len(part.classes) != 2:
+        return None
+    labels, p = probabilities(method, params, source, part, log_prior)
+    return choose_threshold(labels, p[:, 1])
 
 
 def class_weights(labels: np.ndarray, c: int) -> np.ndarray:

@@ -12,7 +12,6 @@ from PIL import Image
 from experiments import cohort as experiment
 from experiments import reporting
 from experiments.experiment import Experiment, Manifest, RunError, read_csv, write_csv
-from experiments.training import Predicted
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
@@ -255,24 +254,6 @@ def test_folds_of_three_classes_test_every_slide_once(short, edited, tmp_path):
     assert "test.threshold" not in metrics
 
 
-def test_each_fold_judges_at_its_own_threshold(short):
-    """The mean of both would call neither slide as its own fold does."""
-    cohort = short.data.cohort()
-    tumor, normal = (
-        next(row for row in cohort.rows if row.label == name)
-        for name in ("tumor", "normal")
-    )
-
-    def said(row, p):
-        return Predicted(row, np.array([1 - p, p]), 0, np.ones(1), 0.0)
-
-    tested = [[said(tumor, 0.3)], [said(normal, 0.7)]]
-    metrics, verdicts = experiment.evaluate(short, cohort, tested, [0.2, 0.8])
-    assert metrics["test.accuracy"] == 1
-    assert metrics["test.threshold"] == 0.5
-    assert [cohort.classes[v.called] for v in verdicts] == ["tumor", "normal"]
-
-
 def test_folds_of_a_cohort_with_a_test_split_share_it(short):
     short.data.folds = 2
     cohort = short.data.cohort()
@@ -297,16 +278,25 @@ def test_numbers_may_be_classes(short, edited):
 def test_folds_call_each_slide_at_a_threshold_chosen_without_it(
     short, edited, tmp_path
 ):
-    """Each fold's own, which its validation chose; one half for all once shifted."""
+    """Each fold's own, which its validation chose, and its model's own probability."""
     free = lambda row: row | {"split": "", "fold": "", "cluster": ""}
     short.data = Manifest(manifest=str(edited(free)), folds=3)
     short.train.steps = 2
     experiment.run(short, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["test.threshold"] == 0.5
     assert metrics["test.n"] == 20
+    assert "test.auc_pooled" in metrics
+    chosen = [metrics[f"test.fold.{k}.threshold"] for k in range(3)]
     for line in table(tmp_path / "run" / "predictions.csv"):
-        assert (float(line["p_tumor"]) >= 0.5) == (line["prediction"] == "tumor")
+        k = int(line["fold"])
+        card = json.loads((tmp_path / "run" / f"fold_{k}" / "model.json").read_text())
+        assert card["threshold"] == chosen[k]
+        # Of six digits the last one is rounded.
+        above = float(line["p_tumor"]) - chosen[k]
+        assert (above >= 0) == (line["prediction"] == "tumor") or abs(above) < 1e-6
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "AUC within folds" in page
+    assert "Each decides at its own threshold" in page
 
 
 def test_the_mpp_of_the_config_fills_what_manifest_and_file_leave_open(

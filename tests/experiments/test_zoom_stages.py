@@ -210,7 +210,14 @@ def test_an_opponent_is_told_and_nothing_rests_on_it(config, copy, zoomed):
     metrics = json.loads((zoomed / "metrics.json").read_text())
     for name in ("auc", "auc_lo", "calibration_error"):
         assert metrics[f"test.inference.look.{name}"] == metrics[f"test.{name}"]
-        assert 0 <= metrics[f"test.inference.rival.{name}"] <= 1
+    # It and the last stage are alike in all, and so are its numbers.
+    of = lambda way: {
+        name.removeprefix(f"test.inference.{way}."): value
+        for name, value in metrics.items()
+        if name.startswith(f"test.inference.{way}.")
+    }
+    assert of("rival") == of("look")
+    assert of("rival")["threshold"] == metrics["test.threshold"]
     assert "calibration error</th>" in (zoomed / "report.html").read_text()
     cost = json.loads((zoomed / "cost.json").read_text())
     spent = [cost[f"span.{name}.wall_s"] for name in ("opponents", "training")]
@@ -226,7 +233,7 @@ def test_an_opponent_is_told_and_nothing_rests_on_it(config, copy, zoomed):
     experiment.run(config, copy)
     assert times() == before
     assert said(copy) == said(zoomed)
-    # It and the last stage are alike in all, and neither began with the other.
+    # Neither began with the other.
     rival, look = (kept(copy, name)["look"]["kernel"] for name in ("rival", "look"))
     np.testing.assert_array_equal(rival, look)
 
@@ -245,6 +252,11 @@ def test_an_opponent_that_leads_is_what_the_next_stage_begins_with(
         line["rival.p_tumor"] for line in table(folder / "predictions.csv")
     ]
     assert rivals(tmp_path) == rivals(zoomed)
+    read = lambda folder: json.loads((folder / "metrics.json").read_text())
+    chosen = "test.inference.rival.threshold"
+    # Chosen by its own predictions of the validation slides, not by the method's.
+    assert read(tmp_path)[chosen] == read(zoomed)[chosen]
+    assert read(tmp_path)[chosen] != read(tmp_path)["test.threshold"]
     rival, look = (kept(tmp_path, name)["look"]["kernel"] for name in ("rival", "look"))
     assert (rival != look).any()
 

@@ -181,23 +181,6 @@ def choose_threshold(labels: np.ndarray, p: np.ndarray) -> float:
     return float(middle if middle > low else high)
 
 
-def recentre(p: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities of two classes [n 2] with log odds shifted: `threshold` to a half.
-
-    Verdicts of several models, each with a threshold of its own, can then be judged
-    together at one half; order and verdicts of each stay as they are.
-    """
-    # Subtracted before they are turned back: at the threshold the half is exact.
-    odds = _log_odds(p[:, 1]) - _log_odds(threshold)
-    positive = 1 / (1 + np.exp(-odds))
-    return np.stack([1 - positive, positive], -1)
-
-
-def _log_odds(p):
-    p = np.clip(p, TINY, 1 - TINY)
-    return np.log(p) - np.log1p(-p)
-
-
 def by_patient(
     labels: np.ndarray, probabilities: np.ndarray, patients: Sequence[str] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
