@@ -1,6 +1,7 @@
 """Sampling: the sampled estimator is the expectation, in value and gradient."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import chex
@@ -175,15 +176,46 @@ def test_the_mean_over_every_draw_is_the_expectation(load, estimator):
 
 @pytest.mark.usefixtures("x64")
 @UNBIASED
-def test_cells_drawn_from_an_older_attention_give_the_newer_expectation(
-    load, estimator
-):
-    tiny = load("tiny_exact")
-    newer = tiny["z"] + jnp.array([1.0, -0.5, 0.3, 0.0, -1.2, 0.8, 0.1])
-    right = expectation(newer, tiny["F"], tiny["g"])
-    assert abs(np.asarray(right.phi) - np.asarray(tiny["Phi"])).max() > 0.1
-    *_, mean = every_draw(tiny, estimator, newer)
+@pytest.mark.parametrize("away", [0.0, 1.0], ids=["as drawn", "newer"])
+def test_the_mean_over_all_orders_is_the_expectation(estimator, away):
+    """Of three cells of six, in 120 orders without replacement and in 216 with it."""
+    rng = np.random.default_rng(0)
+    old, f, g = rng.normal(size=6), rng.normal(size=(6, 4)), rng.normal(size=4)
+    z, a = old + away * rng.normal(size=6), np.exp(old) / np.exp(old).sum()
+    if estimator is Estimator.ordered:
+        index = np.array(list(itertools.permutations(range(6), 3)))
+        left = 1 - np.cumsum(np.pad(a[index], [(0, 0), (1, 0)])[:, :-1], 1)
+    else:
+        index, left = np.array(list(itertools.product(range(6), repeat=3))), 1.0
+    chance = (a[index] / left).prod(1)
+    assert chance.sum() == pytest.approx(1, abs=1e-12)
+    every = enumerated(estimator, *map(jnp.asarray, (index, old, z, f, g)))
+    mean = jax.tree.map(lambda x: np.tensordot(chance, np.asarray(x), 1), every)
+    right = expectation(*map(jnp.asarray, (z, f, g)))
     chex.assert_trees_all_close(mean, right, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_was_drawn_is_constant():
+    """Gradients are those of a draw that was fixed before."""
+    rng = np.random.default_rng(0)
+    z, f = jnp.asarray(rng.normal(size=6)), jnp.asarray(rng.normal(size=6))
+    # As in a draw, kappa is the attention of a cell, with noise.
+    draw = lambda log_a: sampling.drawn_at(log_a, jnp.array([4, 0, 2]), log_a[3] - 0.3)
+    fixed = draw(attention(z))
+
+    def value(z, estimator, drawn_from):
+        log_a = attention(z)
+        drawn = drawn_from(log_a)
+        return sampling.weights(log_a, drawn, estimator) @ f[drawn.index]
+
+    ways = draw, lambda _: fixed
+    found = jax.jit(
+        lambda z: [[jax.grad(value)(z, e, by) for by in ways] for e in FIXTURE_NAMES]
+    )
+    for gradients in found(z):
+        np.testing.assert_allclose(*gradients, rtol=1e-12)
+        assert abs(np.asarray(gradients[0])).max() > 1e-3
 
 
 @pytest.mark.usefixtures("optimised")

@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -155,4 +157,16 @@ def test_a_horizon_is_a_share_rounded_up_of_as_many_tiles_as_there_are():
     np.testing.assert_array_equal(zoom.horizon(0.1, count), [0, 1, 1, 3, 7, 100])
     np.testing.assert_array_equal(zoom.horizon(0.2, count), [0, 1, 1, 6, 13, 200])
     np.testing.assert_array_equal(zoom.horizon(1.0, count), count)
-    assert zoom.horizon(0.15, 100) == 15
+
+
+def test_a_horizon_is_exact():
+    """Of shares of up to four decimals, and of thirds and the like."""
+    largest = np.iinfo(np.int32).max
+    counts = [*range(700), 81_925, *range(10**6, 10**6 + 3), 2**24 + 1, largest]
+    shares = [Fraction(i, 10_000) for i in (1, 7, 999, 1250, 1500, 2000, 6000, 9999)]
+    shares += [Fraction(i, k) for k in (3, 7, 11) for i in (1, k - 1)]
+    for share in shares:
+        found = zoom.horizon(float(share), jnp.array(counts))
+        right = [min(max(math.ceil(share * n), 1), n) for n in counts]
+        np.testing.assert_array_equal(found, right)
+    assert zoom.horizon(0.6, 81_925) == 49_155

@@ -397,7 +397,7 @@ class _Stages:
         """Slides to play on, and the steps on the fullest there could be."""
         rows = self.nets(batch.x.low).rows(params, batch.x)
         steps = zoom.horizon(share, batch.mask.sum(-1))
-        most = max(1, math.ceil(share * batch.mask.shape[1] - 1e-3))
+        most = max(1, math.ceil(zoom.ratio(share) * batch.mask.shape[1]))
         return Slides.of(*rows, batch.mask, steps), most
 
     def verdict(self, params, batch, key, way: Way, liking):
