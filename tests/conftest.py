@@ -1,4 +1,8 @@
-"""Strictness in one place: eight devices, no silent broadcasting, no reused keys."""
+"""Strictness in one place: eight devices, no silent broadcasting, no reused keys.
+
+What XLA compiles is kept in JAX_COMPILATION_CACHE_DIR (by default in the user's cache),
+for the other process of the same run and for the next run.
+"""
 
 import os
 import pathlib
@@ -12,6 +16,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Compiling is most of what the tests cost, and laws hold at any optimisation.
 jax.config.update("jax_disable_most_optimizations", True)
+# By default JAX keeps only what took a second to compile: here that is hardly anything.
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "wsi_jax/tests"
+if not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 ROOT = pathlib.Path(__file__).parent.parent
 

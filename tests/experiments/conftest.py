@@ -4,7 +4,6 @@ import csv
 import pathlib
 import runpy
 
-import jax
 import labelled_tiles
 import pytest
 
@@ -14,20 +13,6 @@ from experiments.make_cohort import MakeCohort, make_cohort
 from wsi_jax.slides.nuisance import Nuisance
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """Runs and folds of one shape share what XLA made."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(
-        names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True
-    ):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
