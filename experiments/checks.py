@@ -19,6 +19,7 @@ from wsi_jax.data.cohort import (
     read_manifest,
 )
 from wsi_jax.data.lint import Lint, lint
+from wsi_jax.slides.stain import StainRange, stain_of, stain_range, unfamiliar
 from wsi_jax.survey import Surveyed
 from wsi_jax.types import Stage
 
@@ -141,3 +142,44 @@ def without(part: Cohort, refused: Collection[str]) -> Cohort:
     """The cohort without some slides."""
     rows = [row for row in part.rows if row.slide_id not in refused]
     return part._replace(rows=tuple(rows))
+
+
+def learnt_stains(slides: Sequence[dict], part: Cohort) -> StainRange:
+    """The stains of the slides that a fold trains on.
+
+    Args:
+        slides: rows of slides.csv.
+        part: the cohort, as the fold splits it, without refused slides.
+    """
+    training = _training_ids(part)
+    stains = [stain_of(s) for s in slides if s["slide_id"] in training]
+    return stain_range(stain for stain in stains if stain is not None)
+
+
+def note_stains(
+    slides: Sequence[dict], parts: Sequence[Cohort], ranges: Sequence[StainRange]
+) -> None:
+    """Notes, in place, which slides are stained like none that any fold trains on.
+
+    Args:
+        slides: rows of slides.csv.
+        parts: the cohort, as each fold splits it.
+        ranges: the stains that each fold trains on.
+    """
+    folds = list(zip(map(_training_ids, parts), ranges, strict=True))
+    for s in slides:
+        stain = stain_of(s)
+        if s["status"] == "refused" or stain is None:
+            continue
+        differences = [
+            unfamiliar(stain, learnt)
+            for training, learnt in folds
+            if s["slide_id"] not in training
+        ]
+        if differences and all(differences):
+            note = f"stained like no training slide: {differences[0]}"
+            s["reason"] = "; ".join(filter(None, (s["reason"], note)))
+
+
+def _training_ids(part: Cohort) -> set[str]:
+    return {row.slide_id for row in in_split(part, "train").rows}

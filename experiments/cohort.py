@@ -28,6 +28,8 @@ from experiments.checks import (
     check_same_slides,
     check_slides,
     check_unchanged,
+    learnt_stains,
+    note_stains,
     without,
 )
 from experiments.experiment import (
@@ -90,6 +92,9 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     slides, source = read_slides(config, cohort, folder, mesh, meter, check)
     write_json(account, meter.as_dict())
     refused = check(slides)
+    ranges = [learnt_stains(slides, without(part, refused)) for part in parts]
+    note_stains(slides, parts, ranges)
+    write_csv(folder / "slides.csv", slides)
     for s in slides:
         said = "refused" if s["slide_id"] in refused else f"note: {s['slide_id']}"
         if s["reason"]:
@@ -102,7 +107,10 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     for i, part in enumerate(parts):
         part = without(part, refused)
         inside = folder / f"fold_{i}" if len(parts) > 1 else folder
-        tested.append(train(config, part, source, stages, inside, meter, progress))
+        predictions = train(
+            config, part, source, stages, inside, meter, progress, stain=ranges[i]
+        )
+        tested.append(predictions)
     if notes := source.notes():
         for s in slides:
             s["reason"] = "; ".join(

@@ -17,6 +17,7 @@ from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops import prior
 from wsi_jax.run import Card, save_card
+from wsi_jax.slides.stain import StainRange
 from wsi_jax.train.compile import compile_each, compile_method
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Method, Stage
@@ -69,10 +70,13 @@ def train(
     folder: pathlib.Path,
     meter: Meter,
     progress,
+    *,
+    stain: StainRange,
 ) -> Predictions:
     """Trains on train, chooses on val, predicts test.
 
-    Run again, it goes on from the last checkpoint.
+    Run again, it goes on from the last checkpoint. The run's card keeps `stain`, of the
+    slides of train.
     """
     parts = {name: in_split(cohort, name) for name in SPLITS}
     params, rivals = None, {}
@@ -124,6 +128,7 @@ def train(
         threshold=threshold,
         dim=source.dim,
         log_prior=log_prior,
+        stain=stain,
     )
     save_card(folder, card)
     return Predictions(called, threshold, thresholds)

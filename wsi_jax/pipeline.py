@@ -23,6 +23,7 @@ from wsi_jax.encode import encode, unreadable
 from wsi_jax.evals.cost import Meter
 from wsi_jax.report.contact import contact_sheet
 from wsi_jax.slides.grid import level0
+from wsi_jax.slides.stain import stain_columns
 from wsi_jax.survey import Surveyed, Tiling, survey_all
 from wsi_jax.train.compile import compile_encoder, replicate
 
@@ -213,6 +214,7 @@ def _lines(found, status) -> list[dict]:
             "height": s.shape[0],
             "width": s.shape[1],
             "background": s.background,
+            **stain_columns(s.stain),
             "tissue_mm2": round(s.tissue_mm2, 4),
             "tiles": len(s.yx),
             **status[s.row.slide_id],

@@ -24,6 +24,7 @@ from wsi_jax.report.zooms import zooms
 from wsi_jax.sight import SIGHTS
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
+from wsi_jax.slides.stain import StainRange, unfamiliar
 from wsi_jax.survey import Tiling, stages_of, survey, view
 from wsi_jax.train.checkpoint import Checkpoints
 from wsi_jax.train.compile import (
@@ -60,6 +61,7 @@ class Card:
         dim: features of a tile.
         log_prior: of each class, added to logits: it takes out what weights of classes
             shifted in training. () for none.
+        stain: of the slides that it has learnt from.
     """
 
     classes: tuple[str, ...]
@@ -69,6 +71,7 @@ class Card:
     threshold: float | None = None
     dim: int
     log_prior: tuple[float, ...] = ()
+    stain: StainRange = dataclasses.field(default_factory=StainRange)
 
 
 class Verdict(NamedTuple):
@@ -132,8 +135,15 @@ def save_card(folder: pathlib.Path, card: Card) -> None:
     write_text(folder / CARD, json.dumps(to_plain(card), indent=1))
 
 
-def load(run: str | os.PathLike) -> "Predictor":
+def load(
+    run: str | os.PathLike, *, refuse_unfamiliar_stains: bool = False
+) -> "Predictor":
     """Opens the folder of a trained run, or of one fold of it.
+
+    Args:
+        run: the folder.
+        refuse_unfamiliar_stains: a slide stained like none that the run has learnt from
+            is refused; otherwise its prediction has a note.
 
     Raises:
         FileNotFoundError: there is no trained model in it.
@@ -159,7 +169,7 @@ def load(run: str | os.PathLike) -> "Predictor":
             f"{card.encoder}; {card.tiling.encoder.weights!r} now has {now}: put the "
             "first ones back"
         )
-    return Predictor(folder, card)
+    return Predictor(folder, card, refuse_unfamiliar_stains)
 
 
 class Predictor:
@@ -169,8 +179,14 @@ class Predictor:
         card: what it is.
     """
 
-    def __init__(self, folder: pathlib.Path, card: Card):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        card: Card,
+        refuse_unfamiliar_stains: bool = False,
+    ):
         self.card = card
+        self._refuse_unfamiliar_stains = refuse_unfamiliar_stains
         self._mesh = make_mesh(jax.local_devices()[:1])
         task, grid = Task(card.classes), card.tiling.grid
         *earlier, stage = stages_of(card.method, grid, task, optax.identity())
@@ -221,8 +237,9 @@ class Predictor:
             mask: of the tissue, for a run whose tissue.source is MASK.
 
         Raises:
-            SlideError: the slide cannot be read at the run's mpp, has no tissue, or has
-                lost more than `reading.max_unreadable` of its tiles.
+            SlideError: the slide cannot be read at the run's mpp, has no tissue, has
+                lost more than `reading.max_unreadable` of its tiles, or is refused for
+                its stain.
         """
         if self._zooming:
             (said,) = self.together([path], mpp, batch, reading, mask)
@@ -295,7 +312,7 @@ class Predictor:
             path=found.row.path,
             mpp=found.mpp,
             cost=meter.as_dict(),
-            note=note,
+            note="; ".join(filter(None, (found.note, note))),
         )
 
     def saliency(
@@ -371,7 +388,13 @@ class Predictor:
         found = survey(row, self.card.tiling)
         if found.reason:
             raise SlideError(found.reason)
-        return found
+        difference = unfamiliar(found.stain, self.card.stain)
+        if not difference:
+            return found
+        note = f"stained like no slide that the run has learnt from: {difference}"
+        if self._refuse_unfamiliar_stains:
+            raise SlideError(f"{found.row.slide_id}: {note}")
+        return found._replace(note="; ".join(filter(None, (found.note, note))))
 
 
 def _read(view: View, reading: Reading, meter: Meter) -> str:

@@ -22,7 +22,14 @@ from wsi_jax.slides.content import content_id
 from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.regions import read_annotations, read_mask
 from wsi_jax.slides.slide import SlideError, open_slide
-from wsi_jax.slides.tissue import Source, Tissue, find_background, tissue_mask
+from wsi_jax.slides.stain import Stain, measure_stain
+from wsi_jax.slides.tissue import (
+    Background,
+    Source,
+    Tissue,
+    find_background,
+    tissue_mask,
+)
 from wsi_jax.types import Stage, Takes, Task
 
 
@@ -81,6 +88,7 @@ class Surveyed(NamedTuple):
         content: of its file: features of another file of this name are not its own.
         note: what else is wrong; the slide is used all the same.
         background: "bright" or "dark"; "" where it cannot be read.
+        stain: colour of the tissue; None where none was read.
     """
 
     row: Row
@@ -94,6 +102,7 @@ class Surveyed(NamedTuple):
     content: str = ""
     note: str = ""
     background: str = ""
+    stain: Stain | None = None
 
     def fingerprint(self, settings: str) -> str:
         """Of the slide's features: of `settings`, its file, its mpp and its tiles."""
@@ -147,9 +156,12 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
             f"{tiling.grid.min_tissue:.0%} of it); lower --config.grid.min_tissue "
             "or --config.tissue.min_area_um2, or leave the slide out"
         )
+    stain = None
+    if mask.any():
+        stain = measure_stain(overview, mask, background is Background.DARK)
     return Surveyed(
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
-        shrink(overview, mask), content, _note(row, slide), background.value,
+        shrink(overview, mask), content, _note(row, slide), background.value, stain,
     )  # fmt: skip
 
 

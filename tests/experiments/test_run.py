@@ -10,10 +10,12 @@ from PIL import Image
 
 import wsi_jax
 from experiments import cohort as experiment
+from experiments.checks import learnt_stains, note_stains
 from experiments.experiment import RunError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.methods import mil
 from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.stain import Stain, stain_columns
 from wsi_jax.train.log import read_metrics
 
 
@@ -138,6 +140,49 @@ def test_an_opened_run_says_what_it_said(finished, manifest, tmp_path):
     Image.new("RGB", (400, 400), "white").save(glass)
     with pytest.raises(SlideError, match=r"no tissue.*--config\.grid\.min_tissue"):
         predictor.predict(glass, mpp=1.0)
+
+
+def flat_slide(path, tissue, background):
+    """A square of tissue in one colour, the rest background."""
+    pixels = np.full((400, 400, 3), background, np.uint8)
+    pixels[100:300, 100:300] = tissue
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_a_slide_of_another_stain_has_a_note_or_is_refused(finished, tmp_path):
+    """Fluorescence and DAB; a slide in the colours of training has no note."""
+    own, strict = (
+        wsi_jax.load(finished, refuse_unfamiliar_stains=refuse)
+        for refuse in (False, True)
+    )
+    familiar = flat_slide(tmp_path / "he.png", (190, 120, 170), 245)
+    assert strict.predict(familiar, mpp=1.0).note == ""
+    for name, colours, words in (
+        ("dapi", ((20, 30, 200), 4), "as in fluorescence"),
+        ("dab", ((120, 80, 50), 245), "absorbs other colours"),
+    ):
+        path = flat_slide(tmp_path / f"{name}.png", *colours)
+        assert words in own.predict(path, mpp=1.0).note
+        with pytest.raises(SlideError, match=rf"^{name}: stained like no .*{words}"):
+            strict.predict(path, mpp=1.0)
+
+
+def test_test_slides_stained_like_no_training_slide_are_noted(manifest):
+    cohort = read_manifest(manifest)
+    stains = {row.slide_id: Stain(False, (0.3, 0.5, 0.2)) for row in cohort.rows}
+    strange = next(row.slide_id for row in cohort.rows if row.split == "test")
+    stains[strange] = Stain(False, (0.2, 0.36, 0.44))
+    slides = [
+        {"slide_id": name, "status": "encoded", "reason": "", "background": "bright"}
+        | stain_columns(stain)
+        for name, stain in stains.items()
+    ]
+    learnt = learnt_stains(slides, cohort)
+    note_stains(slides, [cohort], [learnt])
+    noted = {s["slide_id"]: s["reason"] for s in slides if s["reason"]}
+    assert list(noted) == [strange]
+    assert "stained like no training slide" in noted[strange]
 
 
 def test_a_folder_without_a_model_cannot_be_opened(finished, tmp_path):

@@ -17,7 +17,12 @@ from wsi_jax.slides.stain import (
     stain_range,
     unfamiliar,
 )
-from wsi_jax.slides.tissue import Tissue, tissue_mask
+from wsi_jax.slides.tissue import (
+    Background,
+    Tissue,
+    find_background,
+    tissue_mask,
+)
 
 # Optical density of haematoxylin, eosin and DAB (Ruifrok and Johnston, 2001).
 DENSITY = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -87,8 +92,14 @@ def test_bright_and_dark_are_strange_to_each_other(haematoxylin_eosin):
 
 def test_columns_tell_a_stain_again():
     stain = Stain(False, (0.25, 0.5, 0.25))
-    assert stain_of(stain_columns(stain), dark=False) == stain
-    assert stain_of(stain_columns(None), dark=False) is None
+    row = {"background": "bright"}
+    assert stain_of(row | stain_columns(stain)) == stain
+    assert stain_of(row | stain_columns(None)) is None
+    assert stain_of({"slide_id": "of features made elsewhere"}) is None
+
+
+def test_nothing_is_strange_to_a_model_that_remembers_no_stain():
+    assert unfamiliar(Stain(True, (0.3, 0.3, 0.4)), StainRange()) == ""
 
 
 def test_at_most_one_real_slide_in_fifty_of_another_site_is_strange(shared):
@@ -103,6 +114,15 @@ def test_at_most_one_real_slide_in_fifty_of_another_site_is_strange(shared):
     ]
     assert len(judged) > 250
     assert np.mean([reason != "" for reason in judged]) <= 0.02
+
+
+def test_real_fluorescence_is_strange_to_a_model_of_h_and_e(shared, haematoxylin_eosin):
+    with open_slide(shared / "data/slides/test3-DAPI-2-(387).ndpi") as slide:
+        overview = slide.overview(8.0)
+        background = find_background(overview, Tissue(), slide.fill_rgb)
+    tissue = tissue_mask(overview, Tissue())
+    stain = measure_stain(overview, tissue, background is Background.DARK)
+    assert "fluorescence" in unfamiliar(stain, haematoxylin_eosin)
 
 
 def real_stains(data) -> dict[str, list[Stain]]:

@@ -41,6 +41,8 @@ class StainRange:
         low: least share of red, green and blue among bright slides; () without any.
         high: largest shares.
         dark: whether slides on a dark background were among them.
+
+    Without any slide nothing is known, and no slide is unfamiliar.
     """
 
     low: tuple[float, ...] = ()
@@ -93,6 +95,8 @@ def unfamiliar(stain: Stain, learnt: StainRange) -> str:
     it tells fluorescence, and a chromogen such as DAB on a tenth of the tissue or more,
     but neither a faint one, nor tissue of another organ, nor an artefact.
     """
+    if not (learnt.low or learnt.dark):
+        return ""
     if stain.dark:
         return "" if learnt.dark else "its background is dark, as in fluorescence"
     if not learnt.low:
@@ -114,15 +118,17 @@ def unfamiliar(stain: Stain, learnt: StainRange) -> str:
 
 
 def stain_columns(stain: Stain | None) -> dict[str, float | str]:
-    """The shares as columns of slides.csv; empty where there is no tissue."""
+    """The shares as columns of slides.csv; empty where no tissue could be read."""
     shares = ["", "", ""] if stain is None else [round(s, 4) for s in stain.shares]
     return {f"stain_{name}": s for name, s in zip(COLOURS, shares, strict=True)}
 
 
-def stain_of(columns: Mapping[str, float | str], dark: bool) -> Stain | None:
-    """The stain that `stain_columns` wrote."""
-    shares = [columns[f"stain_{name}"] for name in COLOURS]
-    return None if "" in shares else Stain(dark, tuple(map(float, shares)))
+def stain_of(columns: Mapping[str, float | str]) -> Stain | None:
+    """The stain of a row of slides.csv, which has `background` too; None for none."""
+    shares = [columns.get(f"stain_{name}", "") for name in COLOURS]
+    if "" in shares:
+        return None
+    return Stain(columns["background"] == "dark", tuple(map(float, shares)))
 
 
 def _within(shares, low, high) -> bool:
