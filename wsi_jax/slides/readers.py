@@ -5,6 +5,7 @@ TIFFs it does not (strips, odd compressions), Pillow flat images. Another back e
 another class with the attributes of `Reader`.
 """
 
+import collections
 import contextlib
 import functools
 import pathlib
@@ -19,7 +20,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from wsi_jax.slides import jpeg
+from wsi_jax.slides.checks import check_file, check_size
 from wsi_jax.slides.direct import DirectPlanes, is_exact
+from wsi_jax.slides.directories import read_directories
+from wsi_jax.slides.levels import pyramid_levels
+from wsi_jax.slides.segments import Segments
 from wsi_jax.slides.tiff import WHITE, TiffReader, flatten, is_jpeg
 
 # One cache of decoded tiles for all OpenSlide handles; a private one each would grow
@@ -27,6 +32,10 @@ from wsi_jax.slides.tiff import WHITE, TiffReader, flatten, is_jpeg
 _CACHE_BYTES = 128 * 2**20
 # OpenSlide's names of the TIFFs whose levels are each one page of tiles.
 _PLAIN_TIFFS = ("aperio", "generic-tiff", "philips")
+# Beyond a block's edge a level may go on a part of a pixel aside: few edges, then.
+_BLOCK_PX = 512
+_REDUCED = 1  # TIFF's NewSubfileType
+_PNG_BITS = 24  # where a PNG says how many bits a channel has
 _FLAT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 
@@ -78,14 +87,22 @@ def open_reader(path: str) -> Reader:
         SlideError: none can; the message has each one's reason.
     """
     reasons = []
+    try:
+        check_file(path)
+    except Exception as error:  # whatever junk may raise
+        raise _unopened(path, error) from error
     for back_end in (OpenSlideReader, TiffReader, FlatReader):
         try:
             return back_end(path)
         except Exception as error:  # decoders raise whatever they like on junk
             reasons.append(f"{back_end.__name__}: {error}")
-    raise SlideError(
+    raise _unopened(path, "; ".join(reasons))
+
+
+def _unopened(path, reason):
+    return SlideError(
         f"{path} cannot be opened as a slide; copy it again if it is damaged, else "
-        f"convert it to a tiled 8-bit RGB TIFF ({'; '.join(reasons)})"
+        f"convert it to a tiled 8-bit RGB TIFF ({reason})"
     )
 
 
@@ -99,23 +116,59 @@ class OpenSlideReader(Reader):
     the level sizes (4.002 where the writer meant 4), so at most places of such a level
     it can only return pixels interpolated between the stored ones. Those levels are
     read from the TIFF itself whatever their compression, if tifffile knows it;
-    elsewhere (DICOM) OpenSlide's nearest is returned, at most 1 / (2 downsample) px
-    away.
+    elsewhere (DICOM) they are read in blocks of fixed corners, at OpenSlide's nearest,
+    at most 1 / (2 downsample) px away: reads that overlap agree.
+
+    Images of other proportions than level 0, a label or a macro, are no levels.
     """
 
     def __init__(self, path: str):
         self._path = path
         self._slide = self._open()
-        self.shapes = tuple((h, w) for w, h in self._slide.level_dimensions)
         self.properties = dict(self._slide.properties)
+        stored = [(h, w) for w, h in self._slide.level_dimensions]
+        vendor = self.properties[openslide.PROPERTY_NAME_VENDOR]
+        try:
+            levels = self._levels_of(stored, vendor)
+        except Exception:
+            self._slide.close()
+            raise
+        self.shapes = tuple(levels.values())
+        self._stored = tuple(levels)
         colour = self.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR)
         self.background = tuple(bytes.fromhex(colour)) if colour else WHITE
         self._downsamples = self._slide.level_downsamples
+        self._blocks = {
+            i: _Blocks(self._region, i, stored[i], self._downsamples[i])
+            for i in self._stored
+            if not is_exact(self._downsamples[i])
+        }
         self._planes = None
-        if self.properties[openslide.PROPERTY_NAME_VENDOR] in _PLAIN_TIFFS:
-            self._planes = DirectPlanes(
-                path, self.shapes, self._downsamples, self._sample
-            )
+        if vendor in _PLAIN_TIFFS:
+            self._planes = DirectPlanes(path, stored, self._downsamples, self._sample)
+
+    def _levels_of(self, stored, vendor):
+        """{OpenSlide's level: (h, w)} of those that are levels of one slide."""
+        tiles = [self._tile_size(i) for i in range(len(stored))]
+        for shape, tile in zip(stored, tiles, strict=True):
+            check_size(shape, tile)
+        levels = pyramid_levels(stored, tiles)
+        if vendor != "generic-tiff":
+            return levels
+        if (reason := _stack_axes(self._path)) is not None:
+            raise ValueError(reason)
+        kinds = collections.defaultdict(set)
+        for image in read_directories(self._path):
+            kinds[image.shape].add(image.kind)
+        if kinds[stored[0]] == {_REDUCED}:
+            raise ValueError("its widest image is a reduced one: a label or macro")
+        usual = lambda shape: not kinds[shape] or kinds[shape] & {0, _REDUCED}
+        return {i: shape for i, shape in levels.items() if usual(stored[i])}
+
+    def _tile_size(self, level):
+        """(h, w) of a level's tiles; (0, 0) where OpenSlide does not say."""
+        name = f"openslide.level[{level}].tile-"
+        return tuple(int(self.properties.get(name + n, 0)) for n in ("height", "width"))
 
     def _open(self):
         slide = openslide.OpenSlide(self._path)
@@ -125,15 +178,18 @@ class OpenSlideReader(Reader):
     def read(
         self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
+        level = self._stored[level]
         plane = self._planes and self._planes.get(level)
         if plane is not None:
             try:
                 return plane.read(y, x, h, w, out)
             except Exception:  # a tile missing or damaged is OpenSlide's to fill
-                if not is_exact(self._downsamples[level]):
+                if level in self._blocks:
                     raise
-        ds = self._downsamples[level]
-        return self._region(level, round(y * ds), round(x * ds), h, w)
+        if level in self._blocks:
+            return self._blocks[level].read(y, x, h, w, out)
+        ds = round(self._downsamples[level])
+        return self._region(level, y * ds, x * ds, h, w)
 
     def read_tiles(
         self,
@@ -141,7 +197,8 @@ class OpenSlideReader(Reader):
         yx: Sequence[Sequence[int]],
         tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
     ) -> None:
-        plane = self._planes and self._planes.get(level)
+        stored = self._stored[level]
+        plane = self._planes and self._planes.get(stored)
         if plane is not None:
             with contextlib.suppress(Exception):  # `read` knows what is to be done
                 return plane.read_tiles(yx, tiles)
@@ -159,8 +216,34 @@ class OpenSlideReader(Reader):
 
     def close(self) -> None:
         self._slide.close()
+        for blocks in self._blocks.values():
+            blocks.close()
         if self._planes is not None:
             self._planes.close()
+
+
+class _Blocks(Segments):
+    """A level in blocks that OpenSlide reads, each always at the same place.
+
+    Of a level whose downsample is not whole OpenSlide returns pixels moved by a part of
+    one, by another part for another corner: reads that overlap would not agree.
+
+    Args:
+        region: (level, y, x in level-0 pixels, h, w) -> pixels.
+        level: of OpenSlide.
+        shape: (h, w) of it.
+        downsample: of it.
+    """
+
+    def __init__(self, region, level, shape, downsample):
+        super().__init__(shape, (_BLOCK_PX, _BLOCK_PX))
+        self._region, self._level, self._downsample = region, level, downsample
+
+    def _decode(self, index, out):
+        y, x = (int(n) * _BLOCK_PX for n in divmod(index, self._columns))
+        h, w = min(_BLOCK_PX, self._h - y), min(_BLOCK_PX, self._w - x)
+        corner = round(y * self._downsample), round(x * self._downsample)
+        out[:h, :w] = self._region(self._level, *corner, h, w)
 
 
 class FlatReader(Reader):
@@ -172,7 +255,7 @@ class FlatReader(Reader):
         self._path, self._image = path, Image.open(path)
         self._lock = threading.Lock()
         self._pixels = None
-        reason = _not_8_bit(self._image) or _stack(self._image, path)
+        reason = _not_8_bit(self._image, path) or _stack(self._image, path)
         if reason is not None:
             self._image.close()
             raise ValueError(reason)
@@ -194,13 +277,13 @@ class FlatReader(Reader):
         self._pixels = None
 
 
-def _not_8_bit(image):
+def _not_8_bit(image, path):
     """Why a Pillow image is not 8-bit colour, or None."""
     if image.mode not in _FLAT_MODES:
         return f"Pillow mode {image.mode}, not 8-bit colour"
-    # Of a 16-bit TIFF Pillow would silently keep the high byte.
-    if image.format == "TIFF" and 258 in image.tag_v2:  # BitsPerSample
-        bits = max(image.tag_v2[258])
+    if image.format == "PNG":  # of 16 bits Pillow would silently keep the high byte
+        with open(path, "rb") as file:
+            bits = file.read(_PNG_BITS + 1)[_PNG_BITS]
         return f"{bits} bits a channel, not 8" if bits > 8 else None
     return None
 
@@ -209,12 +292,15 @@ def _stack(image, path):
     """Why a file is more than the one image that Pillow would show, or None."""
     if (n := getattr(image, "n_frames", 1)) > 1:
         return f"a stack of {n} images, not one"
-    if image.format == "TIFF":
-        # Some stacks say in their description alone that there is more to come.
-        with contextlib.suppress(Exception), tifffile.TiffFile(path) as tiff:
-            axes = tiff.series[0].axes
-            if set(axes) - set("YXS"):
-                return f"a stack of images (axes {axes}), not one"
+    return _stack_axes(path) if image.format == "TIFF" else None
+
+
+def _stack_axes(path):
+    """Why a TIFF is a stack; some say so in their description alone."""
+    with contextlib.suppress(Exception), tifffile.TiffFile(path) as tiff:
+        axes = tiff.series[0].axes
+        if set(axes) - set("YXS"):
+            return f"a stack of images (axes {axes}), not one"
     return None
 
 

@@ -9,7 +9,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
-from wsi_jax.slides import decoded, jpeg
+from wsi_jax.slides import jpeg, limits
+from wsi_jax.slides.levels import pyramid_levels
+from wsi_jax.slides.segments import Segments
 
 WHITE = (255, 255, 255)
 # Compressions tifffile decodes to the colours the file means. Aperio's JPEG 2000
@@ -38,13 +40,16 @@ class TiffReader:
             if series.axes not in ("YX", "YXS"):
                 raise ValueError(f"a stack of images (axes {series.axes}), not one")
             pages = [level.keyframe for level in series.levels]
+            tiles = [(page.tilelength, page.tilewidth) for page in pages]
+            levels = pyramid_levels([page.shape[:2] for page in pages], tiles)
+            pages = [pages[level] for level in levels]
             for page in pages:
                 if (reason := unreadable(page)) is not None:
                     raise ValueError(reason)
         except Exception:
             self._tiff.close()
             raise
-        self.shapes = tuple(page.shape[:2] for page in pages)
+        self.shapes = tuple(levels.values())
         self.properties = _resolution_properties(pages[0])
         self.properties["tiff.ImageDescription"] = self._tiff.pages[0].description
         file = self._tiff.filehandle.fileno()
@@ -69,7 +74,7 @@ class TiffReader:
         self._tiff.close()
 
 
-class Plane:
+class Plane(Segments):
     """Random access to one TIFF page by its tiles or strips. Any thread.
 
     Args:
@@ -78,53 +83,15 @@ class Plane:
     """
 
     def __init__(self, page, file: int):
+        h, w = page.shape[:2]
+        strip = min(page.rowsperstrip, h), w
+        step = (page.tilelength, page.tilewidth) if page.is_tiled else strip
+        super().__init__((h, w), step)
         self._file = file
-        self._h, self._w = page.shape[:2]
-        if page.is_tiled:
-            self._step = page.tilelength, page.tilewidth
-        else:
-            self._step = min(page.rowsperstrip, self._h), self._w
-        self._columns = -(-self._w // self._step[1])
         # tifffile's tuples take forty bytes a number.
         self._offsets = np.array(page.dataoffsets, np.int64)
         self._counts = np.array(page.databytecounts, np.int64)
         self._pixels = _jpeg(page) if is_jpeg(page) else _any(page)
-
-    def read(self, y, x, h, w, out=None):
-        """Raises whatever a decoder raises, and ValueError for a missing tile."""
-        if out is None:
-            out = np.empty((h, w, 3), np.uint8)
-        self.read_tiles([(y, x)], [out])
-        return out
-
-    def read_tiles(self, yx, tiles):
-        """Rectangles from their corners on; decodes a segment once for all of them."""
-        parts = {}
-        for corner, tile in zip(yx, tiles, strict=True):
-            for index, there, here in self._overlaps(*corner, *tile.shape[:2]):
-                parts.setdefault(index, []).append((there, tile[here]))
-        shape = *self._step, 3
-        for index, pieces in parts.items():
-            place = pieces[0][1]
-            if len(pieces) == 1 and place.shape == shape and place.flags.c_contiguous:
-                decoded.tiles.copy(self, index, place) or self._decode(index, place)
-                continue
-            with decoded.tiles.tile(self, index, shape, self._decode) as segment:
-                for there, place in pieces:
-                    place[:] = segment[there]
-
-    def _overlaps(self, y, x, h, w):
-        """Of each segment that a rectangle touches the index, and where they overlap
-        as slices of the segment and of the rectangle."""
-        step_y, step_x = self._step
-        for i in range(y // step_y, -(-(y + h) // step_y)):
-            top = i * step_y - y
-            y0, y1 = max(top, 0), min(top + step_y, h)
-            for j in range(x // step_x, -(-(x + w) // step_x)):
-                left = j * step_x - x
-                x0, x1 = max(left, 0), min(left + step_x, w)
-                there = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-                yield i * self._columns + j, there, (slice(y0, y1), slice(x0, x1))
 
     def samples(self) -> list[tuple[int, int, int, int]]:
         """The middles (y, x, h, w) of some segments: the first, the middle one, the
@@ -147,10 +114,6 @@ class Plane:
         if not n or len(data) < n:
             raise ValueError(f"tile {index} is {'cut short' if n else 'missing'}")
         self._pixels(data, index, out)
-
-    def close(self) -> None:
-        """Forgets its decoded tiles."""
-        decoded.tiles.drop(self)
 
 
 def _jpeg(page):
@@ -189,11 +152,17 @@ def unreadable(page):
         return f"photometric {page.photometric!r}"
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
         return "YCbCr without JPEG"
+    if not page.is_tiled and (n := _strip_px(page)) > limits.STRIP_PX:
+        return f"strips of {n} px; the limit is {limits.STRIP_PX}"
     if page.samplesperpixel not in (1, 3, 4):
         return f"{page.samplesperpixel} channels"
     if page.samplesperpixel > 1 and page.planarconfig != PLANARCONFIG.CONTIG:
         return "separate colour planes"
     return None
+
+
+def _strip_px(page):
+    return min(page.rowsperstrip, page.shape[0]) * page.shape[1]
 
 
 def _resolution_properties(page):

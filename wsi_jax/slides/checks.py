@@ -1,0 +1,62 @@
+"""What is checked of a file before any library opens it: some would hang or abort."""
+
+import os
+import stat
+
+from wsi_jax.slides import limits
+from wsi_jax.slides.directories import Directory, read_directories
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# TIFF's photometric interpretations: samples of their colours.
+_SAMPLES = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Raises ValueError for what is no slide, or none that can be read right."""
+    check_regular(path)
+    directories = read_directories(path)
+    for one in directories:
+        check_size(one.shape, one.tile)
+    for one in directories[:1] + [one for one in directories if any(one.tile)]:
+        _check_pixels(one)
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raises ValueError for pipes, which are waited for, devices and folders."""
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind != stat.S_IFREG:
+        raise ValueError(
+            f"it is {_KINDS.get(kind, 'something else')}, not a file; mend the "
+            "manifest's path column"
+        )
+
+
+def check_size(shape: tuple[int, int], tile: tuple[int, int] = (0, 0)) -> None:
+    """Raises ValueError for a level or a tile, (h, w) in pixels, beyond the limits."""
+    if max(shape) > limits.SIDE_PX:
+        raise ValueError(
+            f"it claims to be {shape[0]} x {shape[1]} px; the limit is "
+            f"{limits.SIDE_PX} px a side"
+        )
+    if tile[0] * tile[1] > limits.TILE_PX:
+        raise ValueError(
+            f"it claims tiles of {tile[0]} x {tile[1]} px; the limit is "
+            f"{limits.TILE_PX} px a tile"
+        )
+
+
+def _check_pixels(image: Directory):
+    """Of 16 bits a back end would keep the upper 8, of channels the first."""
+    if set(image.bits) != {8}:
+        raise ValueError(f"{max(image.bits)} bits a channel, not 8")
+    colours = _SAMPLES.get(image.photometric, image.samples)
+    more = image.samples - colours
+    opacity = more == 1 and (colours > 1 or image.extra in ((1,), (2,)))
+    if more and not opacity:
+        raise ValueError(f"{image.samples} channels, not colours")

@@ -1,0 +1,166 @@
+"""The image directories (IFDs) of a TIFF, read within bounds before any library does.
+
+TIFF 6.0 (1992), section 2; BigTIFF has offsets of 8 bytes, and so has Hamamatsu's NDPI,
+whose tags are those of a small TIFF with the upper halves of their offsets after them.
+"""
+
+import os
+import struct
+from typing import BinaryIO, NamedTuple
+
+from wsi_jax.slides import limits
+
+# Tags by their names in TIFF 6.0, and what they are where they are missing.
+_TAGS = {
+    254: ("kind", (0,)),
+    256: ("width", (0,)),
+    257: ("height", (0,)),
+    258: ("bits", (1,)),
+    262: ("photometric", (1,)),
+    277: ("samples", (1,)),
+    322: ("tile_width", (0,)),
+    323: ("tile_height", (0,)),
+    330: ("below", ()),
+    338: ("extra", ()),
+}
+_NDPI = 65420
+_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+
+
+class Directory(NamedTuple):
+    """One image of a TIFF.
+
+    Attributes:
+        kind: NewSubfileType: 1 a reduced image, 2 a page of many, 4 a mask.
+        shape: (h, w) in pixels.
+        tile: (h, w) of its tiles; (0, 0) where it has strips.
+        bits: of each sample.
+        samples: of each pixel.
+        photometric: what they mean: 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr.
+        extra: of each sample beyond these: 1 or 2 opacity, 0 anything.
+        is_main: whether it stands in the file's own chain, not below another image.
+    """
+
+    kind: int
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    bits: tuple[int, ...]
+    samples: int
+    photometric: int
+    extra: tuple[int, ...]
+    is_main: bool
+
+
+class _Layout(NamedTuple):
+    """How the numbers of a file are stored: the order of bytes and struct's letters."""
+
+    order: str
+    count: str  # of tags in a directory
+    offset: str
+    following: str  # offset of the next directory
+    ndpi: bool = False
+
+    def unpack(self, file: BinaryIO, at: int, letters: str) -> tuple[int, ...]:
+        file.seek(min(at, os.fstat(file.fileno()).st_size))
+        letters = self.order + letters
+        return struct.unpack(letters, file.read(struct.calcsize(letters)))
+
+
+def read_directories(path: str | os.PathLike) -> list[Directory]:
+    """All images of a TIFF; none of other files. A chain that breaks off ends there.
+
+    Raises:
+        ValueError: the directories go in a circle, or are more than `limits` allow.
+    """
+    with open(path, "rb") as file:
+        layout, first = _start(file)
+        if layout is None:
+            return []
+        found, visited, waiting = [], set(), [(first, True)]
+        while waiting:
+            at, is_main = waiting.pop()
+            while at:
+                if at in visited:
+                    raise ValueError("its image directories go in a circle")
+                if len(visited) == limits.DIRECTORIES:
+                    raise ValueError(
+                        f"more than {limits.DIRECTORIES} image directories"
+                    )
+                visited.add(at)
+                try:
+                    tags, following = _read(file, layout, at)
+                except struct.error:  # the file ends before
+                    break
+                found.append(_directory(tags, is_main))
+                waiting += [(offset, False) for offset in tags.get("below", ())]
+                at = following
+        return found
+
+
+def _start(file):
+    """The layout of a TIFF and the offset of its first directory; or (None, 0)."""
+    order = {b"II": "<", b"MM": ">"}.get(file.read(2))
+    if order is None:
+        return None, 0
+    try:
+        small = _Layout(order, "H", "I", "I")
+        (version,) = small.unpack(file, 2, "H")
+        if version == 43:
+            big = _Layout(order, "Q", "Q", "Q")
+            return big, *big.unpack(file, 8, "Q")
+        if version != 42:
+            return None, 0
+        (first,) = small.unpack(file, 4, "I")
+    except struct.error:
+        return None, 0
+    ndpi = small._replace(following="Q", ndpi=True)
+    try:
+        (long,) = ndpi.unpack(file, 4, "Q")
+        if "ndpi" in _read(file, ndpi, long)[0]:
+            return ndpi, long
+    except (struct.error, ValueError):
+        pass
+    return small, first
+
+
+def _read(file, layout, at):
+    """{name: values} of the tags of a directory that matter here, and what follows."""
+    (n,) = layout.unpack(file, at, layout.count)
+    if n > limits.TAGS:
+        raise ValueError(f"more than {limits.TAGS} tags in an image directory")
+    letters = f"HH{2 * layout.offset}"
+    entry = struct.calcsize("=" + letters)
+    begin = at + struct.calcsize("=" + layout.count)
+    end = begin + n * entry
+    (following,) = layout.unpack(file, end, layout.following)
+    after = end + struct.calcsize("=" + layout.following)
+    upper = layout.unpack(file, after, f"{n}I") if layout.ndpi else (0,) * n
+    tags = {}
+    for i in range(n):
+        place = begin + i * entry
+        code, kind, count, offset = layout.unpack(file, place, letters)
+        if code == _NDPI:
+            tags["ndpi"] = (1,)
+        if code not in _TAGS or kind not in _TYPES or count > limits.DIRECTORIES:
+            continue
+        values = f"{count}{_TYPES[kind]}"
+        if struct.calcsize("=" + values) <= struct.calcsize("=" + layout.offset):
+            offset = place + entry - struct.calcsize("=" + layout.offset)
+        else:
+            offset |= upper[i] << 32
+        tags[_TAGS[code][0]] = layout.unpack(file, offset, values)
+    return tags, following
+
+
+def _directory(tags, is_main):
+    values = {name: tags.get(name) or missing for name, missing in _TAGS.values()}
+    return Directory(
+        kind=values["kind"][0],
+        shape=(values["height"][0], values["width"][0]),
+        tile=(values["tile_height"][0], values["tile_width"][0]),
+        bits=values["bits"],
+        samples=values["samples"][0],
+        photometric=values["photometric"][0],
+        extra=values["extra"],
+        is_main=is_main,
+    )

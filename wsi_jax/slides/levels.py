@@ -1,0 +1,49 @@
+"""Which stored images of a file are levels of one pyramid, and how large they are."""
+
+import math
+from collections.abc import Sequence
+
+# The sides of a level may disagree by so much, or by one of its pixels.
+_SLACK = 0.02
+_STEPS = tuple(2**k for k in range(1, 16))
+
+
+def pyramid_levels(
+    shapes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int]]
+) -> dict[int, tuple[int, int]]:
+    """{index: (h, w)} of the images that show what the first one shows.
+
+    A label or macro beside a slide, stored in tiles like a level, is known by its other
+    proportions. Philips' levels, and those of CAMELYON16 that were made of them, are
+    filled up to whole tiles: there (h, w) is what the slide covers.
+
+    Args:
+        shapes: (h, w) of each image, the finest first.
+        tiles: (h, w) of each one's tiles.
+    """
+    full, levels, padded = shapes[0], {}, False
+    for index, (shape, tile) in enumerate(zip(shapes, tiles, strict=True)):
+        covered = _without_padding(full, shape, tile)
+        if len(covered) == 1:
+            (levels[index],) = covered
+            padded |= covered != [shape]
+        # Of one tile more than one step may be right.
+        elif _agrees(full, shape) and not (padded and covered):
+            levels[index] = shape
+    return levels
+
+
+def _agrees(full, shape):
+    """Whether one step leads from the size of level 0 to that of a level."""
+    long, short = (0, 1) if full[0] >= full[1] else (1, 0)
+    expected = full[short] * shape[long] / full[long]
+    return abs(expected - shape[short]) <= max(1, _SLACK * shape[short])
+
+
+def _without_padding(full, shape, tile):
+    """What a level may cover, (h, w), that was filled up to whole tiles."""
+    if not all(tile) or any(n % t for n, t in zip(shape, tile, strict=True)):
+        return []
+    covered = [tuple(math.ceil(n / step) for n in full) for step in _STEPS]
+    fill = lambda one: tuple(-(-n // t) * t for n, t in zip(one, tile, strict=True))
+    return [one for one in covered if fill(one) == tuple(shape)]

@@ -1,0 +1,63 @@
+"""Pixels of a level by its segments: tiles, strips or blocks that are decoded whole."""
+
+import numpy as np
+
+from wsi_jax.slides import decoded
+
+
+class Segments:
+    """Random access to one level whose segments lie on a grid. Any thread.
+
+    Args:
+        shape: (h, w) of the level.
+        step: (h, w) of a segment; those at the far edges may be cut off.
+    """
+
+    def __init__(self, shape: tuple[int, int], step: tuple[int, int]):
+        self._h, self._w = shape
+        self._step = step
+        self._columns = -(-self._w // step[1])
+
+    def _decode(self, index: int, out: np.ndarray) -> None:
+        """Writes the pixels of a segment to `out` [h w 3]."""
+        raise NotImplementedError
+
+    def read(self, y, x, h, w, out=None):
+        """Raises whatever a decoder raises, and ValueError for a missing tile."""
+        if out is None:
+            out = np.empty((h, w, 3), np.uint8)
+        self.read_tiles([(y, x)], [out])
+        return out
+
+    def read_tiles(self, yx, tiles):
+        """Rectangles from their corners on; decodes a segment once for all of them."""
+        parts = {}
+        for corner, tile in zip(yx, tiles, strict=True):
+            for index, there, here in self._overlaps(*corner, *tile.shape[:2]):
+                parts.setdefault(index, []).append((there, tile[here]))
+        shape = *self._step, 3
+        for index, pieces in parts.items():
+            place = pieces[0][1]
+            if len(pieces) == 1 and place.shape == shape and place.flags.c_contiguous:
+                decoded.tiles.copy(self, index, place) or self._decode(index, place)
+                continue
+            with decoded.tiles.tile(self, index, shape, self._decode) as segment:
+                for there, place in pieces:
+                    place[:] = segment[there]
+
+    def _overlaps(self, y, x, h, w):
+        """Of each segment that a rectangle touches the index, and where they overlap
+        as slices of the segment and of the rectangle."""
+        step_y, step_x = self._step
+        for i in range(y // step_y, -(-(y + h) // step_y)):
+            top = i * step_y - y
+            y0, y1 = max(top, 0), min(top + step_y, h)
+            for j in range(x // step_x, -(-(x + w) // step_x)):
+                left = j * step_x - x
+                x0, x1 = max(left, 0), min(left + step_x, w)
+                there = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+                yield i * self._columns + j, there, (slice(y0, y1), slice(x0, x1))
+
+    def close(self) -> None:
+        """Forgets its decoded tiles."""
+        decoded.tiles.drop(self)
