@@ -3,7 +3,8 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from wsi_jax.train.log import MetricsLog
 from wsi_jax.train.loop import Best, Train, fit
 from wsi_jax.types import Bag, Method, TrainState
 
+NOTHING = types.MappingProxyType({})
+
 
 def fit_stage(
     plan: Train,
@@ -32,6 +35,8 @@ def fit_stage(
     meter: Meter,
     advance: Callable,
     earlier: dict[str, Any] | None = None,
+    data: Mapping[str, str] = NOTHING,
+    classes: Sequence[str] = (),
 ) -> Any:
     """Fits one stage, resuming; returns the parameters that validation liked best.
 
@@ -46,10 +51,12 @@ def fit_stage(
         meter: is charged with the device's seconds.
         advance: of a progress bar.
         earlier: parameters of the stage before; None where this is the first.
+        data: fingerprint of each slide of training and validation, by its name.
+        classes: in the order of the labels; kept beside the parameters.
 
     Raises:
-        RunError: validation was never a number, or the stage had begun with what an
-            earlier one had learnt otherwise.
+        RunError: validation was never a number, or the stage had begun with other
+            slides, or with what an earlier one had learnt otherwise.
     """
     after = digest(earlier) if earlier else ""
     checkpoints = Checkpoints(folder / "state")
@@ -61,13 +68,18 @@ def fit_stage(
         state, memory = found
         best = Best(**memory["best"])
         check_after(memory.get("after", ""), after, folder)
+        check_data(memory.get("data", data), data, folder)
     log = MetricsLog(folder / "metrics.jsonl", int(state.step))
     advance(int(state.step), before=True)
     batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2), advance)
 
     def save(step, state, best):
         kept.wait()  # no checkpoint may know of a best step that is not on disk
-        checkpoints.save(step, state, {"best": best._asdict(), "after": after})
+        memory = {"best": best._asdict(), "after": after, "data": dict(data)}
+        checkpoints.save(step, state, memory)
+
+    def keep(step, params):
+        kept.save(step, params, {"step": step, "classes": list(classes)})
 
     began = time.perf_counter()
     # Closed even where training fails: the last checkpoint is whole then.
@@ -80,7 +92,7 @@ def fit_stage(
             log=log,
             save=save,
             validate=validate,
-            keep=lambda step, params: kept.save(step, params, {"step": step}),
+            keep=keep,
             best=best,
         )
         meter.add(device_s=time.perf_counter() - began - batches.waited_s)
@@ -116,6 +128,27 @@ def check_after(before: str, now: str, folder: pathlib.Path) -> None:
             f"before it now has {now}: delete {folder} to train it anew, or put that "
             "stage's folder back"
         )
+
+
+def check_data(
+    before: Mapping[str, str], now: Mapping[str, str], folder: pathlib.Path
+) -> None:
+    """A stage goes on with the slides that it began with.
+
+    Raises:
+        RunError: naming the first that is another now.
+    """
+    for name in [*before, *now]:
+        was, here = before.get(name), now.get(name)
+        if was != here:
+            change = (
+                "been replaced" if was and here else "gone" if was else "been added"
+            )
+            raise RunError(
+                f"{folder} has begun to learn, and slide {name!r} has {change} since "
+                f"(its file, or its features): put it back as it was, or delete "
+                f"{folder} to train it anew, or name a new --config.run_dir"
+            )
 
 
 class Feed:

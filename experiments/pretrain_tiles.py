@@ -40,6 +40,7 @@ from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.origin import Origin, to_metadata
 from wsi_jax.provenance import provenance
+from wsi_jax.train.checkpoint import digest
 from wsi_jax.train.compile import compile_method, make_mesh, split
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Task
@@ -204,6 +205,10 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             lambda batch: split(batch, mesh),
             meter,
             advance,
+            data={
+                "training tiles": digest(sets.train[:2]),
+                "validation tiles": digest(sets.val[:2]),
+            },
         )
     save_encoder(path, params, config, sets, log_prior)
     p = judge.test(params)

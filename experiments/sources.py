@@ -74,6 +74,9 @@ class Source(Protocol):
     def tiles(self, row: Row, slide: Slide) -> Tiles:
         """Of one slide."""
 
+    def fingerprints(self, part: Cohort) -> dict[str, str]:
+        """Of what each slide gives to learn from; by slide."""
+
     def charge(self, meter: Meter) -> None:
         """Adds what was read since it was last asked; the end of a training."""
 
@@ -119,6 +122,10 @@ class FeatureSource:
         if self._config.precomputed:
             size_px, mpp = elsewhere(features.attrs, slide)
         return Tiles(features.yx, size_px, mpp)
+
+    def fingerprints(self, part):
+        names = [row.slide_id for row in part.rows]
+        return dict(zip(names, self._bags(part).fingerprints, strict=True))
 
     def charge(self, meter):
         del meter  # has been charged with the extraction
@@ -181,6 +188,13 @@ class SlideSource:
         del slide
         one, grid = self._found[row.slide_id], self._grid
         return Tiles(level0(one.yx, grid.mpp, one.mpp), grid.size_px, grid.mpp)
+
+    def fingerprints(self, part):
+        settings = self._config.tiling().fingerprint()
+        return {
+            row.slide_id: self._found[row.slide_id].fingerprint(settings)
+            for row in part.rows
+        }
 
     def charge(self, meter):
         views = [view for view in self._views.values() if view.n_read]

@@ -12,12 +12,14 @@ from experiments.experiment import Experiment
 from experiments.fitting import fit_stage
 from experiments.sources import Source
 from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
+from wsi_jax.data.features import config_hash
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops import prior
 from wsi_jax.run import Card, save_card
 from wsi_jax.slides.stain import StainRange
+from wsi_jax.train.checkpoint import digest
 from wsi_jax.train.compile import compile_each, compile_method
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Method, Stage
@@ -80,6 +82,7 @@ def train(
     """
     parts = {name: in_split(cohort, name) for name in SPLITS}
     params, rivals = None, {}
+    learnt_from = config_hash(fingerprints(source, parts))
     for stage in stages:
         inside = folder / stage.name
         aside = stage.opponent and not stage.leads
@@ -129,6 +132,8 @@ def train(
         dim=source.dim,
         log_prior=log_prior,
         stain=stain,
+        weights=digest(params),
+        features=learnt_from,
     )
     save_card(folder, card)
     return Predictions(called, threshold, thresholds)
@@ -168,7 +173,14 @@ def train_stage(
             meter,
             advance,
             earlier,
+            fingerprints(source, parts),
+            parts["train"].classes,
         )
+
+
+def fingerprints(source: Source, parts: Mapping[str, Cohort]) -> dict[str, str]:
+    """Of the slides that decide what is learnt: it learns from some, others choose."""
+    return source.fingerprints(parts["train"]) | source.fingerprints(parts["val"])
 
 
 def distilled(

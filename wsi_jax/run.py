@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from wsi_jax.configs import from_plain, to_plain
+from wsi_jax.configs import check_types, from_plain, to_plain
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
 from wsi_jax.data.views import View
@@ -26,7 +26,7 @@ from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
 from wsi_jax.slides.stain import StainRange, unfamiliar
 from wsi_jax.survey import Tiling, stages_of, survey, view
-from wsi_jax.train.checkpoint import Checkpoints
+from wsi_jax.train.checkpoint import Checkpoints, digest, is_finite
 from wsi_jax.train.compile import (
     compile_each,
     compile_method,
@@ -62,6 +62,9 @@ class Card:
         log_prior: of each class, added to logits: it takes out what weights of classes
             shifted in training. () for none.
         stain: of the slides that it has learnt from.
+        weights: `digest` of the parameters that it is the card of; "" in the cards of
+            earlier versions, of which nothing is checked.
+        features: of the fingerprints of the slides that were learnt from.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +75,25 @@ class Card:
     dim: int
     log_prior: tuple[float, ...] = ()
     stain: StainRange = dataclasses.field(default_factory=StainRange)
+    weights: str = ""
+    features: str = ""
+
+    def validate(self) -> None:
+        """Raises ValueError for what no run writes."""
+        check_types(self, "card")
+        if not 2 <= len(set(self.classes)) == len(self.classes):
+            raise ValueError(f"classes={self.classes}: two or more different names")
+        if not hasattr(self.method, "takes"):
+            raise ValueError(f"method={self.method!r}: no method")
+        if len(self.log_prior) not in (0, len(self.classes)):
+            raise ValueError(f"log_prior={self.log_prior}: not one for each class")
+        two = len(self.classes) == 2
+        if two != (self.threshold is not None):
+            raise ValueError(
+                f"threshold={self.threshold} and {len(self.classes)} classes"
+            )
+        if two and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold}: more than 0, at most 1")
 
 
 class Verdict(NamedTuple):
@@ -135,6 +157,53 @@ def save_card(folder: pathlib.Path, card: Card) -> None:
     write_text(folder / CARD, json.dumps(to_plain(card), indent=1))
 
 
+def read_card(path: pathlib.Path) -> Card:
+    """The card of a trained run.
+
+    Raises:
+        ValueError: it is damaged, or holds what no run writes.
+    """
+    try:
+        card = from_plain(json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(card, Card):
+            raise ValueError("it describes something else")
+        card.validate()
+    # What is raised depends on where the file was cut or edited.
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).partition("\n")[0].removeprefix("--")
+        raise ValueError(
+            f"{path} does not describe a trained run ({type(error).__name__}: "
+            f"{reason}): put it back as the run wrote it, or delete it and the run's "
+            "report.html and give the command of the run again, which writes both"
+        ) from error
+    return card
+
+
+def check_weights(
+    params: Any, memory: dict[str, Any], card: Card, folder: pathlib.Path
+) -> None:
+    """Parameters are numbers, and those that the card describes.
+
+    Raises:
+        ValueError: they are not; it names the folder.
+    """
+    mend = f"put back what the run wrote, or delete {folder} and train it again"
+    if not is_finite(params):
+        raise ValueError(f"{folder} holds weights that are not finite: {mend}")
+    classes = tuple(memory.get("classes") or card.classes)
+    if classes != card.classes:
+        raise ValueError(
+            f"{folder} was trained on classes {', '.join(classes)}, and {CARD} beside "
+            f"it has {', '.join(card.classes)}: {mend}"
+        )
+    found = card.weights and digest(params)
+    if found != card.weights:
+        raise ValueError(
+            f"{folder} holds weights {found}, and {CARD} beside it describes "
+            f"{card.weights}: {mend}"
+        )
+
+
 def load(
     run: str | os.PathLike, *, refuse_unfamiliar_stains: bool = False
 ) -> "Predictor":
@@ -147,7 +216,8 @@ def load(
 
     Raises:
         FileNotFoundError: there is no trained model in it.
-        ValueError: its encoder's weights are not those it was trained with.
+        ValueError: its files are damaged or do not belong together, or its encoder's
+            weights are not those it was trained with.
     """
     folder = pathlib.Path(run)
     if not (folder / CARD).is_file():
@@ -156,7 +226,7 @@ def load(
         raise FileNotFoundError(
             f"{folder} has no trained model ({CARD}){hint or '; let its run end first'}"
         )
-    card = from_plain(json.loads((folder / CARD).read_text()))
+    card = read_card(folder / CARD)
     if not card.encoder:
         raise ValueError(
             f"{folder} was trained on precomputed features, and no encoder of theirs "
@@ -212,6 +282,7 @@ class Predictor:
             raise FileNotFoundError(
                 f"{folder / stage.name / WEIGHTS} holds no weights; train the run again"
             )
+        check_weights(*found, card, folder / stage.name / WEIGHTS)
         self.params = replicate(found[0], self._mesh)
         self._zooming = None
         if stage.zoomer:
@@ -274,7 +345,7 @@ class Predictor:
         one by one. Arguments as of `predict`.
         """
         if not self._zooming:
-            return [self._tried(path, mpp, batch, reading, mask) for path in paths]
+            return [self._alone(path, mpp, batch, reading, mask) for path in paths]
         meter, reading = Meter(), reading or Reading()
         found, said = {}, {}
         for i, path in enumerate(paths):
@@ -287,18 +358,28 @@ class Predictor:
             for (i, one), seen in zip(found.items(), zoomed, strict=True):
                 said[i] = SlideError(seen.refusal)
                 if not seen.refusal:
-                    said[i] = self._verdict(
-                        one, seen.logits, seen.attention, seen.kept, meter, seen.note
-                    )._replace(order=seen.order)
+                    said[i] = self._tried(one, seen, meter)
         return [said[i] for i in range(len(paths))]
 
-    def _tried(self, path, *how) -> Verdict | SlideError:
+    def _alone(self, path, *how) -> Verdict | SlideError:
         try:
             return self.predict(path, *how)
         except SlideError as error:
             return error
 
+    def _tried(self, found, zoomed, meter) -> Verdict | SlideError:
+        """Of a slide that was zoomed into with others."""
+        try:
+            verdict = self._verdict(
+                found, zoomed.logits, zoomed.attention, zoomed.kept, meter, zoomed.note
+            )
+        except SlideError as error:
+            return error
+        return verdict._replace(order=zoomed.order)
+
     def _verdict(self, found, logits, attention, kept, meter, note) -> Verdict:
+        if not np.isfinite(logits).all():
+            raise SlideError(not_finite(found.row.slide_id))
         tiling = self.card.tiling
         p = probabilities(logits, self.card.log_prior)
         label = int(decide(p[None], self.card.threshold)[0])
@@ -395,6 +476,14 @@ class Predictor:
         if self._refuse_unfamiliar_stains:
             raise SlideError(f"{found.row.slide_id}: {note}")
         return found._replace(note="; ".join(filter(None, (found.note, note))))
+
+
+def not_finite(slide_id: str) -> str:
+    """Why there is no prediction of a slide."""
+    return (
+        f"{slide_id}: the method's numbers for it are not finite; its features may be "
+        "far from all that were learnt from"
+    )
 
 
 def _read(view: View, reading: Reading, meter: Meter) -> str:

@@ -1,5 +1,8 @@
+import dataclasses
 import itertools
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 
@@ -144,6 +147,28 @@ def test_a_cohort_that_fits_is_read_once_and_one_that_does_not_is_read_again(pat
         train(bags, 4)
         first, second = bags.load(3), bags.load(3)
         assert (first is second) == bool(kept)
+
+
+def test_features_are_told_apart_by_what_made_them_or_by_themselves(paths, tmp_path):
+    """Of files that do not say what made them, as other tools write them."""
+
+    def fingerprint(path):
+        (one,) = Bags([path], LABELS[:1], None, Loading()).fingerprints
+        return one
+
+    here = shutil.copy(paths[1], tmp_path)
+    as_made = fingerprint(here)
+    with h5py.File(here, "r+") as file:
+        del file["coords"].attrs["config_hash"]
+    before = fingerprint(here)
+    assert before != as_made
+    assert before == fingerprint(shutil.copy(here, tmp_path / "copy.h5"))
+    with h5py.File(here, "r+") as file:
+        file["features"][-1, -1] += 1
+    assert fingerprint(here) != before
+    other = dataclasses.replace(ORIGIN, config_hash="other")
+    write_features(here, np.ones((9, 2)), np.zeros((9, 2), int), other)
+    assert fingerprint(here) != as_made
 
 
 def test_bad_files_are_all_named_before_the_first_step(paths, tmp_path):

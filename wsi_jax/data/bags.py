@@ -1,6 +1,9 @@
 """Batches of padded bags; and bags of feature files."""
 
+import concurrent.futures
 import contextlib
+import functools
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,7 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from wsi_jax.data.features import FeatureError, feature_shape, read_features
+from wsi_jax.data.features import (
+    FeatureError,
+    feature_shape,
+    read_coords,
+    read_features,
+)
 from wsi_jax.data.order import bag_batch_indices, draw_tiles, process_rows
 from wsi_jax.data.parallel import parallel_batches
 from wsi_jax.data.stored import Loading, Stored
@@ -53,6 +61,20 @@ class Bags(Stored):
         lengths, d = feature_shapes(paths)
         rows = [((d,), np.float16)]
         super().__init__(paths, labels, weights, lengths, rows, loading)
+
+    @functools.cached_property
+    def fingerprints(self) -> list[str]:
+        """[slides], of what decides each slide's features; of files that do not tell
+        it, as of other tools, of the features themselves."""
+        with concurrent.futures.ThreadPoolExecutor(self.loading.threads) as pool:
+            return list(pool.map(self._fingerprint, range(len(self))))
+
+    def _fingerprint(self, slide):
+        made_with = read_coords(self.paths[slide]).attrs.get("config_hash")
+        if made_with is not None:
+            return str(made_with)
+        (x,) = self.read(slide)  # and not kept: other bags of these files are
+        return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()[:16]
 
     def read(self, slide):
         return (read_features(self.paths[slide]).x,)

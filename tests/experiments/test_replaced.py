@@ -1,0 +1,214 @@
+"""One thing replaced by another between two starts is an error that names it."""
+
+import csv
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import wsi_jax
+from experiments import cohort as experiment
+from experiments.experiment import RunError
+from wsi_jax.data.cohort import read_manifest
+from wsi_jax.run import CARD
+from wsi_jax.slides.slide import SlideError
+from wsi_jax.train.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+ON_ONE = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": "",
+}
+
+
+@pytest.fixture(scope="module")
+def row(manifest):
+    return next(r for r in read_manifest(manifest).rows if r.split == "test")
+
+
+@pytest.fixture
+def model(finished, tmp_path):
+    """What is needed of a trained run to predict; to be changed."""
+    folder = tmp_path / "model"
+    shutil.copytree(finished / "train" / "best", folder / "train" / "best")
+    shutil.copy(finished / CARD, folder)
+    return folder
+
+
+def edit(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def without(path, *fields):
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in plain.items() if k not in fields}))
+
+
+def memory_of(folder):
+    """The file of what a checkpoint remembers beside its arrays."""
+    (path,) = folder.glob("*/memory/metadata")
+    return path
+
+
+def reweight(model, change):
+    """Replaces the weights by other ones."""
+    params = wsi_jax.load(model).params
+    best = Checkpoints(model / "train" / "best")
+    memory = json.loads(memory_of(model / "train" / "best").read_text())
+    best.save(memory["step"], jax.tree.map(change, params), memory)
+    best.close()
+
+
+def probabilities_of(finished, slide_id):
+    with open(finished / "predictions.csv", newline="") as file:
+        (line,) = [one for one in csv.DictReader(file) if one["slide_id"] == slide_id]
+    return {name: float(line[f"p_{name}"]) for name in ("normal", "tumor")}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_slide_replaced_after_learning_has_begun(
+    finished, tiny, edited, manifest, tmp_path, split
+):
+    """The run was killed when it had learnt, and before its report."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "report.html").unlink()
+    rows = [r for r in read_manifest(manifest).rows if r.split == split]
+    slide, other = rows[0], tmp_path / "other.tif"
+    other.write_bytes(pathlib.Path(slide.path).read_bytes() + b"0")
+
+    def exchange(line):
+        if line["slide_id"] == slide.slide_id:
+            line["path"] = str(other)
+        return line
+
+    def use(change):
+        config.data.manifest = str(edited(change))  # always the same path
+
+    config = tiny()
+    config.features = ""
+    use(exchange)
+    plain = json.loads((folder / "config.json").read_text())
+    plain["config"]["data"]["manifest"] = config.data.manifest
+    (folder / "config.json").write_text(json.dumps(plain))
+    with pytest.raises(RunError) as caught:
+        experiment.run(config, folder)
+    for part in (
+        f"{folder / 'train'} has begun to learn, and slide '{slide.slide_id}' has been",
+        "put it back",
+        f"delete {folder / 'train'}",
+        "--config.run_dir",
+    ):
+        assert part in str(caught.value)
+    if split == "val":
+        return
+    before = (folder / "metrics.json").read_bytes()
+    use(lambda line: line)  # put back
+    experiment.run(config, folder)
+    assert (folder / "metrics.json").read_bytes() == before
+    # Checkpoints of earlier versions do not know what they have learnt from.
+    (folder / "report.html").unlink()
+    without(memory_of(folder / "train" / "state"), "data")
+    use(exchange)
+    experiment.run(config, folder)
+
+
+def test_weights_of_eight_devices_predict_on_one(finished, row, tmp_path):
+    """By the command, in a process with one device."""
+    assert jax.device_count() == 8
+    kept = {name: v for name, v in os.environ.items() if not name.startswith("JAX_")}
+    words = ("--run", str(finished), "--out", str(tmp_path / "out"), row.path)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.predict", *words],
+        cwd=ROOT,
+        env=kept | ON_ONE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        (line,) = csv.DictReader(file)
+    for name, p in probabilities_of(finished, row.slide_id).items():
+        assert float(line[f"p_{name}"]) == pytest.approx(p, abs=1e-5)
+
+
+def test_weights_that_are_not_finite_are_refused(model):
+    reweight(model, lambda leaf: leaf * math.nan)
+    with pytest.raises(ValueError, match=r"train/best holds weights that are not fin"):
+        wsi_jax.load(model)
+
+
+def test_weights_of_another_run_are_refused(model):
+    reweight(model, lambda leaf: leaf + 1)
+    with pytest.raises(ValueError, match=r"train/best holds weights .* describes "):
+        wsi_jax.load(model)
+
+
+def test_swapped_classes_are_refused(model):
+    edit(model / CARD, classes=["tumor", "normal"])
+    with pytest.raises(ValueError, match="trained on classes normal, tumor, and model"):
+        wsi_jax.load(model)
+
+
+def test_runs_of_earlier_versions_still_open(model, finished, row):
+    without(model / CARD, "weights", "features")
+    without(memory_of(model / "train" / "best"), "classes")
+    verdict = wsi_jax.load(model).predict(row.path)
+    expected = probabilities_of(finished, row.slide_id)
+    assert verdict.probabilities == pytest.approx(expected, abs=1e-5)
+
+
+CARDS = {
+    "truncated": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "a list": lambda text: "[]",
+    "threshold NaN": lambda text: _with(text, threshold=math.nan),
+    "threshold 0": lambda text: _with(text, threshold=0.0),
+    "threshold 2": lambda text: _with(text, threshold=2),
+    "threshold gone": lambda text: _with(text, threshold=None),
+    "threshold text": lambda text: _with(text, threshold="0.5"),
+    "one class": lambda text: _with(text, classes=["tumor"]),
+    "a class twice": lambda text: _with(text, classes=["tumor", "tumor"]),
+    "classes a name": lambda text: _with(text, classes="normal"),
+    "dim a text": lambda text: _with(text, dim="8"),
+    "a field more": lambda text: _with(text, more=1),
+    "unknown type": lambda text: text.replace("ABMIL", "ABMLI"),
+    "foreign type": lambda text: text.replace("wsi_jax.run.Card", "os.Card"),
+    "another type": lambda text: json.dumps(json.loads(text)["tiling"]["grid"]),
+    "no tiling": lambda text: _with(text, tiling=None),
+    "no method": lambda text: _with(text, method=None),
+    "a field gone": lambda text: text.replace('"dim"', '"dimm"'),
+    "type gone": lambda text: text.replace('"type"', '"tpye"', 1),
+    "text in a grid": lambda text: text.replace('"mpp": 2.0', '"mpp": "two"'),
+}
+
+
+def _with(text, **fields):
+    return json.dumps(json.loads(text) | fields)
+
+
+@pytest.mark.parametrize("damage", CARDS)
+def test_a_damaged_card_is_one_error(finished, tmp_path, damage):
+    text = (finished / CARD).read_text()
+    changed = CARDS[damage](text)
+    assert changed != text
+    (tmp_path / CARD).write_text(changed)
+    with pytest.raises(ValueError, match=r"model\.json does not describe .* put it"):
+        wsi_jax.load(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_no_prediction(finished, row):
+    predictor = wsi_jax.load(finished)
+    predictor.params = jax.tree.map(lambda leaf: leaf * 1e30, predictor.params)
+    refused = rf"{row.slide_id}: the method's numbers for it are not finite"
+    with pytest.raises(SlideError, match=refused):
+        predictor.predict(row.path)
+    (verdict,) = predictor.together([row.path])
+    assert isinstance(verdict, SlideError)
