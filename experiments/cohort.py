@@ -7,11 +7,12 @@ The same command resumes a run that was stopped, and prints the report of a fini
 one. Any field of the config can be set from the command line: --config.grid.mpp=0.25.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -41,6 +42,7 @@ from experiments.experiment import (
 )
 from experiments.progress import progress
 from experiments.sources import FeatureSource, LookSource, SlideSource, Source
+from experiments.stopping import Stopped
 from experiments.training import Predicted, Predictions, train
 from experiments.workers import Executor
 from wsi_jax import configs, pipeline
@@ -52,8 +54,12 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.summary import summarise
+from wsi_jax.files import sweep
+from wsi_jax.locks import locked
 from wsi_jax.train.compile import make_mesh
 from wsi_jax.types import Task
+
+MEND = "name another --config.run_dir"  # of a folder that is in use
 
 
 def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
@@ -63,8 +69,18 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
         The path of its report.
 
     Raises:
-        ValueError: anything wrong with config, cohort or slides, before training.
+        ValueError: anything wrong with config, cohort or slides, before training; or
+            another process is at work in the folder.
+        Stopped: by a signal; given again, the command goes on.
     """
+    with contextlib.ExitStack() as stack:
+        return resume(config, folder, stack)
+
+
+def resume(
+    config: Experiment, folder: pathlib.Path, stack: contextlib.ExitStack
+) -> pathlib.Path:
+    """As `run`; `stack` is closed behind it, and with it the folder's lock."""
     configs.validate(config)
     check_claim(folder, config)
     mesh = make_mesh()
@@ -82,12 +98,15 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     tx = config.train.optimiser.make(config.train.steps)
     stages = config.stages(Task(cohort.classes), tx)
     check_plans(config, stages, mesh.size)
+    stack.enter_context(locked(folder, MEND))
+    check_claim(folder, config)  # another run may have come before the lock
     claim(folder, config)
     write_manifest(folder / MANIFEST, cohort)
 
     account = folder / "cost.json"
     earlier = json.loads(account.read_text()) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
+    stack.enter_context(accounted(account, meter))
     check = lambda slides: check_slides(folder, config, parts, seen, slides)
     slides, source = read_slides(config, cohort, folder, mesh, meter, check)
     write_json(account, meter.as_dict())
@@ -152,6 +171,7 @@ def read_slides(
             return slides, LookSource(config, found, mesh)
         return slides, SlideSource(config, found)
     features = pathlib.Path(config.features or folder / "features")
+    sweep(features)
     if config.executor is Executor.dask:  # what follows finds them made
         across.extract(config, cohort.rows, features, meter)
     if config.zooms:
@@ -314,6 +334,16 @@ def write_predictions(path, verdicts: list[Predicted], cohort: Cohort) -> None:
             each |= {f"{way}.p_{name}": f"{p:.6f}" for name, p in pairs}
         lines.append(who | said | each)
     write_csv(path, lines)
+
+
+@contextlib.contextmanager
+def accounted(path: pathlib.Path, meter: Meter) -> Iterator[None]:
+    """Writes what was spent so far where a signal ends the block."""
+    try:
+        yield
+    except Stopped:
+        write_json(path, meter.as_dict())
+        raise
 
 
 def device_bytes() -> int | None:

@@ -14,6 +14,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments.stopping import stoppable
 from wsi_jax.configs import check_types, flatten, is_config, to_plain
 
 EXAMPLE = "--config.train.steps=100"
@@ -27,7 +28,7 @@ def launch(main: Callable[[list[str]], None], kind: str = "Experiment") -> None:
         kind: name of the class, or of a base of it, that get_config() must return.
     """
     config_flags.DEFINE_config_file("config", help_string="a file with get_config()")
-    app.run(main, flags_parser=functools.partial(parse, kind=kind))
+    app.run(stoppable()(main), flags_parser=functools.partial(parse, kind=kind))
 
 
 def parse(argv: Sequence[str], kind: str = "Experiment") -> list[str]:

@@ -30,7 +30,7 @@ from absl import flags, logging
 
 from experiments import across, commandline, zooming
 from experiments.checks import check_divides
-from experiments.cohort import device_bytes, explain
+from experiments.cohort import MEND, accounted, device_bytes, explain
 from experiments.experiment import (
     Experiment,
     Manifest,
@@ -43,6 +43,8 @@ from experiments.workers import Executor
 from wsi_jax import configs, pipeline
 from wsi_jax.data.cohort import Row
 from wsi_jax.evals.cost import Meter
+from wsi_jax.files import sweep
+from wsi_jax.locks import locked
 from wsi_jax.train.compile import make_mesh
 
 
@@ -69,11 +71,13 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
     folder.mkdir(parents=True, exist_ok=True)
     write = lambda slides: write_csv(folder / "slides.csv", slides)
-    if config.executor is Executor.dask:
-        slides = across.extract(config, rows, features, meter)
-    else:
-        slides = here(config, rows, features, meter, write, folder / "tissue.png")
-    write(slides)
+    with locked(folder, MEND), accounted(account, meter):
+        sweep(features)
+        if config.executor is Executor.dask:
+            slides = across.extract(config, rows, features, meter)
+        else:
+            slides = here(config, rows, features, meter, write, folder / "tissue.png")
+        write(slides)
     write_json(account, meter.as_dict())
     return slides
 

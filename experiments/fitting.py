@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from experiments import stopping
 from experiments.experiment import RunError
 from wsi_jax.data.parallel import prefetch_to_device
 from wsi_jax.evals.cost import Meter
@@ -55,6 +56,7 @@ def fit_stage(
         classes: in the order of the labels; kept beside the parameters.
 
     Raises:
+        Stopped: a signal has come; the step it was at is saved.
         RunError: validation was never a number, or the stage had begun with other
             slides, or with what an earlier one had learnt otherwise.
     """
@@ -84,17 +86,19 @@ def fit_stage(
     began = time.perf_counter()
     # Closed even where training fails: the last checkpoint is whole then.
     with contextlib.closing(checkpoints), contextlib.closing(kept):
-        state, best = fit(
-            method,
-            state,
-            batches,
-            plan,
-            log=log,
-            save=save,
-            validate=validate,
-            keep=keep,
-            best=best,
-        )
+        with stopping.deferred() as interrupted:
+            state, best = fit(
+                method,
+                state,
+                batches,
+                plan,
+                log=log,
+                save=save,
+                validate=validate,
+                keep=keep,
+                best=best,
+                interrupted=interrupted,
+            )
         meter.add(device_s=time.perf_counter() - began - batches.waited_s)
         kept.wait()
         found = kept.restore(state.params)

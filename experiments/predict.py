@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from experiments.cohort import explain
 from experiments.experiment import read_csv, write_csv
 from experiments.pretrain_tiles import WEIGHTS as ENCODER
+from experiments.stopping import stoppable
+from wsi_jax.locks import LockedError, locked
 from wsi_jax.run import CARD, Predictor, Verdict, load
 from wsi_jax.slides.slide import SlideError, known_stem
 from wsi_jax.types import Takes
@@ -131,6 +133,7 @@ def judge(
         yield from zip(some, predictor.together(some, mpp), strict=True)
 
 
+@stoppable()
 def main() -> None:
     """Predicts every slide on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -149,9 +152,19 @@ def main() -> None:
     if chosen.together < 1:
         parser.error(f"--together {chosen.together}: 1 or more")
     check_names(chosen.slides)
-    run, out, slides = pathlib.Path(chosen.run), chosen.out, chosen.slides
-    predictor = opened(run, chosen.saliency)
+    out = chosen.out
+    predictor = opened(pathlib.Path(chosen.run), chosen.saliency)
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out, "name another --out"):
+            predict_all(predictor, chosen)
+    except (LockedError, OSError) as error:
+        raise SystemExit(explain(error, out)) from error
+
+
+def predict_all(predictor: Predictor, chosen: argparse.Namespace) -> None:
+    """Writes predictions.csv, slide by slide; goes on where it was stopped."""
+    run, out, slides = pathlib.Path(chosen.run), chosen.out, chosen.slides
     table = out / "predictions.csv"
     known = earlier(table, run)
     drawn = lambda path: not chosen.saliency or saliency_of(path, out).is_file()
@@ -159,15 +172,12 @@ def main() -> None:
     write = lambda: write_csv(
         table, [known[str(path)] for path in slides if str(path) in known]
     )
-    try:
-        for path, verdict in judge(predictor, todo, chosen.mpp, chosen.together):
-            one = line(predictor, path, verdict, chosen.mpp, out, chosen.saliency)
-            known[str(path)] = one | {"run": str(run)}
-            write()
-        if not todo:
-            write()
-    except OSError as error:
-        raise SystemExit(explain(error, out)) from error
+    for path, verdict in judge(predictor, todo, chosen.mpp, chosen.together):
+        one = line(predictor, path, verdict, chosen.mpp, out, chosen.saliency)
+        known[str(path)] = one | {"run": str(run)}
+        write()
+    if not todo:
+        write()
 
 
 if __name__ == "__main__":

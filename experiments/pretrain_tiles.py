@@ -11,6 +11,7 @@ An encoder that learns without labels (`simclr.py`) is judged by a linear probe 
 features. `--config.beside=FILE` reports that of another encoder's, too.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -21,7 +22,7 @@ import numpy as np
 from absl import flags, logging
 
 from experiments import commandline
-from experiments.cohort import device_bytes, explain
+from experiments.cohort import MEND, accounted, device_bytes, explain
 from experiments.experiment import RunError, check_claim, claim, write_json
 from experiments.fitting import fit_stage
 from experiments.linear_probe import probe, trunk_of
@@ -35,6 +36,7 @@ from wsi_jax.data.prepared import load_prepared
 from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
 from wsi_jax.data.tile_sets import TileSets, training_tiles
 from wsi_jax.evals.cost import Meter
+from wsi_jax.locks import locked
 from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
@@ -156,8 +158,18 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
         The path of its weights.
 
     Raises:
-        ValueError: anything wrong with config or tiles, before training.
+        ValueError: anything wrong with config or tiles, before training; or another
+            process is at work in the folder.
+        Stopped: by a signal; given again, the command goes on.
     """
+    with contextlib.ExitStack() as stack:
+        return resume(config, folder, stack)
+
+
+def resume(
+    config: Pretrain, folder: pathlib.Path, stack: contextlib.ExitStack
+) -> pathlib.Path:
+    """As `run`; `stack` is closed behind it, and with it the folder's lock."""
     configs.validate(config)
     check_claim(folder, config)
     path = folder / WEIGHTS
@@ -174,11 +186,14 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
     check_groups(groups, sets.classes)
     check_tiles(config, sets)
     beside = trunk_of(config.beside, config.mpp, sets) if config.beside else None
+    stack.enter_context(locked(folder, MEND))
+    check_claim(folder, config)  # another run may have come before the lock
     claim(folder, config)
 
     account = folder / "cost.json"
     earlier = json.loads(account.read_text()) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
+    stack.enter_context(accounted(account, meter))
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.method.stages(Task(sets.classes), tx)
     plan = dataclasses.replace(config.train, **stage.plan)

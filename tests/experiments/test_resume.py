@@ -13,6 +13,7 @@ import time
 import h5py
 import pytest
 
+from wsi_jax.locks import LOCK, LockedError, locked
 from wsi_jax.train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -79,13 +80,39 @@ def finish(process):
     assert process.wait() == 0, process.log.read_text()
 
 
-def kill_at(process, folder, sight):
-    """Kills a process as soon as there is a file."""
+def kill_at(process, folder, sight, which=signal.SIGKILL):
+    """Ends a process by a signal as soon as there is a file; returns its exit code."""
     while not any(folder.glob(sight)):
         assert process.poll() is None, process.log.read_text()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(which)
+    return process.wait()
+
+
+def stop_in_training(process, folder):
+    """Ends a run by SIGTERM at step 10 or later, when its checkpoint is begun; nobody
+    else may work in the folder, and what it has done by then is saved."""
+    while not any(folder.glob("train/state/10*")):
+        assert process.poll() is None, process.log.read_text()
+        time.sleep(0.002)
+    with pytest.raises(LockedError, match=f"in use by process {process.pid} on"):
+        locked(folder, "wait").__enter__()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143, process.log.read_text()
+    assert_told(process, "SIGTERM")
+    (saved,) = (folder / "train" / "state").iterdir()
+    assert int(saved.name) >= 10
+    assert not (folder / LOCK).exists()
+    log = folder / "train" / "metrics.jsonl"
+    logged = [line["step"] for line in read_metrics(log)]
+    assert max(logged) <= int(saved.name)
+
+
+def assert_told(process, which):
+    """One line, and no traceback."""
+    text = process.log.read_text()
+    assert text.splitlines()[-1].startswith(f"stopped by {which}; what is done is kept")
+    assert "Traceback" not in text
 
 
 def said(folder):
@@ -108,9 +135,11 @@ def undisturbed(start, words, tmp_path_factory):
 def test_killed_in_training_it_ends_as_if_nothing_had_been(
     start, words, undisturbed, tmp_path
 ):
+    """By SIGKILL, and by SIGTERM once it goes on."""
     folder = tmp_path / "run"
     command = ("experiments.cohort", *words(folder))
     kill_at(start(*command), folder, "train/state/5")
+    stop_in_training(start(*command), folder)
     assert not (folder / "model.json").exists()
     log = folder / "train" / "metrics.jsonl"
     # A mark in its log survives only if the run goes on, rather than begin again.
@@ -126,14 +155,19 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_extraction_it_encodes_only_what_is_missing(
-    start, words, undisturbed, tmp_path
+    start, words, undisturbed, tmp_path, which
 ):
     folder = tmp_path / "run"
     small = "--config.encode_batch=1"  # slides come one by one, not all at once
     command = ("experiments.cohort", *words(folder, small, features=None))
     process = start(*command)
-    kill_at(process, folder, "features/*/*/*.h5")
+    code = kill_at(process, folder, "features/*/*/*.h5", which)
+    assert code == {signal.SIGKILL: -9, signal.SIGINT: 130}[which]
+    if which == signal.SIGINT:
+        assert_told(process, "SIGINT")
+        assert json.loads((folder / "cost.json").read_text())["wall_s"] > 0
     done = {p: p.stat().st_mtime_ns for p in folder.glob("features/*/*/*.h5")}
     assert 0 < len(done) < 20
     assert not (folder / "train").exists()
@@ -147,6 +181,23 @@ def test_killed_in_extraction_it_encodes_only_what_is_missing(
     again = tmp_path / "again"
     finish(start("experiments.cohort", *words(again, small, features=None)))
     assert said(folder) == said(again)
+
+
+@pytest.mark.long
+def test_stopped_between_predictions_it_goes_on(start, undisturbed, manifest, tmp_path):
+    slides = sorted(map(str, manifest.parent.rglob("*.tif")))
+    out = tmp_path / "out"
+    words = ("--run", str(undisturbed), "--out", str(out), *slides)
+    process = start("experiments.predict", *words)
+    code = kill_at(process, out, "predictions.csv", signal.SIGINT)
+    assert code == 130
+    assert_told(process, "SIGINT")
+    before = slides_of(out)
+    assert 0 < len(before) < len(slides)
+    process = start("experiments.predict", *words)
+    finish(process)
+    assert len(slides_of(out)) == len(slides)
+    assert not [name for name in before if f"{name}: " in process.log.read_text()]
 
 
 @pytest.mark.long

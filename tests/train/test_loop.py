@@ -59,7 +59,7 @@ class Run:
     def __init__(self, folder, plan=PLAN):
         self.folder, self.plan, self.looks, self.kept = folder, plan, [], []
 
-    def __call__(self, **trouble):
+    def __call__(self, interrupted=lambda: False, **trouble):
         checkpoints = Checkpoints(self.folder / "state")
         state = METHOD.init(jax.random.key(0), next(batches(0)))
         best = Best()
@@ -80,6 +80,7 @@ class Run:
                 validate=self.validate,
                 keep=lambda step, params: self.kept.append(step),
                 best=best,
+                interrupted=interrupted,
             )
         finally:
             checkpoints.close()
@@ -141,6 +142,19 @@ def test_what_had_stopped_takes_no_further_step(whole):
     assert (len(run.looks), run.log()) == (looks, lines)
 
 
+def test_interrupted_at_any_step_it_goes_on_from_there(whole, tmp_path):
+    """At a step that is not due to be saved, too."""
+    run, expected, best = Run(tmp_path), whole[1], whole[2]
+    answers = iter([False] * 6 + [True])
+    state, _ = run(interrupted=lambda: next(answers))
+    assert int(state.step) == 7
+    assert run.saved() == [7]
+    state, again = run()
+    chex.assert_trees_all_equal(comparable(state), comparable(expected))
+    assert (again, run.log()) == (best, whole[0].log())
+    assert run.looks == whole[0].looks
+
+
 def test_without_patience_it_runs_to_the_end(tmp_path):
     """The last step is logged, looked at and saved, whatever it divides by."""
     plan = dataclasses.replace(PLAN, patience=0, steps=23, save_every=10)
@@ -167,6 +181,9 @@ def test_a_loss_that_is_no_number_stops_and_says_where(tmp_path):
     message = str(caught.value)
     assert message.startswith("step 8: loss")
     assert "--config.train.optimiser.learning_rate" in message
+    assert run.saved() == [6]
+    with pytest.raises(DivergedError, match="step 7"):
+        run(poison=7, interrupted=lambda: True)
     assert run.saved() == [6]
     assert max(line["step"] for line in run.log()) == 6
     like = METHOD.init(jax.random.key(0), next(batches(0)))

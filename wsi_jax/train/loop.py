@@ -105,6 +105,7 @@ def fit(
     validate: Callable | None = None,
     keep: Callable | None = None,
     best: Best = NOTHING,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, Best]:
     """Runs `method` from `state.step` until `train.steps` or until patience is out.
 
@@ -118,6 +119,7 @@ def fit(
         validate: params -> metrics, one of them `train.monitor`.
         keep: (step, params) -> None, called when validation is better than ever.
         best: of the run that `state` resumes.
+        interrupted: () -> whether to end after this step, which is saved.
 
     Raises:
         DivergedError: the loss is not finite; nothing is saved after that.
@@ -128,7 +130,9 @@ def fit(
     for step in range(first + 1, train.steps + 1):
         state, metrics = method.step(state, next(batches))
         due = lambda every, step=step: step % every == 0 or step == train.steps
-        if due(train.log_every) or due(train.save_every) or due(train.validate_every):
+        halt = interrupted()
+        every = train.log_every, train.save_every, train.validate_every
+        if halt or any(map(due, every)):
             metrics = jax.device_get(metrics)
             _check_finite(step, metrics)
         if due(train.log_every):
@@ -140,9 +144,9 @@ def fit(
             if best.step == step and keep:
                 keep(step, state.params)
         stop = validate and train.patience and best.since >= train.patience
-        if due(train.save_every) or stop:
+        if due(train.save_every) or stop or halt:
             save(step, state, best)
-        if stop:
+        if stop or halt:
             break
     return state, best
 
