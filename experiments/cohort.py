@@ -35,6 +35,7 @@ from experiments.checks import (
 )
 from experiments.experiment import (
     Experiment,
+    RunError,
     check_claim,
     claim,
     write_csv,
@@ -46,7 +47,7 @@ from experiments.stopping import Stopped
 from experiments.training import Predicted, Predictions, train
 from experiments.workers import Executor
 from wsi_jax import configs, pipeline
-from wsi_jax.data.cohort import Cohort, label_ids, write_manifest
+from wsi_jax.data.cohort import Cohort, in_split, label_ids, write_manifest
 from wsi_jax.data.lint import format_counts
 from wsi_jax.data.space import is_full
 from wsi_jax.data.splits import use_fold
@@ -56,6 +57,7 @@ from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.summary import summarise
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
+from wsi_jax.run import not_finite
 from wsi_jax.train.compile import make_mesh
 from wsi_jax.types import Task
 
@@ -130,13 +132,18 @@ def resume(
             config, part, source, stages, inside, meter, progress, stain=ranges[i]
         )
         tested.append(predictions)
-    if notes := source.notes():
+    lost = unpredicted([without(part, refused) for part in parts], tested)
+    if (notes := source.notes()) or lost:
         for s in slides:
+            name = s["slide_id"]
+            s["status"] = "refused" if name in lost else s["status"]
             s["reason"] = "; ".join(
-                filter(None, (s["reason"], notes.get(s["slide_id"])))
+                filter(None, (s["reason"], notes.get(name), lost.get(name)))
             )
         write_csv(folder / "slides.csv", slides)
-        print("\n".join(f"note: {note}" for note in notes.values()), file=sys.stderr)
+        lines = [f"note: {note}" for note in notes.values()]
+        lines += [f"refused: {reason}" for reason in lost.values()]
+        print("\n".join(lines), file=sys.stderr)
     metrics, verdicts = evaluate(config, cohort, tested)
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", verdicts, cohort)
@@ -146,6 +153,25 @@ def resume(
         meter.as_dict(), progress,
     )  # fmt: skip
     return report
+
+
+def unpredicted(
+    parts: Sequence[Cohort], tested: Sequence[Predictions]
+) -> dict[str, str]:
+    """Why there is no prediction of some test slides, by slide.
+
+    Raises:
+        RunError: a fold has none at all.
+    """
+    if not all(fold.slides for fold in tested):
+        raise RunError(
+            "no test slide has a prediction: the method's numbers are not finite for "
+            "any; lower --config.train.optimiser.learning_rate, in a new "
+            "--config.run_dir"
+        )
+    predicted = {one.row.slide_id for fold in tested for one in fold.slides}
+    names = [row.slide_id for part in parts for row in in_split(part, "test").rows]
+    return {name: not_finite(name) for name in names if name not in predicted}
 
 
 def read_slides(

@@ -48,6 +48,11 @@ class Predicted(NamedTuple):
     others: Mapping[str, np.ndarray] = types.MappingProxyType({})
     fold: int | None = None
 
+    def is_finite(self) -> bool:
+        """Whether its probabilities are numbers, by every way to come by them."""
+        ways = [self.probabilities, *self.others.values()]
+        return bool(np.isfinite(ways).all())
+
 
 class Predictions(NamedTuple):
     """The test slides as one training predicts them, and its thresholds.
@@ -121,6 +126,7 @@ def train(
         for i, one in enumerate(called)
     ]
     meter.add(flops=sum(one.flops for one in called))
+    called = [one for one in called if one.is_finite()]
     source.charge(meter)
     tiling = config.tiling()
     card = Card(

@@ -14,6 +14,7 @@ import pytest
 
 import wsi_jax
 from experiments import cohort as experiment
+from experiments import training
 from experiments.experiment import RunError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.run import CARD
@@ -68,8 +69,8 @@ def reweight(model, change):
 
 
 def probabilities_of(finished, slide_id):
-    with open(finished / "predictions.csv", newline="") as file:
-        (line,) = [one for one in csv.DictReader(file) if one["slide_id"] == slide_id]
+    lines = table(finished / "predictions.csv")
+    (line,) = [one for one in lines if one["slide_id"] == slide_id]
     return {name: float(line[f"p_{name}"]) for name in ("normal", "tumor")}
 
 
@@ -93,7 +94,7 @@ def test_a_slide_replaced_after_learning_has_begun(
         config.data.manifest = str(edited(change))  # always the same path
 
     config = tiny()
-    config.features = ""
+    config.features, config.heatmaps = "", 0
     use(exchange)
     plain = json.loads((folder / "config.json").read_text())
     plain["config"]["data"]["manifest"] = config.data.manifest
@@ -133,8 +134,7 @@ def test_weights_of_eight_devices_predict_on_one(finished, row, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
-        (line,) = csv.DictReader(file)
+    (line,) = table(tmp_path / "out" / "predictions.csv")
     for name, p in probabilities_of(finished, row.slide_id).items():
         assert float(line[f"p_{name}"]) == pytest.approx(p, abs=1e-5)
 
@@ -202,6 +202,44 @@ def test_a_damaged_card_is_one_error(finished, tmp_path, damage):
     (tmp_path / CARD).write_text(changed)
     with pytest.raises(ValueError, match=r"model\.json does not describe .* put it"):
         wsi_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize("lost", [1, 6])
+def test_a_slide_without_finite_numbers_is_refused_in_evaluation(
+    finished, tiny, row, tmp_path, monkeypatch, lost
+):
+    """And the others go on; where none has any, there is nothing to report."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for name in ("report.html", "predictions.csv"):
+        (folder / name).unlink()
+    predict = training.predict
+
+    def overflowing(method, params, source, part, *rest):
+        for i, one in enumerate(predict(method, params, source, part, *rest)):
+            bad = part.rows[0].split == "test" and i < lost
+            yield (one[0] * math.nan, *one[1:]) if bad else one
+
+    monkeypatch.setattr(training, "predict", overflowing)
+    config = tiny()
+    config.features, config.heatmaps = "", 0
+    if lost == 6:
+        with pytest.raises(RunError, match="no test slide has a prediction"):
+            experiment.run(config, folder)
+        assert not (folder / "predictions.csv").exists()
+        return
+    experiment.run(config, folder)
+    predicted = [one["slide_id"] for one in table(folder / "predictions.csv")]
+    assert row.slide_id not in predicted
+    assert len(predicted) == 5
+    (line,) = [s for s in table(folder / "slides.csv") if s["status"] == "refused"]
+    assert line["slide_id"] == row.slide_id
+    assert "not finite" in line["reason"]
+    assert json.loads((folder / "metrics.json").read_text())["test.n"] == 5
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_numbers_that_are_not_finite_are_no_prediction(finished, row):
