@@ -92,6 +92,7 @@ def write(
         versions=record["versions"] | {k: str(v) for k, v in record["machine"].items()},
         commit=record["commit"],
         date=record["date"][:10],
+        interval_notes=tables.notes(summary),
         limits=limits(config, cohort),
     )
     write_page(folder / "report.html", report)
@@ -120,6 +121,7 @@ def text(summary: dict[str, float], n: int) -> str:
     lines = [f"test, {n} slides, 95 % intervals"]
     for name, shown in (names(summary) | pooled(summary)).items():
         lines.append(f"  {shown:<21} {tables.interval(summary, name)}")
+    lines += [f"note: {note}" for note in tables.notes(summary)]
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from wsi_jax.evals import intervals
 from wsi_jax.evals.bootstrap import bootstrap, roc_band
@@ -63,11 +63,12 @@ def test_copies_of_a_patients_slide_say_nothing_new():
     positive, a, b = draw(3)
     patients = np.arange(len(a))
     thrice = [np.repeat(x, 3) for x in (positive, a, b, patients)]
-    np.testing.assert_allclose(
-        intervals.delong(thrice[0], thrice[1], thrice[3]),
-        intervals.delong(positive, a),
-        rtol=1e-10,
-    )
+    # The error is the same, but the variance of patients is an estimate: t for normal.
+    width = lambda ends: np.diff(special.logit(ends[1:]))[0]
+    expected = width(intervals.delong(positive, a)) * stats.t.ppf(0.975, 14) / Z
+    found = intervals.delong(thrice[0], thrice[1], thrice[3])
+    assert found.value == pytest.approx(auc(positive, a))
+    assert width(found) == pytest.approx(expected)
     np.testing.assert_allclose(
         intervals.delong_difference(*thrice),
         intervals.delong_difference(positive, a, b),
@@ -94,7 +95,24 @@ def test_patients_with_both_kinds_of_slide_are_obuchowskis_formula():
     sd = np.sqrt(s10 / m + s01 / n + 2 * s11 / (m * n))
     _, lo, hi = intervals.delong(positive, a, patients)
     width = np.log(hi / (1 - hi)) - np.log(lo / (1 - lo))
-    np.testing.assert_allclose(width, 2 * Z * sd / (area * (1 - area)), rtol=1e-10)
+    q = stats.t.ppf(0.975, min(some_ill, some_well) - 1)
+    np.testing.assert_allclose(width, 2 * q * sd / (area * (1 - area)), rtol=1e-10)
+
+
+def test_the_mean_auc_of_two_classes_is_the_auc():
+    positive, a, _ = draw(9)
+    p = np.stack([-a, a], -1)
+    patients = np.random.default_rng(9).integers(0, 20, len(a))
+    for who in (None, patients):
+        one = intervals.delong(positive, a, who)
+        two = intervals.macro_auc(positive.astype(int), p, who)
+        np.testing.assert_allclose(one, two, rtol=1e-10)
+
+
+def test_the_mean_auc_of_three_perfect_classes_is_newcombes_of_the_rarest():
+    labels = np.repeat([0, 1, 2], [4, 9, 7])
+    found = intervals.macro_auc(labels, np.eye(3)[labels])
+    assert found == (1, *intervals.newcombe(1.0, 4, 16))
 
 
 def grouped(seed, sizes=((5, 9), (3, 4), (7, 2))):

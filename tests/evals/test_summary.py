@@ -23,9 +23,7 @@ def test_the_parts_are_the_metrics_of_the_parts():
     labels, p = cohort()
     patients = [f"p{i // 4 * 2 + i % 2}" for i in range(80)]  # two slides, one class
     sites = np.array(["rumc", "umcu", "umcu", ""] * 20)
-    found = summarise(
-        labels, p, CLASSES, seed=0, patients=patients, sites=sites, threshold=0.4
-    )
+    found = summarise(labels, p, CLASSES, patients=patients, sites=sites, threshold=0.4)
     plain = metrics.slide_metrics(labels, p, 0.4)
     assert {k: found[k] for k in plain} == pytest.approx(plain)
     assert (found["n"], found["n_patients"], found["patient.n"]) == (80, 40, 40)
@@ -55,9 +53,7 @@ def test_groups_have_an_auc_of_their_own_pairs_and_thresholds_of_their_own(c):
     group = np.arange(80) // 4 % 5
     patients = np.arange(80) // 2
     cut = np.array([0.3, 0.4, 0.5, 0.6, 0.7])[group] if c == 2 else None
-    found = summarise(
-        labels, p, names, seed=0, patients=patients, threshold=cut, groups=group
-    )
+    found = summarise(labels, p, names, patients=patients, threshold=cut, groups=group)
     of = lambda groups: np.mean(
         [
             metrics.auc(labels == k, p[:, k], groups=groups)
@@ -75,7 +71,7 @@ def test_groups_have_an_auc_of_their_own_pairs_and_thresholds_of_their_own(c):
     assert "patient.auc_pooled" in found
     with pytest.raises(ValueError, match="patient '0' lie in several folds"):
         summarise(
-            labels, p, names, seed=0, patients=patients, threshold=cut,
+            labels, p, names, patients=patients, threshold=cut,
             groups=np.arange(80) % 2,
         )  # fmt: skip
 
@@ -84,7 +80,7 @@ def test_every_interval_holds_its_value():
     for c, threshold in ((2, 0.5), (3, None)):
         labels, p = cohort(c=c)
         names = ("normal", "tumor", "mimic")[:c]
-        found = summarise(labels, p, names, seed=0, threshold=threshold)
+        found = summarise(labels, p, names, threshold=threshold)
         ends = [key.removesuffix("_lo") for key in found if key.endswith("_lo")]
         assert {"auc", "balanced_accuracy", "f1", "accuracy"} <= set(ends)
         for name in ends:
@@ -97,26 +93,52 @@ def test_a_perfect_score_on_few_slides_is_not_certain(c):
     labels = np.arange(10 * c) % c
     p = 0.9 * np.eye(c)[labels] + 0.1 / c
     names = ("normal", "tumor", "mimic")[:c]
-    found = summarise(labels, p, names, seed=0, threshold=0.5 if c == 2 else None)
+    found = summarise(labels, p, names, threshold=0.5 if c == 2 else None)
     shares = ["auc", "balanced_accuracy", "f1", "accuracy", "average_precision"]
     for name in shares + ["sensitivity", "specificity"] * (c == 2):
         assert found[name] == found[f"{name}_hi"] == 1
         assert 0.6 < found[f"{name}_lo"] < 0.95, name
-    assert found["balanced_accuracy_lo"] == intervals.wilson(1.0, 10)[0]
+    if c == 2:
+        assert found["sensitivity_lo"] == intervals.wilson(1.0, 10)[0]
 
 
 def test_a_site_of_one_class_has_accuracy_but_no_auc():
     labels, p = cohort(n=12)
     sites = np.where(labels == 1, "rumc", "umcu")
-    found = summarise(labels, p, CLASSES, seed=0, sites=sites, threshold=0.5)
+    found = summarise(labels, p, CLASSES, sites=sites, threshold=0.5)
     for end in ("", "_lo", "_hi"):
         assert np.isnan(found[f"site.umcu.auc{end}"])
         assert not np.isnan(found[f"site.umcu.accuracy{end}"])
 
 
+def test_few_patients_have_a_note_and_very_few_no_interval():
+    labels, p = cohort(n=40)
+    keep = np.r_[np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:7]]
+    seven = summarise(labels[keep], p[keep], CLASSES, threshold=0.5)
+    assert seven["auc_lo"] < seven["auc"] < seven["auc_hi"]
+    assert seven["interval_note"].startswith("patients: tumor 7; ")
+    four = summarise(labels[keep[:-3]], p[keep[:-3]], CLASSES, threshold=0.5)
+    rare = ("auc", "f1", "balanced_accuracy", "average_precision", "sensitivity")
+    for name in (*rare, "per_class.tumor.auc", "per_class.normal.auc"):
+        assert np.isnan([four[f"{name}_lo"], four[f"{name}_hi"]]).all(), name
+        assert not np.isnan(four[name]), name
+    for name in ("accuracy", "specificity", "log_loss"):
+        assert four[f"{name}_lo"] < four[name] < four[f"{name}_hi"]
+    # Slides do not make up for patients.
+    many = np.repeat(keep[:-3], 3)
+    found = summarise(
+        labels[many], p[many], CLASSES, patients=many, threshold=0.5, sites=["a"] * 72
+    )
+    assert found["interval_note"] == four["interval_note"]
+    assert found["patient.interval_note"] == four["interval_note"]
+    assert found["site.a.interval_note"] == four["interval_note"]
+    labels, p = cohort(n=40)
+    assert "interval_note" not in summarise(labels, p, CLASSES, threshold=0.5)
+
+
 def test_patients_ill_in_part_of_their_slides():
     labels, p = np.array([0, 1, 0, 1]), np.array([[0.8, 0.2], [0.1, 0.9]] * 2)
-    found = summarise(labels, p, CLASSES, seed=0, patients=list("aabb"), threshold=0.5)
+    found = summarise(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
     assert found["specificity"] == 1
     assert found["patient.sensitivity"] == 1
     assert np.isnan(found["patient.auc"])

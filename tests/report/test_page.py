@@ -34,11 +34,9 @@ def evaluated():
         labels,
         p,
         CLASSES,
-        seed=0,
         patients=patients,
         sites=sites,
         threshold=0.5,
-        replicates=200,
     )
     return labels, p, found
 
@@ -160,6 +158,25 @@ def test_an_undefined_metric_is_a_dash(report):
     text = page.render(dataclasses.replace(report, metrics=(lost,)))
     assert ">nan" not in text
     assert tables.DASH in text
+
+
+def test_few_patients_are_noted_and_very_few_have_no_interval(report, drawings):
+    labels = np.array([0] * 12 + [1] * 4)
+    p = np.stack([np.linspace(0.9, 0.2, 16), np.linspace(0.1, 0.8, 16)], -1)
+    found = summarise(labels, p, ("normal", "tumor"), threshold=0.5, sites=["a"] * 16)
+    assert tables.interval(found, "auc") == tables.number(found["auc"])
+    notes = tables.notes(found)
+    assert [note.partition(":")[0] for note in notes] == ["all slides", "site a"]
+    card = page.headline(found, {"auc": "AUC"})
+    shown = page.render(dataclasses.replace(report, metrics=card, interval_notes=notes))
+    assert "patients: tumor 4" in shown
+    assert "no interval" in shown
+    assert ">nan" not in shown
+    figure = curves.roc(
+        [curves.Roc(name="tumor", fpr=[0], tpr=[0], auc=0.9, lo=np.nan, hi=np.nan)]
+    )
+    (legend,) = (axes.get_legend() for axes in figure.axes)
+    assert [text.get_text() for text in legend.get_texts()] == ["tumor: 0.900"]
 
 
 def test_drawings_are_well_formed_and_take_the_pages_ink(drawings, tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 from wsi_jax.evals.intervals import LEVEL, one_each
 from wsi_jax.evals.ranking import roc_points
 
+REPLICATES = 2000
+
 
 def bootstrap(
     statistic: Callable[[np.ndarray], Mapping[str, np.ndarray]],

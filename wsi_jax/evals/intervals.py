@@ -34,52 +34,52 @@ class Difference(NamedTuple):
 def _influence(
     positive: np.ndarray, scores: np.ndarray, groups: Groups = None
 ) -> tuple[float, np.ndarray]:
-    """AUC, and what each slide adds to its error [n] (DeLong's components, by ranks).
+    """AUC, and what each slide adds to its error [n] (DeLong's components).
 
     Of m positives and n negatives a positive that wins w of its n pairs adds
-    (w - AUC n) / (m n), and a negative the same of its m pairs (Sun and Xu, 2014: three
-    rankings, n log n). With groups, the AUC is the won pairs of all groups over all
-    their pairs; w and n of a slide are those of its own group, and m n is the sum.
+    (w - AUC n) / (m n), and a negative the same of its m pairs. With groups, the AUC is
+    the won pairs of all groups over all their pairs; w and n of a slide are those of
+    its own group, and m n is the sum.
     NaN where there is no pair.
     """
     won, pairs = np.empty(len(scores)), np.empty(len(scores))
     for at in parts(groups, len(scores)):
         up, own = positive[at], scores[at]
         m, n = up.sum(), (~up).sum()
-        ranks, wins = stats.rankdata(own), np.empty(len(own))
-        wins[up] = ranks[up] - stats.rankdata(own[up])
-        wins[~up] = m - (ranks[~up] - stats.rankdata(own[~up]))
+        wins = np.empty(len(own))
+        wins[up] = _below(own[up], own[~up])
+        wins[~up] = m - _below(own[~up], own[up])
         won[at], pairs[at] = wins, np.where(up, n, m)
     total = pairs[positive].sum()
     area = divide(won[positive].sum(), total)
     return float(area), divide(won - area * pairs, total)
 
 
-def _covariance(
-    positive: np.ndarray, influences: np.ndarray, patients: np.ndarray
-) -> np.ndarray:
-    """Covariance [a a] of a AUCs from their influences [a n], slides within patients.
+def _below(scores, others):
+    """How many of the others lie below each score, ties counting one half."""
+    others = np.sort(others)
+    sides = (np.searchsorted(others, scores, side) for side in ("left", "right"))
+    return sum(sides) / 2
+
+
+def _variance(labels: np.ndarray, influence: np.ndarray, patients: np.ndarray) -> float:
+    """Variance of an AUC from its influence [n], slides within patients.
 
     Obuchowski (1997); with one slide a patient it is DeLong et al. (1988). NaN where
-    one patient holds all positives, or all negatives.
+    one patient holds all slides of a class.
     """
-    _, index = np.unique(patients, return_inverse=True)
-    size = index.max() + 1
-
-    def sums(rows):
-        rows = [np.bincount(index[rows], one[rows], size) for one in influences]
-        return np.array(rows)
-
-    def correct(count):
-        return count / (count - 1) if count > 1 else np.nan
-
-    up, down = sums(positive), sums(~positive)
-    across = up @ down.T
-    return (
-        correct(len(np.unique(index[positive]))) * up @ up.T
-        + correct(len(np.unique(index[~positive]))) * down @ down.T
-        + correct(size) * (across + across.T)
-    )
+    ids, index = np.unique(patients, return_inverse=True)
+    size, variance, total = len(ids), 0.0, np.zeros(len(ids))
+    if size == 1:
+        return np.nan
+    for k in np.unique(labels):
+        own = np.bincount(index[labels == k], influence[labels == k], size)
+        count = len(np.unique(index[labels == k]))
+        # A class's square has a correction of its own; products of two classes do not.
+        correction = count / (count - 1) if count > 1 else np.nan
+        variance += (correction - size / (size - 1)) * (own**2).sum()
+        total += own
+    return float(variance + size / (size - 1) * (total**2).sum())
 
 
 def one_each(patients: Sequence[str] | np.ndarray | None, n: int) -> np.ndarray:
@@ -89,8 +89,20 @@ def one_each(patients: Sequence[str] | np.ndarray | None, n: int) -> np.ndarray:
     return np.arange(n) if patients is None else np.asarray(patients)
 
 
-def _z(level: float) -> float:
-    return float(special.ndtri((1 + level) / 2))
+def class_patients(
+    labels: np.ndarray, c: int, patients: Sequence[str] | np.ndarray | None = None
+) -> np.ndarray:
+    """How many patients have a slide of each class [c]."""
+    each = one_each(patients, len(labels))
+    return np.array([len(np.unique(each[labels == k])) for k in range(c)])
+
+
+def quantile(level: float, freedom: int | np.integer | None = None) -> float:
+    """Errors between a value and an end: of the normal, or of t with its freedom."""
+    tail = (1 + level) / 2
+    if freedom is None:
+        return float(special.ndtri(tail))
+    return float(special.stdtrit(max(1, freedom), tail))
 
 
 def delong(
@@ -103,7 +115,8 @@ def delong(
     """AUC of one classifier with its interval.
 
     DeLong's variance, on the logit scale, where the interval stays within 0 and 1 and
-    keeps its level with few slides. Where that variance is zero or undefined (perfect
+    keeps its level with few slides, with quantiles of t where patients have several
+    slides. Where that variance is zero or undefined (perfect
     separation, all scores tied, a class of one patient) nothing is certain all the
     same: Newcombe's interval is given.
 
@@ -120,15 +133,59 @@ def delong(
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
     patients = one_each(patients, len(scores))
+    labels = positive.astype(np.int64)
     area, influence = _influence(positive, scores, groups)
     if np.isnan(area):
         return Interval(np.nan, np.nan, np.nan)
-    variance = _covariance(positive, influence[None], patients)[0, 0]
+    variance = _variance(labels, influence, patients)
     if not variance > 1e-15:
         counts = _patients_of_each_class(positive, patients, groups)
         return Interval(area, *newcombe(area, *counts, level))
+    return _on_the_logit(area, variance, labels, patients, level)
+
+
+def macro_auc(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    patients: Sequence[str] | np.ndarray | None = None,
+    level: float = LEVEL,
+    groups: Groups = None,
+) -> Interval:
+    """Mean of the AUCs of several classes, each against the rest, with its interval.
+
+    As `delong`, with the mean of the classes' influences and one variance. Where it is
+    zero, Newcombe's interval of the class that has fewest patients.
+
+    Args:
+        labels: class indices [n].
+        probabilities: of each class [n c].
+        patients, level, groups: as `delong`.
+    """
+    patients = one_each(patients, len(labels))
+    c = probabilities.shape[1]
+    each = [_influence(labels == k, probabilities[:, k], groups) for k in range(c)]
+    area = float(np.mean([area for area, _ in each]))
+    if np.isnan(area):
+        return Interval(np.nan, np.nan, np.nan)
+    influence = np.mean([influence for _, influence in each], 0)
+    variance = _variance(labels, influence, patients)
+    if not variance > 1e-15:
+        rarest = labels == class_patients(labels, c, patients).argmin()
+        counts = _patients_of_each_class(rarest, patients, groups)
+        return Interval(area, *newcombe(area, *counts, level))
+    return _on_the_logit(area, variance, labels, patients, level)
+
+
+def _on_the_logit(area, variance, labels, patients, level):
+    """Interval from a variance; quantiles of t where patients have several slides.
+
+    The variance between patients is an estimate of as many as the rarest class has.
+    """
+    freedom = None
+    if len(np.unique(patients)) < len(patients):
+        freedom = class_patients(labels, int(labels.max()) + 1, patients).min() - 1
     middle = special.logit(area)
-    half = _z(level) * np.sqrt(variance) / (area * (1 - area))
+    half = quantile(level, freedom) * np.sqrt(variance) / (area * (1 - area))
     return Interval(area, *map(float, special.expit([middle - half, middle + half])))
 
 
@@ -161,16 +218,16 @@ def delong_difference(
     if all(alike):
         return Difference(0.0, 0.0, 0.0, 1.0)
     between = np.subtract(*influences)
-    variance = _covariance(positive, between[None], patients)[0, 0]
+    variance = _variance(positive.astype(np.int64), between, patients)
     value = areas[0] - areas[1]
     if variance > 1e-15:
-        below = above = _z(level) * np.sqrt(variance)
+        below = above = quantile(level) * np.sqrt(variance)
     else:
         one, two = (delong(positive, s, patients, level, groups) for s in (a, b))
         below = np.hypot(one.value - one.lo, two.hi - two.value)
         above = np.hypot(one.hi - one.value, two.value - two.lo)
     towards_zero = below if value > 0 else above
-    p = 2 * special.ndtr(-_z(level) * abs(value) / towards_zero)
+    p = 2 * special.ndtr(-quantile(level) * abs(value) / towards_zero)
     lo, hi = max(-1.0, value - below), min(1.0, value + above)
     return Difference(float(value), float(lo), float(hi), float(p))
 
@@ -203,7 +260,7 @@ def newcombe(
     """
     pairs = np.multiply(positives, negatives)
     more = np.sum(pairs * (np.add(positives, negatives) / 2 - 1)) / pairs.sum()
-    z = _z(level)
+    z = quantile(level)
 
     def beyond(theta):
         spread = 1 + more * ((1 - theta) / (2 - theta) + theta / (1 + theta))
@@ -217,9 +274,9 @@ def newcombe(
     return float(lo), float(hi)
 
 
-def wilson(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(share: float, n: int | float, level: float = LEVEL) -> tuple[float, float]:
     """Score interval of a proportion out of n, never empty (Wilson, 1927)."""
-    z = _z(level)
+    z = quantile(level)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     # At 0 and 1 the end is the share itself, but for rounding.

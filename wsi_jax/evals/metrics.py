@@ -108,6 +108,18 @@ def log_loss(
     return divide(weights @ -np.log(np.maximum(p, TINY)), weights.sum(-1))
 
 
+def mean_average_precision(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray | float:
+    """Average precision of the positive class; of more than two classes their mean."""
+    c = probabilities.shape[1]
+    ranked = [1] if c == 2 else range(c)
+    each = [
+        average_precision(labels == k, probabilities[:, k], weights) for k in ranked
+    ]
+    return np.mean(each, 0)
+
+
 def slide_metrics(
     labels: np.ndarray,
     probabilities: np.ndarray,
@@ -132,7 +144,7 @@ def slide_metrics(
         "accuracy": divide(
             np.diagonal(matrix, axis1=-2, axis2=-1).sum(-1), matrix.sum((-2, -1))
         ),
-        "average_precision": np.mean([average_precision(*one) for one in against], 0),
+        "average_precision": mean_average_precision(labels, probabilities, weights),
         "log_loss": log_loss(labels, probabilities, weights),
         "calibration_error": calibration_error(labels, probabilities, weights),
     }

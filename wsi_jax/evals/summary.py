@@ -5,20 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsi_jax.evals import metrics
-from wsi_jax.evals.bootstrap import bootstrap
-from wsi_jax.evals.intervals import LEVEL, delong, one_each, wilson
+from wsi_jax.evals.bootstrap import REPLICATES  # noqa: F401
+from wsi_jax.evals.intervals import LEVEL, class_patients, delong, macro_auc, one_each
+from wsi_jax.evals.jackknife import average_precision_interval, log_loss_interval
+from wsi_jax.evals.proportions import confusion_intervals
 
-REPLICATES = 2000
-# Whose ends, 0 and 1, no resampling can see beyond.
-SHARES = (
-    "auc",
-    "balanced_accuracy",
-    "f1",
-    "accuracy",
-    "average_precision",
-    "sensitivity",
-    "specificity",
-)
+FEW, FEWEST = 10, 5  # patients of a class: intervals that cover, and any at all
+NOTE = f"intervals of fewer than {FEW} may not cover, of fewer than {FEWEST} have none"
 
 
 def summarise(
@@ -26,21 +19,19 @@ def summarise(
     probabilities: np.ndarray,
     classes: Sequence[str],
     *,
-    seed: int,
+    seed: int | None = None,
     patients: Sequence[str] | np.ndarray | None = None,
     sites: Sequence[str] | np.ndarray | None = None,
     threshold: float | np.ndarray | None = None,
     groups: Sequence | np.ndarray | None = None,
-    replicates: int = REPLICATES,
     level: float = LEVEL,
-) -> dict[str, int | float]:
+) -> dict[str, int | float | str]:
     """Evaluates one split.
 
     Args:
         labels: class indices [n].
         probabilities: of each class [n c].
         classes: names; of two, the second is the positive one.
-        seed: of the bootstrap.
         patients: of each slide; None: each slide is a patient.
         sites: of each slide; "" where unknown.
         threshold: for two classes, from `choose_threshold` on validation, one or of
@@ -49,13 +40,15 @@ def summarise(
             pairs of slides of one group count for the AUC, as models have no common
             scale. All else is of all slides together, average precision too: in small
             groups that is biased far more than different scales bias the pooled one.
-        replicates: of the bootstrap.
         level: of confidence.
 
     Returns:
         Flat, NaN where undefined. With `<m>` each of `metrics.slide_metrics`:
         `n`, `n_patients`, `threshold` (two classes), `<m>`, `<m>_lo`, `<m>_hi` (but no
-        interval of `calibration_error`, which resampling biases upwards);
+        interval of `calibration_error`, which few slides bias upwards); the ends are
+        NaN where fewer than FEWEST patients tell of the metric: of the rarest class, of
+        its own class for sensitivity and specificity, of all for accuracy and log loss;
+        `interval_note`, text, when a class has fewer than FEW patients;
         `auc_pooled`, of all pairs, when there are groups;
         `patient.n` and the same of patients (mean probability, highest label), when a
         patient has several slides;
@@ -70,13 +63,12 @@ def summarise(
     """
     labels, probabilities = metrics.check(labels, probabilities, classes)
     each = one_each(patients, len(labels))
-    how = {"seed": seed, "replicates": replicates, "level": level}
     groups = None if groups is None else np.asarray(groups)
 
     def measured(labels, probabilities, patients, at=slice(None)):
         cut = threshold[at] if np.ndim(threshold) else threshold
         within = None if groups is None else groups[at]
-        return _with_intervals(labels, probabilities, cut, patients, within, **how)
+        return measure(labels, probabilities, classes, cut, patients, within, level)
 
     summary = {"n": len(labels), "n_patients": len(np.unique(each))}
     if threshold is not None and not np.ndim(threshold):
@@ -89,6 +81,7 @@ def summarise(
     predicted = metrics.predict(probabilities, threshold)
     matrix = metrics.confusion(labels, predicted, len(classes))
     rates = metrics.class_rates(matrix)
+    judges = [class_patients(labels == k, 2, each).min() for k in range(len(classes))]
     for k, name in enumerate(classes):
         ranked = labels == k, probabilities[:, k]
         summary |= _under(
@@ -96,7 +89,7 @@ def summarise(
             {"n": int(matrix[k].sum())}
             | {rate: float(values[k]) for rate, values in rates.items()}
             | {"average_precision": float(metrics.average_precision(*ranked))}
-            | _auc(delong(*ranked, each, level, groups)),
+            | _ends("auc", delong(*ranked, each, level, groups), judges[k]),
         )
     for site, at in _places(sites, len(labels)):
         one = measured(labels[at], probabilities[at], each[at], at)
@@ -117,44 +110,53 @@ def _first_slides(patients, groups):
     return first
 
 
-def _with_intervals(
-    labels, probabilities, threshold, patients, groups, *, level, **how
-):
-    c = probabilities.shape[1]
-
-    def statistic(weights):
-        found = metrics.slide_metrics(labels, probabilities, threshold, weights)
-        if groups is None:
-            return found
-        each = [
-            metrics.auc(labels == k, probabilities[:, k], weights, groups)
-            for k in ([1] if c == 2 else range(c))
-        ]
-        return found | {"auc_pooled": found["auc"], "auc": np.mean(each, 0)}
-
-    values = {k: float(v) for k, v in statistic(np.ones(len(labels))).items()}
-    ends = bootstrap(statistic, patients, labels, level=level, **how)
-    for name in ("calibration_error", "auc_pooled"):
-        ends.pop(name, None)
-    counts = np.bincount(metrics.by_patient(labels, probabilities, patients)[0])
-    rarest = counts[counts > 0].min()
-    relevant = dict.fromkeys(SHARES, rarest) | {"accuracy": counts.sum()}
-    relevant |= {"sensitivity": counts[-1], "specificity": max(counts[0], 1)}
-    found = dict(values)
-    for name, (lo, hi) in ends.items():
-        if name in SHARES and np.isclose(lo, hi, rtol=0, atol=1e-9):
-            # All of a class right, or all wrong: resampling repeats it. Wilson knows
-            # how few patients said so; the rarest class's where classes are averaged.
-            lo, hi = wilson(values[name], int(relevant[name]), level)
-        found |= {f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
+def measure(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    threshold: float | np.ndarray | None,
+    patients: np.ndarray,
+    groups: np.ndarray | None = None,
+    level: float = LEVEL,
+) -> dict[str, float | str]:
+    """`metrics.slide_metrics` with intervals; arguments and keys as `summarise`."""
+    c = len(classes)
+    values = metrics.slide_metrics(labels, probabilities, threshold)
+    values = {name: float(value) for name, value in values.items()}
     if c == 2:
-        positive = labels == 1
-        found |= _auc(delong(positive, probabilities[:, 1], patients, level, groups))
-    return found
+        area = delong(labels == 1, probabilities[:, 1], patients, level, groups)
+    else:
+        area = macro_auc(labels, probabilities, patients, level, groups)
+    if groups is not None:
+        values["auc_pooled"] = values["auc"]
+    predicted = metrics.predict(probabilities, threshold)
+    intervals = {
+        "auc": area,
+        **confusion_intervals(labels, predicted, c, patients, level),
+        "average_precision": average_precision_interval(
+            labels, probabilities, patients, level
+        ),
+        "log_loss": log_loss_interval(labels, probabilities, patients, level),
+    }
+    counts = class_patients(labels, c, patients)
+    everyone = len(np.unique(patients))
+    judges = dict.fromkeys(intervals, counts.min())
+    judges |= {"accuracy": everyone, "log_loss": everyone}
+    judges |= {"sensitivity": counts[-1], "specificity": counts[0]}
+    for name, interval in intervals.items():
+        values |= _ends(name, interval, judges[name])
+    few = [f"{classes[k]} {n}" for k, n in enumerate(counts) if n < FEW]
+    if few:
+        values["interval_note"] = f"patients: {', '.join(few)}; {NOTE}"
+    return values
 
 
-def _auc(interval):
-    return dict(zip(("auc", "auc_lo", "auc_hi"), map(float, interval), strict=True))
+def _ends(name, interval, patients):
+    """A value and its interval, without ends where too few patients tell of it."""
+    value, lo, hi = map(float, interval)
+    if patients < FEWEST:
+        lo = hi = np.nan
+    return {name: value, f"{name}_lo": lo, f"{name}_hi": hi}
 
 
 def _places(sites, n):

@@ -55,7 +55,9 @@ def roc(
             axes.fill_between(
                 curve.grid, curve.tpr_lo, curve.tpr_hi, color=colour, alpha=0.18, lw=0
             )
-        text = f"{curve.name}: {curve.auc:.3f} ({curve.lo:.3f} to {curve.hi:.3f})"
+        text = f"{curve.name}: {curve.auc:.3f}"
+        if not np.isnan([curve.lo, curve.hi]).any():
+            text += f" ({curve.lo:.3f} to {curve.hi:.3f})"
         axes.plot(curve.fpr, curve.tpr, color=colour, linewidth=1.8, label=plain(text))
     if operating_point is not None:
         axes.plot(*operating_point, "o", color=INK, markersize=5, label="threshold")

@@ -38,6 +38,7 @@ class Report:
         versions: package -> version.
         commit, date: of the run.
         limits: sentences besides those that every page has.
+        interval_notes: sentences about intervals of few patients.
     """
 
     title: str
@@ -56,10 +57,11 @@ class Report:
     commit: str
     date: str
     limits: tuple[str, ...] = ()
+    interval_notes: tuple[str, ...] = ()
 
 
 def headline(
-    summary: Mapping[str, int | float], names: Mapping[str, str]
+    summary: Mapping[str, int | float | str], names: Mapping[str, str]
 ) -> tuple[Metric, ...]:
     """Picks metrics with intervals from a summary of `evals`: {"auc": "AUC", ...}."""
     return tuple(
@@ -136,6 +138,9 @@ def _results(report: Report) -> str:
     return (
         f'<dl class="metrics">{cards}</dl>\n'
         '<p class="soft">In brackets and as a bar: 95 % intervals, by patients.</p>\n'
+        + "".join(
+            f'<p class="soft">{text(note)}.</p>\n' for note in report.interval_notes
+        )
         + "".join(map(table_html, report.results))
         + f'<div class="figures">{drawings}</div>\n'
     )

@@ -59,8 +59,9 @@ def text(value: object) -> str:
 def metric_html(metric: Metric) -> str:
     """A card: the number, its interval, and both as a bar from 0 to 1."""
     ends = metric.value, metric.lo, metric.hi
-    track = ""
+    track, between = "", "no interval"
     if not any(map(math.isnan, ends)):
+        between = f"{number(metric.lo)} to {number(metric.hi)}"
         at, lo, hi = (100 * min(max(end, 0), 1) for end in ends)
         track = (
             f'<div class="track" aria-hidden="true"><i style="left:{lo:.1f}%;'
@@ -69,7 +70,7 @@ def metric_html(metric: Metric) -> str:
     return (
         f"<div><dt>{text(metric.name)}</dt>"
         f'<dd><span class="value">{number(metric.value)}</span>{track}'
-        f'<span class="range">{number(metric.lo)} to {number(metric.hi)}</span></dd>'
+        f'<span class="range">{between}</span></dd>'
         "</div>\n"
     )
 

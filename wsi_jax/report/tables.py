@@ -23,16 +23,26 @@ def number(value: int | float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def interval(summary: Mapping[str, int | float], name: str) -> str:
+def interval(summary: Mapping[str, int | float | str], name: str) -> str:
     """Value and, where the summary has one, interval: "0.912 (0.850 to 0.951)"."""
-    if f"{name}_lo" not in summary:
+    ends = [summary.get(f"{name}_{end}", math.nan) for end in ("lo", "hi")]
+    if any(map(math.isnan, ends)):
         return number(summary[name])
-    ends = (number(summary[f"{name}_{end}"]) for end in ("lo", "hi"))
-    return f"{number(summary[name])} ({' to '.join(ends)})"
+    return f"{number(summary[name])} ({' to '.join(map(number, ends))})"
+
+
+def notes(summary: Mapping[str, int | float | str]) -> tuple[str, ...]:
+    """What the summary says of intervals from few patients, and of which part."""
+    found = []
+    for key, note in summary.items():
+        if key.endswith("interval_note"):
+            part = key.removesuffix("interval_note").strip(".").replace(".", " ")
+            found.append(f"{part or 'all slides'}: {note}")
+    return tuple(found)
 
 
 def breakdown(
-    summary: Mapping[str, int | float],
+    summary: Mapping[str, int | float | str],
     prefix: str,
     caption: str,
     columns: Mapping[str, str],
@@ -59,7 +69,9 @@ def breakdown(
     return Table(caption=caption, header=header, rows=rows)
 
 
-def levels(summary: Mapping[str, int | float], columns: Mapping[str, str]) -> Table:
+def levels(
+    summary: Mapping[str, int | float | str], columns: Mapping[str, str]
+) -> Table:
     """Slides, and patients where the summary has them; arguments as `breakdown`."""
     prefixes = {"slides": ""} | (
         {"patients": "patient."} if "patient.n" in summary else {}
