@@ -173,7 +173,16 @@ def test_few_patients_are_noted_and_very_few_have_no_interval(report, drawings):
     assert "no interval" in shown
     assert ">nan" not in shown
     figure = curves.roc(
-        [curves.Roc(name="tumor", fpr=[0], tpr=[0], auc=0.9, lo=np.nan, hi=np.nan)]
+        [
+            curves.Roc(
+                name="tumor",
+                fpr=np.zeros(1),
+                tpr=np.zeros(1),
+                auc=0.9,
+                lo=np.nan,
+                hi=np.nan,
+            )
+        ]
     )
     (legend,) = (axes.get_legend() for axes in figure.axes)
     assert [text.get_text() for text in legend.get_texts()] == ["tumor: 0.900"]
