@@ -212,7 +212,7 @@ def read_slides(
 
 def evaluate(
     config: Experiment, cohort: Cohort, tested: Sequence[Predictions]
-) -> tuple[dict[str, float], list[Predicted]]:
+) -> tuple[dict[str, float | str], list[Predicted]]:
     """Metrics of the test slides, and one prediction of each.
 
     Where several folds tested the same slides, the mean probability decides, at the
@@ -252,7 +252,7 @@ def evaluate(
     ]
     p = [v.probabilities for v in verdicts]
     sites = [v.row.site for v in verdicts]
-    found = measure(config, cohort, verdicts, p, threshold, sites)
+    found = measure(cohort, verdicts, p, threshold, sites)
     if len(tested) > 1:
         for fold, one in enumerate(tested):
             found |= by_fold(cohort, f"fold.{fold}.", one)
@@ -270,20 +270,18 @@ def combined(
 
 
 def measure(
-    config: Experiment,
     cohort: Cohort,
     verdicts: Sequence[Predicted],
     p: Sequence[np.ndarray],
     threshold: float | np.ndarray | None,
     sites: Sequence[str] | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     """Metrics of some probabilities of the test slides, with their intervals."""
     apart = verdicts[0].fold is not None
     return summarise(
         label_ids(cohort._replace(rows=tuple(v.row for v in verdicts))),
         np.stack(p),
         cohort.classes,
-        seed=config.train.seed,
         patients=[v.row.patient_id for v in verdicts],
         sites=sites,
         threshold=threshold,
@@ -308,7 +306,7 @@ def otherwise(
     cohort: Cohort,
     verdicts: list[Predicted],
     tested: Sequence[Predictions],
-    found: dict[str, float],
+    found: dict[str, float | str],
 ) -> dict[str, float]:
     """The verdicts by each way to come by them, and where attention lies."""
     if not verdicts[0].others:
@@ -320,7 +318,7 @@ def otherwise(
     for name in verdicts[0].others:
         own = [one.others[name] for one in tested]
         p = [v.others[name] for v in verdicts]
-        by[name] = measure(config, cohort, verdicts, p, combined(own, folds))
+        by[name] = measure(cohort, verdicts, p, combined(own, folds))
         if own[0] is not None and len(own) > 1:
             thresholds |= {
                 f"inference.{name}.fold.{k}.threshold": t for k, t in enumerate(own)

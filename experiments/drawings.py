@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsi_jax.evals.bootstrap import roc_band
+from wsi_jax.evals.bootstrap import REPLICATES, roc_band
 from wsi_jax.evals.calibration import calibration, confidence
 from wsi_jax.evals.intervals import delong
 from wsi_jax.evals.ranking import roc_points
-from wsi_jax.evals.summary import REPLICATES
 from wsi_jax.evals.zooming import along
 from wsi_jax.report import curves
 from wsi_jax.report.figure import save_png, svg

@@ -6,10 +6,9 @@ import numpy as np
 from sklearn import linear_model, pipeline, preprocessing
 
 from wsi_jax.data.tile_sets import Tiles, TileSets
-from wsi_jax.evals.bootstrap import bootstrap
+from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
 from wsi_jax.evals.intervals import wilson
 from wsi_jax.evals.metrics import log_loss
-from wsi_jax.evals.summary import REPLICATES
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OCTAVES = 3

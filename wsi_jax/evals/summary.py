@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsi_jax.evals import metrics
-from wsi_jax.evals.bootstrap import REPLICATES  # noqa: F401
 from wsi_jax.evals.intervals import LEVEL, class_patients, delong, macro_auc, one_each
 from wsi_jax.evals.jackknife import average_precision_interval, log_loss_interval
 from wsi_jax.evals.proportions import confusion_intervals
@@ -19,7 +18,6 @@ def summarise(
     probabilities: np.ndarray,
     classes: Sequence[str],
     *,
-    seed: int | None = None,
     patients: Sequence[str] | np.ndarray | None = None,
     sites: Sequence[str] | np.ndarray | None = None,
     threshold: float | np.ndarray | None = None,
