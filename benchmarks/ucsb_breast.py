@@ -7,7 +7,8 @@ FOLDER holds handcrafted_bags.npz (X [tiles d], bag [tiles], names and y [images
 labels.csv (file, tma, core) of the UCSB Bio-Segmentation Benchmark (Gelasca et al.
 2008). Pool, weight decay and length of training are chosen by leaving cores out of the
 training arrays; so is the penalty of the opponent, a logistic regression on each
-image's mean and deviation of the same features, in the same folds. Intervals by core.
+image's mean and deviation of the same features, in the same folds. AUCs count pairs of
+images of one array (the array of benign images alone has none); intervals by core.
 """
 
 import csv
@@ -19,8 +20,8 @@ import numpy as np
 from sklearn import linear_model, pipeline, preprocessing
 
 from benchmarks import record
+from benchmarks.nested_cv import Nested, nested
 from wsi_jax.evals.intervals import delong, delong_difference
-from wsi_jax.evals.nested import nested
 from wsi_jax.methods.mil import ABMIL, Mean, Pool
 from wsi_jax.train.optimiser import Optimiser
 from wsi_jax.types import Bag, Task
@@ -93,11 +94,11 @@ def regressions(bags: Bag, strength: float):
     return learn
 
 
-def row(name: str, said, bags: Bag, core, **more) -> dict:
+def row(name: str, result: Nested, bags: Bag, array, core, **more) -> dict:
     """One row of the table."""
-    found = delong(bags.label == 1, said.scores, core)
-    chosen = ", ".join(f"{group}: {choice}" for group, choice in said.chosen.items())
-    auc = {"auc": found.value, "auc_lo": found.lo, "auc_hi": found.hi}
+    value, lo, hi = delong(bags.label == 1, result.scores, core, groups=array)
+    chosen = ", ".join(f"{group}: {choice}" for group, choice in result.chosen.items())
+    auc = {"auc": value, "auc_lo": lo, "auc_hi": hi}
     return {"learner": name, "n": len(core)} | auc | more | {"chosen": chosen}
 
 
@@ -121,11 +122,11 @@ def main() -> None:
     }
     theirs = {f"ridge {1 / s:g}": regressions(bags, s) for s in STRENGTHS}
     a, b = (nested(learners, bags.label, array, core) for learners in (ours, theirs))
-    gap = delong_difference(bags.label == 1, a.scores, b.scores, core)
+    gap = delong_difference(bags.label == 1, a.scores, b.scores, core, groups=array)
     difference = {"difference": gap.value, "lo": gap.lo, "hi": gap.hi}
     rows = [
-        row("pools", a, bags, core, **difference),
-        row("logistic regression", b, bags, core),
+        row("pools", a, bags, array, core, **difference),
+        row("logistic regression", b, bags, array, core),
     ]
     record.write(chosen.out, rows)
     print(record.table(rows))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from wsi_jax.evals.nested import nested, rank
+from benchmarks.nested_cv import nested
+from wsi_jax.evals.ranking import auc
 
 GROUPS = np.repeat(["a", "b", "c"], 8)
 INNER = np.array([f"{group}{i // 4}" for i, group in enumerate(GROUPS)])
@@ -35,10 +36,7 @@ def test_the_learner_that_holds_on_inner_folds_is_chosen():
     assert found.chosen == dict.fromkeys("abc", "signal")
     for group in "abc":
         mine = group == GROUPS
-        assert found.scores[mine & (LABEL == 1)].min() > 0.5
-        np.testing.assert_allclose(
-            np.sort(found.scores[mine]), (np.arange(8) + 0.5) / 8
-        )
+        assert auc(LABEL[mine] == 1, found.scores[mine]) == 1
 
 
 def test_labels_of_the_test_slides_decide_nothing():
@@ -86,5 +84,43 @@ def test_an_inner_group_in_two_outer_ones_is_refused():
         nested({}, LABEL, GROUPS, ["x"] * 24)
 
 
-def test_ties_rank_in_the_middle():
-    np.testing.assert_allclose(rank(np.array([3.0, 1, 3, 9])), [0.5, 0.125, 0.5, 0.875])
+def on_scales(scores, shift):
+    """A learner whose models, one a row, have a scale of their own."""
+
+    def learn(train):
+        held = (~train).sum(1)[:, None]
+        return scores * (1 + held) + shift * held + 0 * train
+
+    return learn
+
+
+def test_small_groups_and_scales_of_models_leave_the_auc_as_it_is():
+    rng, label, truth = np.random.default_rng(0), np.arange(60) % 2, 0.85
+    found = []
+    for _ in range(60):
+        scores = rng.normal(size=60) + 1.4657 * label
+        outer = np.arange(60) // 5  # groups of five, each with both classes
+        result = nested({"one": on_scales(scores, 10)}, label, outer, outer)
+        found.append(auc(label == 1, result.scores, groups=outer))
+        assert found[-1] == auc(label == 1, scores, groups=outer)
+    # Three standard errors of 60 cohorts; ranks pooled give .786.
+    assert np.mean(found) == pytest.approx(truth, abs=0.025)
+
+
+def test_the_choice_counts_pairs_within_inner_groups():
+    # Groups that are mostly ill have high scores, which tells nothing within a group.
+    label = np.tile([1, 1, 1, 0, 0, 0, 0, 1], 12)
+    inner, outer = np.arange(96) // 4, np.arange(96) // 32
+    rng = np.random.default_rng(3)
+    shifted = rng.normal(size=96) - 100 * (inner % 2)
+    good = label + 1.3 * rng.normal(size=96)
+    assert auc(label == 1, shifted) > auc(label == 1, good)
+    learn = lambda scores: lambda train: scores + 0 * train
+    learners = {"shifted": learn(shifted), "good": learn(good)}
+    found = nested(learners, label, outer, inner)
+    assert set(found.chosen.values()) == {"good"}
+
+
+def test_inner_groups_of_one_class_cannot_choose():
+    with pytest.raises(ValueError, match="no inner group has slides of both classes"):
+        nested({"one": on_scales(np.arange(24.0), 0)}, LABEL, GROUPS, np.arange(24))
