@@ -12,7 +12,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import (
     FeatureError,
     Origin,
-    feature_shape,
+    check_features,
     is_whole,
     lost_tiles,
     write_features,
@@ -168,13 +168,15 @@ def streamed(found: Sequence[Surveyed]) -> list[dict]:
 def adopt(rows: Sequence[Row], folder: pathlib.Path) -> list[dict]:
     """What becomes of slides whose features were made elsewhere; as `extract`.
 
-    Features of another length than most slides' are refused.
+    Every file is read once: one with a number that is not finite, or that is not what
+    its checksum says, is refused, and so are features of another length than most
+    slides'.
     """
     shapes, reasons = {}, {}
     for row in rows:
         name = row.slide_id
         try:
-            shapes[name] = feature_shape(folder / f"{name}.h5")
+            shapes[name] = check_features(folder / f"{name}.h5")
             reasons[name] = "" if shapes[name][0] else f"{name}: a bag without tiles"
         except FeatureError as error:
             reasons[name] = f"{name}: {error}"
@@ -227,7 +229,7 @@ def _damage(path) -> str:
     """A note on a feature file that is there and cannot be used."""
     try:
         if path.exists():
-            feature_shape(path)
+            check_features(path)
     except FeatureError:
         return f"{path.name} was damaged and is made anew"
     return ""

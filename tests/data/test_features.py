@@ -55,11 +55,11 @@ def test_the_file_is_the_ecosystems(tmp_path):
         assert features.dtype == np.float16
         assert coords.dtype == np.int32
         np.testing.assert_array_equal(coords[:, 0], yx[:, 1])  # (x, y)
-        assert set(features.attrs) == {"name", "savetodir", "encoder"}
+        assert set(features.attrs) == {"name", "savetodir", "encoder", "crc32"}
         attrs = dict(coords.attrs)
     trident = "patch_size patch_size_level0 level0_magnification target_magnification "
     trident += "overlap name savetodir level0_width level0_height"
-    ours = "mpp target_mpp wsi_jax_version config_hash bad_coords bad_reason"
+    ours = "mpp target_mpp wsi_jax_version config_hash bad_coords bad_reason crc32"
     assert set(attrs) == {*trident.split(), *ours.split()}
     assert attrs["patch_size"] == 256
     assert attrs["patch_size_level0"] == 512

@@ -323,6 +323,7 @@ def test_a_slide_without_a_whole_tile_is_refused(config, tmp_path):
     with h5py.File(high["normal_001"], "a") as f:
         for name in ("features", "coords"):
             attrs, kept = dict(f[name].attrs), f[name][()]
+            del attrs["crc32"]  # as if written so
             del f[name]
             f[name] = kept[np.arange(len(kept)) % 4 > 0]
             f[name].attrs.update(attrs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from wsi_jax.data.hdf5 import FeatureError, opened, write_whole
+from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all, write_whole
 from wsi_jax.data.stored import Loading, Stored
 from wsi_jax.types import Zooms
 
@@ -43,9 +43,13 @@ def is_distilled(path: str | os.PathLike, fingerprint: str) -> bool:
     """Whether a file is there, complete, and made with this."""
     try:
         with opened(path) as f:
-            return f.attrs["fingerprint"] == fingerprint
+            if f.attrs["fingerprint"] != fingerprint:
+                return False
+            for name in Zooms._fields:
+                read_all(dataset(f, name))
     except FeatureError:
         return False
+    return True
 
 
 class DistilledBags(Stored):
@@ -79,13 +83,16 @@ class DistilledBags(Stored):
         for path, expected in zip(paths, fingerprints, strict=True):
             with opened(path) as f:
                 _check_made_with(f.attrs["fingerprint"], expected, path)
-                lengths.append(len(f["low"]))
-                rows = [(f[name].shape[1:], f[name].dtype) for name in Zooms._fields]
+                parts = [dataset(f, name) for name in Zooms._fields]
+                lengths.append(len(parts[0]))
+                rows = [(part.shape[1:], part.dtype) for part in parts]
         super().__init__(paths, labels, weights, lengths, rows, loading)
 
     def read(self, slide):
         with opened(self.paths[slide]) as f:
-            return tuple(f[name][()] for name in Zooms._fields)
+            return tuple(
+                read_all(dataset(f, name), verify=False) for name in Zooms._fields
+            )
 
     def pack(self, low, high):
         return Zooms(low, high)

@@ -14,13 +14,24 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import zlib
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from jaxtyping import Float, Float16, Int, Int32
 
-from wsi_jax.data.hdf5 import FeatureError, opened, write_whole
+from wsi_jax.data.hdf5 import (
+    CHECKSUM,
+    FeatureError,
+    blocks,
+    check_stored,
+    check_sum,
+    dataset,
+    has,
+    opened,
+    read_all,
+    write_whole,
+)
 
 FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
 
@@ -116,7 +127,7 @@ def write_features(
     path = pathlib.Path(path)
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(x, np.float16)
-    _check_finite(half, path)
+    _check_finite(_not_finite(half), len(half), path)
 
     def fill(f):
         features = f.create_dataset("features", data=half)
@@ -129,24 +140,26 @@ def write_features(
     write_whole(path, fill)
 
 
-def read_features(path: str | os.PathLike) -> Features:
+def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
     """Reads a feature file of ours, CLAM's or TRIDENT's.
 
     Datasets may be (n, d) or (1, n, d), of any float and integer type, in any layout.
 
+    Args:
+        path: of the file.
+        verify: compare the features to their checksum, if they have one; it takes half
+            as long again, so batches leave it out, which a run has checked before.
+
     Raises:
-        FeatureError: the file is truncated, not such a file, or beyond float16.
+        FeatureError: the file is truncated, not such a file, not what its checksum
+            says, or beyond float16.
     """
     with opened(path) as f:
         features, coords = _datasets(f, path)
         with np.errstate(over="ignore"):
-            x = (
-                features[()]
-                .reshape(-1, features.shape[-1])
-                .astype(np.float16, copy=False)
-            )
+            x = read_all(features, verify).astype(np.float16, copy=False)
         yx, attrs = _coords(features, coords)
-    _check_finite(x, path)
+    _check_finite(_not_finite(x), len(x), path)
     return Features(x, yx, attrs)
 
 
@@ -172,6 +185,28 @@ def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
     return int(n), int(d)
 
 
+def check_features(path: str | os.PathLike) -> tuple[int, int]:
+    """(n, d) of a feature file that `read_features` can read; a piece at a time.
+
+    Raises:
+        FeatureError: as `read_features`, or parts of it were never written.
+    """
+    bad, crc = 0, 0
+    with opened(path) as f:
+        features, coords = _datasets(f, path)
+        n, d = features.shape[-2:]
+        check_stored(features)
+        check_stored(coords)
+        _coords(features, coords)
+        for block in blocks(features):
+            crc = zlib.crc32(np.ascontiguousarray(block), crc)
+            with np.errstate(over="ignore"):
+                bad += _not_finite(block.astype(np.float16, copy=False))
+        check_sum(features, crc)
+    _check_finite(bad, n, path)
+    return int(n), int(d)
+
+
 def lost_tiles(path: str | os.PathLike) -> tuple[int, str]:
     """How many tiles could not be read when a feature file of ours was made, and why.
 
@@ -185,7 +220,9 @@ def lost_tiles(path: str | os.PathLike) -> tuple[int, str]:
 
 
 def is_whole(path: str | os.PathLike, expect: str) -> bool:
-    """Whether a file is there, complete, and made with these settings.
+    """Whether a file is there, complete, undamaged, and made with these settings.
+
+    All of it is read, for its checksum.
 
     Args:
         path: of the feature file.
@@ -194,11 +231,12 @@ def is_whole(path: str | os.PathLike, expect: str) -> bool:
     try:
         with opened(path) as f:
             _, coords = _datasets(f, path)
-            return (
-                "config_hash" in coords.attrs and coords.attrs["config_hash"] == expect
-            )
+            if coords.attrs.get("config_hash") != expect:
+                return False
+        check_features(path)
     except FeatureError:
         return False
+    return True
 
 
 def _coords_attrs(origin):
@@ -222,17 +260,13 @@ def _coords_attrs(origin):
 
 
 def _datasets(f, path):
-    names = [name for name in FEATURE_NAMES if name in f]
-    if not names or "coords" not in f:
+    there = [name for name in FEATURE_NAMES if has(f, name)]
+    if not there or not has(f, "coords"):
         raise FeatureError(
-            f"{path}: datasets {sorted(f)}; a feature file has 'features' and 'coords'"
+            f"{path}: datasets {sorted(f)[:10]}; a feature file has 'features' and "
+            "'coords'"
         )
-    features, coords = f[names[0]], f["coords"]
-    for name, data in ((names[0], features), ("coords", coords)):
-        if not isinstance(data, h5py.Dataset):
-            raise FeatureError(f"{path}: {name} is no dataset; extract again")
-        if data.ndim not in (2, 3) or (data.ndim == 3 and data.shape[0] != 1):
-            raise FeatureError(f"{path}: {name} is {data.shape}; it must be (n, d)")
+    features, coords = dataset(f, there[0]), dataset(f, "coords")
     if features.shape[-2] != coords.shape[-2] or coords.shape[-1] != 2:
         raise FeatureError(
             f"{path}: features {features.shape} and coords {coords.shape} disagree; "
@@ -242,18 +276,33 @@ def _datasets(f, path):
 
 
 def _coords(features, coords):
-    yx = coords[()].reshape(-1, 2)[:, ::-1].astype(np.int32)
-    return Coords(yx, dict(features.attrs) | dict(coords.attrs))
+    xy = read_all(coords)
+    limits = np.iinfo(np.int32)
+    bad = ~((xy >= limits.min) & (xy <= limits.max)).all(-1)  # nan is neither
+    if bad.any():
+        raise FeatureError(
+            f"{coords.file.filename}: {bad.sum()} of {len(xy)} tiles have coords that "
+            "are no pixel of a slide; delete it and extract again"
+        )
+    attrs = dict(features.attrs) | dict(coords.attrs)
+    attrs.pop(CHECKSUM, None)
+    return Coords(xy[:, ::-1].astype(np.int32), attrs)
 
 
-def _check_finite(x, path):
+def _not_finite(x):
+    """How many rows of float16s have one that is not finite."""
     # Of all float16s only inf and nan have all exponent bits set. Asked of the bits, it
     # takes a seventh of isfinite's time, which is longer than reading the file.
-    if (x.view(np.uint16) & 0x7FFF).max(initial=0) >= 0x7C00:
-        finite = np.isfinite(x).all(-1)
+    if (x.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00:
+        return 0
+    return int(np.sum(~np.isfinite(x).all(-1)))
+
+
+def _check_finite(bad, n, path):
+    if bad:
         raise FeatureError(
-            f"{path}: {np.sum(~finite)} of {len(x)} tiles have features that are no "
-            "finite float16; check the encoder's weights, or scale its output"
+            f"{path}: {bad} of {n} tiles have features that are no finite float16; "
+            "check the encoder's weights, or scale its output"
         )
 
 
