@@ -62,6 +62,18 @@ def test_one_file_under_two_names(tmp_path):
         check(slides)
 
 
+def test_two_files_of_one_dicom_series(tmp_path):
+    """Each of them opens as the whole slide."""
+    slides = rows(tmp_path)
+    for i in (0, 2):
+        path = tmp_path / f"{i}.dcm"
+        head = bytes(128) + b"DICM\x20\0\x0e\0UI\x06\x001.2.3\0"
+        path.write_bytes(head + bytes([i]))
+        slides[i] = change(slides[i], path=str(path))
+    with pytest.raises(CohortError, match=r"'s0' .train.*'s2' .test.*DICOM series"):
+        check(slides)
+
+
 def test_a_copied_file_and_one_that_differs_only_at_its_end(tmp_path):
     slides = rows(tmp_path)
     data = (tmp_path / "0.tif").read_bytes()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
 from wsi_jax.slides.content import content_id
+from wsi_jax.slides.dicom import series_of
 from wsi_jax.slides.slide import known_stem
 
 
@@ -41,7 +42,7 @@ def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
 
     A missing file is reported, not refused: one bad slide does not stop a cohort.
     Clusters may be shared by train and val, which are drawn from one pool, but not with
-    test. Files are compared by size, first and last MiB.
+    test. Files are compared by size, first and last MiB, and by DICOM series.
 
     Args:
         cohort: with every split assigned.
@@ -176,7 +177,13 @@ def _same_files(cohort):
     for paths in by_size.values():
         for path in paths if len(paths) > 1 else ():
             by_content[content_id(path)].append(by_path[path][0])
-    for how, groups in (("path", by_path), ("content", by_content)):
+    by_series = defaultdict(list)  # each of its files is the whole slide
+    for path in by_path:
+        uid = series_of(path) if path.lower().endswith(".dcm") else ""
+        if uid:
+            by_series[os.path.dirname(path), uid] += by_path[path]
+    kinds = {"path": by_path, "content": by_content, "DICOM series": by_series}
+    for how, groups in kinds.items():
         for rows in groups.values():
             if len({(row.split, row.label) for row in rows}) > 1:
                 listed = ", ".join(

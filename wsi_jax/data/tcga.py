@@ -12,6 +12,7 @@ Slides may lie in the folders, named by UUID, that `gdc-client` makes.
 import enum
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from absl import logging
 
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.gleason import isup, read_gleason
-from wsi_jax.data.slide_folder import find_slides, some
+from wsi_jax.data.slide_folder import find_slides, some, walk
 from wsi_jax.slides.slide import known_stem
 from wsi_jax.slides.table import CohortError
 
@@ -89,7 +90,7 @@ def find_tcga(
     Raises:
         CohortError: no such folder, no such slide, or two files of one.
     """
-    names = {name for _, _, files in os.walk(folder) for name in files}
+    names = {os.path.basename(path) for path in walk(folder, defaultdict(list))}
     names = {known_stem(name) for name in names if known_stem(name) != name}
     names = sorted(name for name in names if not name.startswith("."))
     barcodes = {name: parse_barcode(name) for name in names}
