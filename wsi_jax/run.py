@@ -1,18 +1,20 @@
 """A trained run, opened: a slide in, a verdict out."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from wsi_jax.configs import check_types, from_plain, to_plain
+from wsi_jax.configs import check_types, from_plain, rename_fields, to_plain
 from wsi_jax.data.cohort import Row
+from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.data.views import View
 from wsi_jax.evals.cost import Meter
@@ -38,6 +40,11 @@ from wsi_jax.zoomed import Zooming
 
 CARD = "model.json"
 WEIGHTS = "best"
+# Fields of a config that Python has as arguments.
+KEYWORDS = {
+    "data.mpp": "predict(mpp=...)",
+    "reading.max_unreadable": "Reading.max_unreadable",
+}
 # What methods judge whose gradient at pixels is not drawn.
 JUDGED = {
     Takes.features: "pools features of tiles",
@@ -247,7 +254,10 @@ class Predictor:
 
     Attributes:
         card: what it is.
+        names: of the fields of its config where errors are read, {"data.mpp": ...}.
     """
+
+    names: Mapping[str, str] = KEYWORDS
 
     def __init__(
         self,
@@ -302,7 +312,8 @@ class Predictor:
 
         Args:
             path: of the slide.
-            mpp: of its level 0, if the file does not say or is wrong.
+            mpp: of its level 0, if the file does not say or is wrong: it wins, with a
+                note where the file says another by more than 5 %.
             batch: tiles encoded at a time.
             reading: threads and buffers.
             mask: of the tissue, for a run whose tissue.source is MASK.
@@ -312,45 +323,54 @@ class Predictor:
                 lost more than `reading.max_unreadable` of its tiles, or is refused for
                 its stain.
         """
-        if self._zooming:
-            (said,) = self.together([path], mpp, batch, reading, mask)
-            if isinstance(said, SlideError):
-                raise said
-            return said
-        meter, reading = Meter(), reading or Reading()
-        found = self._survey(path, mpp, mask)
+        row = as_row(path, mpp, mask)
+        (verdict,) = self.together([row], batch=batch, reading=reading)
+        if isinstance(verdict, SlideError):
+            raise verdict
+        return verdict
+
+    def _predict(self, row: Row, batch: int, reading: Reading) -> Verdict:
+        """The verdict of a method that does not zoom."""
+        meter, found = Meter(), self._survey(row)
         seen, key = self._sight.see(found, batch, reading, meter), jax.random.key(0)
         bag, note = seen.bag, seen.note
         for distil in self._distil:
             bag = bag._replace(x=distil(self.params, bag.x, key))
         said = jax.device_get(self._method.predict(self.params, bag, key))
         if seen.view:  # only now is the slide read
-            note = _read(seen.view, reading, meter)
+            note = self._read(seen.view, reading, meter)
         return self._verdict(
             found, said.logits[0], said.attention[0], seen.kept, meter, note
         )
 
     def together(
         self,
-        paths: Sequence[str | os.PathLike],
-        mpp: float | None = None,
+        rows: Sequence[Row],
         batch: int = 64,
         reading: Reading | None = None,
-        mask: str | os.PathLike = "",
     ) -> list[Verdict | SlideError]:
         """The verdicts on several slides, or why there is none.
 
         Of a method that zooms, all slides are zoomed into at once and the encoder has
         full batches; each verdict then tells the cost of all. Of others they are judged
-        one by one. Arguments as of `predict`.
+        one by one.
+
+        Args:
+            rows: the slides, from a manifest or `as_row`; labels are not asked for.
+            batch: as of `predict`.
+            reading: as of `predict`.
         """
-        if not self._zooming:
-            return [self._alone(path, mpp, batch, reading, mask) for path in paths]
-        meter, reading = Meter(), reading or Reading()
-        found, said = {}, {}
-        for i, path in enumerate(paths):
+        judge = self._zoomed if self._zooming else self._each
+        return [
+            self._refusal(str(one)) if isinstance(one, SlideError) else one
+            for one in judge(rows, batch, reading or Reading())
+        ]
+
+    def _zoomed(self, rows, batch, reading) -> list[Verdict | SlideError]:
+        meter, found, said = Meter(), {}, {}
+        for i, row in enumerate(rows):
             try:
-                found[i] = self._survey(path, mpp, mask)
+                found[i] = self._survey(row)
             except SlideError as error:
                 said[i] = error
         if found:
@@ -359,13 +379,14 @@ class Predictor:
                 said[i] = SlideError(seen.refusal)
                 if not seen.refusal:
                     said[i] = self._tried(one, seen, meter)
-        return [said[i] for i in range(len(paths))]
+        return [said[i] for i in range(len(rows))]
 
-    def _alone(self, path, *how) -> Verdict | SlideError:
-        try:
-            return self.predict(path, *how)
-        except SlideError as error:
-            return error
+    def _each(self, rows, batch, reading) -> Iterator[Verdict | SlideError]:
+        for row in rows:
+            try:
+                yield self._predict(row, batch, reading)
+            except SlideError as error:
+                yield error
 
     def _tried(self, found, zoomed, meter) -> Verdict | SlideError:
         """Of a slide that was zoomed into with others."""
@@ -380,7 +401,8 @@ class Predictor:
     def _verdict(self, found, logits, attention, kept, meter, note) -> Verdict:
         if not np.isfinite(logits).all():
             raise SlideError(not_finite(found.row.slide_id))
-        tiling = self.card.tiling
+        tiling, own = self.card.tiling, found.note
+        own = own.removeprefix(f"{found.row.slide_id}: ")
         p = probabilities(logits, self.card.log_prior)
         label = int(decide(p[None], self.card.threshold)[0])
         return Verdict(
@@ -393,8 +415,14 @@ class Predictor:
             path=found.row.path,
             mpp=found.mpp,
             cost=meter.as_dict(),
-            note="; ".join(filter(None, (found.note, note))),
+            note="; ".join(filter(None, (own, note))),
         )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hex digits that change with whatever of the run decides a prediction."""
+        settings = to_plain(self.card), self._refuse_unfamiliar_stains
+        return config_hash(*settings, digest(self.params))
 
     def saliency(
         self,
@@ -424,7 +452,7 @@ class Predictor:
         self.check_saliency()
         if label not in self.card.classes:
             raise ValueError(f"no class {label!r}, only {', '.join(self.card.classes)}")
-        found, grid = self._survey(path, mpp, mask), self.card.tiling.grid
+        found, grid = self._survey(as_row(path, mpp, mask)), self.card.tiling.grid
         seen, size = view(found, grid, reading or Reading()), max(block_mpp, found.mpp)
         block = max(1, round(size / grid.mpp))
         total = np.zeros([-(-n // block) for n in seen.shape])
@@ -435,7 +463,7 @@ class Predictor:
             y, x = y[y < seen.shape[0]], x[x < seen.shape[1]]
             strength = np.abs(grad[: len(y), : len(x)]).sum(-1, dtype=np.float64)
             np.add.at(total, (y[:, None] // block, x[None] // block), strength)
-        note = _read(seen, reading or Reading(), Meter())
+        note = self._read(seen, reading or Reading(), Meter())
         at = np.argwhere(total > 0)
         title = f"{found.row.slide_id}: what moves {label}"
         area = np.minimum((at + 1) * block, seen.shape) - at * block
@@ -463,12 +491,10 @@ class Predictor:
                 "slide's pixels (--saliency) is drawn of StreamingCLAM only"
             )
 
-    def _survey(self, path, mpp, mask):
-        name = known_stem(path)
-        row = Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
+    def _survey(self, row):
         found = survey(row, self.card.tiling)
         if found.reason:
-            raise SlideError(found.reason)
+            raise self._refusal(found.reason)
         difference = unfamiliar(found.stain, self.card.stain)
         if not difference:
             return found
@@ -477,6 +503,31 @@ class Predictor:
             raise SlideError(f"{found.row.slide_id}: {note}")
         return found._replace(note="; ".join(filter(None, (found.note, note))))
 
+    def _read(self, view: View, reading: Reading, meter: Meter) -> str:
+        """What of a streamed slide could not be read; charges the meter.
+
+        Raises:
+            SlideError: too much of it.
+        """
+        meter.add(slides=1, tiles=view.n_read, bytes_decoded=view.bytes_decoded)
+        if view.n_lost > reading.max_unreadable * view.n_read:
+            raise self._refusal(
+                f"{view.note()}; more than --config.reading.max_unreadable="
+                f"{reading.max_unreadable:g}: copy the slide again, or raise it"
+            )
+        return view.note()
+
+    def _refusal(self, message) -> SlideError:
+        return SlideError(rename_fields(message, self.names))
+
+
+def as_row(
+    path: str | os.PathLike, mpp: float | None = None, mask: str | os.PathLike = ""
+) -> Row:
+    """A slide of no cohort; arguments as of `Predictor.predict`."""
+    name = known_stem(path)
+    return Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
+
 
 def not_finite(slide_id: str) -> str:
     """Why there is no prediction of a slide."""
@@ -484,18 +535,3 @@ def not_finite(slide_id: str) -> str:
         f"{slide_id}: the method's numbers for it are not finite; its features may be "
         "far from all that were learnt from"
     )
-
-
-def _read(view: View, reading: Reading, meter: Meter) -> str:
-    """What of a streamed slide could not be read; charges the meter.
-
-    Raises:
-        SlideError: too much of it.
-    """
-    meter.add(slides=1, tiles=view.n_read, bytes_decoded=view.bytes_decoded)
-    if view.n_lost > reading.max_unreadable * view.n_read:
-        raise SlideError(
-            f"{view.note()}; more than --config.reading.max_unreadable="
-            f"{reading.max_unreadable:g}: copy the slide again, or raise it"
-        )
-    return view.note()

@@ -70,9 +70,9 @@ def asked(monkeypatch):
     """The names of the slides that were judged, one list for those judged at once."""
     found, together = [], Predictor.together
 
-    def ask(self, paths, *how):
-        found.append([str(path) for path in paths])
-        return together(self, paths, *how)
+    def ask(self, rows, **how):
+        found.append([row.path for row in rows])
+        return together(self, rows, **how)
 
     monkeypatch.setattr(Predictor, "together", ask)
     return found
@@ -133,10 +133,10 @@ def test_what_was_judged_before_it_stopped_is_not_judged_again(
 ):
     paths, draw = list(slides.values()), predict.line
 
-    def stop(predictor, path, *how):
-        if str(path) == paths[3]:
+    def stop(predictor, row, *how):
+        if row.path == paths[3]:
             raise KeyboardInterrupt
-        return draw(predictor, path, *how)
+        return draw(predictor, row, *how)
 
     with monkeypatch.context() as patch:
         patch.setattr(predict, "line", stop)
@@ -162,10 +162,9 @@ def test_methods_that_do_not_zoom_judge_slide_by_slide(
     assert all(int(line["tiles"]) > 0 for line in lines.values())
 
 
-def test_no_slides_together_is_a_mistake(slides, command, capsys):
-    with pytest.raises(SystemExit):
+def test_no_slides_together_is_a_mistake(slides, command):
+    with pytest.raises(SystemExit, match="--together 0: 1 or more"):
         command("--together", 0, *slides.values())
-    assert "--together 0: 1 or more" in capsys.readouterr().err
 
 
 def test_a_run_that_zooms_has_no_saliency(slides, command, asked):

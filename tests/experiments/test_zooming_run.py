@@ -14,6 +14,7 @@ from wsi_jax.methods import sasha
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom
+from wsi_jax.run import as_row
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.train.compile import make_mesh
@@ -101,7 +102,9 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
     paths = [slides[name]["path"] for name in list(table(run / "predictions.csv"))[:2]]
     torn = tmp_path / "torn.tif"
     torn.write_bytes(b"no slide")
-    one, bad, other = predictor.together([paths[0], torn, paths[1]])
+    one, bad, other = predictor.together(
+        [as_row(p) for p in (paths[0], torn, paths[1])]
+    )
     assert isinstance(bad, SlideError)
     assert "torn" in str(bad)
     for path, said in zip(paths, (one, other), strict=True):
@@ -110,5 +113,5 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
         np.testing.assert_array_equal(said.order, alone.order)
         for name, p in alone.probabilities.items():
             assert said.probabilities[name] == pytest.approx(p, abs=1e-5)
-    (only,) = predictor.together([torn])
+    (only,) = predictor.together([as_row(torn)])
     assert isinstance(only, SlideError)

@@ -1,0 +1,232 @@
+"""The command that judges slides: whose mpp counts, what it takes, what it keeps."""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from experiments import predict
+from wsi_jax.run import as_row
+from wsi_jax.slides.slide import open_slide
+
+
+@pytest.fixture(scope="module")
+def pixels(manifest):
+    """Of a practice slide."""
+    with open(manifest, newline="") as file:
+        path = next(csv.DictReader(file))["path"]
+    with open_slide(manifest.parent / path) as slide:
+        return slide.overview(1.0).repeat(2, 0).repeat(2, 1)
+
+
+@pytest.fixture
+def write(pixels, tmp_path):
+    """write(name, mpp=None) -> path of a slide whose file tells this mpp, or none."""
+
+    def tiff(name, mpp=None, pixels=pixels):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        how = {"resolution": (1e4 / mpp,) * 2, "resolutionunit": 3} if mpp else {}
+        tifffile.imwrite(path, pixels, tile=(64, 64), metadata=None, **how)
+        return path
+
+    return tiff
+
+
+@pytest.fixture
+def command(finished, tmp_path, monkeypatch):
+    """command(*words) judges slides; the lines of predictions.csv, by slide_id."""
+    out = tmp_path / "out"
+
+    def judge(*words, run=finished):
+        argv = ["predict", "--run", str(run), "--out", str(out), *map(str, words)]
+        monkeypatch.setattr("sys.argv", argv)
+        predict.main()
+        return judge.lines()
+
+    def lines():
+        with open(out / "predictions.csv", newline="") as file:
+            return {line["slide_id"]: line for line in csv.DictReader(file)}
+
+    judge.out, judge.lines = out, lines
+    return judge
+
+
+def table(path, *lines):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def test_files_folders_and_csvs_each_at_their_own_mpp(command, write, tmp_path, capsys):
+    """The flag is for slides that have none; a CSV that contradicts a file is noted."""
+    told, _ = write("told.tif", 0.5), write("below/silent.tif")
+    write("named.tif")
+    write("wrong.tif", 0.5)
+    listed = {"slide_id": "listed", "path": "named.tif", "mpp": 0.5}
+    wrong = {"slide_id": "", "path": "wrong.tif", "mpp": 0.25}
+    lines = command(
+        *("--mpp", 0.25, told, tmp_path / "below"),
+        table(tmp_path / "more.csv", listed, wrong),
+    )
+    mpps = {name: float(line["mpp"]) for name, line in lines.items()}
+    assert mpps == {"told": 0.5, "silent": 0.25, "listed": 0.5, "wrong": 0.25}
+    tiles = {name: int(line["tiles"]) for name, line in lines.items()}
+    assert tiles["told"] == tiles["listed"] > tiles["silent"] == tiles["wrong"] > 0
+    note = "mpp 0.25 is used, by its manifest; the file's property says 0.5"
+    assert {n: line["reason"] for n, line in lines.items() if line["reason"]} == {
+        "wrong": note
+    }
+    assert f"note: wrong: {note}" in capsys.readouterr().err
+    assert {path.stem for path in command.out.glob("*.png")} == set(lines)
+
+
+def test_where_all_slides_are_refused_the_command_fails(command, write, capsys):
+    """And says why by its own flags."""
+    silent = write("a.tif")
+    with pytest.raises(SystemExit) as stop:
+        command(silent, "gone.tif")
+    assert stop.value.code == 1
+    lines = command.lines()
+    assert [line["prediction"] for line in lines.values()] == ["", ""]
+    assert "with --mpp" in lines["a"]["reason"]
+    printed = capsys.readouterr()
+    assert lines["a"]["reason"] in printed.err
+    assert "--config" not in printed.err
+    assert "0 of 2 slides have a verdict" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--mpp", "nan"), "--mpp nan: um/px, from 0.05 to 50"),
+        (("--mpp", "-0.5"), "--mpp -0.5: um/px, from 0.05 to 50"),
+        (("--max-unreadable", "nan"), "--max-unreadable nan: a share, 0 to 1"),
+        (("--max-unreadable", "-1"), "--max-unreadable -1: a share, 0 to 1"),
+        (("empty",), "CohortError: empty: no slide anywhere below it"),
+        (("gone.csv",), "CohortError: gone.csv: no such manifest; mend the path"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    command, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        command(*words, "a.tif")
+    assert stop.value.code == message
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """The names of the slides that were judged since it was last emptied."""
+    names, together = [], predict.Predictor.together
+
+    def watched(self, rows, **how):
+        names.extend(row.slide_id for row in rows)
+        return together(self, rows, **how)
+
+    monkeypatch.setattr(predict.Predictor, "together", watched)
+    return names
+
+
+def edited(run, folder, edit):
+    """A copy of a run whose card is changed by `edit(card)`."""
+    shutil.copytree(run, folder)
+    card = json.loads((folder / "model.json").read_text())
+    edit(card)
+    (folder / "model.json").write_text(json.dumps(card))
+    return folder
+
+
+def test_a_verdict_is_kept_while_nothing_it_hangs_on_changes(
+    command, write, judged, pixels, tmp_path
+):
+    path = write("a.tif", 0.5)
+    first = command(path)
+    assert judged == ["a"]
+    assert command(path) == first
+    assert judged == ["a"]
+    # Another slide under the same name, of the same size and time: it is refused.
+    before = path.stat()
+    write("a.tif", 0.5, np.full_like(pixels, 255))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(SystemExit):
+        command(path)
+    assert "no tissue" in command.lines()["a"]["reason"]
+    assert not (command.out / "a.png").exists()
+
+
+def test_keys_of_verdicts(finished, write, pixels, tmp_path):
+    predictor = predict.opened(finished, False)
+    mask, path = tmp_path / "mask.png", write("a.tif")
+    Image.fromarray(np.ones((9, 9), np.uint8)).save(mask)
+    row = as_row(path, 0.5)
+    key = lambda row=row, share=0.1: predict.key_of(predictor, row, share)
+    masked = dataclasses.replace(row, mask_path=str(mask))
+    keys = [key(), key(as_row(path, 0.25)), key(share=0.2), key(masked)]
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(mask)
+    keys.append(key(masked))
+    keys.append(key(dataclasses.replace(row, slide_id="b")))
+    write("a.tif", pixels=pixels[::-1])
+    keys.append(key())
+    strict = edited(finished, tmp_path / "run", lambda card: card.update(threshold=0.9))
+    predictor = predict.opened(strict, False)
+    keys.append(key())
+    predictor.params = jax.tree.map(lambda a: a + 1, predictor.params)
+    del predictor.digest
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    moved = shutil.copy(path, tmp_path / "moved.tif")
+    assert key(dataclasses.replace(row, path=str(moved))) == key()
+    assert key(as_row("gone.tif")) == ""
+
+
+def test_a_run_on_masks_takes_them_from_a_csv(command, write, finished, tmp_path):
+    def ask_for_masks(card):
+        card["tiling"]["tissue"]["source"]["name"] = "MASK"
+
+    run = edited(finished, tmp_path / "masked", ask_for_masks)
+    half = np.zeros((10, 10), np.uint8)
+    half[:5] = 1
+    Image.fromarray(half).save(tmp_path / "half.png")
+    Image.fromarray(half | 1).save(tmp_path / "whole.png")
+    write("a.tif", 0.5)
+    lines = [
+        {"slide_id": name, "path": "a.tif", "mask_path": f"{name}.png"}
+        for name in ("half", "whole")
+    ]
+    nothing = {"slide_id": "none", "path": "a.tif", "mask_path": ""}
+    found = command(table(tmp_path / "all.csv", *lines, nothing), run=run)
+    tiles = {name: int(line["tiles"]) for name, line in found.items()}
+    assert tiles["half"] == tiles["whole"] / 2 > 0
+    assert "none: no mask; give one in the CSV's mask_path" in found["none"]["reason"]
+
+
+def test_a_slide_too_damaged_names_the_flag_that_takes_it(command, tmp_path, pixels):
+    path = tmp_path / "a.tif"
+    how = {"tile": (64, 64), "compression": "zlib", "resolutionunit": 3}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(pixels, resolution=(20_000, 20_000), **how)
+        small = pixels[::8, ::8]  # where tissue is told from
+        tiff.write(small, resolution=(2_500, 2_500), subfiletype=1, **how)
+    with tifffile.TiffFile(path) as tiff:
+        offsets = tiff.pages[0].dataoffsets
+    with open(path, "r+b") as file:
+        for at in offsets[len(offsets) // 2 :]:
+            file.seek(at)
+            file.write(bytes(8))
+    with pytest.raises(SystemExit):
+        command("--max-unreadable", 0, path)
+    reason = command.lines()["a"]["reason"]
+    assert "tiles unreadable" in reason
+    assert "more than --max-unreadable=0: copy" in reason
