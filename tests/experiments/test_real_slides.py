@@ -60,7 +60,7 @@ def test_what_tells_its_mpp_is_predicted_as_it_is(predictor, folder, name):
 @pytest.mark.parametrize("name", UNTOLD)
 def test_what_does_not_stops_by_name_until_it_is_told(predictor, folder, name):
     stem = name.split(".")[0]
-    with pytest.raises(SlideError, match=rf"{stem}.*no usable um/px.*manifest's mpp"):
+    with pytest.raises(SlideError, match=rf"{stem}.*no usable um/px.*CSV's mpp"):
         predictor.predict(folder / name)
     verdict = predictor.predict(folder / name, mpp=UNTOLD[name])
     assert verdict.mpp == UNTOLD[name]
