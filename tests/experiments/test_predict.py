@@ -179,6 +179,8 @@ def test_keys_of_verdicts(finished, write, pixels, tmp_path):
     keys.append(key(dataclasses.replace(row, slide_id="b")))
     write("a.tif", pixels=pixels[::-1])
     keys.append(key())
+    predictor = predict.opened(finished, False, refuse_unfamiliar_stains=True)
+    keys.append(key())
     strict = edited(finished, tmp_path / "run", lambda card: card.update(threshold=0.9))
     predictor = predict.opened(strict, False)
     keys.append(key())
