@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from wsi_jax.pipeline import streamed
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Source, Tissue
-from wsi_jax.survey import Tiling, survey
+from wsi_jax.survey import Tiling, survey, survey_all
 
 SIDE = 1024
 TILING = Tiling(
@@ -148,6 +149,28 @@ def test_features_are_known_by_their_tiles_and_mpp(row):
     assert len(prints) == 4
     assert survey(row, TILING).fingerprint("settings") in prints
     assert survey(row, TILING).fingerprint("others") not in prints
+
+
+def test_whatever_a_file_is_the_others_go_on(row, tmp_path):
+    os.mkfifo(tmp_path / "pipe.svs")
+    (tmp_path / "empty.svs").write_bytes(b"")
+    deep = np.zeros((64, 64, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", deep, tile=(64, 64), photometric="rgb")
+    with Image.open(row.path) as image:
+        image.convert("RGB").save(tmp_path / "hurt.jpg")
+    data = (tmp_path / "hurt.jpg").read_bytes()
+    (tmp_path / "hurt.jpg").write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    names = ("pipe.svs", "empty.svs", "deep.tif", "hurt.jpg")
+    bad = [
+        dataclasses.replace(row, slide_id=name, path=str(tmp_path / name))
+        for name in names
+    ]
+    *refused, last = survey_all([*bad, row], TILING, 2, lambda: None)
+    for name, one in zip(names, refused, strict=True):
+        assert one.reason.startswith(f"{name}: ")
+        assert name in one.reason.removeprefix(f"{name}: ")
+    assert not last.reason
+    assert len(last.yx) == 128
 
 
 def test_the_picture_shows_the_slide_and_its_tissue(row):

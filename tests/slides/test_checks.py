@@ -8,7 +8,6 @@ import sys
 
 import imagecodecs
 import numpy as np
-import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -98,8 +97,8 @@ def test_a_large_ndpi_has_offsets_of_eight_bytes(tmp_path):
 def test_directories_in_a_circle_are_refused(tmp_path, following, big, order):
     path = tmp_path / "circle.tif"
     write_directories(path, (256, 256), (256, 256), following, big, order)
-    with pytest.raises(SlideError, match=r"circle\.tif cannot .* go in a circle"):
-        open_slide(path, MPP)
+    with pytest.raises(ValueError, match="its image directories go in a circle"):
+        read_directories(path)
 
 
 def test_directories_without_end_are_refused(tmp_path, monkeypatch):
@@ -114,46 +113,59 @@ def test_directories_without_end_are_refused(tmp_path, monkeypatch):
         open_slide(path, MPP)
 
 
-@pytest.mark.parametrize(
-    ("shape", "tile", "message"),
-    [
-        ((10**6, 10**6), (256, 256), "1000000 x 1000000 px; the limit is 500000 px a"),
-        ((1000, 1000), (10**6, 10**6), "tiles of 1000000 x .*; the limit is 67108864"),
-    ],
-)
-def test_what_would_abort_the_process_is_refused(tmp_path, shape, tile, message):
-    """OpenSlide opens the latter and ends the process when it is read."""
-    path = write_directories(tmp_path / "huge.tif", shape, tile, [None])
-    with pytest.raises(SlideError, match=f"huge.tif cannot .*{message}"):
-        open_slide(path, MPP)
-    with pytest.raises((ValueError, openslide.OpenSlideError)):
-        OpenSlideReader(str(path))
-
-
-@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a folder", "a device"])
-def test_only_files_are_opened(tmp_path, kind):
-    """In a process of its own: to open a pipe is to wait for who writes to it."""
-    path = tmp_path / "slide.svs"
-    if kind == "a named pipe":
-        os.mkfifo(path)
-    if kind == "a socket":
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(os.path.relpath(path))
-        server.close()
-    if kind == "a folder":
-        path.mkdir()
-    if kind == "a device":
-        path.symlink_to("/dev/zero")
+def test_what_hangs_or_aborts_the_process_is_refused(tmp_path):
+    """In a process of its own. OpenSlide opens a tile of a million px a side and ends
+    the process when it is read; a pipe is waited for; directories in a circle without
+    end, also beside a slide of several files; a device has no end."""
+    million = 10**6, 10**6
+    write_directories(tmp_path / "circle", (256, 256), (256, 256), [1, 2, 0])
+    write_directories(tmp_path / "huge", million, (256, 256), [None])
+    write_directories(tmp_path / "tile", (1000, 1000), million, [None])
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket"))
+    for folder in ("dicom", "mirax"):
+        (tmp_path / folder).mkdir()
+        os.mkfifo(tmp_path / folder / "Slidedat.ini")
+    (tmp_path / "dicom/slide").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "mirax.mrxs").write_bytes(b"")
+    messages = {
+        "dicom/slide": "dicom/Slidedat.ini, one of its files, is no file; remove it",
+        "mirax.mrxs": "mirax/Slidedat.ini, one of its files, is no file",
+        "circle": "directories go in a circle",
+        "huge": "1000000 x 1000000 px; the limit is 500000 px a side",
+        "tile": "tiles of 1000000 x 1000000 px; the limit is 67108864 px a tile",
+        "pipe": "it is a named pipe, not a file; mend the manifest's path",
+        "folder": "it is a folder, not a file",
+        "device": "it is a device, not a file",
+        "socket": "it is a socket, not a file",
+    }
     program = f"""
+import pathlib
 from wsi_jax.slides.slide import SlideError, open_slide
-try:
-    open_slide({str(path)!r}, 0.5)
-except SlideError as error:
-    print(error)
+for name in {tuple(messages)!r}:
+    try:
+        open_slide(pathlib.Path({str(tmp_path)!r}) / name, 0.5).overview(8.0)
+    except SlideError as error:
+        print(error)
 """
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert f"it is {kind}, not a file; mend the manifest's path" in ended.stdout
+    lines = ended.stdout.splitlines()
+    assert len(lines) == len(messages), ended.stderr
+    for line, (name, message) in zip(lines, messages.items(), strict=True):
+        assert f"/{name} cannot be opened as a slide" in line
+        assert message in line
+
+
+def test_a_tile_is_refused_by_the_size_openslide_gives_too(tmp_path):
+    """Whatever the format, and however it names its tiles."""
+    tile = 10**4, 10**4
+    path = write_directories(tmp_path / "tile.tif", (1000, 1000), tile, [None])
+    with pytest.raises(ValueError, match="tiles of 10000 x 10000 px; the limit"):
+        OpenSlideReader(str(path))
 
 
 @pytest.mark.parametrize("tile", [None, (64, 64)])
@@ -199,6 +211,22 @@ def test_a_flat_image_that_is_too_large_names_the_mend(tmp_path, monkeypatch):
     Image.new("RGB", (60, 70)).save(tmp_path / "bomb.png")
     with pytest.raises(SlideError, match=r"bomb\.png .*convert it to a tiled.*exceeds"):
         open_slide(tmp_path / "bomb.png", MPP)
+
+
+def test_whatever_a_read_raises_is_the_slides_refusal(tmp_path):
+    slide = open_slide(write_tiff(tmp_path / "a.tif", [picture(80, 90)]))
+    with pytest.raises(
+        SlideError, match=r"a: cannot be read \(.*MemoryError: .*a\.tif"
+    ):
+        slide.read((0, 0), 10**6, MPP)
+    assert slide.read((0, 0), 64, MPP).std() > 1
+
+
+def test_a_slide_too_large_to_be_looked_at_whole_is_refused(tmp_path):
+    size = 4 * 10**5, 4 * 10**5
+    path = write_directories(tmp_path / "wide.tif", size, (256, 256), [None])
+    with pytest.raises(SlideError, match=r"wide: .* 400000 x 400000 px; the limit is"):
+        open_slide(path, 8.0).overview(8.0)
 
 
 def write_with_macro(path, image, macro, kind=1, tile=(64, 64)):

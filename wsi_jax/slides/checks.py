@@ -13,13 +13,15 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_DICOM_AT = 128
 # TIFF's photometric interpretations: samples of their colours.
 _SAMPLES = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 
 
 def check_file(path: str | os.PathLike) -> None:
     """Raises ValueError for what is no slide, or none that can be read right."""
-    check_regular(path)
+    _check_regular(path)
+    _check_companions(path)
     directories = read_directories(path)
     for one in directories:
         check_size(one.shape, one.tile)
@@ -27,7 +29,7 @@ def check_file(path: str | os.PathLike) -> None:
         _check_pixels(one)
 
 
-def check_regular(path: str | os.PathLike) -> None:
+def _check_regular(path: str | os.PathLike) -> None:
     """Raises ValueError for pipes, which are waited for, devices and folders."""
     kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind != stat.S_IFREG:
@@ -35,6 +37,23 @@ def check_regular(path: str | os.PathLike) -> None:
             f"it is {_KINDS.get(kind, 'something else')}, not a file; mend the "
             "manifest's path column"
         )
+
+
+def _check_companions(path):
+    """OpenSlide opens what lies beside a DICOM or VMS, or in the folder of a MIRAX."""
+    stem, extension = os.path.splitext(path)
+    with open(path, "rb") as file:
+        is_dicom = file.read(_DICOM_AT + 4)[_DICOM_AT:] == b"DICM"
+    if not is_dicom and extension.lower() not in (".mrxs", ".vms", ".vmu"):
+        return
+    folder = stem if extension.lower() == ".mrxs" else os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        for one in entries:
+            there = os.path.exists(one.path)
+            if there and not one.is_file() and not one.is_dir():
+                raise ValueError(f"{one.path}, one of its files, is no file; remove it")
 
 
 def check_size(shape: tuple[int, int], tile: tuple[int, int] = (0, 0)) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from wsi_jax.slides import handles
+from wsi_jax.slides import handles, limits
 from wsi_jax.slides.halving import halve
 from wsi_jax.slides.readers import SlideError, open_reader
 from wsi_jax.slides.resolution import (
@@ -110,8 +110,19 @@ class Slide:
         return tuple(max(1, _centres(n * self.mpp / mpp)) for n in self.shape)
 
     def overview(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
-        """The whole slide at `mpp`, antialiased; its shape is `shape_at(mpp)`."""
-        return self.read((0, 0), self.shape_at(mpp), mpp)
+        """The whole slide at `mpp`, antialiased; its shape is `shape_at(mpp)`.
+
+        Raises:
+            SlideError: as `read`, or it would be too large to be held.
+        """
+        h, w = self.shape_at(mpp)
+        if h * w > limits.OVERVIEW_PX:
+            raise SlideError(
+                f"{self.slide_id}: the whole slide at {mpp:g} um/px would be {h} x {w} "
+                f"px; the limit is {limits.OVERVIEW_PX} px. Mend its um/px, raise "
+                "--config.tissue.mpp, or leave the slide out"
+            )
+        return self.read((0, 0), (h, w), mpp)
 
     def read(
         self,
@@ -136,9 +147,13 @@ class Slide:
             out: where the result goes, and is returned; else to new memory.
 
         Raises:
-            SlideError: `mpp` needs more than 1.25x upsampling, or the file is damaged
-                there.
+            SlideError: `mpp` needs more than 1.25x upsampling, the file is damaged
+                there, or whatever else stands in the way.
         """
+        with _refusal(self.slide_id, self.path):
+            return self._read(yx, size_px, mpp, out)
+
+    def _read(self, yx, size_px, mpp, out):
         h, w = size_px if np.ndim(size_px) else (size_px, size_px)
         y, x = map(float, yx)
         index, ratio = self._level_for(mpp)
@@ -310,8 +325,23 @@ def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
     """
     path = os.fspath(path)
     key = handles.key_of(path)
-    with handles.lease(key) as handle:
+    with _refusal(known_stem(path), path), handles.lease(key) as handle:
         return Slide(path, key, mpp, handle.reader)
+
+
+@contextlib.contextmanager
+def _refusal(slide_id, path):
+    """Whatever a slide makes decoders, or memory, raise is a SlideError that names it:
+    one slide stops no other."""
+    try:
+        yield
+    except SlideError:
+        raise
+    except Exception as error:
+        raise SlideError(
+            f"{slide_id}: cannot be read ({type(error).__name__}: {error}). Copy "
+            f"{path} again, or leave it out"
+        ) from error
 
 
 def says_mpp(path: str | os.PathLike) -> bool:
