@@ -61,7 +61,10 @@ class _Layout(NamedTuple):
     ndpi: bool = False
 
     def unpack(self, file: BinaryIO, at: int, letters: str) -> tuple[int, ...]:
-        file.seek(min(at, os.fstat(file.fileno()).st_size))
+        try:
+            file.seek(at)
+        except (OSError, OverflowError) as error:  # no file is as long
+            raise struct.error(str(error)) from error
         letters = self.order + letters
         return struct.unpack(letters, file.read(struct.calcsize(letters)))
 
@@ -135,17 +138,17 @@ def _read(file, layout, at):
     (following,) = layout.unpack(file, end, layout.following)
     after = end + struct.calcsize("=" + layout.following)
     upper = layout.unpack(file, after, f"{n}I") if layout.ndpi else (0,) * n
+    fields = layout.unpack(file, begin, letters * n)
     tags = {}
     for i in range(n):
-        place = begin + i * entry
-        code, kind, count, offset = layout.unpack(file, place, letters)
+        code, kind, count, offset = fields[4 * i : 4 * i + 4]
         if code == _NDPI:
             tags["ndpi"] = (1,)
         if code not in _TAGS or kind not in _TYPES or count > limits.DIRECTORIES:
             continue
         values = f"{count}{_TYPES[kind]}"
         if struct.calcsize("=" + values) <= struct.calcsize("=" + layout.offset):
-            offset = place + entry - struct.calcsize("=" + layout.offset)
+            offset = begin + (i + 1) * entry - struct.calcsize("=" + layout.offset)
         else:
             offset |= upper[i] << 32
         tags[_TAGS[code][0]] = layout.unpack(file, offset, values)
