@@ -12,6 +12,7 @@ from PIL import Image
 from experiments import cohort as experiment
 from experiments import reporting
 from experiments.experiment import Experiment, Manifest, RunError, read_csv, write_csv
+from wsi_jax.configs import from_plain
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
@@ -95,6 +96,9 @@ def test_probabilities_are_of_the_cohort_and_not_of_its_class_weights(bad):
     predictor = load(folder)
     log_prior = np.log([8 / 9, 10 / 9])
     np.testing.assert_allclose(predictor.card.log_prior, log_prior, rtol=1e-12)
+    older = json.loads((folder / "model.json").read_text())
+    del older["log_prior"]
+    assert from_plain(older).log_prior == ()
     slides = {s["slide_id"]: s["path"] for s in table(folder / "slides.csv")}
     line = table(folder / "predictions.csv")[0]
     predict = lambda: predictor.predict(slides[line["slide_id"]]).probabilities
