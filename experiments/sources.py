@@ -24,6 +24,8 @@ from wsi_jax.train.compile import make_mesh, split
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Bag
 
+MAX_SIDE_PX = 1 << 16  # of a tile of features made elsewhere
+
 
 class Tiles(NamedTuple):
     """Where the tiles of a slide are that a verdict looked at.
@@ -290,8 +292,10 @@ def elsewhere(attrs: dict, slide: Slide) -> tuple[int, float]:
     try:
         side = float(attrs["patch_size_level0"])
         size_px = int(attrs.get("patch_size", side))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
+        size_px, side = 0, 0.0
+    if not (1 <= size_px <= MAX_SIDE_PX and 1 <= side <= MAX_SIDE_PX):
         raise SlideError(
             f"{slide.slide_id}: its features do not tell how large their tiles are"
-        ) from None
+        )
     return size_px, side * slide.mpp / size_px

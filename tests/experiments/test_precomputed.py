@@ -6,12 +6,15 @@ import pathlib
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import wsi_jax
 from experiments import cohort as experiment
 from experiments.experiment import RunError
+from experiments.sources import elsewhere
 from wsi_jax import pipeline
 from wsi_jax.data.cohort import Row
+from wsi_jax.slides.slide import SlideError, open_slide
 
 
 def table(path):
@@ -130,6 +133,17 @@ def test_what_cannot_be_learnt_from_is_refused_before_anything_is(tmp_path):
         assert lines[name]["status"] == "refused"
         assert reasons[name].startswith(f"{name}: ")
         assert reason in reasons[name]
+
+
+@pytest.mark.parametrize("size", [0, -1, np.nan, np.inf, 1e308, "a", None])
+def test_tiles_of_no_size_are_an_error_of_their_slide(tmp_path, size):
+    Image.new("RGB", (8, 8)).save(tmp_path / "s.png")
+    with open_slide(tmp_path / "s.png", 0.5) as slide:
+        attrs = {"patch_size_level0": 512, "patch_size": 256}
+        assert elsewhere(attrs, slide) == (256, 1.0)
+        for name in attrs:
+            with pytest.raises(SlideError, match="s: its features do not tell how"):
+                elsewhere(attrs | {name: size}, slide)
 
 
 def test_a_folder_that_is_not_there_is_named(config, tmp_path):
