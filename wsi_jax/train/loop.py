@@ -56,7 +56,7 @@ class Train:
     def validate(self) -> None:
         """Refuses training that learns nothing, or counts rare classes twice over."""
         check_updates(self.steps, self.optimiser)
-        if 0:
+        if self.balanced and self.class_weights:
             raise ValueError(
                 "--config.train.balanced=True and --config.train.class_weights=True: "
                 "each of them gives all classes an equal part in the loss, and both "
