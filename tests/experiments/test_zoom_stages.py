@@ -328,6 +328,10 @@ def test_a_slide_without_a_whole_tile_is_refused(config, tmp_path):
             f[name] = kept[np.arange(len(kept)) % 4 > 0]
             f[name].attrs.update(attrs)
     (folder / "report.html").unlink()
+    with pytest.raises(RunError, match="'normal_001' has gone since"):
+        experiment.run(config, folder)
+    for stage in STAGES:  # as the message says
+        shutil.rmtree(folder / stage)
     experiment.run(config, folder)
     lines = {line["slide_id"]: line for line in table(folder / "slides.csv")}
     assert lines["normal_001"]["status"] == "refused"
