@@ -18,7 +18,16 @@ Across machines that share slides, weights and features by the same names:
 
 With two threads a worker reads one slide while it encodes another. On a machine with
 several devices show each worker its own (CUDA_VISIBLE_DEVICES). Workers may come late,
-and one that dies loses no more than the slide that it is at: another does it again.
+and one that dies loses no more than the slide that it is at: another does it again. One
+that runs other code, or sees other slides or another folder by the same name, stops the
+command with its host's name.
+
+A scheduler and its workers run whatever anyone who reaches them sends: let them listen
+to a private network only (`dask scheduler --host ADDRESS`), or to those who hold a
+certificate (`tls://HOST:8786` and Dask's settings `distributed.comm.tls`).
+
+The command ends with exit code 1 where no slide has features. `max_refused` stops
+trainings, not this; that more are refused than it allows is printed.
 """
 
 import json
@@ -101,7 +110,7 @@ def here(
     return pipeline.extract(rows, ready, features, batch=config.encode_batch, **how)
 
 
-def tell(slides: list[dict], folder: pathlib.Path) -> None:
+def tell(slides: list[dict], folder: pathlib.Path, max_refused: float) -> None:
     """Says what became of slides; exits with 1 where nothing came of any."""
     for s in slides:
         said = "refused" if s["status"] == "refused" else f"note: {s['slide_id']}"
@@ -111,6 +120,12 @@ def tell(slides: list[dict], folder: pathlib.Path) -> None:
     print(f"{n} of {len(slides)} slides have features: {folder / 'slides.csv'}")
     if not n:
         raise SystemExit(1)
+    if len(slides) - n > max_refused * len(slides):
+        print(
+            f"more were refused than --config.max_refused={max_refused:g}: a training "
+            "on them will stop; mend them, or raise it",
+            file=sys.stderr,
+        )
 
 
 def main(argv) -> None:
@@ -125,7 +140,7 @@ def main(argv) -> None:
         slides = run(config, folder)
     except (ValueError, ArithmeticError, OSError) as error:
         raise SystemExit(explain(error, folder)) from error
-    tell(slides, folder)
+    tell(slides, folder, config.max_refused)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ class Executor(enum.Enum):
 def dask(scheduler: str) -> Iterator[tuple[concurrent.futures.Executor, type]]:
     """The workers of a Dask cluster as an executor, and what tells that some died.
 
+    The scheduler runs what it is sent, whoever sends it: it is to be reached from a
+    private network only, or over TLS.
+
     Dask gives the work of a worker that died to another; a slide of which four have
     died raises the second.
 

@@ -1,6 +1,8 @@
 """What made a number: commit, date, machine, versions."""
 
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -35,6 +37,20 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-changed" if changed else head
+
+
+@functools.cache
+def code() -> dict[str, str]:
+    """What must be equal for two processes to make the same features.
+
+    {"jax": its version, "wsi_jax": hash of its files}, for checkouts have one version.
+    """
+    folder, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".toml"):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return {"jax": jax.__version__, "wsi_jax": digest.hexdigest()[:16]}
 
 
 def machine() -> dict:

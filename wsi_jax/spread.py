@@ -2,6 +2,10 @@
 
 A slide is a unit of work. Its feature file is whole or absent and two workers write the
 same one, so a unit may be run again, or twice at once, and nothing is lost or doubled.
+
+With each slide a worker, early or late, is given a `Terms`: it shows that it runs the
+same code and sees the same folder and slide, or stops the run. The one that gave the
+work out then looks for the file that it was told of.
 """
 
 import concurrent.futures
@@ -9,22 +13,81 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from wsi_jax.data.cohort import PATH_COLUMNS, Row
+from wsi_jax.data.features import FeatureError, feature_shape
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import COUNTERS, Meter
 from wsi_jax.pipeline import Ready, extract, streamed
+from wsi_jax.provenance import code
 from wsi_jax.survey import Surveyed, Tiling, survey
 from wsi_jax.train.compile import make_mesh
+
+VISIBLE_S = 10.0  # network file systems remember for a while what was not there
 
 
 class WorkerError(ValueError):
     """A worker cannot do what it is asked to; the message names it and the mend."""
+
+
+class Terms(NamedTuple):
+    """What a worker must have in common with the process that gives work out.
+
+    Attributes:
+        folder: of all features.
+        token: name of a file in it.
+        secret: that the file holds.
+        code: of the process, as `provenance.code`.
+    """
+
+    folder: pathlib.Path
+    token: str
+    secret: str
+    code: Mapping[str, str]
+
+    def check(self, path: str, size: int) -> None:
+        """Raises WorkerError where this process has other code, folders or slides.
+
+        Args:
+            path: of a slide.
+            size: of it in bytes, as the process that gives work out sees it.
+        """
+        here, wanted = code(), self.code
+        if others := [name for name in wanted if here.get(name) != wanted[name]]:
+            listed = [f"{n} {here.get(n)} there, {wanted[n]} here" for n in others]
+            raise _error(
+                f"other code than where the command was given ({', '.join(listed)}); "
+                "install the same versions on both and start the worker again"
+            )
+        for shared in (self.folder, pathlib.Path(path).parent):
+            if not shared.is_dir():
+                raise _error(
+                    f"no folder {shared}; all machines must see it by this name"
+                )
+        token = self.folder / self.token
+        if not token.is_file() or token.read_text() != self.secret:
+            raise _error(
+                f"{self.folder} is another folder there than where the command was "
+                "given; mount the same one on all machines by this name"
+            )
+        if not os.access(path, os.R_OK) or size_of(path) != size:
+            raise _error(
+                f"{path} cannot be read there, or is another slide than where the "
+                "command was given; mount the same folder on all machines by this name"
+            )
+
+
+def size_of(path: str) -> int:
+    """Of a slide's file, in bytes; 0 of a folder."""
+    return 0 if os.path.isdir(path) else os.path.getsize(path)
 
 
 def spread(
@@ -57,18 +120,26 @@ def spread(
         lost: what a job raises when workers have died of its slide; it is refused.
 
     Raises:
-        WorkerError: a worker lacks the weights or the folder, or has others.
+        WorkerError: a worker lacks the weights or the folder, has others, runs other
+            code, or sees other slides.
         BrokenExecutor: the executor lost its workers; with a new one it goes on.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    settings, tiling = tiling.fingerprint(), _findable(tiling)
-    ask = (tiling, settings, folder, batch, reading)
+    settings, made = tiling.fingerprint(), folder / tiling.folder()
+    tiling = _findable(tiling)
     there = {row.slide_id: row for row in rows if os.path.exists(row.path)}
     absent = [survey(row, tiling) for row in rows if row.slide_id not in there]
     lines = {line["slide_id"]: line for line in streamed(absent)}
-    with progress("slides", len(rows)) as advance, contextlib.ExitStack() as stack:
-        submit = lambda row: executor.submit(work, _absolute(row), *ask)
+    with (
+        terms(folder) as common,
+        progress("slides", len(rows)) as advance,
+        contextlib.ExitStack() as stack,
+    ):
+        ask = (tiling, settings, common, batch, reading)
+        submit = lambda row: executor.submit(
+            work, _absolute(row), size_of(row.path), *ask
+        )
         jobs = {submit(row): row for row in there.values()}
         stack.callback(lambda: [job.cancel() for job in jobs])
         for job in concurrent.futures.as_completed(jobs):
@@ -77,6 +148,12 @@ def spread(
                 line, cost = job.result()
             except lost as error:
                 line, cost = _refused(row, f"{row.slide_id}: {error}"), {}
+            except (ImportError, AttributeError) as error:
+                check_loaded(error)
+                raise
+            if line["status"] != "refused":
+                line = _seen(line, made / f"{row.slide_id}.h5")
+            line.pop("host", None)
             lines[row.slide_id] = line | {"path": row.path}
             meter.add(**{n: cost[n] for n in COUNTERS if n in cost and n != "wall_s"})
             advance(1)
@@ -86,9 +163,10 @@ def spread(
 
 def work(
     row: Row,
+    size: int,
     tiling: Tiling,
     settings: str,
-    folder: pathlib.Path,
+    terms: Terms,
     batch: int,
     reading: Reading,
 ) -> tuple[dict, dict]:
@@ -96,18 +174,21 @@ def work(
 
     Args:
         row: the slide.
+        size: of its file, as `size_of` where the work was given out.
         tiling: as `spread`.
         settings: fingerprint of the tiling where the work was given out.
-        folder: as `spread`.
+        terms: the worker's, or it does nothing.
         batch: as `spread`.
         reading: as `spread`.
 
     Returns:
         What became of the slide, as `slides.csv` has it; what it cost.
+
+    Raises:
+        WorkerError: the worker cannot make what would be made where the work was given
+            out, naming its host and the mend.
     """
-    for shared in (folder, pathlib.Path(row.path).parent):
-        if not shared.is_dir():
-            raise _error(f"no folder {shared}; all machines must see it by this name")
+    terms.check(row.path, size)
     ready, meter = _ready(tiling, settings), Meter()
     if batch % ready.mesh.size:
         raise _error(
@@ -115,10 +196,50 @@ def work(
             "devices; make it a multiple of them"
         )
     (line,) = extract(
-        [row], ready, folder,
+        [row], ready, terms.folder,
         batch=batch, reading=reading, meter=meter, progress=_silent,
     )  # fmt: skip
-    return line, meter.as_dict()
+    return line | {"host": socket.gethostname()}, meter.as_dict()
+
+
+@contextlib.contextmanager
+def terms(folder: pathlib.Path) -> Iterator[Terms]:
+    """Terms with a token in the folder, which is removed in the end."""
+    made = Terms(folder, f".{secrets.token_hex(8)}.token", secrets.token_hex(), code())
+    token = folder / made.token
+    try:
+        token.write_text(made.secret)
+        yield made
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _seen(line: dict, path: pathlib.Path) -> dict:
+    """The line of a slide, refused where its feature file is not to be had here."""
+    until = time.monotonic() + VISIBLE_S
+    while True:
+        try:
+            feature_shape(path)
+            return line
+        except FeatureError as error:
+            if time.monotonic() > until:
+                reason = (
+                    f"{line['slide_id']}: a worker on {line['host']} has made {path}, "
+                    f"and here it cannot be read ({error}); see that both have one "
+                    "folder by this name, and give the same command again"
+                )
+                return line | {"status": "refused", "reason": reason}
+            os.listdir(path.parent.parent)  # makes a network's file system look again
+            time.sleep(0.2)
+
+
+def check_loaded(error: Exception) -> None:
+    """Raises WorkerError where a worker could not even load this module."""
+    if isinstance(error, ImportError) or "Can't get attribute" in str(error):
+        raise WorkerError(
+            f"a worker cannot load wsi_jax as it is here ({error}); install the same "
+            "wsi_jax for all workers and start them again"
+        ) from error
 
 
 _lock = threading.Lock()
@@ -136,8 +257,8 @@ def _ready(tiling: Tiling, settings: str) -> Ready:
             ready = Ready(tiling, make_mesh())
             if ready.settings != settings:
                 raise _error(
-                    f"--config.encoder.weights={tiling.encoder.weights} or the version "
-                    "of wsi_jax is another than where the command was given"
+                    f"--config.encoder.weights={tiling.encoder.weights} is another "
+                    "file than where the command was given"
                 )
             _kept.clear()  # of two the weights might not fit
             _kept[settings] = ready

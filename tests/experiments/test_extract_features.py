@@ -5,6 +5,8 @@ import csv
 import dataclasses
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,20 +185,25 @@ def cluster(tmp_path_factory):
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
     with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
-        command = [sys.executable, "-m", "distributed.cli.dask_worker"]
-        command += [cluster.scheduler_address, "--nthreads=1", "--no-nanny"]
-        command += ["--no-dashboard", "--death-timeout=60"]
+        cluster.worker_settings = settings | {"PYTHONPATH": str(ROOT)}
         started = [
-            subprocess.Popen(
-                command, cwd=tmp_path_factory.mktemp("worker"),
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | settings,
+            start_worker(
+                cluster, cluster.worker_settings, tmp_path_factory.mktemp("worker")
             )
             for _ in range(2)
-        ]  # fmt: skip
+        ]
         yield cluster
         for one in started:
             one.kill()
             one.wait()
+
+
+def start_worker(cluster, settings, folder):
+    """A worker process of a cluster, which works in a folder of its own."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker"]
+    command += [cluster.scheduler_address, "--nthreads=1", "--no-nanny"]
+    command += ["--no-dashboard", "--death-timeout=60"]
+    return subprocess.Popen(command, cwd=folder, env=os.environ | settings)
 
 
 def test_a_worker_that_is_killed_at_a_slide_loses_and_doubles_nothing(
@@ -263,15 +270,99 @@ def test_a_run_has_them_made_and_encodes_nothing_itself(
 def test_a_worker_without_the_weights_stops_it_and_says_where(tmp_path):
     tiling = Tiling(encoder=Encoder(weights=str(tmp_path / "gone.safetensors")))
     row = Row("a", str(tmp_path / "a.png"), "", "a", "")
-    ask = (row, tiling, "settings", tmp_path, 8, Reading())
-    with pytest.raises(WorkerError, match=r"worker on \S+: .*weights=.*no such file"):
-        work(*ask)
-    other = dataclasses.replace(tiling, encoder=Encoder())
-    with pytest.raises(WorkerError, match="is another than where the command was"):
-        work(row, other, *ask[2:])
-    nowhere = dataclasses.replace(row, path=str(tmp_path / "unmounted" / "a.png"))
-    with pytest.raises(WorkerError, match=r"no folder .*unmounted; all machines must"):
-        work(nowhere, *ask[1:])
+    (tmp_path / "a.png").write_bytes(b"slide")
+    with spreading.terms(tmp_path) as terms:
+        ask = (row, 5, tiling, "settings", terms, 8, Reading())
+        with pytest.raises(WorkerError, match=r"worker on \S+: .*weights=.*no such fi"):
+            work(*ask)
+        other = dataclasses.replace(tiling, encoder=Encoder())
+        with pytest.raises(WorkerError, match="is another file than where the command"):
+            work(row, 5, other, *ask[3:])
+        nowhere = dataclasses.replace(row, path=str(tmp_path / "unmounted" / "a.png"))
+        with pytest.raises(WorkerError, match=r"no folder .*unmounted; all machines m"):
+            work(nowhere, *ask[1:])
+        for size, path in ((6, row.path), (0, tmp_path / "gone.png")):
+            unlike = dataclasses.replace(row, path=str(path))
+            with pytest.raises(
+                WorkerError, match=r"png cannot be read there, or is an"
+            ):
+                work(unlike, size, *ask[2:])
+
+
+def test_a_worker_with_other_code_or_another_folder_stops_it(tmp_path):
+    with spreading.terms(tmp_path) as terms:
+        terms.check(str(tmp_path / "."), 0)
+        older = terms._replace(code=terms.code | {"jax": "0.1.2"})
+        here = terms.code["jax"]
+        with pytest.raises(WorkerError, match=rf"jax {here} there, 0\.1\.2 here"):
+            older.check(str(tmp_path), 0)
+        elsewhere = terms._replace(secret="another folder's")
+        with pytest.raises(WorkerError, match=r"is another folder there than where"):
+            elsewhere.check(str(tmp_path), 0)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(WorkerError, match=r"is another folder there than where"):
+        terms.check(str(tmp_path), 0)
+    # What an executor raises whose workers lack the package, or this class of it.
+    for error in (ImportError("no wsi_jax"), AttributeError("Can't get attribute 'T'")):
+        with pytest.raises(WorkerError, match="cannot load wsi_jax as it is here"):
+            spreading.check_loaded(error)
+    spreading.check_loaded(AttributeError("a mistake of ours"))
+
+
+def test_a_slide_whose_file_does_not_arrive_is_refused(config, tmp_path, monkeypatch):
+    def extract(rows, ready, folder, **how):
+        lines = pipeline.extract(rows, ready, folder, **how)
+        if rows[0].slide_id == "s3":
+            (folder / ready.folder / "s3.h5").unlink()
+        return lines
+
+    monkeypatch.setattr(spreading, "extract", extract)
+    monkeypatch.setattr(spreading, "VISIBLE_S", 0.3)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        lines = spread(
+            executor, config.data.slides()[2:5], config.tiling(), tmp_path,
+            batch=config.encode_batch, reading=config.reading, meter=Meter(),
+            progress=progress,
+        )  # fmt: skip
+    assert [line["status"] for line in lines] == ["encoded", "refused", "encoded"]
+    assert re.search(
+        r"s3: a worker on .* has made .*s3\.h5, and here it cannot be read",
+        lines[1]["reason"],
+    )
+    assert "host" not in lines[0]
+
+
+def test_workers_of_another_folder_or_version_stop_it_though_they_come_late(
+    cluster, config, tmp_path, monkeypatch
+):
+    """Each sees another folder by one name: that of the process that looks."""
+    import distributed
+
+    config = across_workers(config, cluster, tmp_path)
+    mine = pathlib.Path("/proc/self/cwd/shared")
+    monkeypatch.chdir(tmp_path)
+    with distributed.Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=120)
+        client.run(os.makedirs, mine, exist_ok=True)
+        apart = dataclasses.replace(config, features=str(mine))
+        with pytest.raises(
+            WorkerError, match=r"worker on \S+: /proc/self/cwd/shared is"
+        ):
+            extract_features.run(apart, tmp_path / "apart")
+        shutil.copytree(ROOT / "wsi_jax", tmp_path / "old" / "wsi_jax")
+        with open(tmp_path / "old" / "wsi_jax" / "types.py", "a") as file:
+            file.write("# older\n")
+        settings = cluster.worker_settings | {"PYTHONPATH": str(tmp_path / "old")}
+        late = start_worker(cluster, settings, tmp_path)
+        try:
+            client.wait_for_workers(len(client.nthreads()) + 1, timeout=120)
+            with pytest.raises(
+                WorkerError, match=r"other code .*wsi_jax \w+ there, \w+ "
+            ):
+                extract_features.run(config, tmp_path / "run")
+        finally:
+            late.kill()
+            late.wait()
 
 
 def test_without_dask_or_its_scheduler_one_line_says_what_to_do(
@@ -314,11 +405,12 @@ def test_bad_slides_stop_nothing_unless_all_are(config, slides, tmp_path, capsys
     (folder / "bad.png").write_text("no picture")
     config.data = Manifest(manifest=str(folder), mpp=1.0)
     with pytest.raises(SystemExit, match="1"):
-        extract_features.tell(extract_features.run(config, run), run)
+        extract_features.tell(extract_features.run(config, run), run, 0.1)
     (folder / "good.png").write_bytes((slides / "s1.png").read_bytes())
-    extract_features.tell(extract_features.run(config, run), run)
+    extract_features.tell(extract_features.run(config, run), run, 0.1)
     bad, good = table(run)
     assert (bad["status"], good["status"]) == ("refused", "encoded")
     said = capsys.readouterr()
     assert f"refused: {bad['reason']}" in said.err
     assert "1 of 2 slides have features" in said.out
+    assert "more were refused than --config.max_refused=0.1: a training" in said.err

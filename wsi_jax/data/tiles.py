@@ -252,5 +252,5 @@ class _Reader:
         return self.slides.get(index)
 
     def close(self):
-        for slide in self.slides.values():
+        for slide in list(self.slides.values()):  # threads may still open some
             slide.close()
