@@ -15,6 +15,7 @@ import os
 from experiments.cohort import launch
 from experiments.experiment import with_mpp
 from experiments.make_bach import PATIENTS, MakeBach, make_bach
+from experiments.making import practising
 from wsi_jax.data.bach import MPP, read_bach
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
@@ -49,7 +50,8 @@ class Bach:
             raise CohortError("no images; add --config.data.root=FOLDER of BACH")
         patients = self.patients
         if self.practice:
-            make_bach(dataclasses.replace(self.practice, out=self.root))
+            with practising():
+                make_bach(dataclasses.replace(self.practice, out=self.root))
             patients = patients or os.path.join(self.root, PATIENTS)
         cohort = read_bach(self.root, patients=patients or None, complete=self.complete)
         cohort = with_mpp(cohort, self.mpp)

@@ -14,6 +14,7 @@ import pathlib
 from experiments.cohort import launch
 from experiments.experiment import with_mpp
 from experiments.make_cohort import MakeCohort, make_cohort
+from experiments.making import practising
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.importers import Slides, from_streaming_clam
@@ -53,7 +54,8 @@ class Camelyon16:
             raise CohortError("no slides; add --config.data.root=FOLDER of CAMELYON16")
         if self.practice:
             check_practice(self.practice)
-            make_cohort(dataclasses.replace(self.practice, out=self.root))
+            with practising():
+                make_cohort(dataclasses.replace(self.practice, out=self.root))
         cohort = read_camelyon16(
             pathlib.Path(self.root),
             val=self.val,

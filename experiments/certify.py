@@ -148,8 +148,9 @@ def judge_all(cohort: Cohort, looks: list, preset: Preset, source_mpp: float) ->
         if len(np.unique(y[learn])) < 2 or learn.all():
             raise CertifyError(
                 f"too few fields for probe {name!r}: it learns from two classes of "
-                "training slides and is judged on test slides; make a cohort of more "
-                "or larger ones (--config.n_train, --config.n_test, --config.side_px)"
+                "training slides and is judged on test slides; have "
+                "experiments.make_cohort make more or larger ones (--config.n_train, "
+                "--config.n_test, --config.side_px)"
             )
         x = np.concatenate([a for a in arrays if len(a)])
         scores = probe.judge(x[learn], y[learn], x[~learn])

@@ -1,13 +1,13 @@
 """What stops a run before it costs anything: its batches, cohort and slides."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Collection, Sequence
 
 from experiments.experiment import (
     Experiment,
     RunError,
+    read_json,
     write_csv,
     write_json,
 )
@@ -106,7 +106,7 @@ def check_same_slides(path: pathlib.Path, found: list[Surveyed], settings: str) 
         RunError: naming a slide that is not as it was.
     """
     now = {s.row.slide_id: s.fingerprint(settings) for s in found if not s.reason}
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = read_json(path) if path.is_file() else {}
     for name in before.keys() & now.keys():
         if before[name] != now[name]:
             raise RunError(

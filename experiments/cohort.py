@@ -9,7 +9,6 @@ one. Any field of the config can be set from the command line: --config.grid.mpp
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +37,7 @@ from experiments.experiment import (
     RunError,
     check_claim,
     claim,
+    read_json,
     write_csv,
     write_json,
 )
@@ -106,7 +106,7 @@ def resume(
     write_manifest(folder / MANIFEST, cohort)
 
     account = folder / "cost.json"
-    earlier = json.loads(account.read_text()) if account.is_file() else None
+    earlier = read_json(account) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
     stack.enter_context(accounted(account, meter))
     check = lambda slides: check_slides(folder, config, parts, seen, slides)

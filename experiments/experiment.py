@@ -322,13 +322,13 @@ def check_claim(folder: pathlib.Path, config: Experiment) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    before = configs.with_defaults(json.loads(path.read_text())["config"])
+    before = configs.with_defaults(read_json(path, "config")["config"])
     fixed = lambda tree: {k: v for k, v in tree.items() if k not in FREE}
     changed = configs.differences(fixed(before), fixed(configs.to_plain(config)))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         hint = ""
-        if "features" in before:
+        if "features" in before and not config.streams:
             features = before["features"] or folder / "features"
             hint = f" (features are shared by --config.features={features})"
         raise RunError(
@@ -342,6 +342,24 @@ def claim(folder: pathlib.Path, config: Experiment) -> None:
     path = folder / "config.json"
     if not path.is_file():
         write_json(path, {"config": configs.to_plain(config)} | provenance())
+
+
+def read_json(path: pathlib.Path, *fields: str) -> dict[str, Any]:
+    """An object that `write_json` wrote into a run's folder, with these objects in it.
+
+    Raises:
+        RunError: the file holds something else.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(part, dict) for part in (tree, *map(tree.get, fields))):
+            raise ValueError(f"no object with {', '.join(fields) or 'names'}")
+    except (ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path}: damaged ({error}); put back what was there, or name a new folder "
+            "for the run"
+        ) from error
+    return tree
 
 
 def write_json(path: pathlib.Path, tree: Any) -> None:

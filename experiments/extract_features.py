@@ -30,7 +30,6 @@ The command ends with exit code 1 where no slide has features. `max_refused` sto
 trainings, not this; that more are refused than it allows is printed.
 """
 
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +43,7 @@ from experiments.experiment import (
     Experiment,
     Manifest,
     RunError,
+    read_json,
     write_csv,
     write_json,
 )
@@ -76,7 +76,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows
     features = pathlib.Path(config.features or folder / "features")
     account = folder / "cost.json"
-    earlier = json.loads(account.read_text()) if account.is_file() else None
+    earlier = read_json(account) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
     folder.mkdir(parents=True, exist_ok=True)
     write = lambda slides: write_csv(folder / "slides.csv", slides)

@@ -1,12 +1,13 @@
 """What making any practice cohort takes: a claim on its folder, and threads."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import enum
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -37,6 +38,21 @@ def made_with(folder: str | os.PathLike) -> dict:
         raise MakeCohortError(
             f"{path}: damaged ({error}); make the cohort anew in another folder"
         ) from None
+
+
+@contextlib.contextmanager
+def practising() -> Iterator[None]:
+    """What goes wrong in here is told by the flags of a run that draws its own cohort.
+
+    Those of `make_cohort` are fields of its `data.practice`, and the folder is its
+    `data.root`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        message = str(error).replace("--config.", "--config.data.practice.")
+        message = message.replace("--config.data.practice.out", "--config.data.root")
+        raise MakeCohortError(message) from error
 
 
 def claim(out: pathlib.Path, config: Any) -> None:

@@ -23,7 +23,7 @@ from absl import flags, logging
 
 from experiments import commandline
 from experiments.cohort import MEND, accounted, device_bytes, explain
-from experiments.experiment import RunError, check_claim, claim, write_json
+from experiments.experiment import RunError, check_claim, claim, read_json, write_json
 from experiments.fitting import fit_stage
 from experiments.linear_probe import probe, trunk_of
 from experiments.progress import progress
@@ -191,7 +191,7 @@ def resume(
     claim(folder, config)
 
     account = folder / "cost.json"
-    earlier = json.loads(account.read_text()) if account.is_file() else None
+    earlier = read_json(account) if account.is_file() else None
     meter = Meter(device_bytes=device_bytes, earlier=earlier)
     stack.enter_context(accounted(account, meter))
     tx = config.train.optimiser.make(config.train.steps)

@@ -50,6 +50,8 @@ def dask(scheduler: str) -> Iterator[tuple[concurrent.futures.Executor, type]]:
             f"{flag}: no scheduler answers; start one with `dask scheduler` and its "
             f"workers with `dask worker {scheduler or 'ADDRESS'}`"
         ) from error
+    except TypeError as error:  # what Dask raises where tls:// has no certificates
+        raise WorkerError(f"{flag}: {error}; set distributed.comm.tls") from error
     with client:
         if not client.nthreads():
             print(f"{flag} has no workers yet; waiting for one", file=sys.stderr)

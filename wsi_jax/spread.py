@@ -229,7 +229,8 @@ def _seen(line: dict, path: pathlib.Path) -> dict:
                     "folder by this name, and give the same command again"
                 )
                 return line | {"status": "refused", "reason": reason}
-            os.listdir(path.parent.parent)  # makes a network's file system look again
+            with contextlib.suppress(OSError):
+                os.listdir(path.parent)  # makes a network's file system look again
             time.sleep(0.2)
 
 

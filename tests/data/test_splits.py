@@ -112,9 +112,23 @@ def test_folds_leave_a_held_out_test_set_alone():
     assert Counter(r.split for r in done.rows[12:]) == {"train": 80, "val": 40}
 
 
+def test_too_few_patients_for_the_splits():
+    """What mends it would be taken: a run wants all three splits."""
+    told = r"class 'c' has 2 patients .* train, val, test, .* split in the manifest"
+    with pytest.raises(CohortError, match=told):
+        assign_splits(cohort(8), Split())
+    with pytest.raises(CohortError, match=r"no split has a share; set --config\.data"):
+        assign_splits(cohort(), Split(train=0.0, val=0.0, test=0.0))
+
+
 def test_too_few_patients_for_the_folds():
-    with pytest.raises(CohortError, match="class 'c' has 2 patients for 3 folds"):
+    """Fewer folds are proposed only where they would do."""
+    with pytest.raises(CohortError, match=r"'c' has 2 patients for 3 .* patients$"):
         assign_folds(cohort(8), 3, 0)
+    with pytest.raises(CohortError, match=r"or set --config\.data\.folds=8$"):
+        assign_folds(cohort(24), 9, 0)
+    with pytest.raises(CohortError, match=r"--config\.data\.folds=1: .* at least 3"):
+        assign_folds(cohort(), 1, 0)
     with pytest.raises(CohortError, match="no fold 5"):
         use_fold(assign_folds(cohort(), 5, 0), 5)
 

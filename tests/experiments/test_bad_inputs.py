@@ -24,7 +24,7 @@ from PIL import Image
 
 from experiments import checks, commandline
 from experiments import cohort as experiment
-from experiments.experiment import RunError
+from experiments.experiment import RunError, check_claim, read_json
 from wsi_jax.data.features import (
     Origin,
     is_whole,
@@ -203,6 +203,20 @@ def test_a_file_for_a_folder_is_one_line(command, tmp_path):
             assert said.startswith(str(path))
             assert said.endswith(", and a folder is wanted; name another")
             assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"config": 3}', b"\xff"])
+@pytest.mark.parametrize("name", ["config.json", "cost.json"])
+def test_a_damaged_file_of_a_run_is_named(tiny, tmp_path, name, text):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / name
+    path.write_bytes(text)
+    if name == "config.json":
+        read = lambda: check_claim(path.parent, tiny())
+    else:
+        read = lambda: read_json(path, "config")
+    with pytest.raises(RunError, match=rf"{name}: damaged .*; put back what was ther"):
+        read()
 
 
 @pytest.mark.parametrize(

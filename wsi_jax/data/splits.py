@@ -41,10 +41,16 @@ def assign_splits(cohort: Cohort, config: Split) -> Cohort:
     open_rows = tuple(row for row in cohort.rows if row.patient_id not in given)
     drawn = dict(given)
     for label, patients in _by_class(open_rows, config.seed).items():
-        if not shares or len(patients) < len(shares):
+        if not shares:
             raise CohortError(
-                f"class {label!r} has {len(patients)} patients without a split for "
-                f"{tuple(shares)}; add patients, or set the share of a split to 0"
+                "no split has a share; set --config.data.split.train, "
+                "--config.data.split.val or --config.data.split.test above 0"
+            )
+        if len(patients) < len(shares):
+            raise CohortError(
+                f"class {label!r} has {len(patients)} patients to draw for the splits "
+                f"{', '.join(shares)}, each of which takes one at least; add patients, "
+                "or name every slide's split in the manifest"
             )
         drawn |= zip(patients, _spread(len(patients), shares), strict=True)
     rows = (
@@ -65,13 +71,18 @@ def assign_folds(cohort: Cohort, folds: int, seed: int) -> Cohort:
     """
     rows = tuple(row for row in cohort.rows if row.split != "test")
     if folds < 2:
-        raise CohortError(f"{folds} folds; cross-validation needs at least 2")
+        raise CohortError(
+            f"--config.data.folds={folds}: cross-validation needs at least 3, or 2 "
+            "beside a test split"
+        )
     fold_of, dealt = {}, 0
     for label, patients in _by_class(rows, seed).items():
         if len(patients) < folds:
+            fewer = len(patients) > (1 if len(rows) < len(cohort.rows) else 2)
+            or_fewer = f", or set --config.data.folds={len(patients)}" if fewer else ""
             raise CohortError(
-                f"class {label!r} has {len(patients)} patients for {folds} folds; "
-                f"ask for at most {len(patients)} folds"
+                f"class {label!r} has {len(patients)} patients for {folds} folds, each "
+                f"of which takes one at least; add patients{or_fewer}"
             )
         # Dealing goes on where the last class stopped, so that folds are equally long.
         for i, patient in enumerate(patients, start=dealt):
@@ -103,7 +114,8 @@ def use_fold(cohort: Cohort, fold: int) -> Cohort:
     splits = {str(fold): "val"} if held_out else {following: "val", str(fold): "test"}
     if len(names) <= len(splits):
         raise CohortError(
-            f"{len(names)} folds leave none to train; use at least {len(splits) + 1}"
+            f"--config.data.folds={len(names)} leaves none to train; use at least "
+            f"{len(splits) + 1}"
         )
     splits = dict.fromkeys(names, "train") | splits | {"": "test"}
     rows = (dataclasses.replace(row, split=splits[row.fold]) for row in cohort.rows)

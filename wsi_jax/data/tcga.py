@@ -104,8 +104,8 @@ def find_tcga(
     found = find_slides(folder, wanted)
     if not found:
         raise CohortError(
-            f"{folder}: no slide of TCGA that is {which}; mend --config.data.root, or "
-            "ask for others with --config.data.kinds and --config.data.samples"
+            f"{folder}: no slide of TCGA that is {which}; mend the path, or ask "
+            "for others with --config.data.kinds and --config.data.samples"
         )
     return {name: found[name] for name in wanted}
 

@@ -167,6 +167,6 @@ def _check_finite(step, metrics):
     if bad:
         raise DivergedError(
             f"step {step}: {', '.join(bad)} is not finite; lower "
-            "--config.train.optimiser.learning_rate, in a new --config.run_dir (the "
-            "features of this one can be shared: --config.features)"
+            "--config.train.optimiser.learning_rate, or that of the stage where it has "
+            "its own, in a new --config.run_dir"
         )

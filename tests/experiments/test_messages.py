@@ -1,0 +1,155 @@
+"""Every flag that a message or a docstring names is one that a command has."""
+
+import ast
+import dataclasses
+import itertools
+import pathlib
+import re
+
+import pytest
+
+from experiments.bach import Bach
+from experiments.camelyon16 import Camelyon16
+from experiments.experiment import Experiment, Manifest
+from experiments.make_bach import MakeBach
+from experiments.make_cohort import MakeCohort
+from experiments.make_tiles import MakeTiles
+from experiments.prepare_tiles import PrepareTiles
+from experiments.pretrain_tiles import (
+    PretrainFolder,
+    PretrainPatchCamelyon,
+    PretrainPrepared,
+)
+from experiments.tcga_nsclc import TcgaNsclc
+from experiments.tcga_prad import TcgaPrad
+from wsi_jax.configs import is_config
+from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.mil import CLAM
+from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sim_clr import SimCLR
+from wsi_jax.methods.streaming_clam import StreamingCLAM
+from wsi_jax.methods.tile_classifier import TileClassifier
+from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.vit_encoder import ViTEncoder
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+DATA = (
+    Manifest(),
+    Camelyon16(practice=MakeCohort()),
+    Bach(practice=MakeBach()),
+    TcgaNsclc(),
+    TcgaPrad(),
+)
+ENCODERS = Encoder(), ConvNeXtEncoder(), ViTEncoder()
+METHODS = CLAM(), StreamingCLAM(), AttentionSampling(), AttentionPooling(), PatchAll()
+RUNS = (
+    *(Experiment(data=data) for data in DATA),
+    *(Experiment(encoder=encoder) for encoder in ENCODERS),
+    *(Experiment(method=method) for method in (*METHODS, SASHA())),
+)
+PRETRAINING = (
+    *(
+        kind(method=method(encoder=encoder))
+        for kind, method, encoder in itertools.product(
+            (PretrainFolder, PretrainPatchCamelyon, PretrainPrepared),
+            (TileClassifier, SimCLR),
+            ENCODERS,
+        )
+    ),
+)
+# Of each command's own messages.
+COMMANDS = {
+    "make_cohort": (MakeCohort(),),
+    "make_tiles": (MakeTiles(),),
+    "make_bach": (MakeBach(),),
+    "prepare_tiles": (PrepareTiles(),),
+    "pretrain_tiles": PRETRAINING,
+    "linear_probe": PRETRAINING,
+    "camelyon16": (RUNS[1],),
+    "bach": (RUNS[2],),
+    "tcga_nsclc": (RUNS[3],),
+    "tcga_prad": (RUNS[4],),
+    "cohort": RUNS,
+    "extract_features": RUNS,
+    "checks": RUNS,
+    "training": RUNS,
+    "workers": RUNS,
+    "certify": (),
+}
+ALL = (*RUNS, *PRETRAINING, *(c for configs in COMMANDS.values() for c in configs))
+
+
+def paths(config, above=""):
+    """Of all fields of a tree, and of what they hold."""
+    for field in dataclasses.fields(config):
+        yield (path := f"{above}{field.name}")
+        if is_config(value := getattr(config, field.name)):
+            yield from paths(value, f"{path}.")
+
+
+def texts(path):
+    """(line, text, whether a docstring) of the strings of a file; "{}" for a value."""
+    tree, parts = ast.parse(path.read_text()), set()
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    documents = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts |= {id(part) for part in node.values}
+            known = (getattr(part, "value", "") for part in node.values)
+            text = "".join(p if isinstance(p, str) else "{}" for p in known)
+            yield node.lineno, text, False
+        elif isinstance(getattr(node, "value", None), str) and id(node) not in parts:
+            yield node.lineno, node.value, id(node) in documents
+
+
+def unknown(path, known, documents):
+    """Flags in a file that are not known, with their lines."""
+    for line, text, document in texts(path):
+        if document and not documents:
+            continue
+        # What follows the name of another command is that one's.
+        told = re.split(r"experiments\.\w+", text)[0] if not documents else text
+        for flag in re.findall(r"--(?:no)?config\.((?:\w+|{})(?:\.(?:\w+|{}))*)", told):
+            one = re.escape(flag).replace(r"\{\}", "[a-z0-9_.]+")
+            if flag not in known and not any(re.fullmatch(one, name) for name in known):
+                yield f"{path.relative_to(ROOT)}:{line}: --config.{flag}"
+
+
+def test_every_flag_in_a_text_is_a_field_of_some_config():
+    files = [*ROOT.glob("wsi_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")]
+    example = {"commandline.py", "configs.py"}  # speak of flags as such: a.b
+    known = {name for config in ALL for name in paths(config)}
+    wrong = [
+        flag
+        for path in files
+        if path.name not in example
+        for flag in unknown(path, known, documents=True)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_its_own_flags(name):
+    path = ROOT / "experiments" / f"{name}.py"
+    known = {field for config in COMMANDS[name] for field in paths(config)}
+    assert [*unknown(path, known, documents=False)] == []
+
+
+def test_a_cohort_that_a_run_draws_is_told_by_the_flags_of_the_run(tmp_path):
+    (tmp_path / "cohort.json").write_text('{"config": {"seed": 1}}')
+    for data in (Camelyon16, Bach):
+        practice = MakeCohort() if data is Camelyon16 else MakeBach()
+        cohort = data(root=str(tmp_path), practice=practice)
+        with pytest.raises(ValueError, match=r"folder with --config\.data\.root$"):
+            cohort.cohort()
+        practice.tiles, practice.kinds = "nowhere", ("a",)
+        with pytest.raises(ValueError, match=r"--config\.data\.practice\.kinds"):
+            cohort.cohort()
