@@ -10,6 +10,8 @@ With `data.practice` set, a cohort of the same layout is drawn first.
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
 
 from experiments.cohort import launch
 from experiments.experiment import with_mpp
@@ -47,6 +49,8 @@ class Camelyon16:
     splits: str = ""
     practice: MakeCohort | None = None
     folds: int = 0
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"val": (0, 1)}
 
     def cohort(self) -> Cohort:
         """The slides with their splits."""

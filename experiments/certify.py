@@ -93,15 +93,21 @@ def certify(folder: str | os.PathLike) -> dict:
     """
     folder = pathlib.Path(folder)
     config = made_with(folder)
-    preset = Preset(config["preset"])
+    try:
+        preset, source_mpp = Preset(config["preset"]), float(config["mpp"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CertifyError(
+            f"{folder}: no cohort of slides that experiments.make_cohort of this "
+            f"version wrote ({type(error).__name__}: {error}); name another folder"
+        ) from error
     cohort = read_manifest(folder / "slides.csv")
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as threads:
         looks = threads.map(
-            lambda row: look(row, config["mpp"], LAWS[preset].dominoes), cohort.rows
+            lambda row: look(row, source_mpp, LAWS[preset].dominoes), cohort.rows
         )
         looks = list(looks)
-    rows = judge_all(cohort, looks, preset, config["mpp"])
+    rows = judge_all(cohort, looks, preset, source_mpp)
     passed = all(row["ok"] is not False for row in rows)
     certificate = {"preset": preset.value, "passed": passed, "rows": rows}
     path = folder / "certificate.json"

@@ -66,8 +66,8 @@ def check_cohort(part: Cohort, seen: Sequence[str]) -> Lint:
     for split in SPLITS:
         if not in_split(part, split).rows:
             raise CohortError(
-                f"no slide in split {split!r}; name some in the manifest, or leave "
-                "splits empty there to have them drawn"
+                f"no slide in split {split!r}; give it a larger share, or name some in "
+                "the manifest, or leave splits empty there to have them drawn"
             )
     return lint(part, seen)
 

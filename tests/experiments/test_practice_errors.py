@@ -145,7 +145,12 @@ def test_a_folder_without_a_cohort_is_not_certified(certify, tmp_path):
     assert said.startswith(
         f"MakeCohortError: {tmp_path}/typo/cohort.json: no such file"
     )
-    (tmp_path / "cohort.json").write_text(json.dumps({"config": {"preset": "plain"}}))
+    for other in ({}, {"preset": "none"}, {"preset": "plain"}, {"kinds": ["normal"]}):
+        (tmp_path / "cohort.json").write_text(json.dumps({"config": other}))
+        said = certify(tmp_path)
+        assert said.startswith(f"CertifyError: {tmp_path}: no cohort of slides that")
+    plain = {"preset": "plain", "mpp": 1.0}
+    (tmp_path / "cohort.json").write_text(json.dumps({"config": plain}))
     said = certify(tmp_path)
     assert said.startswith(f"CohortError: {tmp_path}/slides.csv: no such")
 
