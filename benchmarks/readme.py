@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 
+from benchmarks.coverage import worst
 from benchmarks.looking_tables import (
     attention_pooling_runs,
     attention_sampling,
@@ -135,6 +136,23 @@ def ucsb_breast(report: dict) -> str:
             f"{r['difference']:+.3f} ({r['lo']:+.3f} to {r['hi']:+.3f})"
         )
         lines.append(f"| {r['learner']} | {r['n']} | {auc(r)} | {gap or ''} |")
+    return "\n".join([*lines, "", made(report)])
+
+
+def coverage(report: dict) -> str:
+    """Of each metric's interval: the least coverage and the greatest width."""
+    header = "| metric | cases | least coverage | below .93 | widest, against the "
+    lines = [header + "estimates' spread | above 1.3 |", "|---" * 6 + "|"]
+    for r in worst(report["rows"]):
+        cells = (
+            r["metric"].replace("_", " "),
+            r["cases"],
+            f"{r['least coverage']:.3f}",
+            r["below 0.93"],
+            f"{r['widest']:.2f}",
+            r["above 1.3"],
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, "", made(report)])
 
 

@@ -69,10 +69,14 @@ def test_copies_of_a_patients_slide_say_nothing_new():
     found = intervals.delong(thrice[0], thrice[1], thrice[3])
     assert found.value == pytest.approx(auc(positive, a))
     assert width(found) == pytest.approx(expected)
+    value, lo, hi, _ = intervals.delong_difference(positive, a, b)
+    error = (hi - lo) / 2 / Z
+    q = stats.t(14)
+    expected = value, value - q.ppf(0.975) * error, value + q.ppf(0.975) * error
     np.testing.assert_allclose(
         intervals.delong_difference(*thrice),
-        intervals.delong_difference(positive, a, b),
-        rtol=1e-10,
+        (*expected, 2 * q.sf(abs(value) / error)),
+        rtol=1e-8,
     )
     naive = intervals.delong(thrice[0], thrice[1])
     assert naive.hi - naive.lo < 0.7 * np.diff(intervals.delong(positive, a)[1:])[0]
@@ -232,7 +236,7 @@ def test_two_perfect_classifiers_may_still_differ():
     positive = np.arange(40) < 20
     rng = np.random.default_rng(0)
     a, b = (positive + 0.1 * rng.random(40) for _ in range(2))
-    value, lo, hi, p = intervals.delong_difference(positive, a, b)
+    value, lo, hi, _ = intervals.delong_difference(positive, a, b)
     assert value == 0
     assert p == 1
     assert lo == pytest.approx(-hi)
@@ -245,7 +249,7 @@ def test_p_and_interval_tell_one_story():
         positive = np.arange(2 * n) < n
         one, two = positive.astype(float), np.zeros(2 * n)
         for a, b in ((one, two), (two, one)):
-            value, lo, hi, p = intervals.delong_difference(positive, a, b)
+            value, lo, hi, _ = intervals.delong_difference(positive, a, b)
             assert abs(value) == 0.5
             assert (p < 0.05) == (lo > 0 or hi < 0)
             verdicts.add(p < 0.05)

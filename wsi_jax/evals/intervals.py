@@ -176,14 +176,18 @@ def macro_auc(
     return _on_the_logit(area, variance, labels, patients, level)
 
 
-def _on_the_logit(area, variance, labels, patients, level):
-    """Interval from a variance; quantiles of t where patients have several slides.
+def _freedom(labels, patients):
+    """Of t, where patients have several slides: of the class with fewest patients.
 
-    The variance between patients is an estimate of as many as the rarest class has.
+    None, the normal, where each slide is a patient: DeLong's variance covers as it is.
     """
-    freedom = None
-    if len(np.unique(patients)) < len(patients):
-        freedom = class_patients(labels, int(labels.max()) + 1, patients).min() - 1
+    if len(np.unique(patients)) == len(patients):
+        return None
+    return max(1, class_patients(labels, int(labels.max()) + 1, patients).min() - 1)
+
+
+def _on_the_logit(area, variance, labels, patients, level):
+    freedom = _freedom(labels, patients)
     middle = special.logit(area)
     half = quantile(level, freedom) * np.sqrt(variance) / (area * (1 - area))
     return Interval(area, *map(float, special.expit([middle - half, middle + half])))
@@ -218,16 +222,20 @@ def delong_difference(
     if all(alike):
         return Difference(0.0, 0.0, 0.0, 1.0)
     between = np.subtract(*influences)
-    variance = _variance(positive.astype(np.int64), between, patients)
+    labels = positive.astype(np.int64)
+    variance, freedom = _variance(labels, between, patients), _freedom(labels, patients)
     value = areas[0] - areas[1]
     if variance > 1e-15:
-        below = above = quantile(level) * np.sqrt(variance)
+        below = above = quantile(level, freedom) * np.sqrt(variance)
     else:
         one, two = (delong(positive, s, patients, level, groups) for s in (a, b))
         below = np.hypot(one.value - one.lo, two.hi - two.value)
         above = np.hypot(one.hi - one.value, two.value - two.lo)
     towards_zero = below if value > 0 else above
-    p = 2 * special.ndtr(-quantile(level) * abs(value) / towards_zero)
+    errors = quantile(level, freedom) * abs(value) / towards_zero
+    p = 2 * (
+        special.ndtr(-errors) if freedom is None else special.stdtr(freedom, -errors)
+    )
     lo, hi = max(-1.0, value - below), min(1.0, value + above)
     return Difference(float(value), float(lo), float(hi), float(p))
 

@@ -36,8 +36,10 @@ def summarise(
             each slide [n]; else None.
         groups: of each slide, which model judged it: its fold in cross-validation. Only
             pairs of slides of one group count for the AUC, as models have no common
-            scale. All else is of all slides together, average precision too: in small
-            groups that is biased far more than different scales bias the pooled one.
+            scale. All else is of all slides together, average precision too:
+            where it is .63 in truth (AUC .85, prevalence .2), the mean of five folds of
+            20 slides says .70 on average, all slides of five models on very different
+            scales .62.
         level: of confidence.
 
     Returns:
