@@ -236,7 +236,7 @@ def test_two_perfect_classifiers_may_still_differ():
     positive = np.arange(40) < 20
     rng = np.random.default_rng(0)
     a, b = (positive + 0.1 * rng.random(40) for _ in range(2))
-    value, lo, hi, _ = intervals.delong_difference(positive, a, b)
+    value, lo, hi, p = intervals.delong_difference(positive, a, b)
     assert value == 0
     assert p == 1
     assert lo == pytest.approx(-hi)
@@ -249,7 +249,7 @@ def test_p_and_interval_tell_one_story():
         positive = np.arange(2 * n) < n
         one, two = positive.astype(float), np.zeros(2 * n)
         for a, b in ((one, two), (two, one)):
-            value, lo, hi, _ = intervals.delong_difference(positive, a, b)
+            value, lo, hi, p = intervals.delong_difference(positive, a, b)
             assert abs(value) == 0.5
             assert (p < 0.05) == (lo > 0 or hi < 0)
             verdicts.add(p < 0.05)
