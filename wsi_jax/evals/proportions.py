@@ -15,8 +15,8 @@ import numpy as np
 
 from wsi_jax.evals.intervals import LEVEL, Interval, one_each, quantile, wilson
 
-# Slides added to the right and to the wrong ones of each of two classes. One is Agresti
-# and Caffo's; three quarters cover as well and are narrower.
+# Most slides added to the right and to the wrong ones of a class. Price and Bonett add
+# 2 / c for c classes, Agresti and Caffo one for two: there three quarters cover better.
 ADDED = 0.75
 NOTHING = 1e-12
 
@@ -90,8 +90,8 @@ def _smoothed(
     """Interval of a measure of the confusion matrix [c c] of patients' slides [p c c].
 
     The delta method on multinomial rows. `measure` gives its value at a matrix and its
-    derivative by each cell. With c classes a row has 1.5 / c slides added to the right
-    ones and as many to the wrong ones. NaN ends where a class has no slide.
+    derivative by each cell. To the right ones of a row, and to the wrong ones, as many
+    slides are added. NaN ends where a class has no slide.
     """
     matrix = counts.sum(0).astype(np.float64)
     c, rows = len(matrix), matrix.sum(1)
@@ -104,7 +104,7 @@ def _smoothed(
         errors = (slope * (counts - shares * counts.sum(2, keepdims=True))).sum((1, 2))
         effect = _design_effect(errors, (rows * _variances(shares, slope)).sum(), rows)
         q = quantile(level, np.count_nonzero(counts.sum(2), axis=0).min() - 1)
-    n, added = rows / effect, 2 * ADDED / c
+    n, added = rows / effect, min(ADDED, 2 / c)
     extra = np.full((c, c), added / (c - 1))
     np.fill_diagonal(extra, added)
     smooth = (n[:, None] * shares + extra) / (n + 2 * added)[:, None]
