@@ -184,7 +184,7 @@ def cluster(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as cluster:
         cluster.worker_settings = settings | {"PYTHONPATH": str(ROOT)}
         started = [
             start_worker(
