@@ -37,7 +37,6 @@ from experiments.experiment import (
     RunError,
     check_claim,
     claim,
-    read_json,
     write_csv,
     write_json,
 )
@@ -106,8 +105,7 @@ def resume(
     write_manifest(folder / MANIFEST, cohort)
 
     account = folder / "cost.json"
-    earlier = read_json(account) if account.is_file() else None
-    meter = Meter(device_bytes=device_bytes, earlier=earlier)
+    meter = Meter(device_bytes=device_bytes, journal=account.with_suffix(".jsonl"))
     stack.enter_context(accounted(account, meter))
     check = lambda slides: check_slides(folder, config, parts, seen, slides)
     slides, source = read_slides(config, cohort, folder, mesh, meter, check)
@@ -127,10 +125,11 @@ def resume(
     tested = []
     for i, part in enumerate(parts):
         part = without(part, refused)
-        inside = folder / f"fold_{i}" if len(parts) > 1 else folder
+        unit = f"fold_{i}/" if len(parts) > 1 else ""
         predictions = train(
-            config, part, source, stages, inside, meter, progress, stain=ranges[i]
-        )
+            config, part, source, stages, folder / unit, meter, progress,
+            stain=ranges[i], unit=unit,
+        )  # fmt: skip
         tested.append(predictions)
     lost = unpredicted([without(part, refused) for part in parts], tested)
     if (notes := source.notes()) or lost:
@@ -362,12 +361,15 @@ def write_predictions(path, verdicts: list[Predicted], cohort: Cohort) -> None:
 
 @contextlib.contextmanager
 def accounted(path: pathlib.Path, meter: Meter) -> Iterator[None]:
-    """Writes what was spent so far where a signal ends the block."""
+    """Writes down the seconds so far; where a signal ends the block, the account."""
     try:
         yield
     except Stopped:
         write_json(path, meter.as_dict())
         raise
+    finally:
+        with contextlib.suppress(OSError):  # a full disk has its own message by now
+            meter.save()
 
 
 def device_bytes() -> int | None:

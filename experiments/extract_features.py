@@ -33,6 +33,7 @@ trainings, not this; that more are refused than it allows is printed.
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from absl import flags, logging
 
@@ -43,7 +44,6 @@ from experiments.experiment import (
     Experiment,
     Manifest,
     RunError,
-    read_json,
     write_csv,
     write_json,
 )
@@ -76,17 +76,18 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows
     features = pathlib.Path(config.features or folder / "features")
     account = folder / "cost.json"
-    earlier = read_json(account) if account.is_file() else None
-    meter = Meter(device_bytes=device_bytes, earlier=earlier)
+    journal = account.with_suffix(".jsonl")
     folder.mkdir(parents=True, exist_ok=True)
-    write = lambda slides: write_csv(folder / "slides.csv", slides)
-    with locked(folder, MEND), accounted(account, meter):
-        sweep(features)
-        if config.executor is Executor.dask:
-            slides = across.extract(config, rows, features, meter)
-        else:
-            slides = here(config, rows, features, meter, write, folder / "tissue.png")
-        write(slides)
+    write, sheet = partial(write_csv, folder / "slides.csv"), folder / "tissue.png"
+    with locked(folder, MEND):
+        meter = Meter(device_bytes=device_bytes, journal=journal)
+        with accounted(account, meter):
+            sweep(features)
+            if config.executor is Executor.dask:
+                slides = across.extract(config, rows, features, meter)
+            else:
+                slides = here(config, rows, features, meter, write, sheet)
+            write(slides)
     write_json(account, meter.as_dict())
     return slides
 

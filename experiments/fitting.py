@@ -18,6 +18,7 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.run import WEIGHTS
 from wsi_jax.train.checkpoint import Checkpoints, digest
 from wsi_jax.train.compile import replicate
+from wsi_jax.train.flops import executed
 from wsi_jax.train.log import MetricsLog
 from wsi_jax.train.loop import Best, Train, fit
 from wsi_jax.types import Bag, Method, TrainState
@@ -38,6 +39,8 @@ def fit_stage(
     earlier: dict[str, Any] | None = None,
     data: Mapping[str, str] = NOTHING,
     classes: Sequence[str] = (),
+    unit: str = "training",
+    work: Callable[[], Mapping[str, int | float]] = executed,
 ) -> Any:
     """Fits one stage, resuming; returns the parameters that validation liked best.
 
@@ -49,11 +52,13 @@ def fit_stage(
         folder: of the stage.
         mesh: on all of whose devices the parameters lie in the end.
         put: a batch where the method wants it.
-        meter: is charged with the device's seconds.
+        meter: is charged with the work, and with the device's seconds.
         advance: of a progress bar.
         earlier: parameters of the stage before; None where this is the first.
         data: fingerprint of each slide of training and validation, by its name.
         classes: in the order of the labels; kept beside the parameters.
+        unit: of the meter; by this name the work goes on after a kill.
+        work: what this process has done so far, of `evals.cost.WORK`.
 
     Raises:
         Stopped: a signal has come; the step it was at is saved.
@@ -65,20 +70,26 @@ def fit_stage(
     kept = Checkpoints(folder / WEIGHTS)
     first = put(next(stream(0)))
     state = begin(method.init(jax.random.key(plan.seed), first), earlier)
-    best = Best()
+    best, memory = Best(), {}
     if found := checkpoints.restore(state):
         state, memory = found
         best = Best(**memory["best"])
         check_after(memory.get("after", ""), after, folder)
         check_data(memory.get("data", data), data, folder)
+    account = StepAccount(meter, unit, work, int(state.step), memory.get("work", {}))
     log = MetricsLog(folder / "metrics.jsonl", int(state.step))
     advance(int(state.step), before=True)
     batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2), advance)
 
+    def logged(step, metrics):
+        log(step, metrics)
+        account.enter(step)
+
     def save(step, state, best):
+        account.enter(step)
         kept.wait()  # no checkpoint may know of a best step that is not on disk
         memory = {"best": best._asdict(), "after": after, "data": dict(data)}
-        checkpoints.save(step, state, memory)
+        checkpoints.save(step, state, memory | {"work": meter.unit(unit)})
 
     def keep(step, params):
         kept.save(step, params, {"step": step, "classes": list(classes)})
@@ -92,7 +103,7 @@ def fit_stage(
                 state,
                 batches,
                 plan,
-                log=log,
+                log=logged,
                 save=save,
                 validate=validate,
                 keep=keep,
@@ -153,6 +164,37 @@ def check_data(
                 f"(its file, or its features): put it back as it was, or delete "
                 f"{folder} to train it anew, or name a new --config.run_dir"
             )
+
+
+class StepAccount:
+    """The work of a stage, step by step; a later process goes on from a checkpoint's.
+
+    Args:
+        meter: is charged.
+        unit: of the meter.
+        work: what this process has done so far.
+        step: of the checkpoint; 0 where there is none.
+        done: the work that the checkpoint remembers.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        unit: str,
+        work: Callable[[], Mapping[str, int | float]],
+        step: int,
+        done: Mapping[str, int | float],
+    ):
+        self._meter, self._unit, self._work = meter, unit, work
+        self._step, self._before = step, work()
+        meter.begin(unit, **done)
+
+    def enter(self, step: int) -> None:
+        """Enters what was done since it was last called."""
+        now, before = self._work(), self._before
+        spent = {name: now[name] - before.get(name, 0) for name in now}
+        self._meter.enter(self._unit, steps=step - self._step, **spent)
+        self._step, self._before = step, now
 
 
 class Feed:

@@ -23,8 +23,8 @@ from absl import flags, logging
 
 from experiments import commandline
 from experiments.cohort import MEND, accounted, device_bytes, explain
-from experiments.experiment import RunError, check_claim, claim, read_json, write_json
-from experiments.fitting import fit_stage
+from experiments.experiment import RunError, check_claim, claim, write_json
+from experiments.fitting import StepAccount, fit_stage
 from experiments.linear_probe import probe, trunk_of
 from experiments.progress import progress
 from experiments.tile_judge import judge_of
@@ -44,6 +44,7 @@ from wsi_jax.nets.origin import Origin, to_metadata
 from wsi_jax.provenance import provenance
 from wsi_jax.train.checkpoint import digest
 from wsi_jax.train.compile import compile_method, make_mesh, split
+from wsi_jax.train.flops import executed
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Task
 
@@ -191,8 +192,7 @@ def resume(
     claim(folder, config)
 
     account = folder / "cost.json"
-    earlier = read_json(account) if account.is_file() else None
-    meter = Meter(device_bytes=device_bytes, earlier=earlier)
+    meter = Meter(device_bytes=device_bytes, journal=account.with_suffix(".jsonl"))
     stack.enter_context(accounted(account, meter))
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.method.stages(Task(sets.classes), tx)
@@ -226,8 +226,10 @@ def resume(
             },
         )
     save_encoder(path, params, config, sets, log_prior)
+    test = StepAccount(meter, "test", executed, 0, {})
     p = judge.test(params)
-    meter.add(tiles=len(p))
+    test.enter(0)
+    meter.enter("test", tiles=len(p))
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", sets, p)
     q = probe(beside, beside.params(), sets, mesh, plan.batch) if beside else None

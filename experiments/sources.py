@@ -16,7 +16,6 @@ from wsi_jax.data.features import read_features
 from wsi_jax.data.looks import LookReader
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.data.stored import Stored
-from wsi_jax.evals.cost import Meter
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import Slide, SlideError
 from wsi_jax.survey import Surveyed, view
@@ -79,8 +78,18 @@ class Source(Protocol):
     def fingerprints(self, part: Cohort) -> dict[str, str]:
         """Of what each slide gives to learn from; by slide."""
 
-    def charge(self, meter: Meter) -> None:
-        """Adds what was read since it was last asked; the end of a training."""
+    def read(self) -> dict[str, int]:
+        """`tiles` and `bytes_decoded` read so far, of slides that training reads.
+
+        What is kept in memory is read once; a process that goes on after a kill reads
+        it anew, and that counts.
+        """
+
+    def slides(self) -> list[str]:
+        """Names of the slides it has read so far."""
+
+    def forget(self) -> None:
+        """Lets go of what it keeps in memory: the end of a training."""
 
     def notes(self) -> dict[str, str]:
         """What of which slide could not be read."""
@@ -129,8 +138,13 @@ class FeatureSource:
         names = [row.slide_id for row in part.rows]
         return dict(zip(names, self._bags(part).fingerprints, strict=True))
 
-    def charge(self, meter):
-        del meter  # has been charged with the extraction
+    def read(self):
+        return {}  # the meter has been charged with the extraction
+
+    def slides(self):
+        return []
+
+    def forget(self):
         self._known.clear()  # may hold the features of a whole fold
 
     def notes(self):
@@ -168,7 +182,7 @@ class SlideSource:
         self._config, self._grid = config, config.tiling().grid
         found = (one._replace(picture=None) for one in found)
         self._found = {one.row.slide_id: one for one in found}
-        self._views, self._charged = {}, {}
+        self._views = {}
 
     def training(self, part, weights, start, plan=None):
         for views, label, weight in self._batches(part, weights, start, plan):
@@ -198,15 +212,18 @@ class SlideSource:
             for row in part.rows
         }
 
-    def charge(self, meter):
-        views = [view for view in self._views.values() if view.n_read]
-        total = {
-            "slides": len(views),
+    def read(self):
+        views = list(self._views.values())
+        return {
             "tiles": sum(view.n_read for view in views),
             "bytes_decoded": sum(view.bytes_decoded for view in views),
         }
-        meter.add(**{k: v - self._charged.get(k, 0) for k, v in total.items()})
-        self._charged = total
+
+    def slides(self):
+        return [name for name, view in list(self._views.items()) if view.n_read]
+
+    def forget(self):
+        pass  # readers bound their memory
 
     def notes(self):
         return {name: view.note() for name, view in self._views.items() if view.lost}

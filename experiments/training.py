@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments.experiment import Experiment
-from experiments.fitting import fit_stage
+from experiments.fitting import StepAccount, fit_stage
 from experiments.sources import Source
 from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
 from wsi_jax.data.features import config_hash
@@ -21,6 +21,7 @@ from wsi_jax.run import Card, save_card
 from wsi_jax.slides.stain import StainRange
 from wsi_jax.train.checkpoint import digest
 from wsi_jax.train.compile import compile_each, compile_method
+from wsi_jax.train.flops import executed
 from wsi_jax.train.loop import Train
 from wsi_jax.types import Method, Stage
 
@@ -79,6 +80,7 @@ def train(
     progress,
     *,
     stain: StainRange,
+    unit: str = "",
 ) -> Predictions:
     """Trains on train, chooses on val, predicts test.
 
@@ -93,7 +95,7 @@ def train(
         aside = stage.opponent and not stage.leads
         with meter.span("opponents" if aside else "training"):
             learnt = train_stage(
-                config, parts, source, stage, inside, meter, progress, params
+                config, parts, source, stage, inside, meter, progress, params, unit
             )
         if stage.opponent:
             rivals[stage.name] = stage.method, learnt
@@ -101,10 +103,14 @@ def train(
             continue
         params = learnt
         if stage.distil:
-            source = distilled(stage, params, source, parts, inside, progress)
+            source = distilled(
+                stage, params, source, parts, inside, meter, progress, unit
+            )
     method = compile_method(stages[-1].method, source.mesh)
     known = label_ids(parts["train"])
     log_prior = correction(config.plan(stages[-1]), known, len(cohort.classes))
+    work = lambda: spent(source, meter)
+    account = StepAccount(meter, f"{unit}test", work, 0, {})
     threshold = validation_threshold(method, params, source, parts["val"], log_prior)
     tested, called = parts["test"].rows, []
     with progress("test", len(tested)) as advance, meter.span("test"):
@@ -112,6 +118,7 @@ def train(
         for row, (p, attention, flops, trace) in zip(tested, found, strict=True):
             label = int(decide(p[None], threshold)[0])
             called.append(Predicted(row, p, label, attention, flops, trace))
+            account.enter(0)
             advance(1)
     rivals |= {name: (other, params) for name, other in stages[-1].others.items()}
     others, thresholds = {}, {}
@@ -121,13 +128,13 @@ def train(
             rule = validation_threshold(*opponent, parts["val"], log_prior)
             p = probabilities(*opponent, parts["test"], log_prior)[1]
             thresholds[name], others[name] = rule, p
+        account.enter(0)
     called = [
         one._replace(others={name: p[i] for name, p in others.items()})
         for i, one in enumerate(called)
     ]
-    meter.add(flops=sum(one.flops for one in called))
     called = [one for one in called if one.is_finite()]
-    source.charge(meter)
+    source.forget()
     tiling = config.tiling()
     card = Card(
         classes=cohort.classes,
@@ -154,6 +161,7 @@ def train_stage(
     meter: Meter,
     progress,
     earlier: Any,
+    unit: str,
 ) -> Any:
     """Trains one stage, from what the one before has learnt; returns its parameters."""
     plan, method = config.plan(stage), compile_method(stage.method, source.mesh)
@@ -181,6 +189,8 @@ def train_stage(
             earlier,
             fingerprints(source, parts),
             parts["train"].classes,
+            f"{unit}{stage.name}",
+            lambda: spent(source, meter),
         )
 
 
@@ -195,7 +205,9 @@ def distilled(
     source: Source,
     parts: Mapping[str, Cohort],
     folder: pathlib.Path,
+    meter: Meter,
     progress,
+    unit: str,
 ) -> Source:
     """Batches of what a trained stage makes of slides, each made once."""
     distil = compile_each(
@@ -204,8 +216,16 @@ def distilled(
     slides = sum(len(part.rows) for part in parts.values())
     with progress(f"distilling ({stage.name})", slides) as advance:
         return source.distilled(
-            list(parts.values()), distil, params, folder / "distilled", advance
-        )
+            list(parts.values()), distil, params, folder / "distilled", advance,
+            meter, f"{unit}{stage.name}/distilled",
+        )  # fmt: skip
+
+
+def spent(source: Source, meter: Meter) -> dict[str, int]:
+    """What this process has computed and read so far; its slides are entered."""
+    for name in source.slides():  # each counts once, however many folds read it
+        meter.begin(f"slides/{name}", slides=1)
+    return executed() | source.read()
 
 
 def means(

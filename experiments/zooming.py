@@ -17,7 +17,9 @@ from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import config_hash, read_coords
 from wsi_jax.data.zooms import ZoomBags, pair
+from wsi_jax.evals.cost import Meter
 from wsi_jax.train.checkpoint import digest
+from wsi_jax.train.flops import executed
 
 
 def extract(
@@ -94,6 +96,8 @@ class ZoomSource(FeatureSource):
         params: Any,
         folder: pathlib.Path,
         advance: Callable,
+        meter: Meter,
+        unit: str,
     ) -> "DistilledSource":
         """The same slides once a stage has distilled them; what is missing is made.
 
@@ -105,11 +109,13 @@ class ZoomSource(FeatureSource):
             params: of the trained stage.
             folder: of the files.
             advance: of a progress bar.
+            meter: is charged.
+            unit: of the meter, of which each part has one.
         """
         self._known.clear()  # what children say is not wanted in training any more
         made_by, expected = digest(params), {}
         path_of = lambda name: folder / f"{name}.h5"
-        for part in parts:
+        for number, part in enumerate(parts):
             names = [row.slide_id for row in part.rows]
             prints = [config_hash(made_by, p) for p in self._bags(part).fingerprints]
             expected |= dict(zip(names, prints, strict=True))
@@ -119,9 +125,13 @@ class ZoomSource(FeatureSource):
                 continue
             # All batches, for what a slide gives may hang, in the last digit, on those
             # beside it.
-            order = iter(names)
+            order, own = iter(names), f"{unit}/{number}"
+            meter.begin(own)
             for batch, lengths in self.evaluation(part):
+                before = executed()
                 x = jax.device_get(distil(params, self.put(batch), jax.random.key(0)))
+                spent = executed()
+                meter.enter(own, **{name: spent[name] - before[name] for name in spent})
                 for i, (n, name) in enumerate(zip(lengths, order, strict=False)):
                     if name in todo:
                         one = jax.tree.map(lambda a, i=i, n=n: a[i, :n], x)

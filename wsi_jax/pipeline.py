@@ -5,6 +5,8 @@ import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -26,6 +28,7 @@ from wsi_jax.slides.grid import level0
 from wsi_jax.slides.stain import stain_columns
 from wsi_jax.survey import Surveyed, Tiling, survey_all
 from wsi_jax.train.compile import compile_encoder, replicate
+from wsi_jax.train.flops import count_flops
 
 
 class Ready:
@@ -49,6 +52,13 @@ class Ready:
     def apply(self) -> Callable:
         """(params, pixels [b h w 3]) -> features [b d]."""
         return compile_encoder(self.tiling.encoder.make().apply, self.mesh)
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """Of one tile."""
+        side = self.tiling.tiles.size_px
+        tile = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
+        return count_flops(self.tiling.encoder.make().apply, self.params, tile)
 
 
 def extract(
@@ -112,9 +122,20 @@ def extract(
             meter=meter,
             counts=counts,
         )
+        again = tiling.children > 1  # these slides have been counted with their tiles
         with progress("tiles", sum(len(s.yx) for s in todo)) as advance:
             for one in encoded:
                 slide = todo[one.index]
+                # Entered first: of a slide that has its file, the work is known.
+                unit = f"{ready.folder}/{slide.row.slide_id}"
+                meter.begin(unit)
+                meter.enter(
+                    unit,
+                    slides=0 if again else 1,
+                    tiles=len(one.kept),
+                    bytes_decoded=counts.decoded.get(one.index, 0),
+                    flops=len(one.kept) * ready.flops,
+                )
                 name, expect = slide.row.slide_id, slide.fingerprint(settings)
                 refusal = one.refusal(reading.max_unreadable)
                 if refusal:
@@ -125,12 +146,6 @@ def extract(
                     reason = _joined(slide.note, damaged[name], one.note())
                     status[name]["reason"] = reason
                 advance(len(slide.yx), _busy(meter, counts))
-        again = tiling.children > 1  # these slides have been counted with their tiles
-        meter.add(
-            slides=0 if again else len(todo),
-            tiles=counts.tiles,
-            bytes_decoded=counts.decoded_bytes,
-        )
     if sheet and any(why[s.row.slide_id] for s in usable):
         contact_sheet([s.contact(why[s.row.slide_id]) for s in found], sheet)
     return _lines(found, status)

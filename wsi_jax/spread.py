@@ -25,7 +25,7 @@ import numpy as np
 from wsi_jax.data.cohort import PATH_COLUMNS, Row
 from wsi_jax.data.features import FeatureError, feature_shape
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import COUNTERS, Meter
+from wsi_jax.evals.cost import WORK, Meter
 from wsi_jax.pipeline import Ready, extract, streamed
 from wsi_jax.provenance import code
 from wsi_jax.survey import Surveyed, Tiling, survey
@@ -155,7 +155,11 @@ def spread(
                 line = _seen(line, made / f"{row.slide_id}.h5")
             line.pop("host", None)
             lines[row.slide_id] = line | {"path": row.path}
-            meter.add(**{n: cost[n] for n in COUNTERS if n in cost and n != "wall_s"})
+            meter.add(device_s=cost.get("device_s", 0))
+            if done := {name: cost[name] for name in WORK if cost.get(name)}:
+                unit = f"{tiling.folder()}/{row.slide_id}"
+                meter.begin(unit)
+                meter.enter(unit, **done)
             advance(1)
         advance(len(absent), before=True)
     return [lines[row.slide_id] for row in rows]

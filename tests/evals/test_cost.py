@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from wsi_jax.evals.cost import Meter, _Span, merge
+from wsi_jax.evals.cost import WORK, Meter, _Span, total
 
 
 def test_a_span_counts_every_thread_and_their_union():
@@ -69,36 +69,94 @@ def test_memory_is_the_peak():
     assert Meter().as_dict()["peak_device_bytes"] is None
 
 
-def part(slides, wall_s, device, **spans):
-    counts = {"tiles": 10 * slides, "bytes_decoded": slides, "flops": 0, "device_s": 1}
-    peaks = {"peak_host_bytes": 100 * slides, "peak_device_bytes": device}
-    times = {
-        f"span.{name}.{kind}": seconds
-        for name, seconds in spans.items()
-        for kind in ("thread_s", "wall_s")
-    }
-    return {"slides": slides, "wall_s": wall_s} | counts | peaks | times
+def test_processes_add_up_and_peaks_do_not():
+    one = {"wall_s": 4.0, "peak_host_bytes": 100, "peak_device_bytes": None}
+    two = {"wall_s": 6.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300}
+    found = total([one, two | {"peak_device_bytes": 8}])
+    assert found == {
+        "wall_s": 10.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300,
+        "peak_device_bytes": 8,
+    }  # fmt: skip
+    assert total([one])["peak_device_bytes"] is None
 
 
-def test_parts_of_a_run_add_up_and_peaks_do_not():
-    a, b = part(1, 4.0, None, read=1.0), part(3, 6.0, 8, read=2.0, encode=5.0)
-    c = part(2, 10.0, 4)
-    total = merge(a, b)
-    assert (total["slides"], total["wall_s"], total["tiles_per_s"]) == (4, 10.0, 4.0)
-    assert (total["peak_host_bytes"], total["peak_device_bytes"]) == (300, 8)
-    assert (total["span.read.percent"], total["span.encode.percent"]) == (30, 50)
-    assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(a, b, c)
+def useful(account):
+    return {name: account[name] for name in WORK if account[name]}
 
 
-def test_a_resumed_run_continues_the_account():
-    meter = Meter()
-    meter.add(slides=2, tiles=30)
+def repeated(account):
+    return {name: v for name in WORK if (v := account[f"repeated_{name}"])}
+
+
+def train(meter, checkpoints, until):
+    """Ten steps of 3 FLOPs each, with a checkpoint every five; ends at a step."""
+    step, done = checkpoints[-1] if checkpoints else (0, {})
+    meter.begin("train", **done)
+    while step < until:
+        meter.enter("train", steps=1, flops=3)
+        step += 1
+        if step % 5 == 0:
+            checkpoints.append((step, meter.unit("train")))
+
+
+def test_what_is_done_again_is_useful_once(tmp_path):
+    """Of slides and of training, wherever it was killed, and twice."""
+    journal = tmp_path / "run" / "cost.jsonl"
+    meter, checkpoints = Meter(journal=journal), []
+    for name in ("a", "b", "c"):
+        meter.begin(f"slides/{name}")
+        meter.enter(f"slides/{name}", slides=1, tiles=10)
+    train(meter, checkpoints, until=3)
+    # It ends here, before its first checkpoint; of slide c the file was not whole.
+    meter = Meter(journal=journal)
+    meter.begin("slides/c")
+    meter.enter("slides/c", slides=1, tiles=10)
+    train(meter, checkpoints, until=7)
+    with journal.open("a") as file:
+        file.write('{"process": "cut sh')
+    meter = Meter(journal=journal)
+    train(meter, checkpoints, until=10)
+    train(meter, checkpoints, until=10)  # it is there already: nothing is repeated
+    account = meter.as_dict()
+    assert useful(account) == {"slides": 3, "tiles": 30, "steps": 10, "flops": 30}
+    assert repeated(account) == {"slides": 1, "tiles": 10, "steps": 5, "flops": 15}
+    again = Meter(journal=journal).as_dict()
+    assert (useful(again), repeated(again)) == (useful(account), repeated(account))
+    assert again["wall_s"] > 0
+
+
+def test_a_checkpoint_that_the_journal_does_not_know_of_is_believed(tmp_path):
+    """The process was killed after one was written and before the other."""
+    journal = tmp_path / "cost.jsonl"
+    meter = Meter(journal=journal)
+    meter.begin("train")
+    meter.enter("train", steps=4)
+    meter = Meter(journal=journal)
+    meter.begin("train", steps=5)
+    assert useful(meter.as_dict()) == {"steps": 5}
+    assert not repeated(meter.as_dict())
+
+
+def test_a_later_process_continues_the_account(tmp_path):
+    journal = tmp_path / "cost.jsonl"
+    meter = Meter(device_bytes=lambda: 7, journal=journal)
+    meter.begin("slide")
     with meter.span("encode"):
         pass
-    earlier = json.loads(json.dumps(meter.as_dict()))
-    resumed = Meter(earlier=earlier)
-    resumed.add(slides=1, tiles=5)
-    found = resumed.as_dict()
-    assert (found["slides"], found["tiles"]) == (3, 35)
-    assert found["wall_s"] > earlier["wall_s"]
-    assert found["span.encode.thread_s"] == earlier["span.encode.thread_s"]
+    meter.enter("slide", tiles=30)
+    later = Meter(journal=journal)
+    later.add(tiles=5, device_s=1.5)
+    found = later.as_dict()
+    assert (found["tiles"], found["device_s"], found["peak_device_bytes"]) == (
+        35,
+        1.5,
+        7,
+    )
+    assert found["span.encode.thread_s"] > 0
+    assert 0 <= found["span.encode.percent"] <= 100
+    json.dumps(found)
+
+
+def test_unknown_work_is_an_error():
+    with pytest.raises(TypeError, match="no such work: slide"):
+        Meter().add(slide=1)

@@ -13,6 +13,7 @@ import time
 import h5py
 import pytest
 
+from wsi_jax.evals.cost import WORK
 from wsi_jax.locks import LOCK, LockedError, locked
 from wsi_jax.train.log import read_metrics
 
@@ -105,6 +106,18 @@ def said(folder):
     return [(folder / name).read_bytes() for name in SAID]
 
 
+def cost(folder):
+    return json.loads((folder / "cost.json").read_text())
+
+
+def useful(folder):
+    """Work counted, but for what was done again; of seconds nothing is said."""
+    counted = {name: cost(folder)[name] for name in WORK}
+    assert counted["steps"] > 0
+    assert counted["flops"] > 0
+    return counted
+
+
 def slides_of(folder):
     with open(folder / "predictions.csv", newline="") as file:
         return [line["slide_id"] for line in csv.DictReader(file)]
@@ -125,7 +138,7 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
     start, words, undisturbed, tmp_path, which
 ):
     folder = tmp_path / "run"
-    command = ("experiments.cohort", *words(folder))
+    command = ("experiments.cohort", *words(folder, features=None))
     process = start(*command)
     code = kill_at(process, folder, "train/state/5", which)
     if which == signal.SIGTERM:
@@ -147,6 +160,9 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
     lines = read_metrics(log)
     assert lines[0].pop("mark") == 1
     assert lines == read_metrics(undisturbed / "train" / "metrics.jsonl")
+    assert useful(folder) == useful(undisturbed)
+    assert cost(folder)["repeated_steps"] < (1 if which == signal.SIGTERM else 35)
+    assert not any(cost(undisturbed)[f"repeated_{name}"] for name in WORK)
 
 
 @pytest.mark.long
@@ -176,6 +192,7 @@ def test_killed_in_extraction_it_encodes_only_what_is_missing(
     again = tmp_path / "again"
     finish(start("experiments.cohort", *words(again, small, features=None)))
     assert said(folder) == said(again)
+    assert useful(folder) == useful(again)
 
 
 @pytest.mark.long
@@ -205,14 +222,16 @@ def test_killed_after_training_it_still_reports(
     command = ("experiments.cohort", *words(folder, features=None))
     kill_at(start(*command), folder, sight)
     assert not (folder / "report.html").exists()
-    before = json.loads((folder / "cost.json").read_text())
+    before = cost(folder)
     finish(start(*command))
     assert said(folder) == said(undisturbed)
     assert (folder / "report.html").is_file()
-    cost = json.loads((folder / "cost.json").read_text())
-    assert cost["slides"] == before["slides"] == 20
-    assert cost["tiles"] == before["tiles"] > 0
-    assert cost["wall_s"] > before["wall_s"]
+    assert cost(folder)["slides"] == before["slides"] == 20
+    assert cost(folder)["tiles"] == before["tiles"] > 0
+    assert cost(folder)["wall_s"] > before["wall_s"]
+    assert useful(folder) == useful(undisturbed)
+    again = [name for name in WORK if cost(folder)[f"repeated_{name}"]]
+    assert again == (["flops"] if sight == "metrics.json" else again)
 
 
 @pytest.mark.long
@@ -243,4 +262,6 @@ def test_killed_again_and_again_the_demo_ends_the_same(start, tmp_path):
             break
     finish(start(*command("killed")))
     assert kills > 2
-    assert said(tmp_path / "killed" / "run") == said(tmp_path / "whole" / "run")
+    whole, killed = (tmp_path / name / "run" for name in ("whole", "killed"))
+    assert said(killed) == said(whole)
+    assert useful(killed) == useful(whole)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +14,11 @@ from experiments import cohort as experiment
 from experiments.checks import learnt_stains, note_stains
 from experiments.experiment import RunError
 from wsi_jax.data.cohort import read_manifest
+from wsi_jax.evals.cost import WORK
 from wsi_jax.methods import mil
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.stain import Stain, stain_columns
+from wsi_jax.train.flops import count_flops
 from wsi_jax.train.log import read_metrics
 
 
@@ -28,7 +31,7 @@ def times(folder):
     return {p: p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
 
 
-def test_a_run_leaves_all_there_is_to_know(finished):
+def test_a_run_leaves_all_there_is_to_know(finished, tiny):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert 0 <= metrics["test.auc"] <= 1
     assert metrics["test.n"] == 6
@@ -37,6 +40,13 @@ def test_a_run_leaves_all_there_is_to_know(finished):
     slides = table(finished / "slides.csv")
     assert cost["slides"] == len(slides) == 20
     assert cost["tiles"] == sum(int(s["tiles"]) for s in slides)
+    encoder = tiny().encoder
+    tile = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
+    each = count_flops(encoder.make().apply, encoder.params(), tile)
+    # Besides the encoder's there is the arithmetic of training, validation and test.
+    assert cost["flops"] > cost["tiles"] * each > 0
+    assert cost["steps"] == 30
+    assert not any(cost[f"repeated_{name}"] for name in WORK)
     assert {s["status"] for s in slides} == {"encoded"}
     record = json.loads((finished / "config.json").read_text())
     assert {"config", "commit", "versions"} <= record.keys()

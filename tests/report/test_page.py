@@ -113,6 +113,19 @@ def report(evaluated, drawings, tmp_path_factory):
     )
 
 
+def test_the_cost_names_what_its_arithmetic_is_of_and_what_was_done_again(tmp_path):
+    journal = tmp_path / "cost.jsonl"
+    for _ in range(2):
+        meter = Meter(journal=journal)
+        meter.begin("train")
+        meter.enter("train", steps=1200, flops=5 * 10**12, uncounted_calls=3)
+    rows = {name: value for name, value, _ in tables.cost(meter.as_dict()).rows}
+    assert rows["training steps"] == "1,200"
+    assert rows["arithmetic: encoder, training, validation, test"] == "5 TFLOP"
+    assert rows["programs whose arithmetic is not counted"] == "3 calls"
+    assert rows["done again after a stop"] == "1,200 training steps"
+
+
 def test_nothing_that_is_data_becomes_markup(report):
     text = page.render(report)
     assert "<script" not in text

@@ -6,7 +6,9 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from wsi_jax.train.flops import compiled_temp_bytes, count_flops
+from wsi_jax.train.compile import compile_method, compile_phase, make_mesh
+from wsi_jax.train.flops import Counted, compiled_temp_bytes, count_flops, executed
+from wsi_jax.types import Method
 
 
 def shape(*dims):
@@ -155,3 +157,52 @@ def test_of_a_choice_by_platform_the_default_counts():
         )
 
     assert count_flops(chosen, x, w) == count_flops(jnp.matmul, x, w)
+
+
+def counted(function, *args):
+    """What a call adds to what this process has executed; and its value."""
+    before, value = executed(), function(*args)
+    return {name: n - before[name] for name, n in executed().items()}, value
+
+
+def test_every_call_counts_by_the_shapes_it_is_given_padding_too():
+    matmul = Counted(jax.jit(jnp.matmul))
+    for n in (3, 3, 7):
+        work, value = counted(matmul, jnp.ones((n, 4)), jnp.ones((4, 5)))
+        assert work == {"flops": 2 * n * 4 * 5, "uncounted_calls": 0}
+        assert value.shape == (n, 5)
+
+
+def test_a_call_whose_loop_ends_on_data_is_told_of_and_not_counted():
+    def squared(x):
+        """Until the sum is large; how often is only known when it runs."""
+        return lax.while_loop(lambda x: x.sum() < 1e3, lambda x: x @ x, x)
+
+    function = Counted(jax.jit(squared))
+    for _ in range(2):
+        work, value = counted(function, jnp.ones((2, 2)))
+        assert work == {"flops": 0, "uncounted_calls": 1}
+    assert value.sum() >= 1e3
+
+
+def test_what_is_traced_is_no_call():
+    matmul = Counted(jax.jit(jnp.matmul))
+    assert counted(jax.eval_shape, matmul, shape(3, 4), shape(4, 5))[0]["flops"] == 0
+    work, _ = counted(count_flops, matmul, shape(3, 4), shape(4, 5))
+    assert work["flops"] == 0
+
+
+def test_all_that_is_compiled_for_training_counts():
+    """Steps with their gradients, predictions, and phases of staged methods."""
+    w = jnp.ones((4, 4))
+    loss = lambda w, x: jnp.sin(x @ w).sum()
+    step = lambda w, x: (w - jax.grad(loss)(w, x), {})
+    predict = lambda w, x, key: x @ w
+    method = Method(lambda key, batch: key, step, predict)
+    method = compile_method(method, make_mesh())
+    x = jnp.ones((8, 4))
+    product = 2 * 8 * 4 * 4
+    assert counted(method.predict, w, x, jax.random.key(0))[0]["flops"] == product
+    # Of the loss and of its gradient: that of x is not asked for.
+    assert counted(method.step, jnp.copy(w), x)[0]["flops"] == 2 * product
+    assert counted(compile_phase(jnp.matmul), x, w)[0]["flops"] == product

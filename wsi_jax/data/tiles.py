@@ -81,7 +81,7 @@ class TileCounts:
     Attributes:
         tiles: read, over all threads.
         failed: tiles that could not be read.
-        decoded_bytes: of pixels decoded from the slides' levels.
+        decoded: bytes of pixels decoded from each slide's levels, by its index.
         reading_s: seconds in reads, summed over threads.
         waiting_s: seconds that whoever takes the batches waited for them.
         reasons: the first error of each slide that had one, by its index.
@@ -89,10 +89,15 @@ class TileCounts:
 
     tiles: int = 0
     failed: int = 0
-    decoded_bytes: int = 0
+    decoded: dict[int, int] = dataclasses.field(default_factory=dict)
     reading_s: float = 0.0
     waiting_s: float = 0.0
     reasons: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of pixels decoded from all slides' levels."""
+        return sum(self.decoded.values())
 
 
 def tile_batches(
@@ -218,9 +223,8 @@ class _Reader:
         with self.lock:
             self.counts.tiles += read
             self.counts.failed += wanted - read
-            self.counts.decoded_bytes = sum(
-                slide.bytes_decoded for slide in self.slides.values()
-            )
+            for index in self.slides.keys() & set(slides.tolist()):
+                self.counts.decoded[index] = self.slides[index].bytes_decoded
             self.counts.reading_s += time.perf_counter() - began
         return ok
 

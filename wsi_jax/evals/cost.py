@@ -1,13 +1,19 @@
-"""What a run cost: tiles, bytes, seconds, memory, and where the time went."""
+"""What a run cost: work, seconds, memory, where the time went; kept through a kill."""
 
 import contextlib
+import json
+import pathlib
 import sys
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
-COUNTERS = ("slides", "tiles", "bytes_decoded", "flops", "device_s", "wall_s")
+# What is useful once, however often it is done.
+WORK = ("slides", "tiles", "bytes_decoded", "steps", "flops", "uncounted_calls")
 PEAKS = ("peak_host_bytes", "peak_device_bytes")
+ALONE = ""  # the unit of work that no unit is named for
 
 
 def peak_host_bytes() -> int | None:
@@ -31,41 +37,75 @@ class Meter:
     log(meter.as_dict())
     ```
 
-    A resumed run continues the account: `Meter(earlier=json.loads(...))`.
+    Work of a run that may be killed is entered by unit: a slide, a stage of training.
+    With a journal, each entry is on disk at once, and a later process goes on with the
+    account. A unit that is done again is useful once; the work that was entered before
+    and had to be done again is counted as repeated.
 
     Args:
         device_bytes: () -> peak bytes held on the device so far, or None if unknown.
-        earlier: `as_dict()` of the part of the run that came before.
+        journal: file of entries, one JSON a line; made if absent. None to keep none.
     """
 
     def __init__(
         self,
         device_bytes: Callable[[], int | None] | None = None,
-        earlier: Mapping[str, int | float | None] | None = None,
+        journal: pathlib.Path | None = None,
     ):
-        self._device_bytes = device_bytes
-        self._earlier = earlier
-        self._start = time.perf_counter()
+        self._device_bytes, self._journal = device_bytes, journal
+        self._start, self._process = time.perf_counter(), uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(COUNTERS, 0)
+        self._units: dict[str, Counter] = {}
+        self._repeated, self._device_s = Counter(), 0.0
         self._spans: dict[str, _Span] = {}
+        self._earlier: dict[str, dict] = {}  # seconds and peaks, by process
+        if journal is not None and journal.is_file():
+            self._replay(journal.read_bytes())
 
-    def add(
-        self,
-        *,
-        slides: int = 0,
-        tiles: int = 0,
-        bytes_decoded: int = 0,
-        flops: int | float = 0,
-        device_s: int | float = 0,
-    ) -> None:
-        """Adds to the account; bytes are those of decoded pixels."""
+    def add(self, *, device_s: int | float = 0, **work: int | float) -> None:
+        """Adds work that belongs to no unit, and seconds of the device.
+
+        Args:
+            device_s: seconds.
+            work: of `WORK`; bytes are those of decoded pixels.
+        """
         with self._lock:
-            self._counts["slides"] += slides
-            self._counts["tiles"] += tiles
-            self._counts["bytes_decoded"] += bytes_decoded
-            self._counts["flops"] += flops
-            self._counts["device_s"] += device_s
+            self._device_s += device_s
+            self._units.setdefault(ALONE, Counter()).update(_known(work))
+
+    def begin(self, unit: str, **done: int | float) -> None:
+        """Work on a unit begins; `done` of it is there, and what is not is done again.
+
+        Args:
+            unit: its name, the same in every process.
+            done: of `WORK`; what a checkpoint remembers.
+        """
+        done = Counter(_known(done))
+        with self._lock:
+            before = self._units.setdefault(unit, Counter())
+            if before == done:
+                return
+            again = before - done  # of the positive differences
+            self._units[unit] = done
+            self._repeated.update(again)
+            self._write(unit, again)
+
+    def enter(self, unit: str, **work: int | float) -> None:
+        """Adds work to a unit that has begun, and writes it down."""
+        with self._lock:
+            self._units[unit].update(_known(work))
+            self._write(unit)
+
+    def unit(self, unit: str) -> dict[str, int | float]:
+        """The work on a unit so far, for `begin` of a later process."""
+        with self._lock:
+            return dict(self._units[unit])
+
+    def save(self) -> None:
+        """Writes down the seconds so far, and the work that belongs to no unit."""
+        with self._lock:
+            self._units.setdefault(ALONE, Counter())
+            self._write(ALONE)
 
     @contextlib.contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -81,49 +121,91 @@ class Meter:
                 span.leave(time.perf_counter())
 
     def as_dict(self) -> dict[str, int | float | None]:
-        """The account so far, flat, fit for JSON; None is unknown.
+        """The account so far, of all processes, flat, fit for JSON; None is unknown.
 
-        `slides`, `tiles`, `bytes_decoded`, `flops`, `device_s`, `wall_s`,
-        `tiles_per_s`, `peak_host_bytes`, `peak_device_bytes`, and of each span
-        `span.<name>.thread_s` (summed over threads), `span.<name>.wall_s` (while at
-        least one thread was in it) and `span.<name>.percent` (of `wall_s`). Spans of
-        one thread add up; what runs side by side overlaps.
+        Work that was useful: `slides`, `tiles`, `bytes_decoded`, `steps` of training,
+        `flops` of matmuls and convolutions, and `uncounted_calls` of programs whose
+        arithmetic is not in it, as the turns of their loops are only known when they
+        run. Work that was entered and had to be done again: the same, named
+        `repeated_<name>`.
+
+        `device_s`, `wall_s`, `tiles_per_s`, `peak_host_bytes`, `peak_device_bytes`, and
+        of each span `span.<name>.thread_s` (summed over threads), `span.<name>.wall_s`
+        (while at least one thread was in it) and `span.<name>.percent` (of `wall_s`).
+        Spans of one thread add up; what runs side by side overlaps.
         """
-        device = None if self._device_bytes is None else self._device_bytes()
         with self._lock:
-            now = time.perf_counter()
-            account = self._counts | {"wall_s": now - self._start}
-            for name, span in self._spans.items():
-                thread_s, wall_s = span.until(now)
-                account[f"span.{name}.thread_s"] = thread_s
-                account[f"span.{name}.wall_s"] = wall_s
-        account |= {"peak_host_bytes": peak_host_bytes(), "peak_device_bytes": device}
-        parts = [account] if self._earlier is None else [self._earlier, account]
-        return merge(*parts)
+            work = sum(self._units.values(), Counter())
+            account = {name: work[name] for name in WORK}
+            account |= {f"repeated_{name}": self._repeated[name] for name in WORK}
+            spent = total([*self._earlier.values(), self._spent()])
+        return account | _with_rates(spent, account["tiles"])
+
+    def _spent(self) -> dict[str, int | float | None]:
+        """Seconds and peaks of this process."""
+        now = time.perf_counter()
+        spent = {"device_s": self._device_s, "wall_s": now - self._start}
+        for name, span in self._spans.items():
+            thread_s, wall_s = span.until(now)
+            spent[f"span.{name}.thread_s"] = thread_s
+            spent[f"span.{name}.wall_s"] = wall_s
+        device = None if self._device_bytes is None else self._device_bytes()
+        return spent | {
+            "peak_host_bytes": peak_host_bytes(),
+            "peak_device_bytes": device,
+        }
+
+    def _write(self, unit: str, again: Mapping[str, int | float] | None = None) -> None:
+        """Appends an entry: the whole of a unit, so that the last one holds."""
+        if self._journal is None:
+            return
+        entry = {"process": self._process, "unit": unit, "work": self._units[unit]}
+        entry |= {"repeated": again or {}, "spent": self._spent()}
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        # A line that a kill has cut short is ended first, and read by nobody.
+        with self._journal.open("a+b") as file:
+            file.seek(max(0, file.tell() - 1))
+            cut = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * cut + json.dumps(entry).encode() + b"\n")
+
+    def _replay(self, journal: bytes) -> None:
+        """Takes over the account of earlier processes; passes over what is damaged."""
+        for line in journal.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                work, spent = Counter(entry["work"]), dict(entry["spent"])
+                self._units[entry["unit"]] = work
+                self._repeated.update(entry["repeated"])
+                self._earlier[entry["process"]] = spent
 
 
-def merge(*parts: Mapping[str, int | float | None]) -> dict[str, int | float | None]:
-    """One account of several parts of a run, one after another.
+def total(
+    parts: list[Mapping[str, int | float | None]],
+) -> dict[str, int | float | None]:
+    """Seconds and peaks of several processes: seconds add up, peaks are the larger."""
+    names = {name: None for part in parts for name in part}
+    found = {}
+    for name in names:
+        known = [part[name] for part in parts if part.get(name) is not None]
+        found[name] = (max(known) if known else None) if name in PEAKS else sum(known)
+    return found
 
-    Counts and seconds add up, peaks are the larger, rates are computed anew.
 
-    Args:
-        parts: as `Meter.as_dict` returns.
-    """
-    total = {name: sum(part[name] for part in parts) for name in COUNTERS}
-    for name in PEAKS:
-        known = [part[name] for part in parts if part[name] is not None]
-        total[name] = max(known) if known else None
-    wall_s = total["wall_s"]
-    total["tiles_per_s"] = total["tiles"] / wall_s if wall_s else None
-    spans = {name: None for part in parts for name in part if name.endswith("_s")}
-    for name in spans:
-        if name.startswith("span."):
-            total[name] = sum(part[name] for part in parts if name in part)
-            if name.endswith(".wall_s"):
-                share = 100 * total[name] / wall_s if wall_s else None
-                total[name.removesuffix("wall_s") + "percent"] = share
-    return total
+def _with_rates(spent, tiles):
+    wall_s = spent["wall_s"]
+    rates = {"tiles_per_s": tiles / wall_s if wall_s else None}
+    for name, seconds in spent.items():
+        if name.startswith("span.") and name.endswith(".wall_s"):
+            share = 100 * seconds / wall_s if wall_s else None
+            rates[name.removesuffix("wall_s") + "percent"] = share
+    return spent | rates
+
+
+def _known(work: Mapping[str, int | float]) -> dict[str, int | float]:
+    """The work that is more than nothing."""
+    if unknown := sorted(set(work) - set(WORK)):
+        raise TypeError(f"no such work: {', '.join(unknown)}")
+    return {name: count for name, count in work.items() if count}
 
 
 class _Span:

@@ -134,6 +134,13 @@ def seconds(count: int | float) -> str:
     return f"{count / 60:.1f} min" if count < 7200 else f"{count / 3600:.1f} h"
 
 
+def _repeated(account: Mapping[str, int | float | None]) -> str:
+    """The work that a stopped run had to do again, "" where there is none."""
+    shown = {"slides": "slides", "tiles": "tiles", "steps": "training steps"}
+    counts = {name: account[f"repeated_{key}"] for key, name in shown.items()}
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
 def cost(account: Mapping[str, int | float | None]) -> Table:
     """The account of `evals.cost.Meter.as_dict`, in all and per slide."""
     slides = account["slides"]
@@ -155,14 +162,22 @@ def cost(account: Mapping[str, int | float | None]) -> Table:
         ("device time", "device_s", seconds),
     ):
         rows.append((name, form(account[key]), each(account[key], form)))
+    if account["steps"]:
+        rows.append(("training steps", f"{account['steps']:,}", ""))
     if account["flops"]:
+        tera = account["flops"] / 1e12
         rows.append(
             (
-                "arithmetic",
-                f"{account['flops'] / 1e12:.3g} TFLOP",
-                each(account["flops"] / 1e12, "{:.3g} TFLOP".format),
+                "arithmetic: encoder, training, validation, test",
+                f"{tera:.3g} TFLOP",
+                each(tera, "{:.3g} TFLOP".format),
             )
         )
+    if account["uncounted_calls"]:
+        calls = f"{account['uncounted_calls']:,} calls"
+        rows.append(("programs whose arithmetic is not counted", calls, ""))
+    if again := _repeated(account):
+        rows.append(("done again after a stop", again, ""))
     for key, percent in account.items():
         if key.startswith("span.") and key.endswith(".percent"):
             of = key.removesuffix("percent")

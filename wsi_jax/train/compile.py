@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wsi_jax.ops.passage import Tissue
 from wsi_jax.ops.streaming import Net, Plan, pass_tile
-from wsi_jax.train.flops import count_flops
+from wsi_jax.train.flops import Counted, count_flops
 from wsi_jax.types import Bag, Method
 
 
@@ -35,11 +35,13 @@ def compile_method(method: Method, mesh: Mesh) -> Method:
     everywhere, by_slide = _shardings(mesh)
     return Method(
         init=jax.jit(method.init, out_shardings=everywhere),
-        step=jax.jit(
-            method.step,
-            in_shardings=(everywhere, by_slide),
-            out_shardings=everywhere,
-            donate_argnums=0,
+        step=Counted(
+            jax.jit(
+                method.step,
+                in_shardings=(everywhere, by_slide),
+                out_shardings=everywhere,
+                donate_argnums=0,
+            )
         ),
         predict=compile_each(method.predict, mesh),
     )
@@ -48,18 +50,20 @@ def compile_method(method: Method, mesh: Mesh) -> Method:
 def compile_each(function: Callable, mesh: Mesh) -> Callable:
     """Compiles (params, batch, key) -> arrays of each slide, split by slide."""
     everywhere, by_slide = _shardings(mesh)
-    return jax.jit(
+    compiled = jax.jit(
         function,
         in_shardings=(everywhere, by_slide, everywhere),
         out_shardings=by_slide,
     )
+    return Counted(compiled)
 
 
 def compile_phase(
     function: Callable, donate: tuple[int, ...] = (), static: tuple[str, ...] = ()
 ) -> Callable:
     """Compiles one phase of a staged method."""
-    return jax.jit(function, donate_argnums=donate, static_argnames=static)
+    compiled = jax.jit(function, donate_argnums=donate, static_argnames=static)
+    return Counted(compiled)
 
 
 def compile_encoder(apply, mesh: Mesh):
@@ -193,4 +197,5 @@ class Phases:
 
     def _compiled(self, function, shapes, donate=False):
         jitted = jax.jit(function, donate_argnums=0 if donate else ())
-        return jitted.lower(*shapes).compile()
+        compiled = jitted.lower(*shapes).compile()
+        return Counted(compiled, lambda: count_flops(function, *shapes))

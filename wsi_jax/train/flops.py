@@ -1,6 +1,7 @@
-"""What a function costs before it runs: multiply-adds and memory."""
+"""What a function costs: multiply-adds and memory, told before it runs."""
 
 import math
+import threading
 from collections.abc import Callable
 
 import jax
@@ -31,6 +32,68 @@ def count_flops(fn: Callable, *args) -> int:
             kernel that hides its arithmetic.
     """
     return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+class Counted:
+    """A compiled function that adds the arithmetic of its calls to `executed()`.
+
+    Args:
+        function: as jit has made it.
+        flops: of a call, where it is known and the same for all; None to count each
+            shape of the arguments when it first comes.
+    """
+
+    def __init__(self, function: Callable, flops: Callable[[], int] | None = None):
+        self._function, self._flops, self._counts = function, flops, {}
+
+    def __getattr__(self, name):
+        return getattr(self._function, name)
+
+    def __call__(self, *args, **kwargs):
+        leaves, tree = jax.tree.flatten(() if self._flops else (args, kwargs))
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            key = tree, tuple(map(_shape, leaves))
+            if key not in self._counts:
+                self._counts[key] = self._count(args, kwargs)
+            _add(self._counts[key])
+        return self._function(*args, **kwargs)
+
+    def _count(self, args, kwargs) -> int | None:
+        """FLOPs of one call; None where they are not known before it runs."""
+        try:
+            if self._flops:
+                return self._flops()
+            return count_flops(lambda *args: self._function(*args, **kwargs), *args)
+        except ValueError:
+            return None
+
+
+def executed() -> dict[str, int]:
+    """What `Counted` functions of this process have done so far.
+
+    Returns:
+        `flops`, padding of batches included; `uncounted_calls`, of functions whose
+        arithmetic is not known before they run.
+    """
+    with _lock:
+        return dict(_done)
+
+
+_lock = threading.Lock()
+_done = {"flops": 0, "uncounted_calls": 0}
+
+
+def _add(flops: int | None) -> None:
+    with _lock:
+        _done["flops"] += flops or 0
+        _done["uncounted_calls"] += flops is None
+
+
+def _shape(leaf):
+    """What a function is compiled for."""
+    if hasattr(leaf, "dtype"):
+        return leaf.shape, leaf.dtype
+    return leaf if isinstance(leaf, int | str) else type(leaf)
 
 
 def compiled_temp_bytes(fn: Callable, *args) -> int:
