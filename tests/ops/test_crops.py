@@ -65,7 +65,7 @@ def test_the_device_cuts_what_the_host_reads(tmp_path, mpp):
         assert np.abs(crop - theirs).max() <= (0 if mpp < 2.3 else 1)
 
 
-def test_chunks_change_nothing_but_memory():
+def test_chunks_change_nothing_but_memory(x64):
     crops = jnp.asarray(
         np.random.default_rng(0).integers(0, 255, (2, 7, 4, 4, 3)), "uint8"
     )
@@ -74,7 +74,7 @@ def test_chunks_change_nothing_but_memory():
     energy = lambda kernel, chunk: (by_chunks(encode(kernel), crops, chunk) ** 2).sum()
     whole, value = jax.grad(energy)(kernel, None), energy(kernel, None)
     for chunk in (1, 6, 9, 100):
-        np.testing.assert_allclose(energy(kernel, chunk), value, rtol=1e-6)
+        np.testing.assert_allclose(energy(kernel, chunk), value, rtol=1e-12)
         np.testing.assert_allclose(
-            jax.grad(energy)(kernel, chunk), whole, rtol=1e-5, atol=1e-6
+            jax.grad(energy)(kernel, chunk), whole, rtol=1e-10, atol=1e-12
         )
