@@ -38,8 +38,8 @@ from benchmarks.host_batches import fed, measure_fed
 from wsi_jax.methods import mil
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.supervised import supervised
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Bag, Dtype, Prediction, Task, TrainState
 
 DTYPES = ("float32", "bfloat16")

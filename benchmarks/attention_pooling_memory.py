@@ -17,8 +17,8 @@ from benchmarks import record
 from wsi_jax.methods.attention_pooling import AttentionPooling, Judge
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.train.flops import compiled_temp_bytes
-from wsi_jax.train.sifter import Kept
+from wsi_jax.training.flops import compiled_temp_bytes
+from wsi_jax.training.tile_scorer import Kept
 from wsi_jax.types import Task
 
 SIDE, CHUNK, TILES = 224, 16, (32, 128, 256)

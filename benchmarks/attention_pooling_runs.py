@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import record
 from benchmarks.runs import about_cohort, cohort_folder, over_cohorts, scores
 from benchmarks.streaming_runs import on_lesions
-from wsi_jax.configs import flatten
+from wsi_jax.config_io import flatten
 from wsi_jax.evals.attention import Found, attention_on
 from wsi_jax.evals.intervals import delong_difference
 

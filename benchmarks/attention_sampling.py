@@ -29,9 +29,9 @@ from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
 from experiments.configs.phantom import attention_sampling as magnifications
 from experiments.configs.pretrain import detail
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.bach import MPP
 from wsi_jax.evals.intervals import Interval, delong, delong_difference
+from wsi_jax.run.config import Experiment, Manifest
 
 MPPS, CROPS, DRAWS = (1.0, 2.0, 4.0), 64, 2
 EVERY_STEPS = 480  # for a magnification is to be learnt, too
@@ -136,7 +136,9 @@ def overview_only(folder: pathlib.Path) -> Interval:
     """
     path = folder / "certificate.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no certificate: run experiments.certify first")
+        raise ValueError(
+            f"{folder} has no certificate: run experiments.phantoms.certify first"
+        )
     for row in json.loads(path.read_text())["rows"]:
         if (row["probe"], row["mpp"]) == ("slide, fields pooled", 8):
             return Interval(row["auc"], row["lo"], row["hi"])

@@ -21,16 +21,16 @@ import jax
 import numpy as np
 
 from benchmarks import record
-from experiments.experiment import Manifest
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.pipeline import Ready, extract
+from wsi_jax.run.config import Manifest
+from wsi_jax.run.extract import Ready, extract
+from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid import write_pyramid
-from wsi_jax.survey import Tiling
-from wsi_jax.train.compile import make_mesh, split
+from wsi_jax.training.compile import make_mesh, split
 from wsi_jax.types import Dtype
 
 THREADS, BATCHES = (1, 2, 4, 16), (32, 128)

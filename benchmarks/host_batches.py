@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import device
-from wsi_jax.nets.known import known
+from wsi_jax.nets.foundation_models import known
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.nets.vit_encoder import ViTEncoder
-from wsi_jax.train.flops import count_flops
+from wsi_jax.training.flops import count_flops
 from wsi_jax.types import Dtype
 
 AHEAD = 2  # batches on the device while one is awaited

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.experiment import Experiment
-from experiments.progress import progress
-from experiments.sources import LookSource
-from wsi_jax import pipeline
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost import Meter
-from wsi_jax.nets.look import Overlook
+from wsi_jax.nets.overview_attention import Overlook
 from wsi_jax.provenance import cores
-from wsi_jax.train.compile import compile_method, make_mesh
+from wsi_jax.run import extract as extraction
+from wsi_jax.run.config import Experiment
+from wsi_jax.run.inputs import LookSource
+from wsi_jax.run.progress import progress
+from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
 BATCH = 8  # slides, of a timed step as of timed verdicts
@@ -75,7 +75,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     meter, config = Meter(), timed(config)
     whole = min(batches, len(part.rows) // BATCH)
     part = part._replace(rows=part.rows[: BATCH * whole])
-    found = pipeline.look(
+    found = extraction.look(
         part.rows, config.tiling(), reading=config.reading, meter=meter,
         progress=progress,
     )  # fmt: skip

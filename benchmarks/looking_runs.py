@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import record
 from benchmarks.runs import about_cohort, cohort, cohort_folder, over_cohorts, scores
-from wsi_jax.configs import flatten
+from wsi_jax.config_io import flatten
 from wsi_jax.evals.intervals import delong_difference
 from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
 

@@ -15,7 +15,7 @@ import pathlib
 
 from benchmarks import record
 from benchmarks.runs import about_cohort, cohort_folder
-from wsi_jax.nets.origin import read_origin
+from wsi_jax.nets.weights_metadata import read_origin
 
 OVERVIEW = 8
 

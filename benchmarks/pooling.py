@@ -13,7 +13,7 @@ import optax
 
 from benchmarks import record
 from wsi_jax.methods.mil import ABMIL, CLAM
-from wsi_jax.train.flops import compiled_temp_bytes, count_flops
+from wsi_jax.training.flops import compiled_temp_bytes, count_flops
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("normal", "tumor"))

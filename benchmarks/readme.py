@@ -20,13 +20,13 @@ from benchmarks.looking_tables import (
 from benchmarks.record import auc, made
 from benchmarks.tile_tables import extract, tile_loader
 from benchmarks.zoom_tables import zoom, zoom_runs, zoom_slides
-from wsi_jax.nets import known
+from wsi_jax.nets import foundation_models
 
 # By name, as all tables.
 LOOKING = attention_pooling_runs, attention_sampling, magnification, needle
 ZOOMING = zoom, zoom_runs, zoom_slides
 TILES = extract, tile_loader
-FACTS = {"encoders": known.table}
+FACTS = {"encoders": foundation_models.table}
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

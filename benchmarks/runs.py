@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import record
-from wsi_jax.configs import flatten
+from wsi_jax.config_io import flatten
 from wsi_jax.evals.intervals import Difference, Interval
 
 METRICS = ("n", "auc", "auc_lo", "auc_hi", "balanced_accuracy", "f1")

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from wsi_jax.ops import zoom
+from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Slides
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.returns import advantages, normalise, rewards, surrogate
 from wsi_jax.ops.sampling import entropy, log_attention
-from wsi_jax.train.agent import Agent
-from wsi_jax.train.ppo import PPO
-from wsi_jax.train.supervised import weighted_mean
+from wsi_jax.training.actor_critic import Agent
+from wsi_jax.training.ppo import PPO
+from wsi_jax.training.supervised import weighted_mean
 
 
 class Stacked(NamedTuple):
@@ -39,8 +39,8 @@ def play(slides: Slides, update: Callable, act: Callable, keys, rules, steps: in
 
     def one(key, z, v, mask, horizon):
         choose = lambda *state: policy(key, *state)
-        start = zoom.reset(z, mask, horizon)
-        end, (actions, states) = zoom.walk(start, v, update, choose, rules, steps)
+        start = zoom_env.reset(z, mask, horizon)
+        end, (actions, states) = zoom_env.walk(start, v, update, choose, rules, steps)
         return Stacked(actions, jnp.concatenate([states, end.rows[None]]))
 
     return jax.vmap(jax.vmap(one, (0, None, None, None, None)))(keys, *slides)

@@ -23,14 +23,14 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.device import peaks
+from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.ops.halo import halo
 from wsi_jax.ops.maps import DENSE
 from wsi_jax.ops.streaming import fitting, plan, stream
-from wsi_jax.train.compile import Phases
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.outlook import temporaries
-from wsi_jax.train.walk import Route, walk, walk_back
+from wsi_jax.training.compile import Phases
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.memory_estimate import temporaries
+from wsi_jax.training.tile_passes import Route, walk, walk_back
 from wsi_jax.types import Dtype
 
 WHOLE_PX = 65_536

@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks import record
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.ops.streaming import plan
-from wsi_jax.train.compile import Phases
-from wsi_jax.train.walk import Route, walk, walk_back
+from wsi_jax.training.compile import Phases
+from wsi_jax.training.tile_passes import Route, walk, walk_back
 
 SIZES, COUNTED = (4096, 8192, 16384), 65_536
 WIDTH, TILE_PX = 8, 1024

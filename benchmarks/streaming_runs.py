@@ -21,9 +21,9 @@ from sklearn.metrics import average_precision_score
 import wsi_jax
 from benchmarks import record
 from benchmarks.runs import about_cohort, cohort_folder
-from wsi_jax.configs import flatten
+from experiments.phantoms.synthetic import LESION
+from wsi_jax.config_io import flatten
 from wsi_jax.slides.slide import open_slide
-from wsi_jax.slides.synthetic import LESION
 
 REPLICATES = 2000
 

@@ -23,7 +23,7 @@ from benchmarks import record
 from benchmarks.nested_cv import Nested, nested
 from wsi_jax.evals.intervals import delong, delong_difference
 from wsi_jax.methods.mil import ABMIL, Mean, Pool
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Bag, Task
 
 SEEDS = 3

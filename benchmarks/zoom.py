@@ -25,12 +25,12 @@ import optax
 from benchmarks import record, stacked
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
-from wsi_jax.ops import zoom
+from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Episode, Slides, Update, play, sampler
-from wsi_jax.ops.zoom import Rules
-from wsi_jax.train import ppo
-from wsi_jax.train.agent import Agent
-from wsi_jax.train.ppo import PPO
+from wsi_jax.ops.zoom_env import Rules
+from wsi_jax.training import ppo
+from wsi_jax.training.actor_critic import Agent
+from wsi_jax.training.ppo import PPO
 
 D, SHARE, ALIKE, ROWS = 384, 0.2, 31, 16
 RULES, CONFIG = Rules(), PPO()
@@ -69,7 +69,7 @@ def given(slides: int, n: int) -> Given:
         name: net.init(keys[name], *inputs.get(name, (rows,)))
         for name, net in NETS.items()
     }
-    horizon = jnp.full(slides, zoom.horizon(SHARE, n))
+    horizon = jnp.full(slides, zoom_env.horizon(SHARE, n))
     return Given(
         params,
         Slides(jnp.float32(z), jnp.float32(v), jnp.ones((slides, n), bool), horizon),
@@ -144,8 +144,8 @@ def run(program: Callable, x: Given, steps: int, times: int) -> Run:
 def row(n: int, slides: int, times: int, plain: bool) -> dict:
     """Slides of n tiles, side by side."""
     x = given(slides, n)
-    steps = int(zoom.horizon(SHARE, n))
-    units = zoom.unit(x.slides.z[0])
+    steps = int(zoom_env.horizon(SHARE, n))
+    units = zoom_env.unit(x.slides.z[0])
     fast, played = (run(f, x, steps, times) for f in (update, episodes))
     out = {
         "n": n,

@@ -25,11 +25,11 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.runs import about_cohort, cohort_folder, over_cohorts
-from wsi_jax.configs import flatten
+from wsi_jax.config_io import flatten
 from wsi_jax.evals.calibration import calibration_error
 from wsi_jax.evals.intervals import delong, delong_difference
-from wsi_jax.ops.ways import WAYS, Choice, Way
-from wsi_jax.ops.zoom import horizon
+from wsi_jax.ops.zoom_env import horizon
+from wsi_jax.ops.zoom_strategies import WAYS, Choice, Way
 
 AGAINST = ("random", "grid", "low_attention", "ranking", "full_resolution")
 # What the paper's code does otherwise, whatever the cohort.

@@ -29,22 +29,22 @@ import optax
 from benchmarks import record
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
-from wsi_jax.encode import encode
 from wsi_jax.evals.cost import Meter
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.ops.zoom import horizon
+from wsi_jax.ops.zoom_env import horizon
+from wsi_jax.run.encode import encode
+from wsi_jax.run.tiling import Surveyed, Tiling, survey
+from wsi_jax.run.zoom_inference import Zooming
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.pyramid import write_pyramid
-from wsi_jax.survey import Surveyed, Tiling, survey
-from wsi_jax.train.compile import (
+from wsi_jax.training.compile import (
     compile_encoder,
     compile_method,
     compile_phase,
     make_mesh,
 )
 from wsi_jax.types import Bag, Task, Zooms
-from wsi_jax.zoomed import Zooming
 
 SLIDES, SIDE_PX, K = 16, 2560, 4
 BATCH = SLIDES * K * K

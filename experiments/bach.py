@@ -13,12 +13,13 @@ import dataclasses
 import os
 
 from experiments.cohort import launch
-from experiments.experiment import with_mpp
-from experiments.make_bach import PATIENTS, MakeBach, make_bach
-from experiments.making import practising
+from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
+from experiments.phantoms.making import practising
+from experiments.phantoms.presets import practice_limits
 from wsi_jax.data.bach import MPP, read_bach
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
+from wsi_jax.run.config import with_mpp
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -58,6 +59,10 @@ class Bach:
         if self.folds:
             return assign_folds(cohort, self.folds, self.split.seed)
         return assign_splits(cohort, self.split)
+
+    def limits(self) -> tuple[str, ...]:
+        """What a report says of the slides besides."""
+        return practice_limits(self.practice)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from experiments.cohort import launch
-from experiments.experiment import with_mpp
-from experiments.make_cohort import MakeCohort, make_cohort
-from experiments.making import practising
+from experiments.phantoms.make_cohort import MakeCohort, make_cohort
+from experiments.phantoms.making import practising
+from experiments.phantoms.presets import LAWS, practice_limits
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.importers import Slides, from_streaming_clam
-from wsi_jax.slides.presets import LAWS
+from wsi_jax.run.config import with_mpp
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -71,6 +71,10 @@ class Camelyon16:
             cohort = published(cohort, pathlib.Path(self.splits), self.root)
         return with_mpp(cohort, self.mpp)
 
+    def limits(self) -> tuple[str, ...]:
+        """What a report says of the slides besides."""
+        return practice_limits(self.practice)
+
 
 def published(cohort: Cohort, folder: pathlib.Path, root: str) -> Cohort:
     """The slides of three CSVs, split as they are.
@@ -97,8 +101,9 @@ def check_practice(config: MakeCohort) -> None:
     if n != len(CLASSES):
         raise CohortError(
             f"--config.data.practice.preset={name} has {n} classes, CAMELYON16 has "
-            f"{' and '.join(CLASSES)}; draw it with `python -m experiments.make_cohort "
-            f"--config experiments/configs/practice.py --config.preset={name} "
+            f"{' and '.join(CLASSES)}; draw it with `python -m "
+            "experiments.phantoms.make_cohort --config experiments/configs/practice.py "
+            f"--config.preset={name} "
             "--config.out=FOLDER` and run `python -m experiments.cohort --config "
             "experiments/configs/cohort/quick.py "
             "--config.data.manifest=FOLDER/slides.csv`"

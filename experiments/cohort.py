@@ -18,8 +18,21 @@ import numpy as np
 from absl import flags, logging
 from jax.sharding import Mesh
 
-from experiments import across, commandline, reporting, zooming
-from experiments.checks import (
+from experiments import commandline
+from wsi_jax import config_io
+from wsi_jax.data.cohort import Cohort, in_split, label_ids, write_manifest
+from wsi_jax.data.disk_space import is_full
+from wsi_jax.data.lint import format_counts
+from wsi_jax.data.splits import use_fold
+from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.evals.metrics import slide_metrics
+from wsi_jax.evals.summary import summarise
+from wsi_jax.files import sweep
+from wsi_jax.locks import locked
+from wsi_jax.run import extract as extraction
+from wsi_jax.run import extract_on_cluster, write_report, zoom_inputs
+from wsi_jax.run.checks import (
     MANIFEST,
     SLIDES,
     check_batches,
@@ -32,7 +45,7 @@ from experiments.checks import (
     note_stains,
     without,
 )
-from experiments.experiment import (
+from wsi_jax.run.config import (
     Experiment,
     RunError,
     check_claim,
@@ -40,24 +53,13 @@ from experiments.experiment import (
     write_csv,
     write_json,
 )
-from experiments.progress import progress
-from experiments.sources import FeatureSource, LookSource, SlideSource, Source
-from experiments.stopping import Stopped
-from experiments.training import Predicted, Predictions, train
-from experiments.workers import Executor
-from wsi_jax import configs, pipeline
-from wsi_jax.data.cohort import Cohort, in_split, label_ids, write_manifest
-from wsi_jax.data.lint import format_counts
-from wsi_jax.data.space import is_full
-from wsi_jax.data.splits import use_fold
-from wsi_jax.evals.cost import Meter
-from wsi_jax.evals.metrics import predict as decide
-from wsi_jax.evals.metrics import slide_metrics
-from wsi_jax.evals.summary import summarise
-from wsi_jax.files import sweep
-from wsi_jax.locks import locked
-from wsi_jax.run import not_finite
-from wsi_jax.train.compile import make_mesh
+from wsi_jax.run.executor import Executor
+from wsi_jax.run.inputs import FeatureSource, LookSource, SlideSource, Source
+from wsi_jax.run.predictor import not_finite
+from wsi_jax.run.progress import progress
+from wsi_jax.run.stopping import Stopped
+from wsi_jax.run.train import Predicted, Predictions, train
+from wsi_jax.training.compile import make_mesh
 from wsi_jax.types import Task
 
 MEND = "name another --config.run_dir"  # of a folder that is in use
@@ -82,7 +84,7 @@ def resume(
     config: Experiment, folder: pathlib.Path, stack: contextlib.ExitStack
 ) -> pathlib.Path:
     """As `run`; `stack` is closed behind it, and with it the folder's lock."""
-    configs.validate(config)
+    config_io.validate(config)
     check_claim(folder, config)
     mesh = make_mesh()
     check_batches(config, mesh.size)
@@ -147,7 +149,7 @@ def resume(
     write_json(account, meter.as_dict())
     write_predictions(folder / "predictions.csv", verdicts, cohort)
     write_json(folder / "metrics.json", metrics)
-    reporting.write(
+    write_report.write(
         folder, config, cohort, source, stages, slides, verdicts, metrics,
         meter.as_dict(), progress,
     )  # fmt: skip
@@ -184,12 +186,12 @@ def read_slides(
     """What became of each slide, and where batches come from."""
     if config.precomputed:
         files = pathlib.Path(config.precomputed)
-        return pipeline.adopt(cohort.rows, files), FeatureSource(config, files, mesh)
+        return extraction.adopt(cohort.rows, files), FeatureSource(config, files, mesh)
     sheet, tiling = folder / "tissue.png", config.tiling()
     how = {"reading": config.reading, "meter": meter, "progress": progress}
     if config.streams:
-        found = pipeline.look(cohort.rows, tiling, sheet=sheet, **how)
-        slides = pipeline.streamed(found)
+        found = extraction.look(cohort.rows, tiling, sheet=sheet, **how)
+        slides = extraction.streamed(found)
         check(slides)  # too many refused: nothing has begun
         check_same_slides(folder / SLIDES, found, tiling.fingerprint())
         if config.looks:
@@ -198,12 +200,12 @@ def read_slides(
     features = pathlib.Path(config.features or folder / "features")
     sweep(features)
     if config.executor is Executor.dask:  # what follows finds them made
-        across.extract(config, cohort.rows, features, meter)
+        extract_on_cluster.extract(config, cohort.rows, features, meter)
     if config.zooms:
         how |= {"mesh": mesh, "check": check, "sheet": sheet}
-        return zooming.extract(config, cohort.rows, features, **how)
-    slides = pipeline.extract(
-        cohort.rows, pipeline.Ready(tiling, mesh), features,
+        return zoom_inputs.extract(config, cohort.rows, features, **how)
+    slides = extraction.extract(
+        cohort.rows, extraction.Ready(tiling, mesh), features,
         batch=config.encode_batch, check=check, sheet=sheet, **how,
     )  # fmt: skip
     return slides, FeatureSource(config, features / tiling.folder(), mesh)
@@ -310,8 +312,10 @@ def otherwise(
     """The verdicts by each way to come by them, and where attention lies."""
     if not verdicts[0].others:
         return {}
-    names = [f"{name}{end}" for name in reporting.NAMES for end in ("", "_lo", "_hi")]
-    names += reporting.ECE
+    names = [
+        f"{name}{end}" for name in write_report.NAMES for end in ("", "_lo", "_hi")
+    ]
+    names += write_report.ECE
     by, thresholds = {config.method.way: found}, {}
     folds = None if verdicts[0].fold is None else np.array([v.fold for v in verdicts])
     for name in verdicts[0].others:

@@ -14,8 +14,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.stopping import stoppable
-from wsi_jax.configs import check_types, flatten, is_config, to_plain
+from wsi_jax.config_io import check_types, flatten, is_config, to_plain
+from wsi_jax.run.stopping import stoppable
 
 EXAMPLE = "--config.train.steps=100"
 

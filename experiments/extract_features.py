@@ -37,24 +37,26 @@ from functools import partial
 
 from absl import flags, logging
 
-from experiments import across, commandline, zooming
-from experiments.checks import check_divides
+from experiments import commandline
 from experiments.cohort import MEND, accounted, device_bytes, explain
-from experiments.experiment import (
+from wsi_jax import config_io
+from wsi_jax.data.cohort import Row
+from wsi_jax.evals.cost import Meter
+from wsi_jax.files import sweep
+from wsi_jax.locks import locked
+from wsi_jax.run import extract as extraction
+from wsi_jax.run import extract_on_cluster, zoom_inputs
+from wsi_jax.run.checks import check_divides
+from wsi_jax.run.config import (
     Experiment,
     Manifest,
     RunError,
     write_csv,
     write_json,
 )
-from experiments.progress import progress
-from experiments.workers import Executor
-from wsi_jax import configs, pipeline
-from wsi_jax.data.cohort import Row
-from wsi_jax.evals.cost import Meter
-from wsi_jax.files import sweep
-from wsi_jax.locks import locked
-from wsi_jax.train.compile import make_mesh
+from wsi_jax.run.executor import Executor
+from wsi_jax.run.progress import progress
+from wsi_jax.training.compile import make_mesh
 
 
 def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
@@ -71,7 +73,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     if config.streams:
         name = type(config.method).__name__
         raise RunError(f"{name} reads slides: there are no features to make")
-    configs.validate(config)
+    config_io.validate(config)
     data = config.data
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows
     features = pathlib.Path(config.features or folder / "features")
@@ -84,7 +86,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
         with accounted(account, meter):
             sweep(features)
             if config.executor is Executor.dask:
-                slides = across.extract(config, rows, features, meter)
+                slides = extract_on_cluster.extract(config, rows, features, meter)
             else:
                 slides = here(config, rows, features, meter, write, sheet)
             write(slides)
@@ -106,9 +108,9 @@ def here(
     how = {"reading": config.reading, "meter": meter, "progress": progress}
     how |= {"check": check, "sheet": sheet}
     if config.zooms:
-        return zooming.extract(config, rows, features, mesh=mesh, **how)[0]
-    ready = pipeline.Ready(config.tiling(), mesh)
-    return pipeline.extract(rows, ready, features, batch=config.encode_batch, **how)
+        return zoom_inputs.extract(config, rows, features, mesh=mesh, **how)[0]
+    ready = extraction.Ready(config.tiling(), mesh)
+    return extraction.extract(rows, ready, features, batch=config.encode_batch, **how)
 
 
 def tell(slides: list[dict], folder: pathlib.Path, max_refused: float) -> None:

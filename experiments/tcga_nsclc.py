@@ -16,11 +16,11 @@ from collections import defaultdict
 from absl import logging
 
 from experiments.cohort import launch
-from experiments.experiment import with_mpp
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.split_files import read_sasha_split
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tcga import find_tcga, label_slides, parse_barcode
+from wsi_jax.run.config import with_mpp
 
 CLASSES = ("LUAD", "LUSC")
 
@@ -79,6 +79,10 @@ class TcgaNsclc:
         if self.folds:
             return assign_folds(cohort, self.folds, self.split.seed)
         return assign_splits(cohort, self.split)
+
+    def limits(self) -> tuple[str, ...]:
+        """What a report says of the slides besides."""
+        return ()
 
 
 def leaking(cohort: Cohort, path: str) -> Cohort:

@@ -11,10 +11,10 @@ the report on the whole prostate: a slide need not show it.
 import dataclasses
 
 from experiments.cohort import launch
-from experiments.experiment import with_mpp
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tcga import Grading, read_tcga_prad
+from wsi_jax.run.config import with_mpp
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,6 +59,10 @@ class TcgaPrad:
         if self.folds:
             return assign_folds(cohort, self.folds, self.split.seed)
         return assign_splits(cohort, self.split)
+
+    def limits(self) -> tuple[str, ...]:
+        """What a report says of the slides besides."""
+        return ()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import numpy as np
 from benchmarks import stacked
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
-from wsi_jax.ops import zoom
+from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Slides, Update, play, sampler
-from wsi_jax.ops.zoom import Rules
-from wsi_jax.train.agent import Agent
+from wsi_jax.ops.zoom_env import Rules
+from wsi_jax.training.actor_critic import Agent
 
 D, COUNTS, STEPS = 6, (12, 9, 5), 6
 RULES = Rules(tau=0.8)
@@ -84,7 +84,7 @@ def problem(dtype=np.float32, padding=0, junk=0.0) -> Problem:
         kind = rng.normal(size=(3, D))[rng.integers(3, size=count)]
         z[i, :count] = kind + 0.3 * rng.normal(size=kind.shape)
         v[i, :count] = z[i, :count] + 0.5 * rng.normal(size=kind.shape)
-    horizon = zoom.horizon(STEPS / max(counts), jnp.array(counts))
+    horizon = zoom_env.horizon(STEPS / max(counts), jnp.array(counts))
     slides = Slides.of(*map(jnp.asarray, (z, v, mask, horizon)))
     label = jnp.array([0, 1, 1, 0])[:b]
     weight = jnp.array(counts > np.zeros(b), dtype)

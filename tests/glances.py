@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from wsi_jax.data.looks import LookReader
-from wsi_jax.data.views import View
+from wsi_jax.data.crop_reader import LookReader
+from wsi_jax.data.streamed_slide import View
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.slides.pyramid import write_pyramid

@@ -5,12 +5,12 @@ import csv
 import numpy as np
 from PIL import Image
 
-from experiments.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_tiles import PretrainFolder
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 KINDS = ("x_smooth", "x_rough", "y_bright", "y_dark")
 

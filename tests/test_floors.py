@@ -12,7 +12,7 @@ PACKAGE = ROOT / "wsi_jax"
 
 FLOORS = {
     "types": 0,
-    "configs": 0,
+    "config_io": 0,
     "provenance": 0,
     "files": 0,
     "locks": 1,
@@ -20,18 +20,12 @@ FLOORS = {
     "nets": 2,
     "slides": 2,
     "data": 2,
-    "train": 2,
+    "training": 2,
     "evals": 2,
     "report": 2,
     "methods": 3,
-    "encode": 4,
-    "survey": 4,
-    "sight": 5,
-    "zoomed": 5,
-    "pipeline": 5,
-    "spread": 6,
-    "run": 6,
-    "__init__": 7,
+    "run": 4,
+    "__init__": 5,
 }
 SIDEWAYS = {("data", "slides"), ("report", "slides")}
 ONLY_IN = {
@@ -41,11 +35,11 @@ ONLY_IN = {
     "h5py": {"data"},
     "openslide": {"slides"},
     "tifffile": {"slides"},
-    "orbax": {"train"},
+    "orbax": {"training"},
     "safetensors": {"nets"},
     "matplotlib": {"report"},
     "ml_collections": set(),
-    "rich": set(),
+    "rich": {"run"},
 }
 NOT_IN = {"jax": {"slides", "evals", "report"}, "optax": {"slides", "data", "ops"}}
 
@@ -96,7 +90,7 @@ def test_what_runs_on_an_accelerator_needs_no_reader_of_slides():
 import importlib, pathlib, pkgutil, sys
 sys.modules.update(dict.fromkeys({absent!r}))
 import wsi_jax, wsi_jax.types, benchmarks.accelerator
-for name in ("ops", "nets", "methods", "train"):
+for name in ("ops", "nets", "methods", "training"):
     room = importlib.import_module("wsi_jax." + name)
     for module in pkgutil.iter_modules(room.__path__):
         importlib.import_module(room.__name__ + "." + module.name)

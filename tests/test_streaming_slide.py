@@ -10,8 +10,8 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.run.tiling import Tiling, survey, view
 from wsi_jax.slides.grid import Grid
-from wsi_jax.survey import Tiling, survey, view
 from wsi_jax.types import Bag, Task
 
 

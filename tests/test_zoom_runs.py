@@ -11,7 +11,7 @@ from benchmarks.zoom_runs import AGAINST, differences, rows_of, settings
 from benchmarks.zoom_tables import zoom_runs, zoom_slides
 from experiments.configs.camelyon16 import sasha_paper as camelyon16_paper
 from experiments.configs.phantom import sasha, sasha_paper
-from wsi_jax.configs import to_plain
+from wsi_jax.config_io import to_plain
 from wsi_jax.evals.intervals import delong, delong_difference
 from wsi_jax.provenance import provenance
 

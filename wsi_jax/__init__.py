@@ -10,9 +10,9 @@ def load(run, *, refuse_unfamiliar_stains=False):
             has learnt from (fluorescence, say); otherwise its prediction has a note.
 
     Returns:
-        A `wsi_jax.run.Predictor`.
+        A `wsi_jax.run.predictor.Predictor`.
     """
     # Here, because a run needs the readers of slides and `import wsi_jax` must not.
-    from wsi_jax.run import load
+    from wsi_jax.run.predictor import load
 
     return load(run, refuse_unfamiliar_stains=refuse_unfamiliar_stains)

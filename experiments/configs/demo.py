@@ -6,13 +6,13 @@ Lesions here are plain to see at every scale: a smoke test, never evidence.
 """
 
 from experiments.camelyon16 import Camelyon16
-from experiments.experiment import Experiment
-from experiments.make_cohort import MakeCohort
+from experiments.phantoms.make_cohort import MakeCohort
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.nets.encoder import Encoder
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:

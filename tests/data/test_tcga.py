@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.data.gleason import Gleason, isup, read_gleason
+from wsi_jax.data.gdc_gleason import Gleason, isup, read_gleason
 from wsi_jax.data.splits import assign_folds
 from wsi_jax.data.tcga import Barcode, Grading, parse_barcode, read_tcga_prad
 

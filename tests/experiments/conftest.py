@@ -8,9 +8,9 @@ import labelled_tiles
 import pytest
 
 from experiments import cohort as experiment
-from experiments import pretrain_tiles
-from experiments.make_cohort import MakeCohort, make_cohort
-from wsi_jax.slides.nuisance import Nuisance
+from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.make_cohort import MakeCohort, make_cohort
+from experiments.pretraining import pretrain_tiles
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
 

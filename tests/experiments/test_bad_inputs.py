@@ -22,9 +22,9 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from experiments import checks, commandline
 from experiments import cohort as experiment
-from experiments.experiment import RunError, check_claim, read_json
+from experiments import commandline
+from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import (
     Origin,
     is_whole,
@@ -32,10 +32,11 @@ from wsi_jax.data.features import (
     read_features,
     write_features,
 )
-from wsi_jax.data.space import check_space
-from wsi_jax.encode import Encoded
+from wsi_jax.run import checks
+from wsi_jax.run.config import RunError, check_claim, read_json
+from wsi_jax.run.encode import Encoded
 from wsi_jax.slides.tissue import Source
-from wsi_jax.train.log import read_metrics
+from wsi_jax.training.log import read_metrics
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -12,9 +12,9 @@ from ml_collections import config_flags
 from safetensors.numpy import save_file
 
 from experiments import cohort, commandline
-from experiments.experiment import RunError
 from wsi_jax.nets.encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
+from wsi_jax.run.config import RunError
 
 CONFIGS = pathlib.Path(commandline.__file__).parent / "configs"
 # How ml_collections reads a config file.

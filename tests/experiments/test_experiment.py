@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from experiments import cohort as experiment
-from experiments import reporting
-from experiments.experiment import Experiment, Manifest, RunError, read_csv, write_csv
-from wsi_jax.configs import from_plain
+from wsi_jax.config_io import from_plain
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.nets.origin import Origin, to_metadata
-from wsi_jax.run import load
+from wsi_jax.nets.weights_metadata import Origin, to_metadata
+from wsi_jax.run import write_report
+from wsi_jax.run.config import Experiment, Manifest, RunError, read_csv, write_csv
+from wsi_jax.run.predictor import load
 
 
 def table(path):
@@ -336,5 +336,5 @@ def test_no_spreadsheet_computes_our_tables_and_we_read_what_we_wrote(tmp_path):
 
 def test_a_report_says_that_every_slide_counts_as_a_patient_of_its_own():
     rows = tuple(Row(name, "", "a", name, "test") for name in "st")
-    (note,) = reporting.limits(Experiment(precomputed="f"), Cohort(rows, ("a",)))
+    (note,) = write_report.limits(Experiment(precomputed="f"), Cohort(rows, ("a",)))
     assert note.startswith("Patients: every slide counts as a patient of its own")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from experiments import cohort as experiment
-from experiments.experiment import write_json
-from experiments.export_encoder import ExportError, export
-from wsi_jax import configs
+from experiments.pretraining.export_encoder import ExportError, export
+from wsi_jax import config_io
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import ConvNeXtEncoder
-from wsi_jax.nets.origin import read_origin, to_metadata
-from wsi_jax.run import load
+from wsi_jax.nets.weights_metadata import read_origin, to_metadata
+from wsi_jax.run.config import write_json
+from wsi_jax.run.predictor import load
 from wsi_jax.slides.grid import Grid
 
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
@@ -96,7 +96,7 @@ def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
     pretrained.save(first, params, to_metadata(origin))
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    told = configs.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
+    told = config_io.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
     config = json.loads((folder / "config.json").read_text())
     config["config"]["method"]["trunk"] = told
     write_json(folder / "config.json", config)

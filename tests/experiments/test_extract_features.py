@@ -16,23 +16,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cohort, extract_features, workers
+from experiments import cohort, extract_features
 from experiments.configs.cohort import streaming_clam
-from experiments.experiment import Experiment, Manifest, RunError
-from experiments.progress import progress
-from experiments.workers import Executor
-from wsi_jax import pipeline
-from wsi_jax import spread as spreading
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.features import read_features
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Encoder
+from wsi_jax.run import executor as workers
+from wsi_jax.run import extract as extraction
+from wsi_jax.run import extract_distributed as spreading
+from wsi_jax.run.config import Experiment, Manifest, RunError
+from wsi_jax.run.executor import Executor
+from wsi_jax.run.extract_distributed import WorkerError, spread, work
+from wsi_jax.run.progress import progress
+from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.spread import WorkerError, spread, work
-from wsi_jax.survey import Tiling
-from wsi_jax.train.compile import make_mesh
+from wsi_jax.training.compile import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SIDE, TILES, SLIDES = 256, 64, 8
@@ -75,8 +76,8 @@ def small(slides):
 def wanted(slides, tmp_path_factory):
     """Features of all slides, by `pipeline.extract`."""
     folder, config = tmp_path_factory.mktemp("wanted"), small(slides)
-    ready = pipeline.Ready(config.tiling(), make_mesh())
-    pipeline.extract(
+    ready = extraction.Ready(config.tiling(), make_mesh())
+    extraction.extract(
         config.data.slides(), ready, folder, batch=config.encode_batch,
         reading=config.reading, meter=Meter(), progress=progress,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def test_a_slide_that_kills_its_workers_is_refused_and_the_others_go_on(
     def extract(rows, *args, **how):
         if rows[0].slide_id == "s3":
             raise Killed("four workers died of it")
-        return pipeline.extract(rows, *args, **how)
+        return extraction.extract(rows, *args, **how)
 
     monkeypatch.setattr(spreading, "extract", extract)
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
@@ -311,7 +312,7 @@ def test_a_worker_with_other_code_or_another_folder_stops_it(tmp_path):
 
 def test_a_slide_whose_file_does_not_arrive_is_refused(config, tmp_path, monkeypatch):
     def extract(rows, ready, folder, **how):
-        lines = pipeline.extract(rows, ready, folder, **how)
+        lines = extraction.extract(rows, ready, folder, **how)
         if rows[0].slide_id == "s3":
             (folder / ready.folder / "s3.h5").unlink()
         return lines

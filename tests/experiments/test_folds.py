@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from experiments import cohort as experiment
-from experiments import reporting
-from experiments.experiment import Experiment
-from experiments.training import Predicted, Predictions
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.methods.sasha import SASHA
+from wsi_jax.run import write_report
+from wsi_jax.run.config import Experiment
+from wsi_jax.run.train import Predicted, Predictions
 
 CONFIG = Experiment(method=SASHA())  # its own way to zoom is called "policy"
 CLASSES = "normal", "tumor"
@@ -107,10 +107,10 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
     assert [line["fold"] for line in lines] == ["0", "0", "1", "1"]
     assert [float(line["p_tumor"]) for line in lines] == positive.tolist()
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
-    text = reporting.text(summary, 4)
+    text = write_report.text(summary, 4)
     assert "AUC within folds" in text
     assert "AUC, all folds pooled 0.750" in text
-    *_, table = reporting.results(summary, "")
+    *_, table = write_report.results(summary, "")
     assert table.header == ("fold", "slides", "threshold", "AUC", "balanced accuracy")
     assert [row[2] for row in table.rows] == ["0.200", "0.800"]
 

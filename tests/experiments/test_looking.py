@@ -9,16 +9,16 @@ import pytest
 
 import wsi_jax
 from experiments import cohort as experiment
-from experiments.experiment import RunError
-from experiments.export_encoder import export
+from experiments.pretraining.export_encoder import export
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.run.config import RunError
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.course import Course
-from wsi_jax.train.log import read_metrics
+from wsi_jax.training.course import Course
+from wsi_jax.training.log import read_metrics
 
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
 

@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import certify as certifier
-from experiments import probe
 from experiments.configs.practice import get_config
-from experiments.make_cohort import MakeCohort, MakeCohortError, make_cohort, outlines
+from experiments.phantoms import certify as certifier
+from experiments.phantoms import probe
+from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.make_cohort import (
+    MakeCohort,
+    MakeCohortError,
+    make_cohort,
+    outlines,
+)
+from experiments.phantoms.presets import Preset
+from experiments.phantoms.synthetic import CELL_PX, LESION, labels, plan
 from wsi_jax.data.camelyon16 import read_camelyon16, read_reference
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import lint
 from wsi_jax.slides.annotations import rasterise, read_asap
-from wsi_jax.slides.nuisance import Nuisance
-from wsi_jax.slides.presets import Preset
 from wsi_jax.slides.slide import open_slide
-from wsi_jax.slides.synthetic import CELL_PX, LESION, labels, plan
 
 
 def small(folder, **changes) -> MakeCohort:

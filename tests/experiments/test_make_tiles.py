@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.make_tiles import MakeTiles, make_tiles
-from experiments.making import MakeCohortError
+from experiments.phantoms.make_tiles import MakeTiles, make_tiles
+from experiments.phantoms.making import MakeCohortError
+from experiments.phantoms.textures import Kind, draw
 from wsi_jax.slides.clusters import split_of
-from wsi_jax.slides.textures import Kind, draw
 
 
 def small(folder, **changes) -> MakeTiles:

@@ -10,19 +10,18 @@ import pytest
 
 from experiments.bach import Bach
 from experiments.camelyon16 import Camelyon16
-from experiments.experiment import Experiment, Manifest
-from experiments.make_bach import MakeBach
-from experiments.make_cohort import MakeCohort
-from experiments.make_tiles import MakeTiles
-from experiments.prepare_tiles import PrepareTiles
-from experiments.pretrain_tiles import (
+from experiments.phantoms.make_bach import MakeBach
+from experiments.phantoms.make_cohort import MakeCohort
+from experiments.phantoms.make_tiles import MakeTiles
+from experiments.pretraining.prepare_tiles import PrepareTiles
+from experiments.pretraining.pretrain_tiles import (
     PretrainFolder,
     PretrainPatchCamelyon,
     PretrainPrepared,
 )
 from experiments.tcga_nsclc import TcgaNsclc
 from experiments.tcga_prad import TcgaPrad
-from wsi_jax.configs import is_config
+from wsi_jax.config_io import is_config
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.mil import CLAM
@@ -33,6 +32,7 @@ from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
+from wsi_jax.run.config import Experiment, Manifest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DATA = (

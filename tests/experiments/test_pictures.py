@@ -5,8 +5,8 @@ import json
 import numpy as np
 import scn
 
-from experiments.pictures import read_outlines
 from wsi_jax.data.cohort import Row
+from wsi_jax.run.pictures import read_outlines
 from wsi_jax.slides.slide import open_slide
 
 

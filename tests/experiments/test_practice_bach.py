@@ -10,15 +10,15 @@ import pytest
 
 from experiments import cohort as experiment
 from experiments.bach import Bach
-from experiments.checks import check_cohort
-from experiments.make_bach import PATIENTS, MakeBach, make_bach
-from experiments.making import MakeCohortError
+from experiments.phantoms.bach_fields import Field, draw_field, plan
+from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
+from experiments.phantoms.making import MakeCohortError
+from experiments.phantoms.texture_sources import Folder, SourceError
 from wsi_jax.data.bach import CLASSES, MPP, read_bach
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.splits import use_fold
-from wsi_jax.slides.fields import Field, draw_field, plan
+from wsi_jax.run.checks import check_cohort
 from wsi_jax.slides.slide import MppError, open_slide
-from wsi_jax.slides.sources import Folder, SourceError
 
 
 def small(folder, **changes) -> MakeBach:

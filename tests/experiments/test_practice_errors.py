@@ -12,12 +12,13 @@ from absl.testing import flagsaver
 from ml_collections import config_flags
 from PIL import Image
 
-from experiments import certify as certifier
-from experiments import commandline, make_cohort
+from experiments import commandline
 from experiments.camelyon16 import Camelyon16
+from experiments.phantoms import certify as certifier
+from experiments.phantoms import make_cohort
+from experiments.phantoms.presets import Preset
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.slides.clusters import split_of
-from wsi_jax.slides.presets import Preset
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -10,10 +10,10 @@ from PIL import Image
 
 import wsi_jax
 from experiments import cohort as experiment
-from experiments.experiment import RunError
-from experiments.sources import elsewhere
-from wsi_jax import pipeline
 from wsi_jax.data.cohort import Row
+from wsi_jax.run import extract as extraction
+from wsi_jax.run.config import RunError
+from wsi_jax.run.inputs import elsewhere
 from wsi_jax.slides.slide import SlideError, open_slide
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_learnt_from_is_refused_before_anything_is(tmp_path):
             f["features"], f["coords"] = np.ones((5, 2)), np.zeros((5, 2))
             fault(f)
     rows = [Row(name, "", "a", name, "") for name in faults]
-    lines = {line["slide_id"]: line for line in pipeline.adopt(rows, tmp_path)}
+    lines = {line["slide_id"]: line for line in extraction.adopt(rows, tmp_path)}
     assert lines["good"]["status"] == "precomputed"
     assert lines["good"]["tiles"] == 5
     reasons = {name: line["reason"] for name, line in lines.items()}

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from experiments import predict
-from wsi_jax.run import as_row
+from wsi_jax.run.predictor import as_row
 from wsi_jax.slides.slide import open_slide
 
 

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from experiments.configs.pretrain import prepare, prepared
-from experiments.experiment import RunError
-from experiments.prepare_tiles import prepare as write
-from experiments.pretrain_tiles import PretrainPrepared
+from experiments.pretraining.prepare_tiles import prepare as write
+from experiments.pretraining.pretrain_tiles import PretrainPrepared
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.data.prepared import PreparedTiles
 from wsi_jax.data.tiles import Reading
+from wsi_jax.run.config import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
 

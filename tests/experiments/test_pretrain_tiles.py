@@ -15,7 +15,7 @@ import pytest
 from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
-from experiments import checks, cohort, pretrain_tiles, tile_comparison
+from experiments import cohort
 from experiments.configs.pretrain import (
     lc25000,
     patch_camelyon,
@@ -23,9 +23,9 @@ from experiments.configs.pretrain import (
     unlabelled,
     vit_s,
 )
-from experiments.experiment import RunError
-from experiments.pretrain_tiles import PretrainPatchCamelyon
-from wsi_jax import configs
+from experiments.pretraining import baseline, pretrain_tiles
+from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
+from wsi_jax import config_io
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.patch_camelyon import MPP
 from wsi_jax.data.tensorflow import import_tf
@@ -35,12 +35,14 @@ from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.nets.origin import Origin, read_origin, to_metadata
 from wsi_jax.nets.pretrained import WeightsError
+from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata
+from wsi_jax.run import checks
+from wsi_jax.run.config import RunError
 from wsi_jax.slides.clusters import split_of
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.log import read_metrics
-from wsi_jax.train.loop import Train
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.log import read_metrics
+from wsi_jax.training.loop import Train
 from wsi_jax.types import Task
 
 
@@ -56,7 +58,7 @@ def test_weights_say_what_made_them(trained, tiles):
         clusters = {row["cluster"] for row in csv.DictReader(file)}
     assert set(origin.seen) == {c for c in clusters if split_of(c) == "encoder"}
     assert {"config", "commit", "date", "versions"} <= origin.made.keys()
-    made = configs.from_plain(origin.made["config"])
+    made = config_io.from_plain(origin.made["config"])
     assert made == small(tiles)
 
 
@@ -222,11 +224,11 @@ def test_a_cohort_is_refused_that_the_encoder_has_seen(tiny, manifest, tmp_path)
 
 def test_statistics_do_not_depend_on_how_a_tile_lies():
     x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    found = tile_comparison.statistics(x)
+    found = baseline.statistics(x)
     assert found.shape == (3, 39)
-    turned = tile_comparison.statistics(np.rot90(x, 1, (1, 2)))
+    turned = baseline.statistics(np.rot90(x, 1, (1, 2)))
     np.testing.assert_allclose(turned, found, rtol=1e-4, atol=1e-6)
-    finer = tile_comparison.statistics(x // 2)
+    finer = baseline.statistics(x // 2)
     assert np.abs(finer - found).min(0).max() > 0.1
 
 
@@ -239,13 +241,13 @@ def test_clusters_are_resampled_and_not_tiles():
     names = tuple(map(str, range(n)))
     clustered = tuple(str(i // 10) for i in range(n))
     wide, narrow = (
-        tile_comparison.compare(Tiles(pixels, label, of, names), p, p, 0)
+        baseline.compare(Tiles(pixels, label, of, names), p, p, 0)
         for of in (clustered, names)
     )
     length = lambda found: found["accuracy_hi"] - found["accuracy_lo"]
     assert length(wide) > 2.5 * length(narrow)
     assert wide["difference"] == wide["difference_lo"] == wide["difference_hi"] == 0
-    sure = tile_comparison.compare(
+    sure = baseline.compare(
         Tiles(pixels, label, clustered, names), np.eye(2)[label], p, 0
     )
     assert sure["accuracy"] == 1 == pytest.approx(sure["accuracy_hi"])
@@ -255,8 +257,8 @@ def test_clusters_are_resampled_and_not_tiles():
 @pytest.mark.parametrize("module", [lc25000, patch_camelyon, simclr, unlabelled, vit_s])
 def test_configs_are_whole(module):
     config = module.get_config()
-    configs.validate(config)
-    assert configs.from_plain(configs.to_plain(config)) == config
+    config_io.validate(config)
+    assert config_io.from_plain(config_io.to_plain(config)) == config
 
 
 def test_patch_camelyon_is_a_source():

@@ -10,16 +10,16 @@ import pytest
 from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
-from experiments import pretrain_tiles, tile_comparison
-from experiments.experiment import RunError
-from wsi_jax import configs
+from experiments.pretraining import baseline, pretrain_tiles
+from wsi_jax import config_io
 from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.origin import Origin, read_origin, to_metadata
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.log import read_metrics
+from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata
+from wsi_jax.run.config import RunError
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.log import read_metrics
 
 WHOLE = Augment(crop=1.0)
 
@@ -44,7 +44,7 @@ def probed(path, config):
     encoder = dataclasses.replace(config.method.encoder, weights=str(path))
     apply, params = jax.jit(encoder.make().apply), encoder.params()
     features = lambda tiles: np.asarray(apply(params, tiles.pixels))
-    return tile_comparison.regression(features, config.sets())
+    return baseline.regression(features, config.sets())
 
 
 def test_weights_are_as_of_any_encoder_but_for_the_classifier(alike, trained, tiles):
@@ -52,7 +52,7 @@ def test_weights_are_as_of_any_encoder_but_for_the_classifier(alike, trained, ti
     assert origin.classes == ()
     assert origin.seen == other.seen
     assert origin.encoder == other.encoder
-    config = configs.from_plain(origin.made["config"])
+    config = config_io.from_plain(origin.made["config"])
     assert config == without_labels(tiles, trained / "encoder.safetensors")
     mine, with_labels = (
         load_file(f / "encoder.safetensors").keys() for f in (alike, trained)
@@ -113,7 +113,7 @@ def test_an_encoder_beside_that_cannot_be_is_refused(tiles, trained, tmp_path):
         pretrained.save(tmp_path / "other", net, to_metadata(origin))
         return tmp_path / "other"
 
-    # As `experiments.export_encoder` leaves it.
+    # As `experiments.pretraining.export_encoder` leaves it.
     plain = Origin(origin.encoder, (), (), {"config": {"mpp": 2.0}})
     refused("no weights of experiments", saying(plain))
     tested = config.sets().test.cluster[0]

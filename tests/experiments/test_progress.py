@@ -4,8 +4,8 @@ import concurrent.futures
 
 import pytest
 
-from experiments import progress as module
-from experiments.progress import progress
+from wsi_jax.run import progress as module
+from wsi_jax.run.progress import progress
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import wsi_jax
 from experiments import predict
 from wsi_jax.data.cohort import Row
 from wsi_jax.nets.encoder import Encoder
+from wsi_jax.run.tiling import Tiling, survey
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.survey import Tiling, survey
 
 PLAIN = (
     "CMU-1-Small-Region.svs",

@@ -14,12 +14,12 @@ import pytest
 
 import wsi_jax
 from experiments import cohort as experiment
-from experiments import training
-from experiments.experiment import RunError
 from wsi_jax.data.cohort import read_manifest
-from wsi_jax.run import CARD
+from wsi_jax.run import train
+from wsi_jax.run.config import RunError
+from wsi_jax.run.predictor import CARD
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.train.checkpoint import Checkpoints
+from wsi_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -180,7 +180,7 @@ CARDS = {
     "dim a text": lambda text: _with(text, dim="8"),
     "a field more": lambda text: _with(text, more=1),
     "unknown type": lambda text: text.replace("ABMIL", "ABMLI"),
-    "foreign type": lambda text: text.replace("wsi_jax.run.Card", "os.Card"),
+    "foreign type": lambda text: text.replace("wsi_jax.run.predictor.Card", "os.Card"),
     "another type": lambda text: json.dumps(json.loads(text)["tiling"]["grid"]),
     "no tiling": lambda text: _with(text, tiling=None),
     "no method": lambda text: _with(text, method=None),
@@ -212,14 +212,14 @@ def test_a_slide_without_finite_numbers_is_refused_in_evaluation(
     folder = shutil.copytree(finished, tmp_path / "run")
     for name in ("report.html", "predictions.csv"):
         (folder / name).unlink()
-    predict = training.predict
+    predict = train.predict
 
     def overflowing(method, params, source, part, *rest):
         for i, one in enumerate(predict(method, params, source, part, *rest)):
             bad = part.rows[0].split == "test" and i < lost
             yield (one[0] * math.nan, *one[1:]) if bad else one
 
-    monkeypatch.setattr(training, "predict", overflowing)
+    monkeypatch.setattr(train, "predict", overflowing)
     config = tiny()
     config.features, config.heatmaps = "", 0
     if lost == 6:

@@ -15,7 +15,7 @@ import pytest
 
 from wsi_jax.evals.cost import WORK
 from wsi_jax.locks import LOCK, LockedError, locked
-from wsi_jax.train.log import read_metrics
+from wsi_jax.training.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SAID = ("metrics.json", "predictions.csv")

@@ -11,15 +11,15 @@ from PIL import Image
 
 import wsi_jax
 from experiments import cohort as experiment
-from experiments.checks import learnt_stains, note_stains
-from experiments.experiment import RunError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.evals.cost import WORK
 from wsi_jax.methods import mil
+from wsi_jax.run.checks import learnt_stains, note_stains
+from wsi_jax.run.config import RunError
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.stain import Stain, stain_columns
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.log import read_metrics
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.log import read_metrics
 
 
 def table(path):

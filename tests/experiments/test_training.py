@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.training import class_weights, correction, validation_metrics
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.ops.prior import probabilities
-from wsi_jax.train.loop import Train
-from wsi_jax.train.supervised import supervised
+from wsi_jax.run.train import class_weights, correction, validation_metrics
+from wsi_jax.training.loop import Train
+from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Bag
 
 PLANS = {

@@ -11,14 +11,14 @@ import wsi_jax
 from experiments import cohort as experiment
 from experiments import predict
 from experiments.camelyon16 import Camelyon16
-from experiments.checks import check_same_slides
-from experiments.experiment import RunError
 from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.survey import Surveyed
+from wsi_jax.run.checks import check_same_slides
+from wsi_jax.run.config import RunError
+from wsi_jax.run.tiling import Surveyed
 
 
 @pytest.fixture

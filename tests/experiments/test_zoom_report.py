@@ -16,9 +16,9 @@ from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.run import Predictor
+from wsi_jax.run.predictor import Predictor
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.course import Course
+from wsi_jax.training.course import Course
 
 SHARE, CHILDREN = 0.25, 2
 

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from experiments import cohort as experiment
-from experiments.experiment import RunError
-from experiments.zooming import both
-from wsi_jax.configs import from_plain
+from wsi_jax.config_io import from_plain
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.features import FeatureError, read_coords
-from wsi_jax.data.zooms import pair
-from wsi_jax.run import Card, Predictor
-from wsi_jax.train.checkpoint import Checkpoints
-from wsi_jax.train.log import read_metrics
+from wsi_jax.data.two_level_bags import pair
+from wsi_jax.run.config import RunError
+from wsi_jax.run.predictor import Card, Predictor
+from wsi_jax.run.zoom_inputs import both
+from wsi_jax.training.checkpoint import Checkpoints
+from wsi_jax.training.log import read_metrics
 from wsi_jax.types import Zooms
 
 HERE = pathlib.Path(__file__).parent

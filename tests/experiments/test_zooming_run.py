@@ -13,13 +13,13 @@ from experiments import cohort as experiment
 from wsi_jax.methods import sasha
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import ConvNeXtEncoder
-from wsi_jax.ops import zoom
-from wsi_jax.run import as_row
+from wsi_jax.ops import zoom_env
+from wsi_jax.run.predictor import as_row
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.train.compile import make_mesh
-from wsi_jax.train.course import Course
-from wsi_jax.train.ppo import PPO
+from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.course import Course
+from wsi_jax.training.ppo import PPO
 
 # Each costs a program.
 NAMES = "grid", "low_resolution", "full_resolution"
@@ -81,7 +81,7 @@ def test_an_opened_run_zooms_to_the_same_verdict(run, predictor):
     for label, p in verdict.probabilities.items():
         assert p == pytest.approx(float(lines[name][f"p_{label}"]), abs=1e-4)
     assert len(verdict.attention) == len(verdict.yx) == n
-    assert len(set(verdict.order.tolist())) == zoom.horizon(0.2, n)
+    assert len(set(verdict.order.tolist())) == zoom_env.horizon(0.2, n)
     assert n + 4 * len(verdict.order) <= verdict.cost["tiles"] < 5 * n
     assert verdict.cost["slides"] == 1
 

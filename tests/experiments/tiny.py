@@ -1,13 +1,13 @@
 """A whole experiment in seconds: small slides, a small encoder, thirty steps."""
 
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.bags import Loading
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.nets.encoder import Encoder
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:

@@ -15,7 +15,7 @@ import optax
 
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.supervised import supervised
+from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Takes
 
 TINY = pathlib.Path(__file__).with_name("tiny.py")

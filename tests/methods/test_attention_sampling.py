@@ -9,7 +9,7 @@ from glances import CELL, MPP, TASK, batch, method, write_slides
 
 from wsi_jax.methods.attention_sampling import Inference, Layout, Look
 from wsi_jax.ops.sampling import Estimator
-from wsi_jax.train.compile import compile_method, make_mesh
+from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Looks
 
 

@@ -24,12 +24,12 @@ from wsi_jax.methods.streaming_clam import Augment as Lenses
 from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops.weights import Normaliser
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.checkpoint import Checkpoints
-from wsi_jax.train.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.train.course import Course
-from wsi_jax.train.optimiser import Optimiser, Schedule
-from wsi_jax.train.ppo import PPO
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.checkpoint import Checkpoints
+from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
+from wsi_jax.training.course import Course
+from wsi_jax.training.optimiser import Optimiser, Schedule
+from wsi_jax.training.ppo import PPO
 from wsi_jax.types import Bag, Looks, Method, Task, TrainState, Zooms
 
 SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import test_contract as contract
 
-from wsi_jax.train.checkpoint import Checkpoints, digest
-from wsi_jax.train.compile import make_mesh, replicate
+from wsi_jax.training.checkpoint import Checkpoints, digest
+from wsi_jax.training.compile import make_mesh, replicate
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Opens what eight devices have saved, and saves it again.
 ON_ONE = """
 import json, sys
 import jax
-from wsi_jax.train.checkpoint import Checkpoints, digest
+from wsi_jax.training.checkpoint import Checkpoints, digest
 there, here, shapes = sys.argv[1:]
 assert jax.device_count() == 1
 struct = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf[:-1]), leaf[-1])

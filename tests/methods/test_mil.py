@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from wsi_jax import configs
+from wsi_jax import config_io
 from wsi_jax.methods import mil
 from wsi_jax.ops.weights import Normaliser
 from wsi_jax.types import Bag, Task
@@ -193,7 +193,7 @@ def test_the_verdict_rests_on_the_attention_that_is_told(how):
 
 
 def test_a_model_from_before_has_the_softmax():
-    plain = configs.to_plain(mil.CLAM(width=7))
+    plain = config_io.to_plain(mil.CLAM(width=7))
     del plain["normaliser"]
-    assert configs.from_plain(plain) == mil.CLAM(width=7)
+    assert config_io.from_plain(plain) == mil.CLAM(width=7)
     assert mil.CLAM().normaliser is Normaliser.softmax

@@ -14,12 +14,12 @@ from scipy.special import rel_entr, softmax
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Updater
-from wsi_jax.ops.ways import WAYS
 from wsi_jax.ops.weights import Normaliser
-from wsi_jax.train.compile import compile_each, compile_method, make_mesh, split
-from wsi_jax.train.course import Course
-from wsi_jax.train.optimiser import Optimiser
-from wsi_jax.train.ppo import PPO
+from wsi_jax.ops.zoom_strategies import WAYS
+from wsi_jax.training.compile import compile_each, compile_method, make_mesh, split
+from wsi_jax.training.course import Course
+from wsi_jax.training.optimiser import Optimiser
+from wsi_jax.training.ppo import PPO
 from wsi_jax.types import Bag, Task, Zooms
 
 TASK = Task(("normal", "tumor", "other"))

@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from wsi_jax import configs
+from wsi_jax import config_io
 from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.compile import compile_method, make_mesh, split
-from wsi_jax.train.loop import Train
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.loop import Train
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("one", "other"))
@@ -96,9 +96,9 @@ def test_views_are_as_the_encoder_wants_them():
 def test_what_cannot_be_is_refused():
     for field, value in (("projection", 0), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=rf"method\.{field}=0"):
-            configs.validate(SimCLR(**{field: value}))
+            config_io.validate(SimCLR(**{field: value}))
     with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
-        configs.validate(SimCLR(augment=Augment(crop=1.5)))
+        config_io.validate(SimCLR(augment=Augment(crop=1.5)))
 
 
 def test_tiles_are_seen_at_several_magnifications():
@@ -156,7 +156,7 @@ def test_the_deviation_is_projected_too():
 @pytest.mark.parametrize("scales", [(), (0, 1)])
 def test_no_magnification_is_refused(scales):
     with pytest.raises(ValueError, match="scales"):
-        configs.validate(SimCLR(scales=scales))
+        config_io.validate(SimCLR(scales=scales))
 
 
 @pytest.mark.parametrize("encoder", [VIT, ConvNeXtEncoder(blocks=(1,), stem=8)])

@@ -13,9 +13,9 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.ops.augment import turn
 from wsi_jax.ops.weights import Normaliser
-from wsi_jax.train.checkpoint import Checkpoints
-from wsi_jax.train.compile import compile_method, make_mesh
-from wsi_jax.train.optimiser import Thaw
+from wsi_jax.training.checkpoint import Checkpoints
+from wsi_jax.training.compile import compile_method, make_mesh
+from wsi_jax.training.optimiser import Thaw
 from wsi_jax.types import Bag, Dtype, Task
 
 TASK = Task(("normal", "tumor"))

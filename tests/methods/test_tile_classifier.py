@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from wsi_jax import configs
+from wsi_jax import config_io
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.compile import compile_method, make_mesh, split
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.compile import compile_method, make_mesh, split
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("smooth", "rough", "absent"))
@@ -123,7 +123,7 @@ def test_a_prediction_changes_no_tile(compiled, state):
 
 def test_a_crop_larger_than_the_tile_is_refused():
     with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
-        configs.validate(TileClassifier(augment=Augment(crop=1.5)))
+        config_io.validate(TileClassifier(augment=Augment(crop=1.5)))
 
 
 def test_coarser_the_look_is_told_and_finer_the_detail():

@@ -12,7 +12,7 @@ import sasha
 
 from wsi_jax.nets import hafed
 from wsi_jax.nets.hafed import HAFED, Uniforms
-from wsi_jax.ops.branches import diversity, drop_best
+from wsi_jax.ops.multi_branch_attention import diversity, drop_best
 from wsi_jax.ops.weights import Normaliser, normalise
 
 ARCHIVES = pytest.mark.parametrize(

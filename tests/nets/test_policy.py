@@ -13,7 +13,7 @@ import sasha
 from wsi_jax.nets.policy import Critic
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import entropy, log_attention
-from wsi_jax.ops.zoom import unit
+from wsi_jax.ops.zoom_env import unit
 
 SIZES = pytest.mark.parametrize("d", [32, 384])
 close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)

@@ -10,15 +10,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
-from wsi_jax import configs
-from wsi_jax.nets import known, pretrained
+from wsi_jax import config_io
+from wsi_jax.nets import foundation_models, pretrained
+from wsi_jax.nets.crop_classifier import CropReader
 from wsi_jax.nets.crop_head import CropHead
-from wsi_jax.nets.crops import CropReader
-from wsi_jax.nets.origin import Origin, to_metadata
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.transformer import Bias, Mlp
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
+from wsi_jax.nets.weights_metadata import Origin, to_metadata
 from wsi_jax.ops import positions
 from wsi_jax.types import Dtype
 
@@ -124,9 +124,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", known.names())
+@pytest.mark.parametrize("name", foundation_models.names())
 def test_every_known_encoder_can_be_built(name):
-    it = known.known(name)
+    it = foundation_models.known(name)
     it.encoder.check_tile("grid.size_px", it.tile_px)
     if name in COUNTS:
         assert sizes(it.encoder)[0] == COUNTS[name]
@@ -134,21 +134,21 @@ def test_every_known_encoder_can_be_built(name):
     made, params = first.make(), {"params": shapes(first)}
     tiles = jax.ShapeDtypeStruct((2, it.tile_px, it.tile_px, 3), jnp.uint8)
     assert jax.eval_shape(made.apply, params, tiles).shape == (2, made.dim)
-    assert f"| `{name}` |" in known.table()
+    assert f"| `{name}` |" in foundation_models.table()
 
 
 def test_a_dinov3_has_as_many_tensors_as_its_file():
-    assert sizes(known.known("dinov3_s").encoder)[1] == 162
+    assert sizes(foundation_models.known("dinov3_s").encoder)[1] == 162
 
 
 def test_an_unknown_encoder_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"'virchov2'.*did you mean virchow2"):
-        known.known("virchov2")
+        foundation_models.known("virchov2")
 
 
 def test_every_known_encoder_is_new():
-    known.known("uni").encoder.weights = "mine.safetensors"
-    assert known.known("uni").encoder.weights == ""
+    foundation_models.known("uni").encoder.weights = "mine.safetensors"
+    assert foundation_models.known("uni").encoder.weights == ""
 
 
 def test_a_file_has_its_classifier_and_mask_token_ignored(tmp_path):
@@ -371,7 +371,7 @@ def test_a_random_one_begins_with_its_layer_scale_and_sees_any_multiple():
 )
 def test_what_cannot_be_is_refused(change, complaint):
     with pytest.raises(ValueError, match=complaint):
-        configs.validate(ViTEncoder(**TINY | change))
+        config_io.validate(ViTEncoder(**TINY | change))
 
 
 def test_a_description_tells_all_but_the_seed_and_goes_to_json_and_back():
@@ -380,7 +380,7 @@ def test_a_description_tells_all_but_the_seed_and_goes_to_json_and_back():
     assert told["mlp"] == "swiglu"
     assert told["weights"] == "random:0"
     assert "seed" not in told
-    assert configs.from_plain(configs.to_plain(encoder)) == encoder
+    assert config_io.from_plain(config_io.to_plain(encoder)) == encoder
 
 
 def test_methods_that_look_at_crops_take_the_map_of_their_patches():

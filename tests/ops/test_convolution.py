@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 
 from wsi_jax.ops.convolution import SMALL, conv
-from wsi_jax.train.flops import count_flops
+from wsi_jax.training.flops import count_flops
 
 
 def stock(x, kernel, stride, padding):

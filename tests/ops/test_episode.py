@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import sasha
 
-from wsi_jax.ops import versions
+from wsi_jax.ops import episode_states
 from wsi_jax.ops.episode import Slides, Update, greedy, play
-from wsi_jax.ops.versions import Versions
-from wsi_jax.ops.zoom import Rules
+from wsi_jax.ops.episode_states import Versions
+from wsi_jax.ops.zoom_env import Rules
 
 
 def states_of(slides, episode, steps):
     """Every row of every state [b e t n d]."""
     of = Versions(slides.z, episode.estimated, slides.v)
-    look = lambda step, kind, slide, episode, of: versions.select(kind, of)
-    return versions.along(look, slides, episode, of, steps=steps, chunk=4)
+    look = lambda step, kind, slide, episode, of: episode_states.select(kind, of)
+    return episode_states.along(look, slides, episode, of, steps=steps, chunk=4)
 
 
 @pytest.mark.parametrize("d", [32, 384])
@@ -42,7 +42,9 @@ def test_episodes_are_the_fixture(shared, d):
             Rules(signed=False), steps=steps, episodes=1, chunk=5,
         )  # fmt: skip
         classify = functools.partial(hafed.apply, p, method="rows")
-        logits = versions.verdicts(classify, slides, episode, steps=steps + 1, chunk=4)
+        logits = episode_states.verdicts(
+            classify, slides, episode, steps=steps + 1, chunk=4
+        )
         return episode, states_of(slides, episode, steps + 1)[0, 0], logits[0, 0]
 
     episode, states, logits = run(w["Z"], w["V"])
@@ -68,7 +70,7 @@ def test_states_are_those_of_the_environment(x64, signed):
     def run():
         episode, plain = problem.play(rules=rules), problem.play_stacked(rules)
         steps = episodes.STEPS + 1
-        logits = versions.verdicts(
+        logits = episode_states.verdicts(
             problem.classify, problem.slides, episode, steps=steps, chunk=4
         )
         each = jax.vmap(jax.vmap(problem.classify_state, (0, None)), (0, None))
@@ -108,7 +110,7 @@ def test_padding_is_invisible():
 
     def run(problem):
         episode = problem.play()
-        logits = versions.verdicts(
+        logits = episode_states.verdicts(
             problem.classify, problem.slides, episode, steps=episodes.STEPS, chunk=4
         )
         return episode, logits

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from trunks import NECK, NEXT, TINY, assert_same, image, trunk
 
+from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.ops.halo import halo
 from wsi_jax.ops.maps import DENSE, Ops
-from wsi_jax.ops.passage import StreamError, Tissue
+from wsi_jax.ops.stream_tile import StreamError, Tissue
 from wsi_jax.ops.streaming import masked, plan, stream
 from wsi_jax.ops.wavefront import stream_wide
-from wsi_jax.train.compile import make_mesh
+from wsi_jax.training.compile import make_mesh
 
 
 def value_and_gradients(forward, params, x, weight=1.0):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from wsi_jax.data.bag_store import Loading, Stored
 from wsi_jax.data.features import (
     FeatureError,
     feature_shape,
@@ -18,8 +19,7 @@ from wsi_jax.data.features import (
     read_features,
 )
 from wsi_jax.data.order import bag_batch_indices, draw_tiles, process_rows
-from wsi_jax.data.parallel import parallel_batches
-from wsi_jax.data.stored import Loading, Stored
+from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.types import Bag, bucket
 
 ENDLESS = np.iinfo(np.int64).max

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from wsi_jax.data.bag_store import Loading, Stored
 from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all, write_whole
-from wsi_jax.data.stored import Loading, Stored
 from wsi_jax.types import Zooms
 
 

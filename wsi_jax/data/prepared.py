@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int32, UInt8
 
 from wsi_jax.data.cohort import SPLITS
 from wsi_jax.data.order import process_rows, tile_order
-from wsi_jax.data.parallel import parallel_batches
+from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tile_sets import Tiles, TileSets
 from wsi_jax.data.tiles import Reading
@@ -180,6 +180,7 @@ def opened(folder: str | os.PathLike) -> Any:
     """
     if not place(folder).is_dir():
         raise CohortError(
-            f"{folder}: no prepared tiles, or not all; run experiments.prepare_tiles"
+            f"{folder}: no prepared tiles, or not all; run "
+            "experiments.pretraining.prepare_tiles"
         )
     return import_tfds().builder_from_directory(place(folder))

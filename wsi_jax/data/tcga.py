@@ -19,7 +19,7 @@ from typing import NamedTuple
 from absl import logging
 
 from wsi_jax.data.cohort import Cohort, Row
-from wsi_jax.data.gleason import isup, read_gleason
+from wsi_jax.data.gdc_gleason import isup, read_gleason
 from wsi_jax.data.slide_folder import find_slides, some, walk
 from wsi_jax.slides.slide import known_stem
 from wsi_jax.slides.table import CohortError

@@ -15,9 +15,8 @@ from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
 from wsi_jax.data.tile_sets import Tiles, TileSets
-from wsi_jax.slides.clusters import split_of
+from wsi_jax.slides.clusters import COLUMNS, INDEX, split_of
 from wsi_jax.slides.pyramid import rescale
-from wsi_jax.slides.sources import COLUMNS, INDEX
 from wsi_jax.slides.table import CohortError, read_table
 
 

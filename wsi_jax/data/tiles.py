@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from wsi_jax.configs import COUNT
+from wsi_jax.config_io import COUNT
 from wsi_jax.data.order import process_rows, tile_order
-from wsi_jax.data.parallel import parallel_batches
+from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.slides.decoded import unaligned
 from wsi_jax.slides.slide import SlideError, open_slide
 

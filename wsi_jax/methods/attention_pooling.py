@@ -22,17 +22,17 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from wsi_jax.nets.crops import CropOptions
+from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.crops import Cells
+from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
-from wsi_jax.train.course import Course
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.optimiser import alone, paced
-from wsi_jax.train.resident import sifting_resident
-from wsi_jax.train.sift import sifting
-from wsi_jax.train.sifter import Candidates, Kept
+from wsi_jax.training.course import Course
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.optimiser import alone, paced
+from wsi_jax.training.resident import sifting_resident
+from wsi_jax.training.tile_scorer import Candidates, Kept
+from wsi_jax.training.tile_selection import sifting
 from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task, padded
 
 

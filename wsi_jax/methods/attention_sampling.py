@@ -23,16 +23,16 @@ import numpy as np
 import optax
 from jax import lax
 
-from wsi_jax.nets.crops import CropOptions
-from wsi_jax.nets.look import Overlook
+from wsi_jax.nets.crop_classifier import CropOptions
+from wsi_jax.nets.overview_attention import Overlook
 from wsi_jax.ops import sampling
-from wsi_jax.ops.crops import Cells
+from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import Estimator
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.look import Chosen, looking
-from wsi_jax.train.optimiser import Thaw, paced
-from wsi_jax.train.resident import resident
+from wsi_jax.training.crop_selection import Chosen, looking
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.optimiser import Thaw, paced
+from wsi_jax.training.resident import resident
 from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.nets.crops import CropOptions
-from wsi_jax.ops.crops import Cells
+from wsi_jax.nets.crop_classifier import CropOptions
+from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.look import Chosen, looking
-from wsi_jax.train.optimiser import paced
-from wsi_jax.train.resident import resident
+from wsi_jax.training.crop_selection import Chosen, looking
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.optimiser import paced
+from wsi_jax.training.resident import resident
 from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
 

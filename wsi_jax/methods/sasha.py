@@ -20,6 +20,7 @@ import optax
 
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
+from wsi_jax.nets.sasha import ZoomNets, is_distilled
 from wsi_jax.nets.zoom_losses import (
     hafed_loss,
     mixed_loss,
@@ -27,19 +28,18 @@ from wsi_jax.nets.zoom_losses import (
     updater_loss,
 )
 from wsi_jax.nets.zoomer import zoomer
-from wsi_jax.nets.zooming import ZoomNets, is_distilled
-from wsi_jax.ops import zoom
+from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Slides, play, sampler
 from wsi_jax.ops.pooling import moments
-from wsi_jax.ops.ways import AT_ONCE, WAYS, Way, follow
 from wsi_jax.ops.weights import Normaliser
-from wsi_jax.train import ppo
-from wsi_jax.train.agent import Agent
-from wsi_jax.train.course import Course
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.optimiser import Optimiser, alone
-from wsi_jax.train.ppo import PPO
-from wsi_jax.train.supervised import plain_mean, supervised
+from wsi_jax.ops.zoom_strategies import AT_ONCE, WAYS, Way, follow
+from wsi_jax.training import ppo
+from wsi_jax.training.actor_critic import Agent
+from wsi_jax.training.course import Course
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.optimiser import Optimiser, alone
+from wsi_jax.training.ppo import PPO
+from wsi_jax.training.supervised import plain_mean, supervised
 from wsi_jax.types import (
     Dtype,
     Method,
@@ -224,10 +224,10 @@ class _Stages:
             Critic(d, config.clock, **how),
         )
 
-    def rules(self) -> zoom.Rules:
+    def rules(self) -> zoom_env.Rules:
         """Of the environment."""
         config = self.config
-        return zoom.Rules(tau=config.tau, once=config.once, signed=config.signed)
+        return zoom_env.Rules(tau=config.tau, once=config.once, signed=config.signed)
 
     # HAFED.
 
@@ -396,8 +396,8 @@ class _Stages:
     def slides(self, params, batch, share) -> tuple[Slides, int]:
         """Slides to play on, and the steps on the fullest there could be."""
         rows = self.nets(batch.x.low).rows(params, batch.x)
-        steps = zoom.horizon(share, batch.mask.sum(-1))
-        most = max(1, math.ceil(zoom.ratio(share) * batch.mask.shape[1]))
+        steps = zoom_env.horizon(share, batch.mask.sum(-1))
+        most = max(1, math.ceil(zoom_env.ratio(share) * batch.mask.shape[1]))
         return Slides.of(*rows, batch.mask, steps), most
 
     def verdict(self, params, batch, key, way: Way, liking):

@@ -9,9 +9,9 @@ import optax
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import shrink
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.flops import count_flops
-from wsi_jax.train.supervised import supervised
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.flops import count_flops
+from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Task
 
 

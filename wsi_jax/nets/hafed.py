@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from wsi_jax.nets.gated import Gated, linear, uniform
-from wsi_jax.ops.branches import diversity, drop_best, mean_attention
+from wsi_jax.ops.multi_branch_attention import diversity, drop_best, mean_attention
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.weights import Normaliser, log_weights
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num, PyTree
 
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.origin import Origin, read_origin
+from wsi_jax.nets.weights_metadata import Origin, read_origin
 from wsi_jax.ops.pooling import mean_and_deviation
 from wsi_jax.types import Bag, Dtype
 

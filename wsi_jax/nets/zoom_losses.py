@@ -8,10 +8,10 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from wsi_jax.nets.hafed import losses
-from wsi_jax.nets.zooming import ZoomNets
+from wsi_jax.nets.sasha import ZoomNets
 from wsi_jax.ops.likeness import miss
 from wsi_jax.ops.sampling import log_attention
-from wsi_jax.ops.zoom import Rules
+from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.types import Bag
 
 

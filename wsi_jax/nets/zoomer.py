@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import jax
 
-from wsi_jax.nets.zooming import ZoomNets
-from wsi_jax.ops import zoom
+from wsi_jax.nets.sasha import ZoomNets
+from wsi_jax.ops import zoom_env
 from wsi_jax.ops.sampling import log_attention
 from wsi_jax.types import Zoomer
 
 
-def zoomer(nets: Callable[..., ZoomNets], share: float, rules: zoom.Rules) -> Zoomer:
+def zoomer(
+    nets: Callable[..., ZoomNets], share: float, rules: zoom_env.Rules
+) -> Zoomer:
     """The verdict by the policy's own way, one step at a time.
 
     Args:
@@ -21,7 +23,9 @@ def zoomer(nets: Callable[..., ZoomNets], share: float, rules: zoom.Rules) -> Zo
 
     def begin(params, low, mask):
         low = nets(low).standardised(params, low)
-        return jax.vmap(zoom.reset)(low, mask, zoom.horizon(share, mask.sum(-1)))
+        return jax.vmap(zoom_env.reset)(
+            low, mask, zoom_env.horizon(share, mask.sum(-1))
+        )
 
     def likely(params, state):
         left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
@@ -31,7 +35,7 @@ def zoomer(nets: Callable[..., ZoomNets], share: float, rules: zoom.Rules) -> Zo
     def step(params, state, tile, children):
         mine = nets(state.rows)
         update = lambda *x: mine.updater.apply(params["updater"], *x)
-        move = lambda *x: zoom.step(*x, update, rules)[0]
+        move = lambda *x: zoom_env.step(*x, update, rules)[0]
         return jax.vmap(move)(state, tile, mine.aggregate(params, children))
 
     def end(params, state):

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, PyTree
 
 from wsi_jax.ops.sampling import log_attention
-from wsi_jax.ops.zoom import Rules, unit
+from wsi_jax.ops.zoom_env import Rules, unit
 
 
 class Slides(NamedTuple):

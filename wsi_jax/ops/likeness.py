@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from wsi_jax.ops.zoom import Rules, unit
+from wsi_jax.ops.zoom_env import Rules, unit
 
 
 def miss(

@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from wsi_jax.ops.maps import Ops
-from wsi_jax.ops.passage import Field, Passage, Piece, Tissue, Window, field, length
+from wsi_jax.ops.stream_tile import Field, Passage, Piece, Tissue, Window, field, length
 
 # (params, map, ops) -> map
 Net = Callable[[PyTree, Any, Ops], Any]

@@ -1,7 +1,9 @@
-"""Which part of an experiment a source tile may serve: one function, one answer."""
+"""Clusters of tiles in a folder, and the part of an experiment each may serve."""
 
 import hashlib
 
+INDEX = "index.csv"
+COLUMNS = ("file", "class", "cluster")
 PARTS = ("train", "train", "test", "encoder")
 
 

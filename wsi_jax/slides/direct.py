@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tifffile
 
-from wsi_jax.slides.tiff import Plane, is_jpeg, unreadable
+from wsi_jax.slides.tiff_reader import Plane, is_jpeg, unreadable
 
 # One for OpenSlide's interpolation, one for another build of the JPEG decoder.
 _ROUNDING = 2

@@ -25,7 +25,7 @@ from wsi_jax.slides.direct import DirectPlanes, is_exact
 from wsi_jax.slides.directories import read_directories
 from wsi_jax.slides.levels import pyramid_levels
 from wsi_jax.slides.segments import Segments
-from wsi_jax.slides.tiff import WHITE, TiffReader, flatten, is_jpeg
+from wsi_jax.slides.tiff_reader import WHITE, TiffReader, flatten, is_jpeg
 
 # One cache of decoded tiles for all OpenSlide handles; a private one each would grow
 # with the number of open slides.

@@ -10,14 +10,14 @@ full resolution. Not measured here: the images are not at hand.
 """
 
 from experiments.bach import Bach
-from experiments.experiment import Experiment
 from wsi_jax.data.bach import MPP
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser, Thaw
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser, Thaw
 from wsi_jax.types import Dtype
 
 

@@ -1,6 +1,7 @@
 """A practice cohort in BACH's layout: 400 fields, 3.8 GB.
 
-    python -m experiments.make_bach --config experiments/configs/bach/practice.py \
+    python -m experiments.phantoms.make_bach \
+        --config experiments/configs/bach/practice.py \
         --config.tiles=LC25000 --config.out=cohorts/bach
 
 LC25000 is a folder of tiles by class with an index.csv (file, class, cluster); without
@@ -12,7 +13,7 @@ it the tiles are drawn. Then, as on BACH itself:
         --config.encoder.weights=resnet50.safetensors
 """
 
-from experiments.make_bach import MakeBach
+from experiments.phantoms.make_bach import MakeBach
 
 
 def get_config() -> MakeBach:

@@ -8,12 +8,12 @@ The features are those usual in the CLAM literature: ResNet-50 after its third s
 """
 
 from experiments.camelyon16 import Camelyon16
-from experiments.experiment import Experiment
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
+from wsi_jax.training.loop import Train
 
 
 def get_config() -> Experiment:

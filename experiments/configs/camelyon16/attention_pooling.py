@@ -12,14 +12,14 @@ here: the slides are 700 GB.
 """
 
 from experiments.camelyon16 import Camelyon16
-from experiments.experiment import Experiment
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.course import Course
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.course import Course
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Dtype
 
 

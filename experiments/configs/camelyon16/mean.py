@@ -7,8 +7,8 @@ Not measured here: the slides are 700 GB.
 """
 
 from experiments.configs.camelyon16 import abmil
-from experiments.experiment import Experiment
 from wsi_jax.methods.mil import Mean
+from wsi_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -12,8 +12,8 @@ it works on real texture is what this shows, and no more.
 
 from experiments.camelyon16 import Camelyon16
 from experiments.configs import demo
-from experiments.experiment import Experiment
-from experiments.make_cohort import MakeCohort
+from experiments.phantoms.make_cohort import MakeCohort
+from wsi_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -12,12 +12,12 @@ of a row in on-the-fly inference. Not measured here: the slides are 700 GB.
 """
 
 from experiments.configs.camelyon16 import sasha
-from experiments.experiment import Experiment
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.ops.returns import Reward
-from wsi_jax.train.course import Course
-from wsi_jax.train.optimiser import Optimiser, Schedule
-from wsi_jax.train.ppo import PPO
+from wsi_jax.run.config import Experiment
+from wsi_jax.training.course import Course
+from wsi_jax.training.optimiser import Optimiser, Schedule
+from wsi_jax.training.ppo import PPO
 
 SLIDES = 242  # of the authors' training split: an epoch
 

@@ -9,7 +9,7 @@ The schedule of `camelyon16/attention_sampling.py`, whose docstring says what is
 """
 
 from experiments.configs.camelyon16 import attention_sampling
-from experiments.experiment import Experiment, Manifest
+from wsi_jax.run.config import Experiment, Manifest
 
 
 def get_config() -> Experiment:

@@ -8,7 +8,7 @@ Any number of classes. For another method, import another config.
 """
 
 from experiments.configs.camelyon16 import clam_sb
-from experiments.experiment import Experiment, Manifest
+from wsi_jax.run.config import Experiment, Manifest
 
 
 def get_config() -> Experiment:

@@ -10,8 +10,8 @@ file is to be had. On an accelerator add `--config.encoder.dtype=bfloat16`.
 """
 
 from experiments.configs.cohort import abmil
-from experiments.experiment import Experiment
-from wsi_jax.nets.known import known
+from wsi_jax.nets.foundation_models import known
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
 
 

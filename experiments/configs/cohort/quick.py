@@ -8,7 +8,7 @@ finds faults in a cohort and gives a floor to compare with.
 """
 
 from experiments.configs import demo
-from experiments.experiment import Experiment, Manifest
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
 
 

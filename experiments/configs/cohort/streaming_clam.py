@@ -12,7 +12,7 @@ with a frozen trunk (`method.thaw.frozen`) are for some 200 training slides.
 """
 
 from experiments.configs.camelyon16 import streaming_clam
-from experiments.experiment import Experiment, Manifest
+from wsi_jax.run.config import Experiment, Manifest
 
 
 def get_config() -> Experiment:

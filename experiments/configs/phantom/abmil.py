@@ -12,11 +12,11 @@ other slides, `--config.train.seed` other weights.
 from experiments.camelyon16 import Camelyon16
 from experiments.configs.phantom import cohort
 from experiments.configs.pretrain import phantom
-from experiments.experiment import Experiment
 from wsi_jax.methods.mil import ABMIL
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:

@@ -1,6 +1,7 @@
 """Needles in a practice cohort: a few crops of 32 um, where the overview is suspicious.
 
-    python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/phantom/cohort.py \
         --config.preset=needle --config.n_train=120 --config.n_val=40 \
         --config.styles=400 --config.out=cohorts/needle
     python -m experiments.cohort \
@@ -20,12 +21,12 @@ settled on nothing.
 """
 
 from experiments.configs.pretrain import detail
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser, Thaw
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser, Thaw
 
 
 def get_config() -> Experiment:

@@ -12,13 +12,13 @@ alone, `--config.method.joint=True` trains both nets at once.
 """
 
 from experiments.configs.pretrain import detail
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.course import Course
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.course import Course
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:

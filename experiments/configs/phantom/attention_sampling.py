@@ -1,6 +1,7 @@
 """A practice cohort, three magnifications: which of them tells is for the net to learn.
 
-    python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/phantom/cohort.py \
         --config.preset=fine_only --config.n_train=480 --config.n_val=40 \
         --config.n_test=40 --config.side_px=896 --config.suspect_share=0.12 \
         --config.out=cohorts/fine_only
@@ -21,12 +22,12 @@ none says more.
 """
 
 from experiments.configs.pretrain import unlabelled
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser, Thaw
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser, Thaw
 
 
 def get_config() -> Experiment:

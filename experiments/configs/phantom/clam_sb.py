@@ -7,8 +7,8 @@
 """
 
 from experiments.configs.phantom import abmil
-from experiments.experiment import Experiment
 from wsi_jax.methods.mil import CLAM
+from wsi_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -1,8 +1,9 @@
 """A phantom: practice slides of real tissue whose signal is where the preset says.
 
-    python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/phantom/cohort.py \
         --config.tiles=FOLDER --config.preset=needle --config.out=cohorts/needle
-    python -m experiments.certify --cohort cohorts/needle
+    python -m experiments.phantoms.certify --cohort cohorts/needle
 
 FOLDER holds tiles by class and an index.csv (file, class, cluster), as LC25000 sorted
 into clusters. 240 slides of 3,000 px a side and more, 80 test slides of either class.
@@ -10,8 +11,8 @@ The tiles have 1 um/px; scanned at .45 to .5 they lose nothing, and at .25 would
 nothing and take four times as long.
 """
 
-from experiments.make_cohort import MakeCohort
-from wsi_jax.slides.nuisance import Nuisance
+from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.make_cohort import MakeCohort
 
 
 def get_config() -> MakeCohort:

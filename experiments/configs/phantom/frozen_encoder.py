@@ -11,7 +11,7 @@ its tiles of 128 px at 1 um/px are the cells that the other streams.
 
 from experiments.configs.phantom import frozen_trunk
 from experiments.configs.pretrain import phantom
-from experiments.experiment import Experiment
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
 
 

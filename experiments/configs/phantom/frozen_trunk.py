@@ -7,10 +7,10 @@ The same cells and head, every cell a tile of the same random trunk.
 """
 
 from experiments.configs.phantom import streaming_clam
-from experiments.experiment import Experiment
 from wsi_jax.methods.mil import CLAM
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.run.config import Experiment
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:

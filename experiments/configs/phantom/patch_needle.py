@@ -6,8 +6,8 @@
 """
 
 from experiments.configs.phantom import attention_needle
-from experiments.experiment import Experiment
 from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -11,14 +11,14 @@ tiles say stands beside, in `metrics.json` and in the report.
 """
 
 from experiments.configs.pretrain import drawn
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.data.bags import Loading
 from wsi_jax.methods.sasha import SASHA
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.course import Course
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
-from wsi_jax.train.ppo import PPO
+from wsi_jax.training.course import Course
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
+from wsi_jax.training.ppo import PPO
 
 
 def get_config() -> Experiment:

@@ -13,7 +13,7 @@ is that of a cohort with 120 training slides.
 
 from experiments.configs.camelyon16 import sasha_paper
 from experiments.configs.phantom import sasha
-from experiments.experiment import Experiment
+from wsi_jax.run.config import Experiment
 
 SLIDES = 120  # of a training split: an epoch
 

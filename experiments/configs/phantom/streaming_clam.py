@@ -1,6 +1,7 @@
 """A practice cohort, whole slides: a small ConvNeXt at 0.5 um/px, from random weights.
 
-    python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/phantom/cohort.py \
         --config.preset=fine_only --config.n_train=40 --config.n_val=20 \
         --config.out=cohorts/fine_only
     python -m experiments.cohort \
@@ -11,12 +12,12 @@ For another seed, set it twice: `--config.seed` of the cohort draws other slides
 `--config.train.seed` other weights.
 """
 
-from experiments.experiment import Experiment, Manifest
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 EPOCH = 20  # of 40 slides, two to a batch: one of each class
 

@@ -1,8 +1,9 @@
 """An encoder of 1 um/px for practice cohorts of drawn tissue: small, and near-sighted.
 
-    python -m experiments.make_tiles --config experiments/configs/pretrain/textures.py \
+    python -m experiments.phantoms.make_tiles \
+        --config experiments/configs/pretrain/textures.py \
         --config.out=tiles
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/detail.py --config.tiles=tiles
 
 As `drawn.py`, with a trunk that takes a fifth of a millisecond for a tile of 32 px on
@@ -10,7 +11,7 @@ one core of a CPU: for methods that encode every tile of a slide many times.
 """
 
 from experiments.configs.pretrain import drawn
-from experiments.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_tiles import PretrainFolder
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 
 

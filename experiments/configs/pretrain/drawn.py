@@ -1,8 +1,9 @@
 """An encoder of 1 um/px for practice cohorts of drawn tissue, told by its detail.
 
-    python -m experiments.make_tiles --config experiments/configs/pretrain/textures.py \
+    python -m experiments.phantoms.make_tiles \
+        --config experiments/configs/pretrain/textures.py \
         --config.out=tiles
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/drawn.py --config.tiles=tiles
 
 As `phantom.py`, which says why most tiles borrow their coarse look, on fields of 38 px.
@@ -11,8 +12,8 @@ the coarse look, which says where a closer look pays, and which 1 um/px looks pa
 """
 
 from experiments.configs.pretrain import phantom
-from experiments.pretrain_tiles import PretrainFolder
-from wsi_jax.train.augment import Augment
+from experiments.pretraining.pretrain_tiles import PretrainFolder
+from wsi_jax.training.augment import Augment
 
 
 def get_config() -> PretrainFolder:

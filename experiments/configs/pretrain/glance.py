@@ -1,6 +1,6 @@
 """An encoder of 2 um/px for crops of 32 px: small, and it knows tissue by its detail.
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/glance.py --config.tiles=FOLDER
 
 As `phantom.py`, which says why most tiles borrow their coarse look. One crop takes
@@ -8,10 +8,10 @@ below a millisecond on one core of a CPU.
 """
 
 from experiments.configs.pretrain import lc25000
-from experiments.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_tiles import PretrainFolder
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import ConvNeXtEncoder
-from wsi_jax.train.augment import Augment
+from wsi_jax.training.augment import Augment
 
 
 def get_config() -> PretrainFolder:

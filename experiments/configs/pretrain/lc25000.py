@@ -1,6 +1,6 @@
 """An encoder of 2 um/px from LC25000's tiles, sorted into clusters of origin.
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/lc25000.py --config.tiles=FOLDER
 
 It learns from clusters that practice slides are never made of, so that any practice
@@ -8,12 +8,12 @@ cohort of the same folder may use it. To judge what such an encoder can learn fr
 tiles, and never for a cohort: `--config.part=train_and_encoder`.
 """
 
-from experiments.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_tiles import PretrainFolder
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> PretrainFolder:

@@ -1,6 +1,6 @@
 """An encoder of 0.972 um/px from PatchCamelyon: lymph nodes, with tumour or without.
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/patch_camelyon.py \
         --config.data_dir=FOLDER
 
@@ -9,11 +9,11 @@ serve CAMELYON16 with its official test slides, not a cross-validation over trai
 slides: those it has seen. Not measured here: the tiles are 7.5 GB.
 """
 
-from experiments.pretrain_tiles import PretrainPatchCamelyon
+from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> PretrainPatchCamelyon:

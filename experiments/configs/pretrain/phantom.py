@@ -1,6 +1,6 @@
 """An encoder of 1 um/px for phantoms: it must know tissue by its detail.
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/phantom.py --config.tiles=FOLDER
 
 As `lc25000.py`, from clusters that no phantom is made of. Nine tiles of ten are shown
@@ -9,8 +9,8 @@ wide: an encoder that has learnt colour and density finds nothing in `fine_only`
 """
 
 from experiments.configs.pretrain import lc25000
-from experiments.pretrain_tiles import PretrainFolder
-from wsi_jax.train.augment import Augment
+from experiments.pretraining.pretrain_tiles import PretrainFolder
+from wsi_jax.training.augment import Augment
 
 
 def get_config() -> PretrainFolder:

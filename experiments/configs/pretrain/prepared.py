@@ -1,17 +1,17 @@
 """An encoder from the prepared tiles of your own cohort, each labelled as its slide.
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/prepared.py --config.tiles=prepared
 
 Of a tumour slide most tiles have no tumour: labels are weak, and the encoder is no
 better than they are. All tiles are held in memory, as `most` allows. Not measured.
 """
 
-from experiments.pretrain_tiles import PretrainPrepared
+from experiments.pretraining.pretrain_tiles import PretrainPrepared
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> PretrainPrepared:

@@ -1,6 +1,6 @@
 """An encoder of 1 um/px from tiles whose labels it does not see (SimCLR).
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/simclr.py --config.tiles=FOLDER
 
 Labels serve a linear probe alone, which is what the report tells of the encoder: it
@@ -10,7 +10,7 @@ encoder trained with labels, by `phantom.py` for example. Not measured at this l
 """
 
 from experiments.configs.pretrain import lc25000
-from experiments.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_tiles import PretrainFolder
 from wsi_jax.methods.sim_clr import SimCLR
 
 

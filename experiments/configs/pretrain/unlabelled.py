@@ -1,14 +1,15 @@
 """An encoder of crops of 8 px at 1 and 4 um/px, from tissue of a practice cohort.
 
-    python -m experiments.make_cohort --config experiments/configs/phantom/cohort.py \
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/phantom/cohort.py \
         --config.preset=mid --config.seed=4 --config.n_train=160 --config.n_val=40 \
         --config.n_test=40 --config.side_px=896 --config.suspect_share=0.12 \
         --config.out=cohorts/tissue
-    python -m experiments.prepare_tiles \
+    python -m experiments.pretraining.prepare_tiles \
         --config experiments/configs/pretrain/prepare.py \
         --config.data.manifest=cohorts/tissue/slides.csv --config.grid.mpp=1 \
         --config.grid.size_px=64 --config.out=prepared
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/unlabelled.py --config.tiles=prepared
 
 For `phantom/attention_sampling.py`, which is to find the magnification that tells: both
@@ -16,12 +17,12 @@ are learnt alike, and no label is seen (SimCLR). Two views of a tile are crops o
 field of 16 px, so that they share its texture and little else.
 """
 
-from experiments.pretrain_tiles import PretrainPrepared
+from experiments.pretraining.pretrain_tiles import PretrainPrepared
 from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.nets.encoder import ConvNeXtEncoder
-from wsi_jax.train.augment import Augment
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> PretrainPrepared:

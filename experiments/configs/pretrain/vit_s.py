@@ -1,6 +1,6 @@
 """A ViT-S/16 of 1 um/px from random weights, on labelled tiles of 224 px.
 
-    python -m experiments.pretrain_tiles \
+    python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/vit_s.py --config.tiles=FOLDER
 
 Tiles may have any side that 16 divides; then `--config.method.encoder.native_px` is to
@@ -10,11 +10,11 @@ long rise of the rate keep the first steps from running away. 22 million paramet
 an accelerator, and more tiles than LC25000 has. Not measured.
 """
 
-from experiments.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_tiles import PretrainFolder
 from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.train.loop import Train
-from wsi_jax.train.optimiser import Optimiser
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> PretrainFolder:

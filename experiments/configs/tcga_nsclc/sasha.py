@@ -8,8 +8,8 @@ Not measured here: the slides are a terabyte.
 """
 
 from experiments.configs.camelyon16 import sasha
-from experiments.experiment import Experiment
 from experiments.tcga_nsclc import TcgaNsclc
+from wsi_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -10,8 +10,8 @@ slides are hundreds of gigabytes.
 """
 
 from experiments.configs.camelyon16 import abmil
-from experiments.experiment import Experiment
 from experiments.tcga_prad import TcgaPrad
+from wsi_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -1,0 +1,248 @@
+"""Makes a practice cohort: slides as CAMELYON16 lays them out, with a known truth.
+
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/practice.py \
+        --config.preset=fine_only --config.out=cohorts/fine_only
+
+Run again, it goes on where it stopped. `experiments.phantoms.certify` then proves where
+the signal is.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from absl import flags, logging
+from PIL import Image
+from skimage import measure
+
+from experiments import commandline
+from experiments.cohort import explain
+from experiments.phantoms import synthetic
+from experiments.phantoms.making import MakeCohortError, claim, in_parallel
+from experiments.phantoms.texture_sources import Folder, Textures, TileSource
+from wsi_jax import config_io
+from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
+from wsi_jax.data.cohort import COLUMNS, read_manifest
+from wsi_jax.data.lint import format_counts, lint
+from wsi_jax.files import replacing, write_text
+from wsi_jax.slides.annotations import Polygon, write_asap
+from wsi_jax.slides.pyramid import rescale, write_pyramid
+
+MACRO_UM = 2000
+FOLDS = 5
+SPOTS = {synthetic.LESION: "lesion", synthetic.SHAM: "sham", synthetic.TISSUE: "pair"}
+
+
+@dataclasses.dataclass(kw_only=True)
+class MakeCohort(synthetic.Practice):
+    """A practice cohort on disk.
+
+    Attributes:
+        out: folder to write, made when absent.
+        tiles: folder of real tiles with an index.csv; "" for drawn textures.
+        kinds: classes of that index.csv, the normal tissue first.
+        mpp: micrometres per pixel of the tiles. LC25000 has about 1.
+        styles: of each kind of drawn texture, over all parts of an experiment. So many
+            that hardly two slides share one: where slides share texture they are not
+            independent, and intervals come out too narrow. Fewer are quicker to draw.
+        workers: slides drawn at once; 0 for one per processor.
+    """
+
+    out: str = ""
+    tiles: str = ""
+    kinds: tuple[str, ...] = ("colon_n", "colon_aca")
+    mpp: float = 1.0
+    styles: int = 4000
+    workers: int = 0
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **{"seed": SEED, "mpp": (POSITIVE, math.inf)},
+        **{"styles": COUNT, "side_px": (64, math.inf)},
+        **dict.fromkeys(("prevalence", "fill", "suspect_share"), (0, 1)),
+    }
+
+    def validate(self) -> None:
+        """Refuses numbers that no slide can be drawn with."""
+        mpps, quality = self.nuisance.mpps, self.nuisance.quality
+        if min(mpps, default=0) <= 0:
+            raise FieldError("nuisance.mpps", "one number or more, each above 0")
+        if not 0 < quality[0] <= quality[1]:
+            raise FieldError("nuisance.quality", "least and most, as (70,90)")
+
+
+def main(argv) -> None:
+    """Makes the cohort on the command line; an error of the user's is one message."""
+    del argv
+    config = flags.FLAGS.config
+    try:
+        make_cohort(config)
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
+
+
+def make_cohort(config: MakeCohort) -> pathlib.Path:
+    """Makes what is missing of a cohort.
+
+    Returns:
+        The path of its manifest, `slides.csv`.
+
+    Raises:
+        MakeCohortError: no folder named, a number that makes no sense, or a folder
+            that holds another cohort.
+        SourceError: tiles that cannot serve.
+        OSError: the disk is full or not to be written to.
+    """
+    if not config.out:
+        raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
+    config_io.validate(config)
+    out = pathlib.Path(config.out)
+    source = make_source(config)
+    names = synthetic.labels(source.kinds, config.preset)
+    slides = synthetic.plan(config, names)
+    claim(out, config)
+    make = lambda slide: _make(slide, config, source, names)
+    in_parallel(make, slides, config.workers, "slides")
+    _write_reference(out, slides, names)
+    manifest = _write_manifest(out, slides, names)
+    counts = format_counts(lint(read_manifest(manifest, names)))
+    logging.info("%s\n%s", manifest, counts)
+    return manifest
+
+
+def make_source(config: MakeCohort) -> TileSource:
+    """The tiles that a cohort is made of."""
+    if not config.tiles:
+        return Textures(config.mpp, config.styles)
+    law = synthetic.LAWS[config.preset]
+    if len(config.kinds) < law.n_classes:
+        raise MakeCohortError(
+            f"preset {config.preset.value} needs {law.n_classes} kinds of tiles, "
+            f"--config.kinds has {config.kinds}"
+        )
+    return Folder(config.tiles, config.kinds, config.mpp)
+
+
+def slide_path(slide: synthetic.Planned, names: tuple[str, ...]) -> str:
+    """Where a slide lies in the cohort's folder."""
+    if slide.split == "test":
+        return f"testing/images/{slide.slide_id}.tif"
+    return f"training/{names[slide.label]}/{slide.slide_id}.tif"
+
+
+def outlines(mask, scale: float) -> list[Polygon]:
+    """ASAP polygons around the cells of a mask, `scale` level-0 pixels to a cell."""
+    fine = 4  # contours cut corners: of quarter cells, then, not of cells
+    big = np.pad(mask.repeat(fine, 0).repeat(fine, 1), 1).astype(np.uint8)
+    polygons = []
+    for contour in measure.find_contours(big, 0.5):
+        contour = measure.approximate_polygon(contour, 0.01)[:-1]
+        # Contours wind one way around high values and the other way around holes.
+        y, x = contour.T
+        hole = np.dot(y, np.roll(x, 1)) < np.dot(x, np.roll(y, 1))
+        group = "_2" if hole else "_0"
+        vertices = (contour - 0.5) / fine * scale
+        polygons.append(Polygon(f"Annotation {len(polygons)}", group, vertices))
+    return polygons
+
+
+def _make(slide, config, source, names):
+    """Writes one slide and its truth, the slide last: where it is, all is."""
+    out = pathlib.Path(config.out)
+    path = out / slide_path(slide, names)
+    if path.is_file():
+        return
+    drawn = synthetic.draw_slide(slide, config, source)
+    cell_um = synthetic.CELL_PX * source.mpp
+    cell_px0 = cell_um / drawn.mpp
+    mask = out / "masks" / f"{slide.slide_id}_mask.png"
+    mask.parent.mkdir(exist_ok=True)
+    with replacing(mask) as temporary:
+        Image.fromarray(drawn.truth).save(temporary, "png")
+    lesion = drawn.truth == synthetic.LESION
+    polygons = outlines(lesion, cell_px0)
+    if slide.label:
+        folder = out / path.relative_to(out).parts[0] / "lesion_annotations"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_asap(folder / f"{slide.slide_id}.xml", polygons)
+    scale = source.mpp / drawn.mpp
+    truth = {
+        "mpp": drawn.mpp,
+        "quality": drawn.quality,
+        "clusters": drawn.clusters,
+        "tissue_um2": float((drawn.truth != synthetic.GLASS).sum() * cell_um**2),
+        "lesion_um2": float(lesion.sum() * cell_um**2),
+        "longest_um": _longest(lesion) * cell_um,
+        "spots": [
+            {"y": y * scale, "x": x * scale, "what": SPOTS[value]}
+            for y, x, value in drawn.spots
+        ],
+    }
+    _write_text(_truth_path(out, slide), json.dumps(truth, indent=1) + "\n")
+    image = rescale(drawn.image, source.mpp, drawn.mpp)
+    write_pyramid(path, image, drawn.mpp, drawn.quality)
+
+
+def _longest(mask):
+    regions = measure.regionprops(measure.label(mask))
+    return max((float(r.axis_major_length) for r in regions), default=0.0)
+
+
+def _truth_path(out, slide):
+    return out / "truth" / f"{slide.slide_id}.json"
+
+
+def _write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def _write_reference(out, slides, names):
+    lines = []
+    for slide in slides:
+        if slide.split != "test":
+            continue
+        longest = json.loads(_truth_path(out, slide).read_text())["longest_um"]
+        size = "Macro" if longest >= MACRO_UM else "Micro" if longest else "None"
+        name = names[slide.label]
+        lines.append(f"{slide.slide_id},{name.capitalize()},practice,{size}\n")
+    _write_text(out / "testing" / "reference.csv", "".join(lines))
+
+
+def _write_manifest(out, slides, names):
+    extra = ("lesion_um2", "tissue_um2")
+    path = out / "slides.csv"
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as f,
+    ):
+        writer = csv.DictWriter(f, (*COLUMNS, *extra), lineterminator="\n")
+        writer.writeheader()
+        for slide in slides:
+            truth = json.loads(_truth_path(out, slide).read_text())
+            where = slide_path(slide, names)
+            xml = f"{where.split('/')[0]}/lesion_annotations/{slide.slide_id}.xml"
+            row = {
+                "slide_id": slide.slide_id,
+                "path": where,
+                "label": names[slide.label],
+                "patient_id": f"patient_{slide.number + 1:03}",
+                "split": slide.split,
+                "mpp": repr(truth["mpp"]),
+                "site": slide.site,
+                "mask_path": f"masks/{slide.slide_id}_mask.png",
+                "annotation_path": xml if slide.label else "",
+                "fold": "" if slide.split == "test" else str(slide.number % FOLDS),
+                "cluster": ";".join(truth["clusters"]),
+            }
+            writer.writerow(row | {name: f"{truth[name]:.0f}" for name in extra})
+    return path
+
+
+if __name__ == "__main__":
+    commandline.launch(main, "MakeCohort")

@@ -1,0 +1,133 @@
+"""Makes a folder of labelled tiles, drawn as those of practice cohorts are.
+
+    python -m experiments.phantoms.make_tiles \
+        --config experiments/configs/pretrain/textures.py \
+        --config.out=tiles
+
+For `experiments.pretraining.pretrain_tiles`: of all styles only those that no practice
+slide is made of, and those of test slides, by which the encoder is judged. Run again,
+it goes on where it stopped.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+from absl import flags
+from PIL import Image
+
+from experiments import commandline
+from experiments.cohort import explain
+from experiments.phantoms.making import MakeCohortError, claim, in_parallel
+from experiments.phantoms.textures import Kind, draw
+from wsi_jax import config_io
+from wsi_jax.config_io import COUNT, POSITIVE, FieldError
+from wsi_jax.files import replacing
+from wsi_jax.run.config import write_csv
+from wsi_jax.slides.clusters import INDEX, split_of
+
+PARTS = ("encoder", "test")
+
+
+@dataclasses.dataclass(kw_only=True)
+class MakeTiles:
+    """A folder of tiles on disk.
+
+    Attributes:
+        out: folder to write, made when absent.
+        kinds: of tissue.
+        styles: of each kind, over all parts of an experiment; half of them are drawn.
+        variants: tiles of one style.
+        size_px: side of a tile.
+        mpp: micrometres per pixel.
+        workers: styles drawn at once; 0 for one per processor.
+    """
+
+    out: str = ""
+    kinds: tuple[str, ...] = ("normal", "tumor")
+    styles: int = 600
+    variants: int = 3
+    size_px: int = 256
+    mpp: float = 1.0
+    workers: int = 0
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **dict.fromkeys(("styles", "variants", "size_px"), COUNT),
+        "mpp": (POSITIVE, math.inf),
+    }
+
+    def validate(self) -> None:
+        """Refuses kinds that there are not."""
+        known = [kind.value for kind in Kind]
+        if set(self.kinds) - set(known):
+            raise FieldError("kinds", f"some of {', '.join(known)}")
+
+
+def make_tiles(config: MakeTiles) -> pathlib.Path:
+    """Draws what is missing of a folder of tiles.
+
+    Returns:
+        The path of its index: file, class, cluster.
+
+    Raises:
+        MakeCohortError: no folder named, a number that makes no sense, or a folder
+            that holds other tiles.
+        OSError: the disk is full or not to be written to.
+    """
+    if not config.out:
+        raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
+    config_io.validate(config)
+    styles = [
+        (kind, style)
+        for kind in config.kinds
+        for style in range(config.styles)
+        if split_of(f"{kind}:{style}") in PARTS
+    ]
+    if not styles:
+        raise MakeCohortError(
+            f"--config.styles={config.styles} of --config.kinds={config.kinds}: none "
+            "that no training slide is made of; ask for more"
+        )
+    out = pathlib.Path(config.out)
+    claim(out, config)
+    in_parallel(lambda one: _make(config, *one), styles, config.workers, "styles")
+    lines = [
+        {"file": file, "class": kind, "cluster": f"{kind}:{style}"}
+        for kind, style in styles
+        for file in _files(config, kind, style)
+    ]
+    write_csv(out / INDEX, lines)
+    return out / INDEX
+
+
+def _files(config, kind, style) -> list[str]:
+    """Of one style's tiles, below the folder."""
+    return [f"{kind}/{style:04}_{i}.png" for i in range(config.variants)]
+
+
+def _make(config, kind, style) -> None:
+    """Writes the tiles of one style; where the last one is, all are."""
+    paths = [pathlib.Path(config.out) / file for file in _files(config, kind, style)]
+    if paths[-1].is_file():
+        return
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    tiles = draw(Kind(kind), style, config.variants, config.size_px, config.mpp)
+    for path, tile in zip(paths, tiles, strict=True):
+        with replacing(path) as temporary:
+            Image.fromarray(tile).save(temporary, "png")
+
+
+def main(argv) -> None:
+    """Draws what the command line asks for; an error of the user's is one message."""
+    del argv
+    config = flags.FLAGS.config
+    try:
+        print(make_tiles(config))
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
+
+
+if __name__ == "__main__":
+    commandline.launch(main, "MakeTiles")

@@ -1,0 +1,118 @@
+"""The tissue tiles of a cohort as records, many to a file, for training from afar.
+
+    python -m experiments.pretraining.prepare_tiles \
+        --config experiments/configs/pretrain/prepare.py \
+        --config.data.manifest=my_slides.csv --config.out=prepared
+
+For `experiments.pretraining.pretrain_tiles` (`configs/pretrain/prepared.py`), and for
+any other tool: TensorFlow Datasets reads them (`tfds.builder_from_directory`). Unlike
+features a stopped build begins anew. `slides.csv` says what became of each slide and
+why.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags, logging
+
+from experiments import commandline
+from experiments.cohort import explain
+from wsi_jax import config_io
+from wsi_jax.data.features import config_hash
+from wsi_jax.data.preparing import Encoding, TiledSlide, is_prepared, write_tiles
+from wsi_jax.data.tiles import Reading
+from wsi_jax.evals.cost import Meter
+from wsi_jax.run import extract as extraction
+from wsi_jax.run.config import Manifest, RunError, write_csv
+from wsi_jax.run.progress import progress
+from wsi_jax.run.tiling import Tiling
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.tissue import Tissue
+
+
+@dataclasses.dataclass(kw_only=True)
+class PrepareTiles:
+    """Which tiles, and how they are stored.
+
+    Attributes:
+        out: folder to write, made when absent.
+        data: the cohort, with splits.
+        grid: tiles, in um/px and pixels.
+        tissue: how it is told from background.
+        encoding: of the pixels.
+        reading: threads that read tiles.
+    """
+
+    out: str = ""
+    data: Any = dataclasses.field(default_factory=Manifest)
+    grid: Grid = dataclasses.field(default_factory=Grid)
+    tissue: Tissue = dataclasses.field(default_factory=Tissue)
+    encoding: Encoding = Encoding.png
+    reading: Reading = dataclasses.field(default_factory=Reading)
+
+
+def prepare(config: PrepareTiles) -> pathlib.Path:
+    """Writes the tiles, unless they are there.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        ValueError: anything wrong with config or cohort, or a folder of other tiles.
+    """
+    config_io.validate(config)
+    if not config.out:
+        raise RunError("no folder to write to; add --config.out=FOLDER")
+    if config.data.folds:
+        raise RunError(f"--config.data.folds={config.data.folds}: tiles have splits")
+    cohort, out = config.data.cohort(), pathlib.Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    how = {"reading": config.reading, "meter": Meter(), "progress": progress}
+    tiling = Tiling(grid=config.grid, tissue=config.tissue)
+    found = extraction.look(cohort.rows, tiling, sheet=out / "tissue.png", **how)
+    usable = [s for s in found if not s.reason]
+    if not usable:
+        raise RunError(f"no slide can be used; of the first: {found[0].reason}")
+    made_with = config_hash(
+        config.encoding,
+        cohort.classes,
+        *((s.row.label, s.row.patient_id, s.row.split) for s in usable),
+        *(s.fingerprint(config_hash(config.grid, config.tissue)) for s in usable),
+    )
+    if is_prepared(out, made_with):
+        return out
+    slides = [TiledSlide(s.row, s.mpp, s.yx) for s in usable]
+    with progress("tiles", sum(len(s.yx) for s in slides)) as advance:
+        reasons = write_tiles(
+            out, slides, cohort.classes, config.grid, encoding=config.encoding,
+            made_with=made_with, reading=config.reading, advance=advance,
+        )  # fmt: skip
+    lines = extraction.streamed(found)
+    for line in lines:
+        lost = reasons.get(line["slide_id"])
+        line["reason"] = "; ".join(
+            filter(None, (line["reason"], lost and f"tiles left out: {lost}"))
+        )
+        if line["status"] != "refused":
+            line["status"] = "written"
+        if line["reason"]:
+            print(f"{line['slide_id']}: {line['reason']}", file=sys.stderr)
+    write_csv(out / "slides.csv", lines)
+    return out
+
+
+def main(argv) -> None:
+    """Does what the command line asks for; an error of the user's is one message."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    config = flags.FLAGS.config
+    try:
+        print(prepare(config))
+    except (ValueError, ArithmeticError, OSError) as error:
+        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
+
+
+if __name__ == "__main__":
+    commandline.launch(main, "PrepareTiles")

@@ -1,0 +1,132 @@
+"""Batches of overviews, and crops that threads read."""
+
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+from glances import CELL, MPP, method, reader, write_slides
+
+from wsi_jax.data.crop_reader import LookReader
+from wsi_jax.data.streamed_slide import View
+from wsi_jax.slides.slide import open_slide
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    return write_slides(tmp_path_factory.mktemp("slides"))
+
+
+def test_a_batch_holds_overviews_cells_and_planes(views):
+    config = method()
+    label, weight = np.array([1, 0], np.int32), np.array([1, 0], np.float32)
+    bag = reader(config, resident=True).bag(views[:1], label, weight)
+    slide = open_slide(views[0].path)
+    overview = slide.overview(MPP)
+    h, w = overview.shape[:2]
+    np.testing.assert_array_equal(bag.x.overview[0, :h, :w], overview)
+    assert (bag.x.overview[0, h:] == 255).all()
+    assert (bag.x.overview[1] == 255).all()
+    assert bag.mask[0].sum() == len(views[0].yx)
+    assert not bag.mask[1].any()
+    assert bag.x.overview.shape[1:3] == tuple(CELL * n for n in bag.mask.shape[1:])
+    for plane, mpp in zip(bag.x.planes, config.mpps, strict=True):
+        whole = slide.overview(mpp)
+        h, w = whole.shape[:2]
+        np.testing.assert_array_equal(plane[0, :h, :w], whole)
+        assert (plane[0, h:] == 255).all()
+        assert plane.shape[1:3] == tuple(int(32 * n / mpp) for n in bag.mask.shape[1:])
+
+
+def test_crops_are_what_the_slide_has_there(views):
+    config = method()
+    rng = np.random.default_rng(0)
+    which, mask = rng.integers(0, 2, (2, 20)), rng.random((2, 20)) < 0.7
+    yx = rng.integers(-20, 150, (2, 20, 2))
+    crops = reader(config, resident=False).read(views[:2], which, yx, mask).result()
+    for i, slide in enumerate(map(open_slide, (v.path for v in views[:2]))):
+        for j in range(20):
+            wanted = slide.read(yx[i, j], 16, config.mpps[which[i, j]])
+            wanted = wanted if mask[i, j] else np.zeros_like(wanted)
+            np.testing.assert_array_equal(crops[i, j], wanted)
+
+
+def test_a_full_memory_reads_again(views):
+    """And gives the same."""
+    config = method()
+    one = np.zeros(1, np.int32), np.ones(1, np.float32)
+    roomy = reader(config, resident=True)
+    tight = reader(config, resident=True, cache_gib=1e-4)
+    for view in (*views, *views):
+        ours, theirs = (r.bag([view], *one).x.planes[0] for r in (tight, roomy))
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(tight._known) < len(roomy._known)
+
+
+def test_what_is_damaged_is_blank_and_told(views, tmp_path):
+    whole = pathlib.Path(views[0].path).read_bytes()
+    path = tmp_path / "damaged.tif"
+    middle = len(whole) // 3
+    path.write_bytes(whole[:middle] + b"\0" * 40_000 + whole[middle + 40_000 :])
+    view = View(str(path), None, views[0].yx, CELL, MPP, threads=2)
+    which = np.zeros((1, 64), int)
+    yx = np.stack(np.meshgrid(np.arange(8) * 40, np.arange(8) * 40), -1)
+    yx = yx.reshape(1, 64, 2)
+    mask = np.ones((1, 64), bool)
+    crops = reader(method(), resident=False).read([view], which, yx, mask).result()
+    assert view.n_lost > 0
+    assert "cannot be read" in view.note()
+    assert (crops == 255).all((-1, -2, -3)).any()
+
+
+def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
+    """Nor the other way round, where there is room for neither."""
+    config = method()
+    tight = LookReader(
+        config.reads(), 16, resident=False, threads=1, cache_gib=0.0, all_tiles=True
+    )
+    which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)
+    crops = tight.read(views, which, np.zeros((3, 50, 2), int), mask)
+    made = []
+
+    def overviews():
+        label, weight = np.zeros(3, np.int32), np.ones(3, np.float32)
+        made.append(tight.bag(views, label, weight))
+
+    thread = threading.Thread(target=overviews, daemon=True)
+    thread.start()
+    thread.join(60)  # for ever, where they wait for each other
+    assert made
+    assert crops.result().any()
+
+
+def test_the_same_crops_are_read_once(views):
+    """Where there is room, by themselves or by rows; equal the second time."""
+    config, view = method(), views[0]
+    which, mask = np.zeros((1, 9), int), np.ones((1, 9), bool)
+    yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
+    for all_tiles, strips in ((True, 3), (False, 9)):
+        for gib, times in ((1.0, 1), (0.0, 2)):
+            ours = reader(config, resident=False, all_tiles=all_tiles, cache_gib=gib)
+            before = view.n_read
+            both = [ours.read([view], which, yx, mask).result() for _ in range(2)]
+            np.testing.assert_array_equal(*both)
+            assert view.n_read - before == 9 * times
+            assert len(ours._strips) == (strips if gib else 0)
+
+
+def test_a_tile_is_the_same_whatever_else_is_read(views):
+    """Of a strip, and as it is alone but for the rounding of resampling."""
+    config, view = method(mpps=(1.3, 2.0)), views[0]
+    yx = np.stack(np.mgrid[:4, :12], -1).reshape(1, 48, 2) * 16
+    which, mask = np.zeros((1, 48), int), np.ones((1, 48), bool)
+    some = yx[..., 1] >= 7 * 16
+    every, few, alone = (
+        reader(config, resident=False, all_tiles=all_tiles)
+        .read([view], which, yx, chosen)
+        .result()
+        for all_tiles, chosen in ((True, mask), (True, some), (False, mask))
+    )
+    np.testing.assert_array_equal(few[some], every[some])
+    assert not few[~some].any()
+    assert np.abs(every.astype(int) - alone).max() <= 1

@@ -1,0 +1,194 @@
+"""Configs as JSON and back: nothing lost, nothing foreign let in."""
+
+import dataclasses
+import functools
+import inspect
+import json
+import math
+import pathlib
+import re
+import runpy
+import sys
+
+import pytest
+
+from experiments.configs import demo
+from experiments.configs.camelyon16 import abmil, clam_mb, sasha
+from wsi_jax import config_io
+from wsi_jax.methods import mil
+from wsi_jax.slides.grid import Grid
+
+
+@pytest.mark.parametrize("get_config", [demo.get_config, clam_mb.get_config])
+def test_json_and_back_is_the_same_config(get_config):
+    config = get_config()
+    plain = json.loads(json.dumps(config_io.to_plain(config)))
+    back = config_io.from_plain(plain)
+    assert back == config
+    assert type(back.method) is type(config.method)
+    assert config_io.to_plain(back) == plain
+    assert config_io.differences(plain, config_io.to_plain(config)) == []
+
+
+def test_differences_name_fields_and_both_values():
+    before, now = demo.get_config(), demo.get_config()
+    now.train.optimiser.learning_rate = 0.5
+    now.encoder.stages = 2
+    now.data.practice.preset = type(now.data.practice.preset).THREE
+    assert config_io.differences(*map(config_io.to_plain, (before, now))) == [
+        "data.practice.preset: was 'PLAIN', is 'THREE'",
+        "encoder.stages: was 3, is 2",
+        "train.optimiser.learning_rate: was 0.001, is 0.5",
+    ]
+
+
+def test_another_method_with_the_same_fields_is_a_difference():
+    before, now = abmil.get_config(), abmil.get_config()
+    before.method, now.method = mil.Mean(), mil.Max()
+    assert config_io.differences(*map(config_io.to_plain, (before, now))) == [
+        "method (type): was 'Mean', is 'Max'"
+    ]
+
+
+def test_a_field_of_one_side_only_is_a_difference():
+    plain = config_io.to_plain(Grid())
+    older = {name: v for name, v in plain.items() if name != "overlap_px"}
+    assert config_io.differences(older, plain) == ["overlap_px: was '(absent)', is 0"]
+
+
+def test_a_run_of_before_goes_on_with_fields_that_are_new():
+    """At their defaults, however deep; one that is set to another value is told."""
+    config = demo.get_config()
+    now = config_io.to_plain(config)
+    before = json.loads(json.dumps(now))
+    del before["grid"]["overlap_px"], before["train"]["optimiser"]["schedule"]
+    del before["method"]["normaliser"], before["loading"]
+    assert config_io.differences(config_io.with_defaults(before), now) == []
+    config.grid.overlap_px = 3
+    (told,) = config_io.differences(
+        config_io.with_defaults(before), config_io.to_plain(config)
+    )
+    assert told == "grid.overlap_px: was 0, is 3"
+
+
+def test_what_is_no_type_of_ours_any_more_stays_as_it_is():
+    plain = {"method": {"type": "wsi_jax.methods.gone.Gone", "width": 3}}
+    assert config_io.with_defaults(plain | {"type": "wsi_jax.slides.grid.Grit"}) == (
+        plain | {"type": "wsi_jax.slides.grid.Grit"}
+    )
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    """Its absence is not taken for that of a config."""
+    monkeypatch.delitem(sys.modules, "wsi_jax.methods.mil")
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(ModuleNotFoundError, match="optax"):
+        config_io.from_plain({"type": "wsi_jax.methods.mil.ABMIL"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "wsi_jax.config_io.to_plain",
+        "wsi_jax.run.predictor.Predictor",
+        "wsi_jax.slides.grid.Grit",
+        "experimental.Config",
+    ],
+)
+def test_what_is_no_config_of_ours_is_refused(name):
+    with pytest.raises(ValueError, match=name):
+        config_io.from_plain({"type": name, "args": "true"})
+
+
+def test_flatten_names_the_leaves():
+    flat = config_io.flatten(config_io.to_plain(demo.get_config()))
+    assert flat["train.optimiser.learning_rate"] == 1e-3
+    assert flat["encoder.depth"] == "resnet18"
+    assert not any(name.split(".")[-1] == "type" for name in flat)
+
+
+def test_validate_asks_the_inmost_first():
+    asked = []
+
+    @dataclasses.dataclass
+    class Inner:
+        name: str
+
+        def validate(self):
+            asked.append(self.name)
+
+    @dataclasses.dataclass
+    class Outer:
+        a: Inner
+        b: Inner
+        c: int = 0
+
+        def validate(self):
+            asked.append("outer")
+
+    config_io.validate(Outer(Inner("a"), Inner("b")))
+    assert asked == ["a", "b", "outer"]
+
+
+def test_fields_have_the_names_of_the_command_at_hand():
+    message = "a: set --config.data.mpp, or --config.grid.mpp=0.5: see --config.b.c."
+    renamed = config_io.rename_fields(
+        message, {"data.mpp": "--mpp", "b.c": "predict(c)"}
+    )
+    settled = "grid.mpp=0.5 (settled when the run was trained)"
+    assert renamed == f"a: set --mpp, or {settled}: see predict(c)."
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.steps", 0, "--config.train.steps=0: 1 or more"),
+        ("train.steps", "many", "--config.train.steps='many': not a whole number"),
+        ("train.seed", 2**32, "--config.train.seed=4294967296: from 0 to 4294967295"),
+        ("train.optimiser.learning_rate", math.nan, "=nan: not a finite number"),
+        ("train.optimiser.learning_rate", -1e-4, "learning_rate=-0.0001: 0 or more"),
+        ("train.optimiser.warmup", 3, "optimiser.warmup=3: from 0 to 1"),
+        ("train.optimiser.accumulate", 500, "=500: no update is made in 400 steps"),
+        ("reading.threads", 0, "--config.reading.threads=0: 1 or more"),
+        ("loading.max_tiles", 0, "--config.loading.max_tiles=0: 1 or more"),
+        ("encoder.stages", 5, "--config.encoder.stages=5: from 1 to 4"),
+        ("method.attention", -1, "--config.method.attention=-1: 1 or more"),
+        ("method.dropout", 1.5, "--config.method.dropout=1.5: from 0 to 1"),
+        ("max_refused", 2, "--config.max_refused=2: from 0 to 1"),
+        ("heatmaps", -1, "--config.heatmaps=-1: 0 or more"),
+        ("tissue.saturation", (0.1,), "saturation=(0.1,): not several in brackets"),
+        ("encoder.depth", "resnet18", "not one of resnet18, resnet34, resnet50"),
+        ("data.practice.n_train", -1, "--config.data.practice.n_train=-1: 0 or more"),
+    ],
+)
+def test_a_field_that_cannot_be_so_is_named_by_its_flag(path, value, message):
+    config = demo.get_config()
+    config_io.validate(config)
+    *above, name = path.split(".")
+    setattr(functools.reduce(getattr, above, config), name, value)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config_io.validate(config)
+
+
+def test_stages_of_their_own_length_are_named_by_their_own_flags():
+    config = sasha.get_config()
+    config_io.validate(config.method, "config.method")
+    config.method.policy.steps = 0
+    with pytest.raises(ValueError, match=r"--config\.method\.policy\.steps=0: 1 or"):
+        config_io.validate(config.method, "config.method")
+
+
+def every_config():
+    """Of all files of experiments/configs, by each of their arguments that is known."""
+    for path in sorted(pathlib.Path(demo.__file__).parent.rglob("*.py")):
+        if path.name != "__init__.py":
+            get_config = runpy.run_path(str(path))["get_config"]
+            wants = inspect.signature(get_config).parameters
+            yield get_config("uni") if wants else get_config()
+
+
+def test_every_config_that_we_give_has_fields_of_their_types():
+    for config in every_config():
+        config_io.check_types(config)

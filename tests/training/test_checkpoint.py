@@ -1,0 +1,169 @@
+"""Checkpoints: what was saved comes back, wherever it is to lie."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsi_jax.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    digest,
+    is_finite,
+)
+from wsi_jax.training.compile import make_mesh, replicate
+from wsi_jax.types import TrainState
+
+ONE, EIGHT = make_mesh(jax.devices()[:1]), make_mesh()
+
+
+def state(value=1.0, mesh=ONE, impl="threefry2x32") -> TrainState:
+    params = {
+        "kernel": jnp.full((3, 2), value),
+        "half": jnp.full(2, value, jnp.bfloat16),
+    }
+    opt = (params, {"count": jnp.int32(7)}, ())
+    key = jax.random.key(5, impl=impl)
+    return replicate(TrainState(jnp.int32(4), params, opt, key), mesh)
+
+
+def comparable(tree):
+    is_key = lambda a: jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, tree)
+
+
+def save(folder, step, tree, memory=None):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(step, tree, memory or {})
+    checkpoints.close()
+
+
+def steps_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_state_and_key_come_back(tmp_path, impl):
+    saved = state(impl=impl)
+    save(tmp_path, 4, saved)
+    found, _ = Checkpoints(tmp_path).restore(state(0.0, impl=impl))
+    chex.assert_trees_all_equal(comparable(found), comparable(saved))
+    chex.assert_trees_all_equal_dtypes(found, saved)
+    draw = lambda s: jax.random.normal(jax.random.fold_in(s.key, s.step), (3,))
+    np.testing.assert_array_equal(draw(found), draw(saved))
+
+
+@pytest.mark.parametrize(("before", "after"), [(ONE, EIGHT), (EIGHT, ONE)])
+def test_saved_on_one_restored_on_eight_and_back(tmp_path, before, after):
+    save(tmp_path, 4, state(mesh=before))
+    found, _ = Checkpoints(tmp_path).restore(state(0.0, mesh=after))
+    chex.assert_trees_all_equal(comparable(found), comparable(state(mesh=after)))
+    kernel = found.params["kernel"]
+    assert len(kernel.addressable_shards) == after.size
+    assert kernel.sharding.is_fully_replicated
+
+
+def test_shapes_alone_are_enough_to_restore(tmp_path):
+    save(tmp_path, 4, state().params)
+    like = jax.eval_shape(lambda: state().params)
+    found, _ = Checkpoints(tmp_path).restore(like)
+    chex.assert_trees_all_equal(found, state().params)
+
+
+def test_the_newest_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10, 15):
+        checkpoints.save(step, state(float(step)), {"step": step})
+    checkpoints.close()
+    assert steps_in(tmp_path) == ["15"]
+    found, memory = Checkpoints(tmp_path).restore(state())
+    assert memory == {"step": 15}
+    assert float(found.params["kernel"][0, 0]) == 15
+
+
+def test_more_are_kept_where_asked(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 15):
+        checkpoints.save(step, state(), {})
+    checkpoints.close()
+    assert steps_in(tmp_path) == ["10", "15"]
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert Checkpoints(tmp_path / "new").restore(state()) is None
+
+
+def test_memory_may_hold_what_has_not_happened_yet(tmp_path):
+    """A checkpoint before the first look at validation: the best so far is -inf."""
+    save(tmp_path, 4, state(), {"best": {"step": 0, "value": -math.inf}})
+    _, memory = Checkpoints(tmp_path).restore(state())
+    assert memory == {"best": {"step": 0, "value": -math.inf}}
+
+
+def test_a_step_may_be_saved_again(tmp_path):
+    """A run killed between two saves of one step comes by there again."""
+    save(tmp_path, 4, state(1.0), {"by": "killed"})
+    save(tmp_path, 4, state(2.0), {"by": "resumed"})
+    found, memory = Checkpoints(tmp_path).restore(state())
+    assert memory == {"by": "resumed"}
+    assert float(found.params["kernel"][0, 0]) == 2
+
+
+def test_what_a_kill_left_half_written_is_not_a_checkpoint(tmp_path):
+    save(tmp_path, 4, state())
+    (tmp_path / "8.orbax-checkpoint-tmp" / "tree").mkdir(parents=True)
+    _, _ = Checkpoints(tmp_path).restore(state())
+    save(tmp_path, 8, state(2.0))
+    found, _ = Checkpoints(tmp_path).restore(state())
+    assert float(found.params["kernel"][0, 0]) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "structure"])
+def test_a_checkpoint_that_cannot_be_used_is_one_error(tmp_path, damage):
+    save(tmp_path / "state", 4, state())
+    like = state()
+    for path in (tmp_path / "state" / "4" / "tree").rglob("*"):
+        if path.is_file() and damage == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif path.is_file() and damage == "gone":
+            path.unlink()
+    if damage == "structure":
+        like = like._replace(params=like.params | {"more": jnp.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"state/4 is damaged .* delete "):
+        Checkpoints(tmp_path / "state").restore(like)
+
+
+def test_one_number_that_is_not_finite_is_noticed():
+    tree = {"a": jnp.ones(3), "n": jnp.int32(1), "half": jnp.ones(2, jnp.bfloat16)}
+    assert is_finite(tree)
+    for bad in (math.nan, math.inf):
+        assert not is_finite(tree | {"half": tree["half"].at[1].set(bad)})
+
+
+def test_a_step_taken_while_it_is_written_does_not_change_it(tmp_path):
+    """Training goes on at once, in the very memory that was saved."""
+    bump = jax.jit(lambda w: w + 1, donate_argnums=0)
+    weights = replicate(jnp.zeros((1024, 1024)), EIGHT)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(0, {"w": weights}, {})
+    for _ in range(5):
+        weights = bump(weights)
+    checkpoints.close()
+    found, _ = Checkpoints(tmp_path).restore({"w": weights})
+    np.testing.assert_array_equal(found["w"], 0)
+
+
+def test_a_digest_is_of_names_types_and_values():
+    tree = {"a": jnp.arange(3.0), "b": {"c": jnp.zeros(2)}}
+    again = replicate(jax.tree.map(jnp.copy, tree), EIGHT)
+    assert digest(tree) == digest(again)
+    others = (
+        {"a": jnp.arange(3.0), "b": {"d": jnp.zeros(2)}},
+        {"a": jnp.arange(3.0), "b": {"c": jnp.array([0.0, 1e-30])}},
+        {"a": jnp.arange(3), "b": {"c": jnp.zeros(2)}},
+        {"a": jnp.arange(3.0)[None], "b": {"c": jnp.zeros(2)}},
+    )
+    assert len({digest(one) for one in (tree, *others)}) == 5

@@ -1,0 +1,79 @@
+"""Meshes and sharding: what lies where, and that eight devices say what one says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsi_jax.training.compile import (
+    compile_encoder,
+    make_mesh,
+    pad_to,
+    replicate,
+    split,
+)
+from wsi_jax.types import Bag
+
+ONE, EIGHT = make_mesh(jax.devices()[:1]), make_mesh()
+
+
+def bag(slides) -> Bag:
+    x = np.arange(slides * 6, dtype=np.float16).reshape(slides, 3, 2)
+    ones = np.ones(slides)
+    return Bag(x, x[..., 0] >= 0, ones.astype(np.int32), ones.astype(np.float32))
+
+
+def test_the_mesh_is_all_devices_on_one_axis():
+    assert EIGHT.axis_names == ("data",)
+    assert EIGHT.size == len(jax.devices()) == 8
+
+
+def test_a_batch_is_split_by_slide():
+    laid = split(bag(16), EIGHT)
+    for array, whole in zip(laid, bag(16), strict=True):
+        np.testing.assert_array_equal(array, whole)
+        for shard in array.addressable_shards:
+            assert shard.data.shape == (2, *whole.shape[1:])
+            np.testing.assert_array_equal(shard.data, whole[shard.index])
+
+
+def test_a_batch_that_does_not_divide_says_so():
+    with pytest.raises(ValueError, match="batch of 12 does not divide among 8 devices"):
+        split(bag(12), EIGHT)
+    assert split(bag(12), ONE).x.shape == (12, 3, 2)
+
+
+def test_a_replicated_tree_lies_whole_on_every_device():
+    laid = replicate({"w": np.arange(3.0)}, EIGHT)["w"]
+    assert len(laid.addressable_shards) == 8
+    for shard in laid.addressable_shards:
+        np.testing.assert_array_equal(shard.data, np.arange(3.0))
+
+
+def test_what_fills_a_batch_has_no_tiles_and_no_weight():
+    full, given = pad_to(bag(5), 8), bag(5)
+    for array, part in zip(full, given, strict=True):
+        assert array.dtype == part.dtype
+        assert len(array) == 8
+        np.testing.assert_array_equal(array[:5], part)
+    assert not full.mask[5:].any()
+    assert not full.weight[5:].any()
+
+
+def test_a_full_batch_stays_as_it_is():
+    for array, part in zip(pad_to(bag(8), 8), bag(8), strict=True):
+        np.testing.assert_array_equal(array, part)
+
+
+def test_an_encoder_on_eight_devices_is_the_one_on_one():
+    def apply(params, pixels):
+        return jnp.einsum("bhwc,cd->bd", pixels / 255, params)
+
+    params = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 2, 2, 3), np.uint8)
+    one, eight = (
+        compile_encoder(apply, mesh)(replicate(params, mesh), split(pixels, mesh))
+        for mesh in (ONE, EIGHT)
+    )
+    assert {shard.data.shape for shard in eight.addressable_shards} == {(2, 4)}
+    np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,170 @@
+"""PPO: an update is that of the released code, and that of stacked states."""
+
+import functools
+
+import chex
+import episodes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import sasha
+
+from benchmarks import stacked
+from wsi_jax.ops.episode import Slides, Update, play
+from wsi_jax.ops.episode_states import verdicts
+from wsi_jax.ops.returns import Reward
+from wsi_jax.ops.zoom_env import Rules
+from wsi_jax.training import ppo
+from wsi_jax.training.actor_critic import Agent, opinion
+from wsi_jax.training.ppo import PPO
+
+CONFIG = PPO(chunk=3)
+close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+def clipped(lr, decay, norm):
+    return optax.chain(
+        optax.clip_by_global_norm(norm), optax.adamw(lr, weight_decay=decay)
+    )
+
+
+TX = ppo.optimiser(*[clipped(1e-3, 1e-2, 0.5)] * 2)
+
+
+def test_an_update_is_the_fixture(shared):
+    x = sasha.load(shared, "ppo_update_d32")
+    label = sasha.load(shared, "episode_weights_d32")["label"]
+    nets = {"hafed": sasha.hafed, "tsu": sasha.updater}
+    (hafed, p), (updater, q) = (port(x, name) for name, port in nets.items())
+    (actor, before_actor), (critic, before_critic) = (
+        sasha.actor(x, "actor_before"), sasha.critic(x, "critic_before")
+    )  # fmt: skip
+    agent = Agent.of(actor, critic)
+    hp = {name[3:]: float(x[name]) for name in x if name.startswith("hp/")}
+    config = PPO(
+        epochs=1, clip=hp["clip"], gamma=hp["gamma"], lam=hp["lam"],
+        entropy=hp["entropy_coef"], reward=Reward.loss, masked=False, chunk=13,
+    )  # fmt: skip
+    one = clipped(hp["lr"], hp["wd"], hp["max_grad_norm"])
+    tx = ppo.optimiser(one, one)
+    actions = x["actions"].reshape(1, 2, -1)
+    steps = actions.shape[-1]
+    z, v = x["Z"][None], x["V"][None]
+    slides = Slides(z, v, jnp.ones(z.shape[:2], bool), jnp.array([steps]))
+
+    @jax.jit
+    def gain(params):
+        episode = play(
+            slides, Update.of(updater, q),
+            lambda x: agent.act(params, x), lambda step, log_p: actions[..., step],
+            Rules(signed=False), steps=steps, episodes=2, chunk=8,
+        )  # fmt: skip
+        return ppo.experience(
+            agent, params, lambda x: hafed.apply(p, x, method="rows"), slides,
+            label[None], jnp.ones(1), episode, config,
+        )  # fmt: skip
+
+    @jax.jit
+    def learn(params, opt, gained):
+        args = agent, params, slides, gained.episode
+        now = opinion(*args, masked=False, chunk=13)
+        return now, *ppo.improve(agent, tx, params, opt, gained, config)
+
+    params = {"actor": before_actor, "critic": before_critic}
+    gained = gain(params)
+    allowed = (
+        np.asarray(gained.episode.zoomed_at[0])[:, None] >= np.arange(steps)[:, None]
+    )
+    np.testing.assert_array_equal(allowed.reshape(26, -1), x["allowed"])
+    close(gained.log_p.ravel(), x["old_logprob_masked"])
+    close(gained.target.ravel(), x["critic_targets"])
+    close(gained.advantage.ravel(), x["advantages_normalised"])
+
+    opt = tx.init(params)
+    for epoch in range(4):
+        now, params, opt, metrics = learn(params, opt, gained)
+        if epoch == 0:
+            close(now.value[0], x["values_old"])
+            raw = gained.target[0] - now.value[0]
+            close(raw.ravel(), x["advantages"])
+        ratio = jnp.exp(now.log_p - gained.log_p).ravel()
+        close(ratio, x["ratio_per_epoch"][epoch])
+        close(now.entropy.ravel(), x["entropy_unmasked_per_epoch"][epoch])
+        for i, name in enumerate(("actor", "critic")):
+            close(metrics[f"{name}_loss"][0], x[f"{name}_loss_per_epoch"][epoch])
+            norm = x["grad_norm_preclip_actor_critic"][epoch, i]
+            close(metrics[f"{name}_grad_norm"][0], norm)
+    after = {"actor": sasha.actor(x, "actor_after")[1]}
+    after |= {"critic": sasha.critic(x, "critic_after")[1]}
+    sasha.assert_stepped(params, after, hp["lr"], steps=4)
+
+
+def gain(problem, params, episode, config):
+    return ppo.experience(
+        episodes.AGENT, params, problem.classify, problem.slides, problem.label,
+        problem.weight, episode, config,
+    )  # fmt: skip
+
+
+def test_an_update_is_that_of_stacked_states(x64):
+    """In value and in gradient, however the slides are padded, and whatever with.
+
+    Of slides that weigh twice as much the gradient is twice as large.
+    """
+    padded = episodes.problem(np.float64, padding=3, junk=np.nan)
+    problem = episodes.problem(np.float64)
+
+    @jax.jit
+    def by_versions(params):
+        gained = gain(padded, params, padded.play(), CONFIG)
+        args = episodes.AGENT, TX, params, TX.init(params), gained, CONFIG
+        heavy = gained._replace(weight=2 * gained.weight)
+        loss = lambda params: ppo.loss(episodes.AGENT, params, heavy, CONFIG)[0]
+        return jax.grad(loss)(params), *ppo.improve(*args)
+
+    @jax.jit
+    def plain(params):
+        return stacked.train(
+            episodes.AGENT, TX, params, problem.classify_state, problem.slides,
+            problem.label, problem.play_stacked(), CONFIG,
+        )  # fmt: skip
+
+    grads, params, _, metrics = by_versions(padded.agent)
+    wanted, losses, wanted_grads = plain(problem.agent)
+    close = functools.partial(chex.assert_trees_all_close, rtol=0, atol=1e-12)
+    close((metrics["actor_loss"], metrics["critic_loss"]), losses)
+    close(grads, jax.tree.map(lambda g: 2 * g[0], wanted_grads))
+    # Biases of attention move no softmax: their gradient is noise, their way Adam's.
+    for tree in (*params.values(), *wanted.values()):
+        tree["params"]["gated"]["logits"].pop("bias")
+    close(params, wanted, atol=1e-9)
+    assert metrics["critic_loss"][3] < metrics["critic_loss"][0]
+
+
+def test_rewards_add_up_to_what_the_loss_falls_by():
+    """So does the first target, where a reward is worth the same whenever it comes."""
+    problem, config = episodes.problem(), PPO(lam=1.0, chunk=3)
+
+    @jax.jit
+    def run(params):
+        episode = problem.play()
+        gained = gain(problem, params, episode, config)
+        args, steps = (problem.classify, problem.slides, episode), episodes.STEPS + 1
+        logits = verdicts(*args, steps=steps, chunk=3)
+        return gained.target[..., 0], logits
+
+    target, logits = run(problem.agent)
+    loss = -jnp.take_along_axis(
+        jax.nn.log_softmax(logits), problem.label[:, None, None, None], -1
+    )
+    close(target, loss[:, :, 0, 0] - loss[:, :, -1, 0])
+
+
+@pytest.mark.parametrize("field", [{"epochs": 0}, {"lam": 1.5}, {"clip": 0.0}])
+def test_a_wrong_field_is_named(field):
+    PPO().validate()
+    (name,) = field
+    with pytest.raises(ValueError, match=rf"--config\.method\.ppo\.{name}"):
+        PPO(**field).validate()

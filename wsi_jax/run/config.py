@@ -1,0 +1,393 @@
+"""What an experiment is made of, and the folder that remembers it."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import optax
+
+from wsi_jax import config_io
+from wsi_jax.config_io import COUNT
+from wsi_jax.data.bags import Loading
+from wsi_jax.data.cohort import Cohort, CohortError, Row, patient_of, read_manifest
+from wsi_jax.data.slide_folder import find_slides
+from wsi_jax.data.splits import Split, assign_folds, assign_splits
+from wsi_jax.data.tiles import Reading
+from wsi_jax.files import replacing, write_text
+from wsi_jax.methods.mil import ABMIL
+from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.trunk import Trunk
+from wsi_jax.provenance import provenance
+from wsi_jax.run.executor import Executor
+from wsi_jax.run.tiling import Tiling, stages_of
+from wsi_jax.slides.grid import Grid
+from wsi_jax.slides.slide import says_mpp
+from wsi_jax.slides.table import escape_formula, unescape_formula
+from wsi_jax.slides.tissue import Tissue
+from wsi_jax.training.loop import Train
+from wsi_jax.types import Stage, Takes, Task
+
+# What may differ between two commands that are still the same run.
+FREE = ("run_dir", "reading", "max_refused", "heatmaps", "executor", "scheduler")
+
+
+class RunError(ValueError):
+    """A run that cannot go on as asked; the message names the flag or the file."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Manifest:
+    """Slides and labels from a CSV.
+
+    Attributes:
+        manifest: the CSV: path, label, and if you like slide_id, patient_id, split,
+            mpp, site, mask_path, annotation_path. To extract features a folder of
+            slides will do, and so will a CSV without labels.
+        classes: labels in the order wanted, of two the positive one last; () sorts.
+        mpp: of level 0 of every slide for which neither manifest nor file has one.
+        split: shares of the splits that the manifest leaves open.
+        folds: of a cross-validation over all slides that are not "test"; 0 for none.
+    """
+
+    manifest: str = ""
+    classes: tuple[str, ...] = ()
+    mpp: float | None = None
+    split: Split = dataclasses.field(default_factory=Split)
+    folds: int = 0
+
+    def cohort(self) -> Cohort:
+        """The slides, every one with its split or its fold."""
+        self._check_named()
+        # The command line makes numbers of (0,1) and one name of normal,tumor.
+        classes = tuple(map(str, self.classes))
+        if len(classes) == 1:
+            classes = tuple(name.strip() for name in classes[0].split(","))
+        cohort = with_mpp(read_manifest(self.manifest, classes), self.mpp)
+        if self.folds:
+            return assign_folds(cohort, self.folds, self.split.seed)
+        return assign_splits(cohort, self.split)
+
+    def slides(self) -> tuple[Row, ...]:
+        """The slides alone; labels and splits are not asked for."""
+        if os.path.isdir(self.manifest):
+            found = sorted(find_slides(self.manifest).items())
+            if not found:
+                raise CohortError(f"{self.manifest}: no slide anywhere below it")
+            rows = tuple(
+                Row(name, path, "", patient_of("", name, "", path), "")
+                for name, path in found
+            )
+        else:
+            self._check_named()
+            rows = read_manifest(self.manifest, labelled=False).rows
+        return with_mpp(Cohort(rows, ()), self.mpp).rows
+
+    def limits(self) -> tuple[str, ...]:
+        """What a report says of the slides besides."""
+        return ()
+
+    def _check_named(self):
+        if not self.manifest:
+            raise CohortError("no cohort; add --config.data.manifest=my_slides.csv")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """Everything that decides a run. A method is exchanged in the config file.
+
+    Attributes:
+        run_dir: folder of the run; "" for runs/<name of the config file>.
+        features: folder of feature files, for runs to share; "" for the run's own.
+        precomputed: folder of SLIDE_ID.h5 made by CLAM, TRIDENT or another run: no
+            slide is read, and grid, tissue and encoder are not asked; "" for none.
+        data: the cohort.
+        grid: tiles, in um/px and pixels.
+        tissue: how it is told from background.
+        encoder: of each tile; frozen. None for a method with a trunk of its own.
+        method: what is trained on slide labels.
+        train: for how long.
+        reading: threads that read tiles.
+        loading: of features as bags.
+        encode_batch: tiles encoded at a time.
+        executor: who extracts features: threads of this process, or Dask's workers.
+        scheduler: of Dask, as tcp://HOST:8786; for executor=dask.
+        max_refused: share of slides that may be refused before the run stops.
+        heatmaps: test slides whose attention is drawn.
+    """
+
+    run_dir: str = ""
+    features: str = ""
+    precomputed: str = ""
+    data: Any = dataclasses.field(default_factory=Manifest)
+    grid: Grid = dataclasses.field(default_factory=Grid)
+    tissue: Tissue = dataclasses.field(default_factory=Tissue)
+    encoder: Any = dataclasses.field(default_factory=Encoder)
+    method: Any = dataclasses.field(default_factory=ABMIL)
+    train: Train = dataclasses.field(default_factory=Train)
+    reading: Reading = dataclasses.field(default_factory=Reading)
+    loading: Loading = dataclasses.field(default_factory=Loading)
+    encode_batch: int = 64
+    executor: Executor = Executor.threads
+    scheduler: str = ""
+    max_refused: float = 0.1
+    heatmaps: int = 12
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "encode_batch": COUNT,
+        "max_refused": (0, 1),
+    }
+
+    @property
+    def trunk(self) -> Trunk:
+        """What sees the pixels."""
+        return self.encoder or self.method.trunk
+
+    @property
+    def trunks(self) -> dict[str, Trunk]:
+        """All that see pixels, by their flags."""
+        if self.encoder is not None:
+            return {"encoder": self.encoder}
+        fields = {
+            f.name: getattr(self.method, f.name)
+            for f in dataclasses.fields(self.method)
+        }
+        return {f"method.{k}": v for k, v in fields.items() if isinstance(v, Trunk)}
+
+    @property
+    def streams(self) -> bool:
+        """Whether the method reads the slides themselves."""
+        return self.method.takes in (Takes.slides, Takes.looks)
+
+    @property
+    def zooms(self) -> bool:
+        """Whether it takes features of tiles and of their children."""
+        return self.method.takes is Takes.zooms
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at an overview and reads crops."""
+        return self.method.takes is Takes.looks
+
+    @property
+    def mpps(self) -> tuple[float, ...]:
+        """um/px at which the trunk sees slides."""
+        if self.zooms:
+            return self.grid.mpp / self.method.children, self.grid.mpp
+        return self.method.reads() if self.looks else (self.grid.mpp,)
+
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+        """Of the method."""
+        return stages_of(self.method, self.grid, task, tx)
+
+    def plan(self, stage: Stage) -> Train:
+        """How one of them is trained."""
+        return dataclasses.replace(self.train, **stage.plan)
+
+    def validate(self) -> None:
+        """Refuses weights that are not there or not for these tiles, and cells."""
+        self._check_kinds()
+        self._check_thaw()
+        if self.zooms:
+            self._check_zooms()
+        if self.precomputed:
+            if self.streams or self.zooms:
+                wants = "reads slides" if self.streams else "wants tiles and children"
+                raise RunError(
+                    f"--config.precomputed={self.precomputed}: "
+                    f"{type(self.method).__name__} {wants}; leave it empty"
+                )
+            if not pathlib.Path(self.precomputed).is_dir():
+                raise RunError(f"--config.precomputed={self.precomputed}: no folder")
+            return
+        if self.streams == (self.encoder is not None):
+            raise RunError(
+                f"{type(self.method).__name__} has a trunk of its own: encoder=None in "
+                "the config file, and --config.method.trunk"
+                if self.streams
+                else f"{type(self.method).__name__} wants an encoder in the config file"
+            )
+        try:
+            for flag, trunk in self.trunks.items():
+                trunk.check(flag)
+            if self.encoder is not None:
+                self.encoder.check_tile("grid.size_px", self.grid.size_px)
+            if self.streams:
+                self.method.check(self.grid.size_px)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        if self.streams and self.grid.overlap_px:
+            raise RunError("--config.grid.overlap_px: cells of a map do not overlap")
+        if self.streams and self.features:
+            raise RunError(f"--config.features={self.features}: no features are made")
+        if self.executor is Executor.dask and self.streams:
+            raise RunError("--config.executor=dask: no features are made")
+        if self.executor is Executor.dask and not self.scheduler:
+            raise RunError(
+                "--config.executor=dask: add --config.scheduler=tcp://HOST:8786"
+            )
+        for trunk in self.trunks.values():
+            self._check_mpp(trunk)
+
+    def _check_kinds(self):
+        """Refuses what stands where a cohort, a method or an encoder should."""
+        wanted = {
+            "data": ("cohort", "Manifest() of wsi_jax.run.config"),
+            "method": ("takes", "ABMIL() of wsi_jax.methods.mil"),
+            "encoder": ("make", "Encoder() of wsi_jax.nets.encoder"),
+        }
+        for name, (attribute, example) in wanted.items():
+            value = getattr(self, name)
+            none = name == "encoder" and value is None
+            if not none and not (
+                config_io.is_config(value) and hasattr(value, attribute)
+            ):
+                raise RunError(
+                    f"--config.{name}={value!r}: give an object in the config file, as "
+                    f"{name}={example}; experiments/configs has a file for each method"
+                )
+
+    def _check_thaw(self):
+        """Refuses a training that ends before all of it is trained."""
+        thaw = getattr(self.method, "thaw", None)
+        if thaw and thaw.frozen >= self.train.steps:
+            raise RunError(
+                f"--config.train.steps={self.train.steps} end before "
+                f"--config.method.thaw.frozen={thaw.frozen}, when a part begins to "
+                "learn that is frozen until then; raise the one or lower the other"
+            )
+
+    def _check_mpp(self, trunk: Trunk):
+        """Refuses a trunk whose weights have learnt from tiles at another um/px."""
+        trained = trunk.trained_mpp()
+        if trained and all(abs(trained / mpp - 1) > 0.05 for mpp in self.mpps):
+            flag = "method.mpps" if self.looks else "grid.mpp"
+            mpps = ", ".join(f"{mpp:g}" for mpp in self.mpps)
+            raise RunError(
+                f"{trunk.weights} has learnt from tiles at {trained:g} um/px, and "
+                f"--config.{flag}={mpps}; set it to {trained:g}, or train an encoder "
+                "for this one (experiments.pretraining.pretrain_tiles)"
+            )
+
+    def _check_zooms(self):
+        """Refuses a zoom to nowhere, and tiles and slides that are not whole."""
+        if self.method.children < 2:
+            raise RunError(
+                f"--config.method.children={self.method.children}: at least 2, to a "
+                "side of a tile"
+            )
+        if self.grid.overlap_px:
+            raise RunError("--config.grid.overlap_px: tiles share no children")
+        if self.loading.max_tiles is not None:
+            raise RunError(
+                f"--config.loading.max_tiles={self.loading.max_tiles}: "
+                f"{type(self.method).__name__} sees all tiles of a slide; leave it None"
+            )
+
+    def tiling(self) -> Tiling:
+        """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
+        return Tiling(
+            grid=self.grid,
+            tissue=self.tissue,
+            encoder=self.method.trained().trunk if self.streams else self.encoder,
+            overhang=self.streams,
+            reads=self.mpps if self.looks or self.zooms else (),
+        )
+
+    def tilings(self) -> tuple[Tiling, ...]:
+        """What features are made of: of a method that zooms, of children too."""
+        tiling = self.tiling()
+        if not self.zooms:
+            return (tiling,)
+        return tiling, dataclasses.replace(tiling, children=self.method.children)
+
+
+def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
+    """The cohort with `mpp` for the slides that have none, in manifest or file."""
+    if mpp is None:
+        return cohort
+
+    def filled(row):
+        told = row.mpp or not os.path.exists(row.path) or says_mpp(row.path)
+        return row if told else dataclasses.replace(row, mpp=mpp)
+
+    return cohort._replace(rows=tuple(map(filled, cohort.rows)))
+
+
+def check_claim(folder: pathlib.Path, config: Experiment) -> None:
+    """Checks that a folder holds no run, or one of this very config.
+
+    Raises:
+        RunError: listing the fields that differ.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    before = config_io.with_defaults(read_json(path, "config")["config"])
+    fixed = lambda tree: {k: v for k, v in tree.items() if k not in FREE}
+    changed = config_io.differences(fixed(before), fixed(config_io.to_plain(config)))
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        hint = ""
+        if "features" in before and not config.streams:
+            features = before["features"] or folder / "features"
+            hint = f" (features are shared by --config.features={features})"
+        raise RunError(
+            f"{folder} holds a run of another config:\n{listed}\n"
+            f"change it back, or name a new folder with --config.run_dir{hint}"
+        )
+
+
+def claim(folder: pathlib.Path, config: Experiment) -> None:
+    """Makes the run's folder, unless it is made, with the config in it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        write_json(path, {"config": config_io.to_plain(config)} | provenance())
+
+
+def read_json(path: pathlib.Path, *fields: str) -> dict[str, Any]:
+    """An object that `write_json` wrote into a run's folder, with these objects in it.
+
+    Raises:
+        RunError: the file holds something else.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(part, dict) for part in (tree, *map(tree.get, fields))):
+            raise ValueError(f"no object with {', '.join(fields) or 'names'}")
+    except (ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path}: damaged ({error}); put back what was there, or name a new folder "
+            "for the run"
+        ) from error
+    return tree
+
+
+def write_json(path: pathlib.Path, tree: Any) -> None:
+    """Writes JSON under a temporary name, then renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(tree, indent=1) + "\n")
+
+
+def write_csv(path: pathlib.Path, lines: list[dict]) -> None:
+    """Writes dicts of one shape as CSV, whole; no spreadsheet computes its cells."""
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            writer.writerow({name: escape_formula(v) for name, v in line.items()})
+
+
+def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
+    """The lines of a file of `write_csv`, as text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            {name: unescape_formula(cell) for name, cell in line.items()}
+            for line in csv.DictReader(file)
+        ]

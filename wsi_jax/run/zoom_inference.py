@@ -1,0 +1,230 @@
+"""Slides judged by zooming: nothing is read at high resolution but what was chosen."""
+
+import concurrent.futures
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import einops
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int, UInt8
+
+from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.evals.cost import Meter
+from wsi_jax.run.encode import Encoded, encode
+from wsi_jax.run.tiling import Surveyed, Tiling
+from wsi_jax.slides.slide import Slide, SlideError, open_slide
+from wsi_jax.training.compile import compile_encoder, compile_phase, replicate, split
+from wsi_jax.types import Zoomer, bucket
+
+# Tiles of each slide that are read before it is known whether they are wanted.
+AHEAD = 2
+
+
+class Zoomed(NamedTuple):
+    """What zooming into one slide gave.
+
+    Attributes:
+        logits: [c].
+        attention: [n], of the tiles that could be read.
+        kept: [n], which tiles of the survey those are.
+        order: [t], which of these were zoomed into, the first first.
+        refusal: why the slide could not be judged; "" where it was.
+        note: what of it could not be read, or "".
+    """
+
+    logits: np.ndarray
+    attention: np.ndarray
+    kept: np.ndarray
+    order: np.ndarray
+    refusal: str = ""
+    note: str = ""
+
+
+class Zooming:
+    """Zooms into several slides at once, so that the encoder has full batches.
+
+    Args:
+        tiling: of the tiles seen at low resolution, with their encoder.
+        k: children to a side of a tile.
+        zoomer: how the method zooms.
+        params: of the method.
+        mesh: of one device.
+    """
+
+    def __init__(self, tiling: Tiling, k: int, zoomer: Zoomer, params: Any, mesh: Mesh):
+        self._tiling, self._k, self._params, self._mesh = tiling, k, params, mesh
+        self._zoomer = Zoomer(*map(compile_phase, zoomer))
+        encoder = tiling.encoder
+        self._encoder = replicate(encoder.params(), mesh)
+        self._apply = compile_encoder(encoder.make().apply, mesh)
+
+    def __call__(
+        self, found: Sequence[Surveyed], batch: int, reading: Reading, meter: Meter
+    ) -> list[Zoomed]:
+        """The verdicts on slides, one for each.
+
+        Args:
+            found: by the survey; slides with tiles.
+            batch: tiles encoded at a time at low resolution.
+            reading: threads, and the share of a slide that may be unreadable.
+            meter: is charged.
+        """
+        low = self._low(found, batch, reading, meter)
+        refusals = [one.refusal(reading.max_unreadable) for one in low]
+        state = self._zoomer.begin(self._params, *_padded(low, refusals))
+        places = [s.yx[one.kept] for s, one in zip(found, low, strict=True)]
+        orders = []
+        with Children(found, places, self._tiling, self._k, reading.threads) as below:
+            while True:
+                log_p = np.asarray(self._zoomer.likely(self._params, state))
+                left = np.isfinite(log_p)
+                if not left.any():
+                    break
+                best = np.argsort(-log_p, 1, kind="stable")[:, : 1 + AHEAD]
+                tile, live = best[:, 0].astype(np.int32), left.any(1)
+                pixels = below.read(tile, live)
+                state = self._zoomer.step(
+                    self._params, state, tile, self._encode(pixels)
+                )
+                # The device works on these meanwhile.
+                below.ahead(best[:, 1:], np.take_along_axis(left, best[:, 1:], 1))
+                orders.append(np.where(live, tile, -1))
+        meter.add(
+            slides=len(found), tiles=below.tiles, bytes_decoded=below.bytes_decoded
+        )
+        logits, attention = jax.device_get(self._zoomer.end(self._params, state))
+        # Where all slides are refused, none is zoomed into.
+        order = np.array(orders, np.int32).reshape(-1, len(low)).T
+        return [
+            Zoomed(
+                logits=logits[i],
+                attention=attention[i, : len(one.kept)],
+                kept=one.kept,
+                order=order[i][order[i] >= 0],
+                refusal=refusals[i] or below.reasons.get(i, ""),
+                note=one.note(),
+            )
+            for i, one in enumerate(low)
+        ]
+
+    def _low(self, found, batch, reading, meter) -> list[Encoded]:
+        """Features of all tiles of all slides at low resolution."""
+        counts = TileCounts()
+        encoded = encode(
+            [TileSource(s.row.path, s.row.mpp, s.yx) for s in found],
+            self._tiling.grid,
+            self._apply,
+            params=self._encoder,
+            mesh=self._mesh,
+            batch=batch,
+            reading=reading,
+            meter=meter,
+            counts=counts,
+        )
+        whole = list(encoded)
+        meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
+        return whole
+
+    def _encode(self, pixels):
+        """Features [b k*k d] of children [b k*k s s 3], as on disk in training."""
+        flat = pixels.reshape(-1, *pixels.shape[2:])
+        features = self._apply(self._encoder, split(flat, self._mesh))
+        return features.astype(np.float16).reshape(*pixels.shape[:2], -1)
+
+
+class Children:
+    """Reads the children of tiles, in threads; of a tile all by one read, once.
+
+    Attributes:
+        tiles: children read, those that turned out not to be wanted as well.
+        bytes_decoded: in pixels of the slides' levels; told on leaving.
+        reasons: of the slides where a tile could not be read, why.
+    """
+
+    def __init__(
+        self,
+        found: Sequence[Surveyed],
+        yx: Sequence[np.ndarray],
+        tiling: Tiling,
+        k: int,
+        threads: int,
+    ):
+        """Opens nothing yet.
+
+        Args:
+            found: the slides.
+            yx: corners of their tiles [n 2], in pixels at the grid's mpp.
+            tiling: of the tiles.
+            k: children to a side of a tile.
+            threads: that read.
+        """
+        self._found, self._yx, self._k = found, yx, k
+        self._side, self._mpp = tiling.grid.size_px, tiling.grid.mpp / k
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self._running: dict[tuple[int, int], concurrent.futures.Future] = {}
+        self._slides: dict[int, Slide] = {}
+        self._lock = threading.Lock()
+        self.tiles, self.bytes_decoded = 0, 0
+        self.reasons: dict[int, str] = {}
+
+    def __enter__(self) -> "Children":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for slide in self._slides.values():
+            self.bytes_decoded += slide.bytes_decoded
+            slide.close()
+
+    def read(
+        self, tiles: Int[np.ndarray, " b"], live: Bool[np.ndarray, " b"]
+    ) -> UInt8[np.ndarray, "b k s s 3"]:
+        """The children of a tile of each live slide, row by row; zeros for others."""
+        shape = len(tiles), self._k**2, self._side, self._side, 3
+        out = np.zeros(shape, np.uint8)
+        wanted = [(int(i), int(tiles[i])) for i in np.flatnonzero(live)]
+        for one in wanted:
+            self._begin(*one)
+        for i, tile in wanted:
+            try:
+                out[i] = self._running.pop((i, tile)).result()
+            except SlideError as error:
+                self.reasons.setdefault(i, str(error))
+        return out
+
+    def ahead(
+        self, tiles: Int[np.ndarray, "b m"], wanted: Bool[np.ndarray, "b m"]
+    ) -> None:
+        """Begins to read what is likely to be asked for next."""
+        for i, j in np.argwhere(wanted):
+            self._begin(int(i), int(tiles[i, j]))
+
+    def _begin(self, i, tile):
+        """Has the children of a tile read, unless they are already."""
+        if (i, tile) not in self._running:
+            self.tiles += self._k**2
+            self._running[i, tile] = self._pool.submit(self._read, i, tile)
+
+    def _read(self, i, tile):
+        with self._lock:
+            if i not in self._slides:
+                row = self._found[i].row
+                self._slides[i] = open_slide(row.path, row.mpp)
+        at, side = self._yx[i][tile] * self._k, self._side * self._k
+        pixels = self._slides[i].read(at, side, self._mpp)
+        how = "(i y) (j x) c -> (i j) y x c"
+        return einops.rearrange(pixels, how, i=self._k, j=self._k)
+
+
+def _padded(low: Sequence[Encoded], refusals: Sequence[str]):
+    """Features [b n d] of slides, and which of them count; of refused ones none."""
+    n = bucket(max(1, *(len(one.kept) for one in low)), 64)
+    x = np.zeros((len(low), n, max(one.x.shape[-1] for one in low)), np.float16)
+    mask = np.zeros(x.shape[:2], bool)
+    for i, (one, refusal) in enumerate(zip(low, refusals, strict=True)):
+        if not refusal:
+            x[i, : len(one.kept)], mask[i, : len(one.kept)] = one.x, True
+    return x, mask

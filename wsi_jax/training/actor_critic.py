@@ -1,0 +1,87 @@
+"""An actor and a critic, and what they think of every state of an episode."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from wsi_jax.ops.episode import Episode, Slides
+from wsi_jax.ops.episode_states import along, pool, select, versions
+from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.sampling import entropy, log_attention
+
+
+class Agent(NamedTuple):
+    """Actor and critic, as functions of {"actor": ..., "critic": ...} and of rows.
+
+    Attributes:
+        act: (params, rows [*m d]) -> logits [*m].
+        rows: (params, rows [*m d]) -> (scores [*m 1], what is pooled [*m p]).
+        value: (params, pooled [*m p], clock [*m 2]) -> [*m]; the clock tells the shares
+            of the steps taken and of the tiles visited.
+    """
+
+    act: Callable
+    rows: Callable
+    value: Callable
+
+    @classmethod
+    def of(cls, actor, critic) -> "Agent":
+        """Of two modules of `nets.policy`."""
+        part = lambda name: (
+            lambda params, *x: critic.apply(params["critic"], *x, method=name)
+        )
+        act = lambda params, x: actor.apply(params["actor"], x)
+        return cls(act, part("rows"), part("value"))
+
+
+class Opinion(NamedTuple):
+    """What actor and critic think.
+
+    Attributes:
+        log_p: log-probability of the step that was taken.
+        entropy: of all that could have been taken.
+        value: of the state before it.
+    """
+
+    log_p: Float[Array, "b e t"]
+    entropy: Float[Array, "b e t"]
+    value: Float[Array, "b e t"]
+
+
+def opinion(
+    agent: Agent,
+    params: PyTree,
+    slides: Slides,
+    episode: Episode,
+    *,
+    masked: bool,
+    chunk: int,
+) -> Opinion:
+    """Of every step of the episodes.
+
+    Args:
+        agent: actor and critic.
+        params: of both.
+        slides: on which the episodes are.
+        episode: as played.
+        masked: whether tiles visited before could not have been taken.
+        chunk: states at a time.
+    """
+
+    def one(step, kind, slide, episode, of):
+        logits, scores, pooled = of
+        allowed = slide.mask
+        if masked:
+            allowed &= episode.zoomed_at >= step
+        log_p = log_attention(select(kind, logits), allowed)
+        weights = masked_softmax(select(kind, scores)[:, 0], slide.mask)
+        share = lambda whole: step / jnp.maximum(whole, 1).astype(weights.dtype)
+        clock = jnp.stack([share(slide.horizon), share(slide.mask.sum())])
+        value = agent.value(params, pool(weights, kind, pooled), clock)
+        return Opinion(log_p[episode.actions[step]], entropy(log_p), value)
+
+    of_rows = lambda rows: (agent.act(params, rows), *agent.rows(params, rows))
+    of, steps = versions(of_rows, slides, episode), episode.actions.shape[-1]
+    return along(one, slides, episode, of, steps=steps, chunk=chunk)

@@ -1,0 +1,201 @@
+"""The only place that knows jit, meshes and sharding.
+
+One axis, "data". The state lies whole on every device, a batch is split by slide, and
+the gradient's mean over devices is the compiler's.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from wsi_jax.ops.stream_tile import Tissue
+from wsi_jax.ops.streaming import Net, Plan, pass_tile
+from wsi_jax.training.flops import Counted, count_flops
+from wsi_jax.types import Bag, Method
+
+
+def make_mesh(devices=None) -> Mesh:
+    """All devices on one axis, "data", along which batches are split by slide."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+
+
+def compile_method(method: Method, mesh: Mesh) -> Method:
+    """Compiles a Method: state replicated and donated, batches split by slide.
+
+    A staged one has compiled its phases itself.
+    """
+    if method.staged:
+        return method
+    everywhere, by_slide = _shardings(mesh)
+    return Method(
+        init=jax.jit(method.init, out_shardings=everywhere),
+        step=Counted(
+            jax.jit(
+                method.step,
+                in_shardings=(everywhere, by_slide),
+                out_shardings=everywhere,
+                donate_argnums=0,
+            )
+        ),
+        predict=compile_each(method.predict, mesh),
+    )
+
+
+def compile_each(function: Callable, mesh: Mesh) -> Callable:
+    """Compiles (params, batch, key) -> arrays of each slide, split by slide."""
+    everywhere, by_slide = _shardings(mesh)
+    compiled = jax.jit(
+        function,
+        in_shardings=(everywhere, by_slide, everywhere),
+        out_shardings=by_slide,
+    )
+    return Counted(compiled)
+
+
+def compile_phase(
+    function: Callable, donate: tuple[int, ...] = (), static: tuple[str, ...] = ()
+) -> Callable:
+    """Compiles one phase of a staged method."""
+    compiled = jax.jit(function, donate_argnums=donate, static_argnames=static)
+    return Counted(compiled)
+
+
+def compile_encoder(apply, mesh: Mesh):
+    """Compiles (params, pixels [b h w 3]) -> features [b d], split by tile."""
+    everywhere, by_tile = _shardings(mesh)
+    return jax.jit(apply, in_shardings=(everywhere, by_tile), out_shardings=by_tile)
+
+
+def replicate(tree, mesh: Mesh):
+    """Lays a tree of arrays whole on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split(batch, mesh: Mesh):
+    """Lays a batch of this process over the devices, along the first axis.
+
+    Raises:
+        ValueError: the batch does not divide among the devices.
+    """
+    local = mesh.local_mesh.size
+    for array in jax.tree.leaves(batch):
+        if len(array) % local:
+            raise ValueError(
+                f"a batch of {len(array)} does not divide among {local} devices; "
+                "make the batch a multiple of them"
+            )
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    put = lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a))
+    return jax.tree.map(put, batch)
+
+
+def pad_to(bag: Bag, slides: int) -> Bag:
+    """Fills a batch up to `slides` with slides of no tiles and no weight."""
+    fill = lambda a: np.pad(a, [(0, slides - len(a))] + [(0, 0)] * (a.ndim - 1))
+    return Bag(*map(fill, map(np.asarray, bag)))
+
+
+def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(
+        mesh, PartitionSpec("data")
+    )
+
+
+class Phases:
+    """The passage of one tile through a streamed net, and the way back, compiled.
+
+    Each is compiled once, when it is first needed, and serves slides of any size; a
+    tile of another shape is refused.
+
+    Args:
+        net: (params, map, ops) -> map.
+        plan: for tiles of one shape.
+        params: of the net, or their shapes.
+        tissue_px: side of the cells of tissue beyond which windows find zeros; 0 for
+            the net's own map.
+    """
+
+    def __init__(self, net: Net, plan: Plan, params: Any, tissue_px: int = 0):
+        whole = jax.ShapeDtypeStruct((), jnp.int32)
+        like = lambda tree: jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), tree
+        )
+        tissue = None
+        if tissue_px:
+            tissue = plan.part(Tissue(np.ones((1, 1), bool), tissue_px), (0, 0))
+        self._net, self._axes = net, plan.axes
+        self._given, self._tile = (plan.rows, plan.columns, plan.out), plan.tile
+        pair = whole, whole
+        self._shapes = (
+            like(params), pair, pair, plan.rows, plan.columns, plan.tile, like(tissue),
+        )  # fmt: skip
+
+    @functools.cached_property
+    def forward(self) -> Callable:
+        """(params, size, at, rows, columns, tile, tissue) -> (rows, columns, cells)."""
+        return self._compiled(*self.forward_call)
+
+    @functools.cached_property
+    def backward(self) -> Callable:
+        """(grads, cotangents of what forward returns, and its arguments) -> (grads,
+        cotangents of rows, of columns). What this tile adds to the gradient is added to
+        `grads`, which is donated."""
+        return self._compiled(*self.backward_call, donate=True)
+
+    @property
+    def forward_call(self) -> tuple[Callable, tuple]:
+        """The way there, not compiled, and the shapes of its arguments."""
+        return self._pass, self._shapes
+
+    @property
+    def backward_call(self) -> tuple[Callable, tuple]:
+        """The way back, not compiled, and the shapes of its arguments."""
+
+        def backward(grads, cotangents, params, size, at, rows, columns, *rest):
+            passage = lambda p, r, c: self._pass(p, size, at, r, c, *rest)
+            _, back = jax.vjp(passage, params, rows, columns)
+            more, rows, columns = back(cotangents)
+            return jax.tree.map(jnp.add, grads, more), rows, columns
+
+        return backward, (self._shapes[0], self._given, *self._shapes)
+
+    @functools.cached_property
+    def flops(self) -> tuple[int, int]:
+        """Of one tile on the way there, and on the way back."""
+        calls = self.forward_call, self.backward_call
+        return tuple(count_flops(function, *shapes) for function, shapes in calls)
+
+    @functools.cached_property
+    def to_pixels(self) -> Callable:
+        """As backward, but `grads` are of this tile's pixels; what is given for them is
+        written over."""
+
+        def to_pixels(grads, cotangents, params, size, at, rows, columns, tile, tissue):
+            passage = lambda x, r, c: self._pass(params, size, at, r, c, x, tissue)
+            _, back = jax.vjp(passage, tile.astype(grads.dtype), rows, columns)
+            return back(cotangents)
+
+        pixels = jax.ShapeDtypeStruct(self._tile.shape, self.wide)
+        shapes = pixels, self._given, *self._shapes
+        return self._compiled(to_pixels, shapes, donate=True)
+
+    @property
+    def wide(self) -> jnp.dtype:
+        """Of the gradient of pixels: float32, or float64 where the net has that."""
+        return jnp.promote_types(jnp.float32, self._given[-1].dtype)
+
+    def _pass(self, params, size, at, rows, columns, tile, tissue):
+        return pass_tile(
+            self._net, self._axes, size, params, at, rows, columns, tile, tissue
+        )
+
+    def _compiled(self, function, shapes, donate=False):
+        jitted = jax.jit(function, donate_argnums=0 if donate else ())
+        compiled = jitted.lower(*shapes).compile()
+        return Counted(compiled, lambda: count_flops(function, *shapes))

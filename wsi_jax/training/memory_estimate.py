@@ -1,0 +1,143 @@
+"""What a streamed step will take, told before it begins, and whether it fits."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wsi_jax.ops.streaming import Plan
+from wsi_jax.training.compile import Phases
+from wsi_jax.training.tile_passes import Route
+
+# Parameters, their gradient, AdamW's two moments, and a gradient that accumulates.
+COPIES = 5
+
+
+class TileError(ValueError):
+    """A tile that the device has no room for; the message names one that fits."""
+
+
+class Memory(NamedTuple):
+    """Bytes that a step takes of the device.
+
+    Attributes:
+        tile: temporaries of one tile on its way back, compiled.
+        seams: what tiles leave to their neighbours, and the map.
+        params: with their gradient and moments.
+    """
+
+    tile: int
+    seams: int
+    params: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def outlook(
+    phases: Phases,
+    route: Route,
+    replan: Callable[[tuple[int, int]], Plan],
+    params: Any,
+    flag: str,
+    frozen: int = 0,
+    room: int | None = None,
+) -> str:
+    """Geometry, work and memory of a step on a slide, in words.
+
+    Args:
+        phases: for the plan of the route.
+        route: through the slide of which most is computed.
+        replan: the plan for tiles of another shape.
+        params: of the net, or their shapes.
+        flag: where the net's config is.
+        frozen: steps in which nothing goes back.
+        room: bytes of the device; None to ask it.
+
+    Raises:
+        TileError: the device has too little memory for it.
+    """
+    plan, size_px, count = route.plan, route.size_px, int(route.here().sum())
+    memory = _memory(route, plan, params, temporaries(phases))
+    room = device_bytes() if room is None else room
+    if room and memory.total > room:
+        raise TileError(_too_large(memory, route, replan, params, flag, room))
+    stride, field, lag = plan.field.stride, plan.field.size, plan.lag[0]
+    down, across = plan.tiles(size_px)
+    lines = [
+        f"streaming: a cell every {stride} px sees {field} px; the map runs "
+        f"{lag} cells ({lag * stride} px) late",
+        f"tiles of {max(plan.tile_px):,} px: {count:,} of {down} x {across} on the "
+        f"slide that takes most, {size_px[0]:,} x {size_px[1]:,} px",
+        f"a step there: {count * sum(phases.flops):.3g} FLOPs; about "
+        f"{_gb(memory.total)} ({_parts(memory)})"
+        + (f" of {_gb(room)}" if room else ""),
+    ]
+    if frozen:
+        lines.append(f"the trunk is frozen for the first {frozen:,} steps")
+    return "\n".join(lines)
+
+
+def temporaries(phases: Phases) -> int:
+    """Bytes that XLA sets aside for one tile on its way back."""
+    return phases.backward.memory_analysis().temp_size_in_bytes
+
+
+def device_bytes() -> int | None:
+    """Memory of the first device, of a CPU the machine's; None where nobody tells."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def _memory(route, plan, params, tile):
+    """With tiles of `plan`; the share of them that is computed is the route's."""
+    sizes = [np.prod(np.shape(a)) * a.dtype.itemsize for a in jax.tree.leaves(params)]
+    every = plan.tiles(route.size_px)
+    out = plan.out.size * plan.out.dtype.itemsize * int(np.prod(every))
+    kept = out + (0 if route.offload else plan.seam_bytes(route.size_px))
+    return Memory(int(tile), int(kept * route.here().mean()), COPIES * int(sum(sizes)))
+
+
+def _too_large(memory, route, replan, params, flag, room):
+    """Names the largest tile that fits: temporaries go with its area, seams are known.
+
+    Smaller tiles have smaller temporaries and more seams: the mend may lie either way.
+    """
+    (y, x), plan = route.size_px, route.plan
+    side, stride = max(plan.tile_px), plan.field.stride
+    said = (
+        f"{flag}.tile_px={side} takes about {_gb(memory.total)} ({_parts(memory)}) on "
+        f"a slide of {y:,} x {x:,} px; the device has {_gb(room)}"
+    )
+    sides = {max(int(side * 2**k) // stride, 1) * stride for k in range(-8, 5)}
+    found = {}
+    for other in sorted(sides - {side}, reverse=True):
+        tile = memory.tile * (other / side) ** 2
+        again = _memory(route, replan((other, other)), params, tile)
+        found[other] = again.total
+        if found[other] <= room:
+            return f"{said}. Set {flag}.tile_px={other}: about {_gb(found[other])}"
+    mends = [f"compute in bfloat16 ({flag}.trunk.dtype=bfloat16)"]
+    if not route.offload:
+        mends.insert(0, f"keep the seams in host memory ({flag}.offload=True)")
+    return (
+        f"{said}, and no tile fits: {_gb(min(found.values()))} at least; "
+        f"{', '.join(mends)}, or read the slides at a coarser --config.grid.mpp"
+    )
+
+
+def _parts(memory):
+    names = zip(("one tile", "seams and map", "parameters"), memory, strict=True)
+    return ", ".join(f"{name} {_gb(size)}" for name, size in names)
+
+
+def _gb(size):
+    return f"{size / 1e9:,.2g} GB" if size < 1e10 else f"{size / 1e9:,.0f} GB"
