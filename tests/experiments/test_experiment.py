@@ -275,7 +275,8 @@ def test_class_names_as_a_shell_gives_them(short, classes):
 
 def test_numbers_may_be_classes(short, edited):
     number = lambda row: row | {"label": str(int(row["label"] == "tumor"))}
-    short.data = Manifest(manifest=str(edited(number)), classes=(1, 0))
+    short.data = Manifest(manifest=str(edited(number)))
+    short.data.classes = (1, 0)  # as the command line reads "(1,0)"
     assert short.data.cohort().classes == ("1", "0")
 
 

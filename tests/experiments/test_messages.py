@@ -61,22 +61,22 @@ PRETRAINING = (
 )
 # Of each command's own messages.
 COMMANDS = {
-    "make_cohort": (MakeCohort(),),
-    "make_tiles": (MakeTiles(),),
-    "make_bach": (MakeBach(),),
-    "prepare_tiles": (PrepareTiles(),),
-    "pretrain_tiles": PRETRAINING,
-    "linear_probe": PRETRAINING,
-    "camelyon16": (RUNS[1],),
-    "bach": (RUNS[2],),
-    "tcga_nsclc": (RUNS[3],),
-    "tcga_prad": (RUNS[4],),
-    "cohort": RUNS,
-    "extract_features": RUNS,
-    "checks": RUNS,
-    "training": RUNS,
-    "workers": RUNS,
-    "certify": (),
+    "experiments/phantoms/make_cohort": (MakeCohort(),),
+    "experiments/phantoms/make_tiles": (MakeTiles(),),
+    "experiments/phantoms/make_bach": (MakeBach(),),
+    "experiments/pretraining/prepare_tiles": (PrepareTiles(),),
+    "experiments/pretraining/pretrain_tiles": PRETRAINING,
+    "experiments/pretraining/linear_probe": PRETRAINING,
+    "experiments/camelyon16": (RUNS[1],),
+    "experiments/bach": (RUNS[2],),
+    "experiments/tcga_nsclc": (RUNS[3],),
+    "experiments/tcga_prad": (RUNS[4],),
+    "experiments/cohort": RUNS,
+    "experiments/extract_features": RUNS,
+    "wsi_jax/run/checks": RUNS,
+    "wsi_jax/run/train": RUNS,
+    "wsi_jax/run/executor": RUNS,
+    "experiments/phantoms/certify": (),
 }
 ALL = (*RUNS, *PRETRAINING, *(c for configs in COMMANDS.values() for c in configs))
 
@@ -116,7 +116,7 @@ def unknown(path, known, documents):
         if document and not documents:
             continue
         # What follows the name of another command is that one's.
-        told = re.split(r"experiments\.\w+", text)[0] if not documents else text
+        told = re.split(r"experiments(?:\.\w+)+", text)[0] if not documents else text
         for flag in re.findall(r"--(?:no)?config\.((?:\w+|{})(?:\.(?:\w+|{}))*)", told):
             one = re.escape(flag).replace(r"\{\}", "[a-z0-9_.]+")
             if flag not in known and not any(re.fullmatch(one, name) for name in known):
@@ -125,7 +125,7 @@ def unknown(path, known, documents):
 
 def test_every_flag_in_a_text_is_a_field_of_some_config():
     files = [*ROOT.glob("wsi_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")]
-    example = {"commandline.py", "configs.py"}  # speak of flags as such: a.b
+    example = {"commandline.py", "config_io.py"}  # speak of flags as such: a.b
     known = {name for config in ALL for name in paths(config)}
     wrong = [
         flag
@@ -138,7 +138,7 @@ def test_every_flag_in_a_text_is_a_field_of_some_config():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_names_its_own_flags(name):
-    path = ROOT / "experiments" / f"{name}.py"
+    path = ROOT / f"{name}.py"
     known = {field for config in COMMANDS[name] for field in paths(config)}
     assert [*unknown(path, known, documents=False)] == []
 

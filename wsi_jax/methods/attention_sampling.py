@@ -194,7 +194,7 @@ class AttentionSampling(CropOptions):
         tx: optax.GradientTransformation,
         mpp: float,
         cell_px: int,
-    ) -> tuple[Stage]:
+    ) -> tuple[Stage, ...]:
         """One stage.
 
         Args:

@@ -53,7 +53,7 @@ class Pool:
 class Mean(Pool):
     """Average of the embedded tiles, then a linear layer."""
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         net = _pooled_head(self, task)
 
         def forward(params, bag, key):
@@ -75,7 +75,7 @@ class Max(Pool):
     A tile's attention is the share of the features that it gave.
     """
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         net = _pooled_head(self, task)
 
         def forward(params, bag, key):
@@ -100,7 +100,7 @@ class ABMIL(Pool):
     attention: int = 256
     normaliser: Normaliser = Normaliser.softmax
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         return _attention_stage(self, task, tx, branches=1)
 
 
@@ -121,7 +121,7 @@ class CLAM(ABMIL):
     sampled: int = 8
     subtyping: bool = False
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         branches = len(task.classes) if self.multi_branch else 1
         return _attention_stage(
             self,
@@ -141,7 +141,7 @@ def _attention_stage(
     *,
     branches: int,
     **clustering: Any,
-) -> tuple[Stage]:
+) -> tuple[Stage, ...]:
     net = AttentionHead(
         n_classes=len(task.classes),
         branches=branches,
@@ -162,7 +162,7 @@ def _attention_stage(
     return _one_stage(net, forward, tx, loss)
 
 
-def _one_stage(net, forward, tx, loss=None) -> tuple[Stage]:
+def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
     """The Method of a net and its `forward(params, bag, key)`: logits, attention."""
 
     def init(key, bag):

@@ -76,7 +76,7 @@ class PatchAll(CropOptions):
         tx: optax.GradientTransformation,
         mpp: float,
         cell_px: int,
-    ) -> tuple[Stage]:
+    ) -> tuple[Stage, ...]:
         """One stage; as `AttentionSampling.stages`."""
         net = _Net(self, task, self.cells(mpp, cell_px))
         tx = paced("trunk", self.trunk_rate, tx)

@@ -62,7 +62,7 @@ class SimCLR:
         if not self.scales or min(self.scales) < 1:
             raise ValueError(f"--config.method.scales={self.scales}: 1 or more each")
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         """One, for any task."""
         del task
         encoder, draw = self.encoder.make(), jax.nn.initializers.he_normal()

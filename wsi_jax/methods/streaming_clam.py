@@ -170,7 +170,7 @@ class StreamingCLAM:
 
     def stages(
         self, task: Task, tx: optax.GradientTransformation, staged: bool = True
-    ) -> tuple[Stage]:
+    ) -> tuple[Stage, ...]:
         """One stage.
 
         Args:

@@ -42,7 +42,7 @@ class TileClassifier:
         if self.coarser < 1:
             raise ValueError(f"--config.method.coarser={self.coarser}: 1 or more")
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         encoder, c = self.encoder.make(), len(task.classes)
 
         def init(key, batch):

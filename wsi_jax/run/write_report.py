@@ -115,7 +115,7 @@ def subtitle(config: Experiment) -> str:
     return f"{tiles}, {config.encoder.name} features, trained on slide labels."
 
 
-def text(summary: dict[str, float | str], n: int) -> str:
+def text(summary: dict[str, int | float | str], n: int) -> str:
     """The headline in a few lines of plain text."""
     lines = [f"test, {n} slides, 95 % intervals"]
     for name, shown in (names(summary) | pooled(summary)).items():
@@ -124,17 +124,19 @@ def text(summary: dict[str, float | str], n: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def names(summary: dict[str, float | str]) -> dict[str, str]:
+def names(summary: dict[str, int | float | str]) -> dict[str, str]:
     """Headline metrics; of several folds' slides the AUC is that within folds."""
     return NAMES | ({"auc": "AUC within folds"} if pooled(summary) else {})
 
 
-def pooled(summary: dict[str, float | str]) -> dict[str, str]:
+def pooled(summary: dict[str, int | float | str]) -> dict[str, str]:
     """The AUC of all folds' slides together, where there is one."""
     return POOLED if "auc_pooled" in summary else {}
 
 
-def results(summary: dict[str, float | str], ways: str) -> tuple[tables.Table, ...]:
+def results(
+    summary: dict[str, int | float | str], ways: str
+) -> tuple[tables.Table, ...]:
     """By slide, patient, class, site, fold, and by the ways to come by a verdict."""
     recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
     found = [
