@@ -26,7 +26,7 @@ from benchmarks import record
 from benchmarks.runs import about_cohort, cohort_folder, over_cohorts, scores
 from benchmarks.streaming_runs import on_lesions
 from wsi_jax.config_io import flatten
-from wsi_jax.evals.attention import Found, attention_on
+from wsi_jax.evals.attention import Found, localisation_metrics
 from wsi_jax.evals.intervals import delong_difference
 
 REPLICATES = 2000
@@ -60,9 +60,9 @@ def row(run: pathlib.Path, most: int | None) -> dict:
 
 
 def attention(run: pathlib.Path, folder: pathlib.Path, most: int | None) -> dict:
-    """Means over tumour test slides, of what `attention_on` tells of each."""
+    """Means over tumour test slides, of what `localisation_metrics` tells of each."""
     found = [
-        attention_on(looked, tumour)
+        localisation_metrics(looked, tumour)
         for looked, tumour in on_lesions(run, folder, most)
         if tumour.any() and not tumour.all()
     ]

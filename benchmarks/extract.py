@@ -97,7 +97,7 @@ def row(rows: list[Row], ready: Ready, threads: int, batch: int) -> dict:
         )  # fmt: skip
         wall_s = time.perf_counter() - began
     spent = meter.as_dict()
-    survey_s = spent["span.survey.wall_s"]
+    survey_s = spent["span.tiling.wall_s"]
     tiles = sum(one["tiles"] for one in found if one["status"] == "encoded")
     busy_s = min(-(-tiles // batch) * alone, wall_s - survey_s)
     return {

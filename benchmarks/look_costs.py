@@ -17,7 +17,7 @@ import numpy as np
 
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost import Meter
-from wsi_jax.nets.overview_attention import Overlook
+from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.provenance import cores
 from wsi_jax.run import extract as extraction
 from wsi_jax.run.config import Experiment
@@ -109,7 +109,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
         statistics.median(verdicts[1:]) / BATCH,
         float(getattr(config.method, "crops", np.mean(tiles))),
         float(np.mean(tiles)),
-        meter.as_dict()["span.survey.wall_s"] / len(part.rows),
+        meter.as_dict()["span.tiling.wall_s"] / len(part.rows),
         parts(config, source, part, state.params),
     )
 
@@ -136,7 +136,7 @@ def parts(config, source, part, params) -> tuple[float, float, float, float]:
     if "look" in params:
         batch, _ = next(source.evaluation(part))
         cell = config.grid.size_px
-        net = Overlook(
+        net = OverviewAttention(
             cell, (1,) * len(method.mpps), method.attention, method.layers,
             method.relative,
         )  # fmt: skip

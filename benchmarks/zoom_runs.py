@@ -29,7 +29,7 @@ from wsi_jax.config_io import flatten
 from wsi_jax.evals.calibration import calibration_error
 from wsi_jax.evals.intervals import delong, delong_difference
 from wsi_jax.ops.zoom_env import horizon
-from wsi_jax.ops.zoom_strategies import WAYS, Choice, Way
+from wsi_jax.ops.zoom_strategies import STRATEGIES, Choice, Strategy
 
 AGAINST = ("random", "grid", "low_attention", "ranking", "full_resolution")
 # What the paper's code does otherwise, whatever the cohort.
@@ -73,7 +73,7 @@ def tiles_of(run: pathlib.Path) -> np.ndarray:
 
 def tiles_read(n: np.ndarray, way: str, share: float, children: int) -> float:
     """Mean over slides of so many tiles, by a way to zoom into a share."""
-    way = WAYS.get(way, Way())
+    way = STRATEGIES.get(way, Strategy())
     share = share if way.share is None else way.share
     if share == 1 or way.choice is Choice.full:
         return float(children**2 * n.mean())

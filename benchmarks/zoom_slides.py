@@ -34,8 +34,8 @@ from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.ops.zoom_env import horizon
 from wsi_jax.run.encode import encode
-from wsi_jax.run.tiling import Surveyed, Tiling, survey
-from wsi_jax.run.zoom_inference import Zooming
+from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
+from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.training.compile import (
@@ -65,10 +65,10 @@ def write_slides(folder: pathlib.Path) -> None:
         write_pyramid(folder / f"slide_{i}.tif", image, 1.0, quality=80)
 
 
-def surveyed(folder: pathlib.Path) -> list[Surveyed]:
+def tiled_slides(folder: pathlib.Path) -> list[TiledSlide]:
     """The slides and their tiles."""
     paths = sorted(folder.glob("*.tif"))
-    return [survey(Row(p.stem, str(p), "", p.stem, ""), TILING) for p in paths]
+    return [tile_slide(Row(p.stem, str(p), "", p.stem, ""), TILING) for p in paths]
 
 
 def trained(share: float):
@@ -84,7 +84,9 @@ def trained(share: float):
 def zooming(share: float):
     """(slides) -> verdicts, of a share of the tiles."""
     stages, params = trained(share)
-    zoom = Zooming(TILING, K, stages[-1].zoomer, params, make_mesh(jax.devices()[:1]))
+    zoom = ZoomInference(
+        TILING, K, stages[-1].zoomer, params, make_mesh(jax.devices()[:1])
+    )
     return lambda found, meter: zoom(found, BATCH, READING, meter)
 
 
@@ -123,7 +125,7 @@ def exhaustive():
 
 def measure(folder: pathlib.Path, runs: int, share: float) -> dict:
     """Judges the slides some times; the row."""
-    found = surveyed(folder)
+    found = tiled_slides(folder)
     judge = exhaustive() if share == 1 else zooming(share)
     judge(found, Meter())  # compiles
     seconds = []

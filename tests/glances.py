@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wsi_jax.data.crop_reader import LookReader
+from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.data.streamed_slide import View
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.nets.encoder import ConvNeXtEncoder
@@ -33,9 +33,9 @@ def write_slides(folder) -> list[View]:
     return views
 
 
-def reader(config, **how) -> LookReader:
+def reader(config, **how) -> CropReader:
     crop_px = config.cells(MPP, CELL).crop_px
-    return LookReader(config.reads(), crop_px, threads=2, **how)
+    return CropReader(config.reads(), crop_px, threads=2, **how)
 
 
 def batch(config, views, resident, after=None, **how):

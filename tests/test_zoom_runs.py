@@ -15,9 +15,9 @@ from wsi_jax.config_io import to_plain
 from wsi_jax.evals.intervals import delong, delong_difference
 from wsi_jax.provenance import provenance
 
-WAYS = {"policy": 2.0, "random": 0.5, "oracle": 4.0, "grid": 0.4}
-WAYS |= {"low_attention": 1.0, "ranking": 1.5, "full_resolution": 5.0}
-WAYS |= {"low_resolution": 0.3}
+STRATEGIES = {"policy": 2.0, "random": 0.5, "oracle": 4.0, "grid": 0.4}
+STRATEGIES |= {"low_attention": 1.0, "ranking": 1.5, "full_resolution": 5.0}
+STRATEGIES |= {"low_resolution": 0.3}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def runs(tmp_path):
         made = {"config": config, "commit": "c" * 40}
         (run / "config.json").write_text(json.dumps(made))
         draw = lambda shift, rng=rng: expit(rng.normal(size=60) + shift * positive)
-        p = {way: draw(shift) for way, shift in WAYS.items()}
+        p = {way: draw(shift) for way, shift in STRATEGIES.items()}
         names = ["p_tumor" if way == "policy" else f"{way}.p_tumor" for way in p]
         lines = [",".join(["slide_id", "label", *names])]
         for i, label in enumerate(np.where(positive, "tumor", "normal")):
@@ -61,7 +61,7 @@ def test_each_way_has_its_own_scores(runs):
     found, positive = runs
     for run, p in found.items():
         rows = {row["way"]: row for row in rows_of(run)}
-        assert set(rows) == set(WAYS)
+        assert set(rows) == set(STRATEGIES)
         for way, row in rows.items():
             assert row["auc"] == pytest.approx(delong(positive, p[way]).value)
             assert (row["share"], row["n"], row["preset"]) == (0.2, 60, "needle")
@@ -121,7 +121,7 @@ def test_the_table_holds_every_way(runs):
     rows = [row for run in found for row in rows_of(run)] + differences(list(found))
     said = zoom_runs(provenance() | {"rows": rows})
     lines = [line for line in said.splitlines() if line.startswith("| `needle` | ours")]
-    assert len(lines) == len(WAYS) + len(AGAINST)
+    assert len(lines) == len(STRATEGIES) + len(AGAINST)
     policy = [row for row in rows if row["way"] == "policy"]
     (line,) = (line for line in lines if "| ours | policy |" in line)
     assert line.endswith(f" {np.mean([r['calibration_error'] for r in policy]):.3f} |")
@@ -160,7 +160,7 @@ def test_whose_settings_a_run_has_is_told(runs):
     said = zoom_runs(provenance() | {"rows": rows})
     for whose in ("ours", "paper"):
         count = said.count(f"\n| `needle` | {whose} | ")
-        assert count == len(WAYS) + len(AGAINST)
+        assert count == len(STRATEGIES) + len(AGAINST)
 
 
 def test_a_way_that_one_share_lacks_leaves_its_cells_empty(runs):
@@ -171,7 +171,7 @@ def test_a_way_that_one_share_lacks_leaves_its_cells_empty(runs):
     grid = next(line for line in lines if line.startswith("| `needle` | ours | grid |"))
     assert grid.split(" | ")[3:6] == ["", "", ""]
     assert grid.split(" | ")[6] == "324"
-    assert len({line.count("|") for line in lines[: 2 + len(WAYS)]}) == 1
+    assert len({line.count("|") for line in lines[: 2 + len(STRATEGIES)]}) == 1
 
 
 def test_memory_of_a_device_is_told_where_there_is_any():

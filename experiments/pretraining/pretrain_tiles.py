@@ -24,7 +24,7 @@ from absl import flags, logging
 from experiments import commandline
 from experiments.cohort import MEND, accounted, device_bytes, explain
 from experiments.pretraining.linear_probe import probe, trunk_of
-from experiments.pretraining.tile_judge import judge_of
+from experiments.pretraining.tile_judge import evaluator_for
 from experiments.pretraining.tile_report import evaluate, text, write_predictions
 from wsi_jax import config_io
 from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
@@ -202,7 +202,7 @@ def resume(
     labels, c = sets.train.label, len(sets.classes)
     weights, log_prior = class_weights(labels, c), correction(plan, labels, c)
     encoder = config.method.encoder
-    judge = judge_of(stage, method, encoder, sets, mesh, plan.batch, log_prior)
+    judge = evaluator_for(stage, method, encoder, sets, mesh, plan.batch, log_prior)
     with progress("training", plan.steps) as advance:
         params = fit_stage(
             plan,

@@ -28,7 +28,7 @@ class Judge(NamedTuple):
     test: Callable[[Any], np.ndarray]
 
 
-def judge_of(
+def evaluator_for(
     stage: Stage,
     method: Method,
     trunk: Trunk,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from glances import CELL, MPP, method, reader, write_slides
 
-from wsi_jax.data.crop_reader import LookReader
+from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.data.streamed_slide import View
 from wsi_jax.slides.slide import open_slide
 
@@ -82,7 +82,7 @@ def test_what_is_damaged_is_blank_and_told(views, tmp_path):
 def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
     """Nor the other way round, where there is room for neither."""
     config = method()
-    tight = LookReader(
+    tight = CropReader(
         config.reads(), 16, resident=False, threads=1, cache_gib=0.0, all_tiles=True
     )
     which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)

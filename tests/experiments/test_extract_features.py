@@ -264,7 +264,7 @@ def test_a_run_has_them_made_and_encodes_nothing_itself(
     same(features(tmp_path / "features"), wanted)
     counted = meter.as_dict()
     assert counted["tiles"] == TILES * SLIDES
-    assert "span.survey.wall_s" in counted
+    assert "span.tiling.wall_s" in counted
     assert "span.encode.wall_s" not in counted
 
 

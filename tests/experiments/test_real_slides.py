@@ -13,7 +13,7 @@ import wsi_jax
 from experiments import predict
 from wsi_jax.data.cohort import Row
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.run.tiling import Tiling, survey
+from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.tissue import Tissue
@@ -79,7 +79,7 @@ def grid(mpp):
 @pytest.mark.parametrize("mpp", [0.5, 2.0])
 def test_an_overview_is_refused_at_a_cells_mpp_and_named(folder, mpp):
     row = Row("a", str(folder / COARSE), "x", "a", "test")
-    reason = survey(row, grid(mpp)).reason
+    reason = tile_slide(row, grid(mpp)).reason
     assert COARSE.removesuffix(".dcm") in reason
     assert f"{mpp:g} um/px was asked for, its finest level has 28.9685" in reason
     assert "--config.grid.mpp to 28.9685 or coarser" in reason
@@ -107,7 +107,7 @@ def test_two_files_of_one_slide_have_tiles_of_one_size(folder):
         row = Row("a", str(folder / name), "x", "a", "test")
         everywhere = dataclasses.replace(grid(2.0).grid, min_tissue=0.0)
         with open_slide(row.path) as slide:
-            one = survey(row, dataclasses.replace(grid(2.0), grid=everywhere))
+            one = tile_slide(row, dataclasses.replace(grid(2.0), grid=everywhere))
             tiles = [slide.read(yx, 32, 2.0) for yx in one.yx[:200]]
         found.append((one, np.stack(tiles).astype(int)))
     (a, tiles_a), (b, tiles_b) = found

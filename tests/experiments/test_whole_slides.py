@@ -18,7 +18,7 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.checks import check_same_slides
 from wsi_jax.run.config import RunError
-from wsi_jax.run.tiling import Surveyed
+from wsi_jax.run.tiling import TiledSlide
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_published_splits_take_the_place_of_drawn_ones(manifest, tmp_path):
 def test_a_run_goes_on_with_its_own_slides_and_with_mended_ones(tmp_path):
     """Another file or tissue is refused by name; one that was refused may come back."""
     found = [
-        Surveyed(Row(name, "", "", name, ""), np.array([[0, i]]), content=name)
+        TiledSlide(Row(name, "", "", name, ""), np.array([[0, i]]), content=name)
         for i, name in enumerate(("a", "b"))
     ]
     path = tmp_path / "slides.json"

@@ -23,8 +23,8 @@ from wsi_jax.training.ppo import PPO
 
 # Each costs a program.
 NAMES = "grid", "low_resolution", "full_resolution"
-WAYS = {name: sasha.WAYS[name] for name in NAMES}
-TOLD = "ranking", *WAYS
+STRATEGIES = {name: sasha.STRATEGIES[name] for name in NAMES}
+TOLD = "ranking", *STRATEGIES
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def run(tiny, tmp_path_factory):
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("zooming") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sasha, "WAYS", WAYS)
+        patch.setattr(sasha, "WAYS", STRATEGIES)
         one = make_mesh(jax.devices()[:1])
         patch.setattr(experiment, "make_mesh", lambda: one)
         experiment.run(config, folder)
@@ -69,7 +69,9 @@ def test_every_way_is_told_beside_the_policy(run):
         for way in ("", *(f"{way}." for way in TOLD)):
             p = [float(line[f"{way}p_{name}"]) for name in ("normal", "tumor")]
             assert sum(p) == pytest.approx(1, abs=2e-6)
-    told = {way: [line[f"{way}.p_tumor"] for line in lines.values()] for way in WAYS}
+    told = {
+        way: [line[f"{way}.p_tumor"] for line in lines.values()] for way in STRATEGIES
+    }
     assert told["low_resolution"] != told["full_resolution"]
 
 

@@ -1,4 +1,4 @@
-"""Zooming where a policy says: what a verdict rests on, and what each stage learns."""
+"""Zooming where a policy chooses: what a prediction rests on, and what stages learn."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Updater
 from wsi_jax.ops.weights import Normaliser
-from wsi_jax.ops.zoom_strategies import WAYS
+from wsi_jax.ops.zoom_strategies import STRATEGIES
 from wsi_jax.training.compile import compile_each, compile_method, make_mesh, split
 from wsi_jax.training.course import Course
 from wsi_jax.training.optimiser import Optimiser
@@ -26,7 +26,7 @@ TASK = Task(("normal", "tumor", "other"))
 ONE = make_mesh(jax.devices()[:1])
 COUNTS = np.array([16, 16, 15, 12, 16, 9, 16, 0])
 MASK = np.arange(16) < COUNTS[:, None]
-NAMES = ("policy", "ranking", *WAYS)
+NAMES = ("policy", "ranking", *STRATEGIES)
 ZOOMING = tuple(name for name in NAMES if "resolution" not in name)
 course = lambda rate: Course(optimiser=Optimiser(learning_rate=rate, warmup=0.0))
 CONFIG = SASHA(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wsi_jax.nets.crop_classifier import CropReader
+from wsi_jax.nets.crop_classifier import CropClassifier
 from wsi_jax.nets.crop_head import CropHead
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 
@@ -17,7 +17,7 @@ def test_a_trunk_that_does_not_learn_says_the_same_and_has_no_gradient(chunk):
     which, there = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
 
     def found(learns):
-        reader = CropReader(trunk, CropHead(2, width=3), False, chunk, learns)
+        reader = CropClassifier(trunk, CropHead(2, width=3), False, chunk, learns)
         params = reader.init(jax.random.key(1))
         said = lambda params: (reader.embed(params, crops, which, there) ** 2).sum()
         return jax.jit(jax.value_and_grad(said))(params)
@@ -33,7 +33,7 @@ def test_a_trunk_that_does_not_learn_says_the_same_and_has_no_gradient(chunk):
 def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
     """Two slides of two tissues each, one at either magnification; one is stained."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    reader = CropReader(
+    reader = CropClassifier(
         trunk, CropHead(2, magnifications=2, width=8, unit=False), False, None,
         centred=centred,
     )  # fmt: skip
@@ -51,7 +51,7 @@ def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
 
 def test_what_was_not_read_is_no_part_of_the_mean():
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    reader = CropReader(trunk, CropHead(2, width=8), False, None, centred=True)
+    reader = CropClassifier(trunk, CropHead(2, width=8), False, None, centred=True)
     params = reader.init(jax.random.key(1))
     crops = jax.random.randint(jax.random.key(0), (1, 4, 8, 8, 3), 0, 255, jnp.uint8)
     which, there = jnp.zeros((1, 4), jnp.int32), jnp.array([[True, True, True, False]])
@@ -64,7 +64,7 @@ def test_a_verdict_is_of_what_every_attention_pools():
     """In a row, each by its own softmax of log weights and logits."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
     head = CropHead(3, width=5, gated=4, branches=2)
-    reader = CropReader(trunk, head, False, None)
+    reader = CropClassifier(trunk, head, False, None)
     params = jax.tree.map(lambda a: 3 * a, reader.init(jax.random.key(1)))
     h = jax.random.normal(jax.random.key(0), (2, 6, 5))
     prior = jax.random.uniform(jax.random.key(2), (2, 6)).at[1, 4:].set(0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.nets.overview_attention import Overlook
+from wsi_jax.nets.overview_attention import OverviewAttention
 
 CELL = 4
 
@@ -33,7 +33,7 @@ def looked(net, overview, mask):
 @pytest.mark.parametrize("relative", [False, True])
 def test_glass_and_padding_are_not_seen(slides, relative):
     overview, mask = slides
-    net = Overlook(CELL, (1,), 4, 1, relative)
+    net = OverviewAttention(CELL, (1,), 4, 1, relative)
     before = looked(net, overview, mask)
     tissue = mask.repeat(CELL, 1).repeat(CELL, 2)[..., None]
     junk = np.where(tissue, overview, 7).astype(np.uint8)
@@ -51,7 +51,7 @@ def test_relative_colours_do_not_tell_the_stain(slides):
     overview = overview // 2 * 2
     pale = np.stack([overview[0], overview[1] // 2 + 90])
     seen = [
-        looked(Overlook(CELL, (1,), 4, 1, relative), one, mask)
+        looked(OverviewAttention(CELL, (1,), 4, 1, relative), one, mask)
         for relative in (True, False)
         for one in (overview, pale)
     ]
@@ -65,5 +65,5 @@ def test_a_slide_of_one_colour_has_a_verdict(slides):
     _, mask = slides
     overview = np.full((2, 5 * CELL, 6 * CELL, 3), 130, np.uint8)
     mask[1] = False
-    said = looked(Overlook(CELL, (1,), 4, 1, True), overview, mask)
+    said = looked(OverviewAttention(CELL, (1,), 4, 1, True), overview, mask)
     assert np.isfinite(said).all()

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from wsi_jax import config_io
 from wsi_jax.nets import foundation_models, pretrained
-from wsi_jax.nets.crop_classifier import CropReader
+from wsi_jax.nets.crop_classifier import CropClassifier
 from wsi_jax.nets.crop_head import CropHead
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.transformer import Bias, Mlp
@@ -385,7 +385,7 @@ def test_a_description_tells_all_but_the_seed_and_goes_to_json_and_back():
 
 def test_methods_that_look_at_crops_take_the_map_of_their_patches():
     encoder = ViTEncoder(**TINY, output=Output.class_and_mean)
-    reader = CropReader(encoder, CropHead(2, width=4), deviation=True, chunk=None)
+    reader = CropClassifier(encoder, CropHead(2, width=4), deviation=True, chunk=None)
     params = jax.eval_shape(reader.init, jax.random.key(0))
     crops = jax.ShapeDtypeStruct((1, 3, 16, 16, 3), jnp.uint8)
     assert jax.eval_shape(reader.encode, params, crops).shape == (1, 3, 2 * 8)

@@ -17,7 +17,7 @@ from wsi_jax.data.two_level_bags import pair
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import extract as extraction
-from wsi_jax.run.tiling import Tiling, survey
+from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid, level0
 from wsi_jax.slides.slide import open_slide
 from wsi_jax.slides.tissue import Tissue
@@ -90,7 +90,7 @@ class _silent:
 def test_children_of_a_tile_are_its_pixels_exactly(rows):
     """At their mpp: put together, one read of the tile's place at that."""
     for row in rows:
-        low, high = survey(row, LOW), survey(row, HIGH)
+        low, high = tile_slide(row, LOW), tile_slide(row, HIGH)
         assert len(high.yx) == K * K * len(low.yx) > 0
         with open_slide(row.path) as slide:
             for tile, below in zip(low.yx, high.yx.reshape(-1, K, K, 2), strict=True):
@@ -109,7 +109,7 @@ def test_their_features_are_those_of_their_pixels(rows, tmp_path):
     apply = jax.jit(HIGH.encoder.make().apply)
     for row in rows:
         found = read_features(tmp_path / HIGH.folder() / f"{row.slide_id}.h5")
-        at = survey(row, HIGH)
+        at = tile_slide(row, HIGH)
         np.testing.assert_array_equal(found.yx, level0(at.yx, 1.0, at.mpp))
         assert found.attrs["target_mpp"] == 1.0
         with open_slide(row.path) as slide:
@@ -145,7 +145,7 @@ def test_a_tiling_of_tiles_is_what_it_was():
 
 def test_a_slide_without_a_level_fine_enough_is_refused_at_both(rows):
     coarse = [dataclasses.replace(row, mpp=4.0) for row in rows[:1]]
-    one, two = (survey(coarse[0], tiling) for tiling in (LOW, HIGH))
+    one, two = (tile_slide(coarse[0], tiling) for tiling in (LOW, HIGH))
     assert one.reason == two.reason
     assert "1 um/px was asked for, its finest level has 4" in one.reason
 

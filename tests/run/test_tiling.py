@@ -13,7 +13,7 @@ from PIL import Image
 from wsi_jax.data.cohort import Row
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run.extract import streamed
-from wsi_jax.run.tiling import Tiling, survey, survey_all
+from wsi_jax.run.tiling import Tiling, tile_slide, tile_slides
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Source, Tissue
@@ -42,7 +42,7 @@ def row(tmp_path):
 
 def test_tissue_is_computed_unless_a_mask_is_asked_for(row):
     """A mask may be the truth of a practice cohort: it must not leak by itself."""
-    computed, told = survey(row, TILING), survey(row, MASKED)
+    computed, told = tile_slide(row, TILING), tile_slide(row, MASKED)
     assert len(computed.yx) == len(told.yx) == 128
     assert computed.yx[:, 1].max() == 448
     assert computed.yx[:, 0].max() == 960
@@ -50,14 +50,14 @@ def test_tissue_is_computed_unless_a_mask_is_asked_for(row):
     assert told.yx[:, 0].max() == 448
     assert told.tissue_mm2 == pytest.approx(SIDE**2 / 2 / 1e6)
     blank = dataclasses.replace(row, mask_path="")
-    np.testing.assert_array_equal(survey(blank, TILING).yx, computed.yx)
+    np.testing.assert_array_equal(tile_slide(blank, TILING).yx, computed.yx)
 
 
 def test_outlines_may_be_the_mask(row, tmp_path):
     corners = np.array([(0, 0), (0, 1024), (512, 1024), (512, 0)], float)
     write_asap(tmp_path / "a.xml", [Polygon("tissue", "None", corners)])
     outlined = dataclasses.replace(row, mask_path=str(tmp_path / "a.xml"))
-    found, told = survey(outlined, MASKED), survey(row, MASKED)
+    found, told = tile_slide(outlined, MASKED), tile_slide(row, MASKED)
     np.testing.assert_array_equal(found.yx, told.yx)
 
 
@@ -72,8 +72,8 @@ def test_qupaths_outlines_count_from_the_scanned_area_and_asaps_do_not(tmp_path)
     write_asap(asap, [Polygon("tissue", "None", box + bounds)])
     row = Row("a", str(path), "x", "a", "train", mask_path=str(qupath))
     fine = dataclasses.replace(MASKED, grid=Grid(mpp=1.0, size_px=8, min_tissue=1.0))
-    found = survey(row, fine).yx
-    same = survey(dataclasses.replace(row, mask_path=str(asap)), fine).yx
+    found = tile_slide(row, fine).yx
+    same = tile_slide(dataclasses.replace(row, mask_path=str(asap)), fine).yx
     np.testing.assert_array_equal(found, same)
     corners = np.array([found.min(0), found.max(0) + 8])
     np.testing.assert_allclose(corners, [(264, 364), (456, 620)], atol=8)
@@ -92,11 +92,11 @@ def test_a_slide_without_its_mask_is_refused_by_name(row, tmp_path, mask, messag
     (tmp_path / "a.txt").write_text("tissue")
     Image.new("L", (10, 20), 1).save(tmp_path / "tall.png")
     path = mask and str(tmp_path / mask)
-    found = survey(dataclasses.replace(row, mask_path=path), MASKED)
+    found = tile_slide(dataclasses.replace(row, mask_path=path), MASKED)
     assert not len(found.yx)
     with pytest.raises(ValueError, match=message):
         raise ValueError(found.reason)
-    assert not survey(dataclasses.replace(row, mask_path=path), TILING).reason
+    assert not tile_slide(dataclasses.replace(row, mask_path=path), TILING).reason
 
 
 @pytest.mark.parametrize(
@@ -114,41 +114,43 @@ def test_an_mpp_that_contradicts_the_file_is_noted(tmp_path, given, note):
     tifffile.imwrite(
         path, pixels, tile=(256, 256), resolution=dots_per_cm, resolutionunit=3
     )
-    found = survey(Row("a", str(path), "x", "a", "train", given), TILING)
+    found = tile_slide(Row("a", str(path), "x", "a", "train", given), TILING)
     assert (found.reason, found.note) == ("", note)
     assert found.mpp == (given or 0.5)
 
 
 def test_what_lies_around_the_tissue_is_told(row):
-    assert survey(row, TILING).background == "bright"
-    assert survey(row, MASKED).background == "bright"
+    assert tile_slide(row, TILING).background == "bright"
+    assert tile_slide(row, MASKED).background == "bright"
     Image.fromarray(np.full((SIDE, SIDE, 3), 5, np.uint8)).save(row.path)
-    assert survey(row, MASKED).background == "dark"
-    (line,) = streamed([survey(row, MASKED)])
+    assert tile_slide(row, MASKED).background == "dark"
+    (line,) = streamed([tile_slide(row, MASKED)])
     assert line["background"] == "dark"
 
 
 def test_an_error_that_nobody_foresaw_refuses_the_slide(row):
     broken = dataclasses.replace(row, mask_path="mask\0.png")
-    assert survey(broken, MASKED).reason.startswith("a: cannot be read (ValueError: ")
+    assert tile_slide(broken, MASKED).reason.startswith(
+        "a: cannot be read (ValueError: "
+    )
 
 
 def test_an_empty_mask_is_no_tissue(row, tmp_path):
     Image.new("L", (9, 9), 0).save(tmp_path / "none.png")
     empty = dataclasses.replace(row, mask_path=str(tmp_path / "none.png"))
-    assert "a: no tissue (0 mm2" in survey(empty, MASKED).reason
+    assert "a: no tissue (0 mm2" in tile_slide(empty, MASKED).reason
 
 
 def test_features_are_known_by_their_tiles_and_mpp(row):
     """A mended mask or mpp makes them anew; the same survey does not."""
     prints = {
-        survey(one, tiling).fingerprint("settings")
+        tile_slide(one, tiling).fingerprint("settings")
         for one in (row, dataclasses.replace(row, mpp=1.001))
         for tiling in (TILING, MASKED)
     }
     assert len(prints) == 4
-    assert survey(row, TILING).fingerprint("settings") in prints
-    assert survey(row, TILING).fingerprint("others") not in prints
+    assert tile_slide(row, TILING).fingerprint("settings") in prints
+    assert tile_slide(row, TILING).fingerprint("others") not in prints
 
 
 def test_whatever_a_file_is_the_others_go_on(row, tmp_path):
@@ -165,7 +167,7 @@ def test_whatever_a_file_is_the_others_go_on(row, tmp_path):
         dataclasses.replace(row, slide_id=name, path=str(tmp_path / name))
         for name in names
     ]
-    *refused, last = survey_all([*bad, row], TILING, 2, lambda: None)
+    *refused, last = tile_slides([*bad, row], TILING, 2, lambda: None)
     for name, one in zip(names, refused, strict=True):
         assert one.reason.startswith(f"{name}: ")
         assert name in one.reason.removeprefix(f"{name}: ")
@@ -174,14 +176,14 @@ def test_whatever_a_file_is_the_others_go_on(row, tmp_path):
 
 
 def test_the_picture_shows_the_slide_and_its_tissue(row):
-    picture = survey(row, MASKED).picture
+    picture = tile_slide(row, MASKED).picture
     h = picture.tissue.shape[0]
     assert picture.tissue[: h // 2 - 2].all()
     assert not picture.tissue[h // 2 + 2 :].any()
     assert (picture.image[:, 4] == (200, 80, 160)).all()
-    contact = survey(row, MASKED).contact("")
+    contact = tile_slide(row, MASKED).contact("")
     assert contact.told == "128 tiles, 0.524 mm2, 1 um/px (manifest)"
     gone = dataclasses.replace(row, path="here/gone.svs")
-    found = survey(gone, TILING)
+    found = tile_slide(gone, TILING)
     assert found.picture is None
     assert found.contact(found.reason).reason.startswith("a: no file gone.svs")

@@ -1,4 +1,4 @@
-"""Zooming into slides on disk: the method's own verdict, for what was chosen alone."""
+"""Zooming into slides on disk: as the method predicts, of what was chosen alone."""
 
 import jax
 import numpy as np
@@ -12,9 +12,9 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
-from wsi_jax.run.prediction_inputs import ZoomSight, padded_bag
-from wsi_jax.run.tiling import Tiling, survey
-from wsi_jax.run.zoom_inference import AHEAD, Zooming
+from wsi_jax.run.prediction_inputs import ZoomInput, padded_bag
+from wsi_jax.run.tiling import Tiling, tile_slide
+from wsi_jax.run.zoom_inference import AHEAD, ZoomInference
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.tissue import Tissue
@@ -52,16 +52,16 @@ def paths(tmp_path_factory):
     return paths
 
 
-def surveyed(path, name=None):
+def tiled_slide(path, name=None):
     name = name or path.stem
-    found = survey(Row(name, str(path), "", name, "", None), TILING)
+    found = tile_slide(Row(name, str(path), "", name, "", None), TILING)
     assert not found.reason
     return found
 
 
 @pytest.fixture(scope="module")
 def found(paths):
-    return [surveyed(path) for path in paths]
+    return [tiled_slide(path) for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def zooming(params):
-    return Zooming(TILING, K, STAGE.zoomer, params, ONE)
+    return ZoomInference(TILING, K, STAGE.zoomer, params, ONE)
 
 
 def zoom_into(zooming, found, meter=None):
@@ -98,7 +98,7 @@ def assert_same(one, other):
 
 
 def test_it_is_the_verdict_of_the_method_on_all_features(found, together, params):
-    sight = ZoomSight(TILING, METHOD, ONE)
+    sight = ZoomInput(TILING, METHOD, ONE)
     predict = compile_each(STAGE.method.predict, ONE)
     for one, seen in zip(together[0], found, strict=True):
         bag = sight.see(seen, 16, READING, Meter()).bag
@@ -161,7 +161,7 @@ def stored(path, image, finest=None):
 def test_unread_pixels_never_change_a_verdict(zooming, tmp_path):
     """Bit by bit; those that were read do."""
     image, rng = picture(1), np.random.default_rng(9)
-    seen = surveyed(stored(tmp_path / "slide.tif", image))
+    seen = tiled_slide(stored(tmp_path / "slide.tif", image))
     (before,) = zoom_into(zooming, [seen])
     junk = rng.integers(0, 256, image.shape).astype(np.uint8)
     unread, read = junk.copy(), image.copy()
@@ -170,9 +170,9 @@ def test_unread_pixels_never_change_a_verdict(zooming, tmp_path):
         unread[at], read[at] = image[at], junk[at]
     assert (unread != image).mean() > 0.5
     after, other = (
-        zoom_into(zooming, [surveyed(stored(tmp_path / name, image, pixels), "slide")])[
-            0
-        ]
+        zoom_into(
+            zooming, [tiled_slide(stored(tmp_path / name, image, pixels), "slide")]
+        )[0]
         for name, pixels in (("unread.tif", unread), ("read.tif", read))
     )
     assert_same(after, before)
@@ -197,7 +197,7 @@ def test_a_damaged_slide_is_refused_and_others_are_not(
 ):
     """Where it is zoomed into, or as a whole; also by itself."""
     path = stored(tmp_path / "torn.tif", picture(1))
-    torn = surveyed(path)
+    torn = tiled_slide(path)
     damage(path, level)
     slides = [found[0], torn, found[2]] if others else [torn]
     said = zoom_into(zooming, slides)
@@ -214,7 +214,7 @@ def test_a_damaged_slide_is_refused_and_others_are_not(
 def test_a_slide_that_has_gone_is_refused_as_well(zooming, paths, found, tmp_path):
     path = tmp_path / "gone.tif"
     path.write_bytes(paths[1].read_bytes())
-    gone = surveyed(path)
+    gone = tiled_slide(path)
     path.unlink()
     said = zoom_into(zooming, [found[0], gone])
     assert [bool(one.refusal) for one in said] == [False, True]

@@ -38,7 +38,7 @@ class _Strip(NamedTuple):
     seen: set[int]
 
 
-class LookReader:
+class CropReader:
     """Makes batches of slides for methods that look first.
 
     Overviews, and whole slides where they are wanted, stay in memory as long as there

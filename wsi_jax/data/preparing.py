@@ -27,7 +27,7 @@ class Encoding(enum.Enum):
     jpeg = "jpeg"
 
 
-class TiledSlide(NamedTuple):
+class PreparedSlide(NamedTuple):
     """A slide whose tiles are to be written.
 
     Attributes:
@@ -43,7 +43,7 @@ class TiledSlide(NamedTuple):
 
 def write_tiles(
     folder: str | os.PathLike,
-    slides: Sequence[TiledSlide],
+    slides: Sequence[PreparedSlide],
     classes: Sequence[str],
     grid: Grid,
     *,
@@ -138,7 +138,7 @@ def _builder(tfds, folder, classes, grid, encoding, made_with, splits):
 
 
 def _records(
-    slides: Sequence[TiledSlide],
+    slides: Sequence[PreparedSlide],
     grid: Grid,
     reading: Reading,
     reasons: dict[str, str],

@@ -24,7 +24,7 @@ class Found(NamedTuple):
     chance: float
 
 
-def attention_on(
+def localisation_metrics(
     attention: Float[np.ndarray, " n"], tumour: Bool[np.ndarray, " n"]
 ) -> Found:
     """How well attention finds tumour tiles.

@@ -29,7 +29,7 @@ from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.training.course import Course
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.optimiser import alone, paced
+from wsi_jax.training.optimiser import alone, scale_learning_rate
 from wsi_jax.training.resident import sifting_resident
 from wsi_jax.training.tile_scorer import Candidates, Kept
 from wsi_jax.training.tile_selection import sifting
@@ -154,7 +154,7 @@ class AttentionPooling(CropOptions):
         """
         cells = self.cells(mpp, cell_px)
         form = sifting_resident if self.resident else sifting
-        paces = lambda tx: paced("trunk", self.trunk_rate, tx)
+        paces = lambda tx: scale_learning_rate("trunk", self.trunk_rate, tx)
         own = tx if self.joint else alone("judge", tx)
         judge = form(Judge(self, task, cells), paces(own))
         if self.joint:

@@ -24,14 +24,14 @@ import optax
 from jax import lax
 
 from wsi_jax.nets.crop_classifier import CropOptions
-from wsi_jax.nets.overview_attention import Overlook
+from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.ops import sampling
 from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.optimiser import Thaw, paced
+from wsi_jax.training.optimiser import Thaw, scale_learning_rate
 from wsi_jax.training.resident import resident
 from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
@@ -204,7 +204,7 @@ class AttentionSampling(CropOptions):
             cell_px: side of their cells, in pixels.
         """
         cells = self.cells(mpp, cell_px)
-        tx = paced("trunk", self.trunk_rate, tx)
+        tx = scale_learning_rate("trunk", self.trunk_rate, tx)
         if self.thaw.frozen and self.look is Look.learnt:
             tx = self.thaw.over(tx, "look")
 
@@ -228,7 +228,7 @@ class _Net:
         self.every = config.estimator is Estimator.full
         self.ahead, self.carries = config.ahead, not self.every
         dtype, m = config.trunk.dtype.value, len(config.mpps)
-        self.overlook = Overlook(
+        self.overlook = OverviewAttention(
             cell_px, cells.ratios, config.attention, config.layers, config.relative,
             dtype,
         )  # fmt: skip

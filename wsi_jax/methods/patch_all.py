@@ -16,7 +16,7 @@ from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.optimiser import paced
+from wsi_jax.training.optimiser import scale_learning_rate
 from wsi_jax.training.resident import resident
 from wsi_jax.types import Prediction, Stage, Takes, Task, padded
 
@@ -79,7 +79,7 @@ class PatchAll(CropOptions):
     ) -> tuple[Stage, ...]:
         """One stage; as `AttentionSampling.stages`."""
         net = _Net(self, task, self.cells(mpp, cell_px))
-        tx = paced("trunk", self.trunk_rate, tx)
+        tx = scale_learning_rate("trunk", self.trunk_rate, tx)
         method = resident(net, tx) if self.resident else looking(net, tx)
         return (Stage("train", method),)
 

@@ -23,7 +23,7 @@ from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.nets.sasha import ZoomNets, is_distilled
 from wsi_jax.nets.zoom_losses import (
     hafed_loss,
-    mixed_loss,
+    partial_zoom_loss,
     ranking_loss,
     updater_loss,
 )
@@ -32,7 +32,7 @@ from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Slides, play, sampler
 from wsi_jax.ops.pooling import moments
 from wsi_jax.ops.weights import Normaliser
-from wsi_jax.ops.zoom_strategies import AT_ONCE, WAYS, Way, follow
+from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy, follow
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent
 from wsi_jax.training.course import Course
@@ -195,9 +195,11 @@ class SASHA:
             ),
             Stage(
                 "policy",
-                made.policy(agent, Way()),
+                made.policy(agent, Strategy()),
                 plan=self.policy.plan(),
-                others={name: made.policy(agent, way) for name, way in WAYS.items()},
+                others={
+                    name: made.policy(agent, way) for name, way in STRATEGIES.items()
+                },
                 zoomer=made.zoomer(),
             ),
         )
@@ -243,8 +245,8 @@ class _Stages:
             nets = self.nets(batch.x.low)
             total, metrics = hafed_loss(nets, params, batch, key)
             if self.config.mixed:
-                mixed = mixed_loss(nets, params, batch, key)
-                metrics["mixed_loss"] = mixed
+                mixed = partial_zoom_loss(nets, params, batch, key)
+                metrics["partial_zoom_loss"] = mixed
                 total += self.config.mixed * mixed
             return total, metrics
 
@@ -345,7 +347,7 @@ class _Stages:
 
     # The policy.
 
-    def policy(self, tx, way: Way) -> Method:
+    def policy(self, tx, way: Strategy) -> Method:
         """Trained by episodes on slides of which all is known."""
         tx = ppo.optimiser(tx, tx)
         config = self.config
@@ -400,7 +402,7 @@ class _Stages:
         most = max(1, math.ceil(zoom_env.ratio(share) * batch.mask.shape[1]))
         return Slides.of(*rows, batch.mask, steps), most
 
-    def verdict(self, params, batch, key, way: Way, liking):
+    def verdict(self, params, batch, key, way: Strategy, liking):
         """Of one way to zoom, by what `liking` makes of (params, rows)."""
         share = self.config.share if way.share is None else way.share
         if share in (0, 1):

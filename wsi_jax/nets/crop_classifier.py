@@ -67,14 +67,14 @@ class CropOptions:
         gated: int = 0,
         branches: int = 1,
         centred: bool = False,
-    ) -> "CropReader":
+    ) -> "CropClassifier":
         """Trunk and head.
 
         Args:
             classes: to be told apart.
             trunk: another one than the method's.
             magnifications, tells, unit, gated, branches: as `CropHead` has them.
-            centred: as `CropReader` has it.
+            centred: as `CropClassifier` has it.
         """
         trunk = trunk or self.trunk
         head = CropHead(
@@ -82,7 +82,7 @@ class CropOptions:
             dtype=trunk.dtype.value,
         )  # fmt: skip
         learns = self.trunk_rate > 0
-        return CropReader(trunk, head, self.deviation, self.chunk, learns, centred)
+        return CropClassifier(trunk, head, self.deviation, self.chunk, learns, centred)
 
     def augmented(
         self, key: Array, crops: Num[Array, "b n s s 3"]
@@ -91,7 +91,7 @@ class CropOptions:
         return augment_crops(key, crops, stain=self.stain) if self.augment else crops
 
 
-class CropReader:
+class CropClassifier:
     """Trunk and head of a method that judges slides by crops, as pure functions.
 
     Parameters are {"trunk": ..., "head": ...}; whatever else there is is left alone.

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from wsi_jax.nets.pixels import RGB, standardise
 
 
-class Overlook(nn.Module):
+class OverviewAttention(nn.Module):
     """Attention logits of every cell at every magnification, from an overview.
 
     3x3 convolutions on the overview, pooled to cells; one more on these, so that a cell

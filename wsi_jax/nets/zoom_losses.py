@@ -33,7 +33,7 @@ def hafed_loss(
     return sum(parts), {"accuracy": right, "slide_loss": parts.slide}
 
 
-def mixed_loss(
+def partial_zoom_loss(
     nets: ZoomNets, params: PyTree, batch: Bag, key: Key[Array, ""]
 ) -> Float[Array, " b"]:
     """HAFED's, on slides of which a share, any, is seen at high resolution."""

@@ -97,7 +97,7 @@ class Piece:
     windows: tuple[Window, ...] = ()
 
 
-class Passage:
+class TileContext:
     """The operations of one tile as it goes by; what it leaves behind is kept in order.
 
     Args:

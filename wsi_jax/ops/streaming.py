@@ -27,7 +27,15 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from wsi_jax.ops.maps import Ops
-from wsi_jax.ops.stream_tile import Field, Passage, Piece, Tissue, Window, field, length
+from wsi_jax.ops.stream_tile import (
+    Field,
+    Piece,
+    TileContext,
+    Tissue,
+    Window,
+    field,
+    length,
+)
 
 # (params, map, ops) -> map
 Net = Callable[[PyTree, Any, Ops], Any]
@@ -184,7 +192,7 @@ def plan(
     found = {}
 
     def probe(params, x):
-        passage = Passage((0, 0), image.shape[1:3], axes)
+        passage = TileContext((0, 0), image.shape[1:3], axes)
         piece = net(params, Piece(x), passage.ops())
         found.update(passage=passage, piece=piece)
         return *passage.left, piece.x
@@ -206,7 +214,7 @@ def windows_of(
     found = []
 
     def probe(params, x):
-        passage = Passage((0, 0), x.shape[1:3], (False, False))
+        passage = TileContext((0, 0), x.shape[1:3], (False, False))
         found.append(net(params, Piece(x), passage.ops()))
         return found[0].x
 
@@ -286,7 +294,7 @@ def masked(
     net: Net, params: PyTree, image: Num[Array, "b h w 3"], tissue: Tissue
 ) -> Float[Array, "b y x d"]:
     """The map of a net whose windows find zeros beyond the tissue, all at once."""
-    passage = Passage((0, 0), image.shape[1:3], (False, False), tissue=tissue)
+    passage = TileContext((0, 0), image.shape[1:3], (False, False), tissue=tissue)
     return net(params, Piece(image), passage.ops()).x
 
 
@@ -304,7 +312,7 @@ def pass_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
         tile: pixels [b h w 3].
         tissue: of the image, or of what this tile meets; None for the net's own map.
     """
-    passage = Passage(at, size, axes, rows, columns, tissue)
+    passage = TileContext(at, size, axes, rows, columns, tissue)
     out = net(params, Piece(tile), passage.ops()).x
     return *passage.left, out
 

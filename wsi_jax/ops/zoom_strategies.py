@@ -35,7 +35,7 @@ class Choice(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
+class Strategy:
     """How a verdict is come by.
 
     Attributes:
@@ -60,19 +60,19 @@ class Way:
 
 
 NEVER, EVERY = 2.0, -2.0  # cosines that no two rows have, and that all have
-WAYS = {
-    "random": Way(choice=Choice.random),
-    "grid": Way(choice=Choice.grid),
-    "low_attention": Way(choice=Choice.low),
-    "oracle": Way(choice=Choice.full),
-    "zoomed_only": Way(zoomed_only=True),
-    "no_update": Way(tau=NEVER),
+STRATEGIES = {
+    "random": Strategy(choice=Choice.random),
+    "grid": Strategy(choice=Choice.grid),
+    "low_attention": Strategy(choice=Choice.low),
+    "oracle": Strategy(choice=Choice.full),
+    "zoomed_only": Strategy(zoomed_only=True),
+    "no_update": Strategy(tau=NEVER),
     # The global update: each zoom updates every row that was not zoomed into, again.
-    "all_updated": Way(tau=EVERY, once=False),
-    "low_resolution": Way(share=0.0),
-    "full_resolution": Way(share=1.0),
+    "all_updated": Strategy(tau=EVERY, once=False),
+    "low_resolution": Strategy(share=0.0),
+    "full_resolution": Strategy(share=1.0),
 }
-AT_ONCE = Way(choice=Choice.at_once)
+AT_ONCE = Strategy(choice=Choice.at_once)
 
 
 class Known(NamedTuple):
@@ -92,7 +92,7 @@ class Known(NamedTuple):
 
 
 def follow(
-    way: Way,
+    way: Strategy,
     slides: Slides,
     update: Update,
     act: Callable,

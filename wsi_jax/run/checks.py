@@ -19,7 +19,7 @@ from wsi_jax.run.config import (
     write_csv,
     write_json,
 )
-from wsi_jax.run.tiling import Surveyed
+from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import StainRange, stain_of, stain_range, unfamiliar
 from wsi_jax.types import Stage
 
@@ -97,7 +97,9 @@ def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
             )
 
 
-def check_same_slides(path: pathlib.Path, found: list[Surveyed], settings: str) -> None:
+def check_same_slides(
+    path: pathlib.Path, found: list[TiledSlide], settings: str
+) -> None:
     """The slides and their tissue are those with which the run began, or it begins.
 
     A slide that was refused may have been mended since.

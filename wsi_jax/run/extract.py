@@ -24,7 +24,7 @@ from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
 from wsi_jax.report.contact import contact_sheet
 from wsi_jax.run.encode import encode, unreadable
-from wsi_jax.run.tiling import Surveyed, Tiling, survey_all
+from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slides
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.stain import stain_columns
 from wsi_jax.training.compile import compile_encoder, replicate
@@ -159,16 +159,16 @@ def look(
     meter: Meter,
     progress: Callable,
     sheet: pathlib.Path | None = None,
-) -> list[Surveyed]:
+) -> list[TiledSlide]:
     """Finds tissue and tiles on slides, of which nothing else is read; as `extract`."""
-    with progress("tissue", len(rows)) as advance, meter.span("survey"):
-        found = survey_all(rows, tiling, reading.threads, advance)
+    with progress("tissue", len(rows)) as advance, meter.span("tiling"):
+        found = tile_slides(rows, tiling, reading.threads, advance)
     if sheet:
         contact_sheet([s.contact(s.reason) for s in found], sheet)
     return found
 
 
-def streamed(found: Sequence[Surveyed]) -> list[dict]:
+def streamed(found: Sequence[TiledSlide]) -> list[dict]:
     """What became of slides that are streamed, as `slides.csv` has it."""
     status = {
         s.row.slide_id: {

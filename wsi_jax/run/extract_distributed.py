@@ -28,7 +28,7 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import WORK, Meter
 from wsi_jax.provenance import code
 from wsi_jax.run.extract import Ready, extract, streamed
-from wsi_jax.run.tiling import Surveyed, Tiling, survey
+from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
 from wsi_jax.training.compile import make_mesh
 
 VISIBLE_S = 10.0  # network file systems remember for a while what was not there
@@ -129,7 +129,7 @@ def spread(
     settings, made = tiling.fingerprint(), folder / tiling.folder()
     tiling = _findable(tiling)
     there = {row.slide_id: row for row in rows if os.path.exists(row.path)}
-    absent = [survey(row, tiling) for row in rows if row.slide_id not in there]
+    absent = [tile_slide(row, tiling) for row in rows if row.slide_id not in there]
     lines = {line["slide_id"]: line for line in streamed(absent)}
     with (
         terms(folder) as common,
@@ -276,7 +276,7 @@ def _error(text: str) -> WorkerError:
 
 def _refused(row: Row, reason: str) -> dict:
     """A line of slides.csv."""
-    return streamed([Surveyed(row, np.zeros((0, 2), np.int32), reason=reason)])[0]
+    return streamed([TiledSlide(row, np.zeros((0, 2), np.int32), reason=reason)])[0]
 
 
 def _absolute(row: Row) -> Row:

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from wsi_jax.data.bag_store import Stored
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.cohort import Cohort, Row, label_ids
-from wsi_jax.data.crop_reader import LookReader
+from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.data.features import read_features
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.tiling import Surveyed, view
+from wsi_jax.run.tiling import TiledSlide, view
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import Slide, SlideError
 from wsi_jax.training.compile import make_mesh, split
@@ -177,7 +177,7 @@ class SlideSource:
     """
 
     def __init__(
-        self, config: Experiment, found: list[Surveyed], mesh: Mesh | None = None
+        self, config: Experiment, found: list[TiledSlide], mesh: Mesh | None = None
     ):
         self.mesh, self.dim = mesh or make_mesh(jax.local_devices()[:1]), 0
         self._config, self._grid = config, config.tiling().grid
@@ -248,10 +248,10 @@ class SlideSource:
 class LookSource(SlideSource):
     """Overviews of slides, and crops where a method wants them."""
 
-    def __init__(self, config: Experiment, found: list[Surveyed], mesh: Mesh):
+    def __init__(self, config: Experiment, found: list[TiledSlide], mesh: Mesh):
         method = config.method
         super().__init__(config, found, mesh if method.resident else None)
-        self._reader = LookReader(
+        self._reader = CropReader(
             method.reads(),
             method.cells(config.grid.mpp, config.grid.size_px).crop_px,
             overviews=method.overviews,

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from wsi_jax.data.crop_reader import LookReader
+from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.data.streamed_slide import View
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run.encode import Encoded, encode
-from wsi_jax.run.tiling import Surveyed, Tiling, view
+from wsi_jax.run.tiling import TiledSlide, Tiling, view
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import compile_encoder, replicate, split
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 
     Attributes:
         bag: of this slide alone.
-        kept: which tiles of the survey are in it.
+        kept: which tiles of the slide are in it.
         note: what of the slide could not be read, or "".
         view: what the method reads the slide by; None where all has been read.
     """
@@ -35,7 +35,7 @@ class Seen(NamedTuple):
     view: View | None = None
 
 
-class FeatureSight:
+class FeatureInput:
     """Features of its tiles.
 
     Args:
@@ -53,11 +53,13 @@ class FeatureSight:
         """A bag of one tile, for its shapes; `dim` features to a tile."""
         return padded_bag(np.zeros((1, dim), np.float32), 1)
 
-    def see(self, found: Surveyed, batch: int, reading: Reading, meter: Meter) -> Seen:
+    def see(
+        self, found: TiledSlide, batch: int, reading: Reading, meter: Meter
+    ) -> Seen:
         """The slide, of which all is read that is known to be wanted.
 
         Args:
-            found: by the survey.
+            found: the tiled slide.
             batch: tiles encoded at a time.
             reading: threads and buffers.
             meter: is charged.
@@ -95,7 +97,7 @@ class FeatureSight:
         return encoded
 
 
-class ZoomSight(FeatureSight):
+class ZoomInput(FeatureInput):
     """Features of its tiles, and of the children of each."""
 
     def nothing(self, dim):
@@ -121,8 +123,8 @@ class ZoomSight(FeatureSight):
         return Seen(bag, low.kept[whole], note)
 
 
-class SlideSight:
-    """The slide itself, nothing of it read yet; arguments as of `FeatureSight`."""
+class SlideInput:
+    """The slide itself, nothing of it read yet; arguments as of `FeatureInput`."""
 
     def __init__(self, tiling: Tiling, method: Any, mesh: Mesh):
         del mesh
@@ -138,7 +140,7 @@ class SlideSight:
         return Seen(bag, np.arange(len(found.yx)), view=seen)
 
 
-class LookSight(SlideSight):
+class CropInput(SlideInput):
     """Its overview, to be read on where the method wants it."""
 
     def nothing(self, dim):
@@ -149,7 +151,7 @@ class LookSight(SlideSight):
     def see(self, found, batch, reading, meter):
         del batch, meter
         method, grid = self._method, self._tiling.grid
-        reader = LookReader(
+        reader = CropReader(
             method.reads(),
             method.cells(grid.mpp, grid.size_px).crop_px,
             overviews=method.overviews,
@@ -162,11 +164,11 @@ class LookSight(SlideSight):
         return Seen(bag, np.arange(len(found.yx)), view=seen)
 
 
-SIGHTS = {
-    Takes.features: FeatureSight,
-    Takes.zooms: ZoomSight,
-    Takes.slides: SlideSight,
-    Takes.looks: LookSight,
+INPUTS = {
+    Takes.features: FeatureInput,
+    Takes.zooms: ZoomInput,
+    Takes.slides: SlideInput,
+    Takes.looks: CropInput,
 }
 
 

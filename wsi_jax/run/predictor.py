@@ -23,9 +23,9 @@ from wsi_jax.files import write_text
 from wsi_jax.ops.prior import probabilities
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.zoom_figure import zooms
-from wsi_jax.run.prediction_inputs import SIGHTS
-from wsi_jax.run.tiling import Tiling, stages_of, survey, view
-from wsi_jax.run.zoom_inference import Zooming
+from wsi_jax.run.prediction_inputs import INPUTS
+from wsi_jax.run.tiling import Tiling, stages_of, tile_slide, view
+from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError, known_stem, open_slide
 from wsi_jax.slides.stain import StainRange, unfamiliar
@@ -271,7 +271,7 @@ class Predictor:
         task, grid = Task(card.classes), card.tiling.grid
         *earlier, stage = stages_of(card.method, grid, task, optax.identity())
         self._method = compile_method(stage.method, self._mesh)
-        self._sight = SIGHTS[card.method.takes](card.tiling, card.method, self._mesh)
+        self._sight = INPUTS[card.method.takes](card.tiling, card.method, self._mesh)
         self._distil = [
             compile_each(lambda params, x, _, f=one.distil: f(params, x), self._mesh)
             for one in earlier
@@ -296,7 +296,7 @@ class Predictor:
         self.params = replicate(found[0], self._mesh)
         self._zooming = None
         if stage.zoomer:
-            self._zooming = Zooming(
+            self._zooming = ZoomInference(
                 card.tiling, card.method.children, stage.zoomer, self.params, self._mesh
             )
 
@@ -492,7 +492,7 @@ class Predictor:
             )
 
     def _survey(self, row):
-        found = survey(row, self.card.tiling)
+        found = tile_slide(row, self.card.tiling)
         if found.reason:
             raise self._refusal(found.reason)
         difference = unfamiliar(found.stain, self.card.stain)

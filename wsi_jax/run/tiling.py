@@ -73,7 +73,7 @@ class Tiling:
         return f"{grid}/features_{self.encoder.name}_{self.fingerprint()[:8]}"
 
 
-class Surveyed(NamedTuple):
+class TiledSlide(NamedTuple):
     """A slide's tissue and tiles, or why there are none.
 
     Attributes:
@@ -118,9 +118,9 @@ class Surveyed(NamedTuple):
         return Contact(self.row.slide_id, self.picture, told, reason)
 
 
-def survey(row: Row, tiling: Tiling) -> Surveyed:
+def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
     """Finds a slide's tissue and the tiles on it; an unreadable slide has a reason."""
-    nothing = Surveyed(row, np.zeros((0, 2), np.int32))
+    nothing = TiledSlide(row, np.zeros((0, 2), np.int32))
     if not os.path.exists(row.path):
         missing = f"{row.slide_id}: no file {row.path}; mend its path"
         return nothing._replace(reason=missing)
@@ -159,7 +159,7 @@ def survey(row: Row, tiling: Tiling) -> Surveyed:
     stain = None
     if mask.any():
         stain = measure_stain(overview, mask, background is Background.DARK)
-    return Surveyed(
+    return TiledSlide(
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
         shrink(overview, mask), content, _note(row, slide), background.value, stain,
     )  # fmt: skip
@@ -173,8 +173,8 @@ def stages_of(
     return method.stages(task, tx, *((grid.mpp, grid.size_px) if looks else ()))
 
 
-def view(found: Surveyed, grid: Grid, reading: Reading) -> View:
-    """A slide as streaming methods read it, its tissue the tiles of the survey."""
+def view(found: TiledSlide, grid: Grid, reading: Reading) -> View:
+    """A slide as streaming methods read it, its tissue the tiles of the slide."""
     row = found.row
     return View(row.path, row.mpp, found.yx, grid.size_px, grid.mpp, reading.threads)
 
@@ -211,13 +211,13 @@ def _naming(row, message):
     return name + message.removeprefix(name)
 
 
-def survey_all(
+def tile_slides(
     rows: Sequence[Row], tiling: Tiling, threads: int, done: Callable
-) -> list[Surveyed]:
+) -> list[TiledSlide]:
     """Surveys slides side by side; calls `done()` after each."""
 
     def one(row):
-        found = survey(row, tiling)
+        found = tile_slide(row, tiling)
         done()
         return found
 

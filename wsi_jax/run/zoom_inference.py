@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int, UInt8
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run.encode import Encoded, encode
-from wsi_jax.run.tiling import Surveyed, Tiling
+from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
 from wsi_jax.training.compile import compile_encoder, compile_phase, replicate, split
 from wsi_jax.types import Zoomer, bucket
@@ -23,13 +23,13 @@ from wsi_jax.types import Zoomer, bucket
 AHEAD = 2
 
 
-class Zoomed(NamedTuple):
+class ZoomResult(NamedTuple):
     """What zooming into one slide gave.
 
     Attributes:
         logits: [c].
         attention: [n], of the tiles that could be read.
-        kept: [n], which tiles of the survey those are.
+        kept: [n], which tiles of the slide those are.
         order: [t], which of these were zoomed into, the first first.
         refusal: why the slide could not be judged; "" where it was.
         note: what of it could not be read, or "".
@@ -43,7 +43,7 @@ class Zoomed(NamedTuple):
     note: str = ""
 
 
-class Zooming:
+class ZoomInference:
     """Zooms into several slides at once, so that the encoder has full batches.
 
     Args:
@@ -62,12 +62,12 @@ class Zooming:
         self._apply = compile_encoder(encoder.make().apply, mesh)
 
     def __call__(
-        self, found: Sequence[Surveyed], batch: int, reading: Reading, meter: Meter
-    ) -> list[Zoomed]:
+        self, found: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
+    ) -> list[ZoomResult]:
         """The verdicts on slides, one for each.
 
         Args:
-            found: by the survey; slides with tiles.
+            found: tiled slides; those with tiles.
             batch: tiles encoded at a time at low resolution.
             reading: threads, and the share of a slide that may be unreadable.
             meter: is charged.
@@ -99,7 +99,7 @@ class Zooming:
         # Where all slides are refused, none is zoomed into.
         order = np.array(orders, np.int32).reshape(-1, len(low)).T
         return [
-            Zoomed(
+            ZoomResult(
                 logits=logits[i],
                 attention=attention[i, : len(one.kept)],
                 kept=one.kept,
@@ -146,7 +146,7 @@ class Children:
 
     def __init__(
         self,
-        found: Sequence[Surveyed],
+        found: Sequence[TiledSlide],
         yx: Sequence[np.ndarray],
         tiling: Tiling,
         k: int,

@@ -36,7 +36,7 @@ class Agent(NamedTuple):
         return cls(act, part("rows"), part("value"))
 
 
-class Opinion(NamedTuple):
+class PolicyEval(NamedTuple):
     """What actor and critic think.
 
     Attributes:
@@ -58,7 +58,7 @@ def opinion(
     *,
     masked: bool,
     chunk: int,
-) -> Opinion:
+) -> PolicyEval:
     """Of every step of the episodes.
 
     Args:
@@ -80,7 +80,7 @@ def opinion(
         share = lambda whole: step / jnp.maximum(whole, 1).astype(weights.dtype)
         clock = jnp.stack([share(slide.horizon), share(slide.mask.sum())])
         value = agent.value(params, pool(weights, kind, pooled), clock)
-        return Opinion(log_p[episode.actions[step]], entropy(log_p), value)
+        return PolicyEval(log_p[episode.actions[step]], entropy(log_p), value)
 
     of_rows = lambda rows: (agent.act(params, rows), *agent.rows(params, rows))
     of, steps = versions(of_rows, slides, episode), episode.actions.shape[-1]

@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
 
 
 @runtime_checkable
-class Looker(Protocol):
+class CropSelector(Protocol):
     """Nets that look and judge, as pure functions.
 
     Attributes:
@@ -86,7 +86,7 @@ class Drawing(NamedTuple):
     drawn: Any
 
 
-def looking(net: Looker, tx: optax.GradientTransformation) -> Method:
+def looking(net: CropSelector, tx: optax.GradientTransformation) -> Method:
     """The staged Method of a net on slides that are read where it looks.
 
     Args:

@@ -8,9 +8,9 @@ import optax
 from jax import lax
 
 from wsi_jax.ops.crop_grid import Cells, gather
-from wsi_jax.training.crop_selection import Looker
+from wsi_jax.training.crop_selection import CropSelector
 from wsi_jax.training.supervised import supervised
-from wsi_jax.training.tile_scorer import Learner, Sifter, anywhere, counts
+from wsi_jax.training.tile_scorer import Learner, TileScorer, anywhere, counts
 from wsi_jax.types import Method
 
 
@@ -26,7 +26,7 @@ def reading(cells: Cells) -> Callable:
     return read
 
 
-def resident(net: Looker, tx: optax.GradientTransformation) -> Method:
+def resident(net: CropSelector, tx: optax.GradientTransformation) -> Method:
     """One program a step, equal to `looking` but for the rounding of float32.
 
     Args:
@@ -71,7 +71,7 @@ def resident(net: Looker, tx: optax.GradientTransformation) -> Method:
     return supervised(init, loss, predict, tx)
 
 
-def sifting_resident(net: Sifter, tx: optax.GradientTransformation) -> Method:
+def sifting_resident(net: TileScorer, tx: optax.GradientTransformation) -> Method:
     """One program a step, equal to `sifting` but for the rounding of float32.
 
     Args:

@@ -43,7 +43,7 @@ class Kept(NamedTuple):
 
 
 @runtime_checkable
-class Sifter(Protocol):
+class TileScorer(Protocol):
     """Nets that score and judge, as pure functions.
 
     Attributes:
@@ -108,7 +108,9 @@ class Learner:
         predict: (params, batch, key) -> Prediction.
     """
 
-    def __init__(self, net: Sifter, tx: optax.GradientTransformation, init, predict):
+    def __init__(
+        self, net: TileScorer, tx: optax.GradientTransformation, init, predict
+    ):
         self.net, self.carries = net, net.renew > 1
         loss = lambda params, batch, key: net.loss(
             params, *batch.x, batch.label, jax.random.fold_in(key, 1)
@@ -144,7 +146,7 @@ class Learner:
         return state._replace(opt=Scoring(state.opt, scorer)), metrics
 
 
-def anywhere(net: Sifter, key, mask, n: int) -> Kept:
+def anywhere(net: TileScorer, key, mask, n: int) -> Kept:
     """Tiles that are kept whatever they show, to begin with."""
     found = net.candidates(mask, key, n, train=False)
     # A number for each cell: however many candidates there may be, the same are kept.

@@ -12,7 +12,13 @@ from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 
 from wsi_jax.training.compile import compile_phase
-from wsi_jax.training.tile_scorer import Candidates, Learner, Sifter, anywhere, counts
+from wsi_jax.training.tile_scorer import (
+    Candidates,
+    Learner,
+    TileScorer,
+    anywhere,
+    counts,
+)
 from wsi_jax.types import Method
 
 
@@ -29,7 +35,7 @@ def fingerprint(tree: PyTree) -> UInt32[Array, "2"]:
     return sums
 
 
-def sifting(net: Sifter, tx: optax.GradientTransformation) -> Method:
+def sifting(net: TileScorer, tx: optax.GradientTransformation) -> Method:
     """The staged Method of a net on slides that are read as they are scored.
 
     Args:
