@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.pretraining.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import TileClassifier
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.loop import Train

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn import linear_model, pipeline, preprocessing
 
-from wsi_jax.data.tile_sets import Tiles, TileSets
+from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
 from wsi_jax.evals.intervals import wilson
 from wsi_jax.evals.metrics import log_loss

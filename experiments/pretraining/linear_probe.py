@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.pretraining.baseline import regression
+from experiments.pretraining.tile_sets import TileSets, evaluation_tiles
 from wsi_jax.config_io import TYPE, from_plain
-from wsi_jax.data.tile_sets import TileSets, evaluation_tiles
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.nets.weights_metadata import read_origin
 from wsi_jax.run.config import RunError

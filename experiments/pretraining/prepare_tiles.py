@@ -19,9 +19,14 @@ from absl import flags, logging
 
 from experiments import commandline
 from experiments.cohort import explain
+from experiments.pretraining.preparing import (
+    Encoding,
+    PreparedSlide,
+    is_prepared,
+    write_tiles,
+)
 from wsi_jax import config_io
 from wsi_jax.data.features import config_hash
-from wsi_jax.data.preparing import Encoding, TiledSlide, is_prepared, write_tiles
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run import extract as extraction
@@ -83,7 +88,7 @@ def prepare(config: PrepareTiles) -> pathlib.Path:
     )
     if is_prepared(out, made_with):
         return out
-    slides = [TiledSlide(s.row, s.mpp, s.yx) for s in usable]
+    slides = [PreparedSlide(s.row, s.mpp, s.yx) for s in usable]
     with progress("tiles", sum(len(s.yx) for s in slides)) as advance:
         reasons = write_tiles(
             out, slides, cohort.classes, config.grid, encoding=config.encoding,

@@ -24,17 +24,17 @@ from absl import flags, logging
 from experiments import commandline
 from experiments.cohort import MEND, accounted, device_bytes, explain
 from experiments.pretraining.linear_probe import probe, trunk_of
+from experiments.pretraining.patch_camelyon import MPP, load_patch_camelyon
+from experiments.pretraining.prepared import load_prepared
+from experiments.pretraining.sim_clr import SimCLR
+from experiments.pretraining.tile_classifier import TileClassifier
+from experiments.pretraining.tile_folder import Part, index_tiles, load_tiles
 from experiments.pretraining.tile_judge import evaluator_for
 from experiments.pretraining.tile_report import evaluate, text, write_predictions
+from experiments.pretraining.tile_sets import TileSets, training_tiles
 from wsi_jax import config_io
-from wsi_jax.data.patch_camelyon import MPP, load_patch_camelyon
-from wsi_jax.data.prepared import load_prepared
-from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
-from wsi_jax.data.tile_sets import TileSets, training_tiles
 from wsi_jax.evals.cost import Meter
 from wsi_jax.locks import locked
-from wsi_jax.methods.sim_clr import SimCLR
-from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import Origin, to_metadata
 from wsi_jax.provenance import provenance

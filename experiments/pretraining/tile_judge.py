@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.pretraining.linear_probe import probe
-from wsi_jax.data.tile_sets import Tiles, TileSets, evaluation_tiles
+from experiments.pretraining.tile_sets import Tiles, TileSets, evaluation_tiles
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops import prior
 from wsi_jax.run.train import validation_metrics

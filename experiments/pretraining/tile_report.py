@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from experiments.pretraining.baseline import baseline, compare, name_of, only
-from wsi_jax.data.tile_sets import TileSets
+from experiments.pretraining.tile_sets import TileSets
 from wsi_jax.report import tables
 from wsi_jax.run.config import write_csv
 

@@ -19,6 +19,8 @@ from experiments.pretraining.pretrain_tiles import (
     PretrainPatchCamelyon,
     PretrainPrepared,
 )
+from experiments.pretraining.sim_clr import SimCLR
+from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.tcga_nsclc import TcgaNsclc
 from experiments.tcga_prad import TcgaPrad
 from wsi_jax.config_io import is_config
@@ -27,9 +29,7 @@ from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.mil import CLAM
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.streaming_clam import StreamingCLAM
-from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.run.config import Experiment, Manifest

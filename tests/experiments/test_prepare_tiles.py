@@ -8,9 +8,9 @@ from PIL import Image
 
 from experiments.configs.pretrain import prepare, prepared
 from experiments.pretraining.prepare_tiles import prepare as write
+from experiments.pretraining.prepared import PreparedTiles
 from experiments.pretraining.pretrain_tiles import PretrainPrepared
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.data.prepared import PreparedTiles
 from wsi_jax.data.tiles import Reading
 from wsi_jax.run.config import RunError
 from wsi_jax.slides.grid import Grid

@@ -24,14 +24,14 @@ from experiments.configs.pretrain import (
     vit_s,
 )
 from experiments.pretraining import baseline, pretrain_tiles
+from experiments.pretraining.patch_camelyon import MPP
 from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
+from experiments.pretraining.sim_clr import SimCLR
+from experiments.pretraining.tile_classifier import TileClassifier
+from experiments.pretraining.tile_sets import Tiles
 from wsi_jax import config_io
 from wsi_jax.data.cohort import CohortError, read_manifest
-from wsi_jax.data.patch_camelyon import MPP
 from wsi_jax.data.tensorflow import import_tf
-from wsi_jax.data.tile_sets import Tiles
-from wsi_jax.methods.sim_clr import SimCLR
-from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind

@@ -11,9 +11,9 @@ from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
 from experiments.pretraining import baseline, pretrain_tiles
+from experiments.pretraining.sim_clr import SimCLR
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax import config_io
-from wsi_jax.methods.sim_clr import SimCLR
-from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata

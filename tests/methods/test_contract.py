@@ -14,12 +14,12 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax.methods import mil
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.methods.streaming_clam import Augment as Lenses
 from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder

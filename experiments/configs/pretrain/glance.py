@@ -9,7 +9,7 @@ below a millisecond on one core of a CPU.
 
 from experiments.configs.pretrain import lc25000
 from experiments.pretraining.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import TileClassifier
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.training.augment import Augment
 

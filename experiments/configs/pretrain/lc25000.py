@@ -9,7 +9,7 @@ tiles, and never for a cohort: `--config.part=train_and_encoder`.
 """
 
 from experiments.pretraining.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import TileClassifier
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.training.loop import Train

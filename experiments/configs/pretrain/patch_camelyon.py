@@ -10,7 +10,7 @@ slides: those it has seen. Not measured here: the tiles are 7.5 GB.
 """
 
 from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
-from wsi_jax.methods.tile_classifier import TileClassifier
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser

@@ -8,7 +8,7 @@ better than they are. All tiles are held in memory, as `most` allows. Not measur
 """
 
 from experiments.pretraining.pretrain_tiles import PretrainPrepared
-from wsi_jax.methods.tile_classifier import TileClassifier
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser

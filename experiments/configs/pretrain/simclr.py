@@ -11,7 +11,7 @@ encoder trained with labels, by `phantom.py` for example. Not measured at this l
 
 from experiments.configs.pretrain import lc25000
 from experiments.pretraining.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.sim_clr import SimCLR
+from experiments.pretraining.sim_clr import SimCLR
 
 
 def get_config() -> PretrainFolder:

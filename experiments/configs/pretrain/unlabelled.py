@@ -18,7 +18,7 @@ field of 16 px, so that they share its texture and little else.
 """
 
 from experiments.pretraining.pretrain_tiles import PretrainPrepared
-from wsi_jax.methods.sim_clr import SimCLR
+from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.loop import Train

@@ -11,7 +11,7 @@ an accelerator, and more tiles than LC25000 has. Not measured.
 """
 
 from experiments.pretraining.pretrain_tiles import PretrainFolder
-from wsi_jax.methods.tile_classifier import TileClassifier
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser

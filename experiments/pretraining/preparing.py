@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from experiments.pretraining.prepared import NAME, VERSION, opened, place
 from wsi_jax.data.cohort import SPLITS, Row
-from wsi_jax.data.prepared import NAME, VERSION, opened, place
 from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.slides.grid import Grid, level0

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax import config_io
-from wsi_jax.methods.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.training.augment import Augment

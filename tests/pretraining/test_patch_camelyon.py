@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
+from experiments.pretraining.patch_camelyon import (
+    CLASSES,
+    MPP,
+    SEEN,
+    load_patch_camelyon,
+)
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.lint import lint
-from wsi_jax.data.patch_camelyon import CLASSES, MPP, SEEN, load_patch_camelyon
 from wsi_jax.data.tensorflow import import_tf
 
 import_tf()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.pretraining.tile_folder import Part, index_tiles, load_tiles
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.data.tile_folder import Part, index_tiles, load_tiles
 from wsi_jax.slides.clusters import split_of
 
 HOW = {"part": Part.encoder, "classes": (), "val": 0.25, "seed": 0}

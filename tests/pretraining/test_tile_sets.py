@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 
-from wsi_jax.data.tile_sets import Tiles, evaluation_tiles, training_tiles
+from experiments.pretraining.tile_sets import Tiles, evaluation_tiles, training_tiles
 
 
 def tiles(n=10):

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
-from wsi_jax.data.tile_sets import Tiles, TileSets
 from wsi_jax.slides.clusters import COLUMNS, INDEX, split_of
 from wsi_jax.slides.pyramid import rescale
 from wsi_jax.slides.table import CohortError, read_table

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from experiments.pretraining.contrastive import nt_xent
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import shrink
-from wsi_jax.ops.contrastive import nt_xent
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised

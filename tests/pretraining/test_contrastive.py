@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from wsi_jax.ops import contrastive
+from experiments.pretraining import contrastive
 
 nt_xent = jax.jit(contrastive.nt_xent, static_argnames="temperature")
 

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax import config_io
-from wsi_jax.methods.sim_clr import SimCLR
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.training.augment import Augment

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.data.tensorflow import import_tf
-from wsi_jax.data.tile_sets import Tiles, TileSets
 from wsi_jax.slides.pyramid import rescale
 from wsi_jax.slides.table import CohortError
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
+from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.data.cohort import SPLITS
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.data.tensorflow import import_tfds
-from wsi_jax.data.tile_sets import Tiles, TileSets
 from wsi_jax.data.tiles import Reading
 from wsi_jax.slides.pyramid import rescale
 from wsi_jax.slides.table import CohortError

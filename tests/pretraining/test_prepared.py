@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.pretraining.prepared import PreparedTiles, load_prepared
+from experiments.pretraining.preparing import (
+    Encoding,
+    PreparedSlide,
+    is_prepared,
+    write_tiles,
+)
 from wsi_jax.data.cohort import CohortError, Row
-from wsi_jax.data.prepared import PreparedTiles, load_prepared
-from wsi_jax.data.preparing import Encoding, TiledSlide, is_prepared, write_tiles
 from wsi_jax.data.tiles import Reading
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import open_slide
@@ -32,7 +37,7 @@ def slides(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"{name}.png")
         label = ("normal", "tumor")[i % 2]
         row = Row(name, str(folder / f"{name}.png"), label, f"p{i}", split, MPP)
-        made.append(TiledSlide(row, MPP, yx[1:] if name == "b" else yx))
+        made.append(PreparedSlide(row, MPP, yx[1:] if name == "b" else yx))
     return made
 
 
@@ -132,7 +137,7 @@ def test_a_folder_is_known_by_what_made_it(folder, tmp_path):
 
 def test_tiles_that_cannot_be_read_are_left_out_and_told(slides, tmp_path):
     gone = Row("e", str(tmp_path / "e.png"), "tumor", "e", "val", MPP)
-    reasons = write(tmp_path, [*slides, TiledSlide(gone, MPP, slides[0].yx)])
+    reasons = write(tmp_path, [*slides, PreparedSlide(gone, MPP, slides[0].yx)])
     assert list(reasons) == ["e"]
     assert len(PreparedTiles(tmp_path, "val")) == 15
 
