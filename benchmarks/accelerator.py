@@ -108,7 +108,7 @@ def encoder(depth: Depth, px: int, tiles: int) -> Subject:
             del key
             logits = classify(params, bag)
             return optax.softmax_cross_entropy_with_integer_labels(
-                logits, bag.label
+                logits, bag.target
             ), {}
 
         def predict(params, bag, key):

@@ -27,7 +27,7 @@ def row(name: str, tiles: int, chunk: int) -> dict:
     bag = Bag(
         x=shape(1, tiles, FEATURES, dtype=jnp.float16),
         mask=shape(1, tiles, dtype=bool),
-        label=shape(1, dtype=jnp.int32),
+        target=shape(1, dtype=jnp.int32),
         weight=shape(1),
     )
     (stage,) = METHODS[name](chunk=chunk).stages(TASK, optax.adamw(1e-4))

@@ -58,9 +58,9 @@ def pools(bags: Bag, pool: Pool, optimiser: Optimiser, steps: int):
     method = stage.method
 
     def one(train, key):
-        count = jnp.stack([(train & (bags.label == c)).sum() for c in (0, 1)])
+        count = jnp.stack([(train & (bags.target == c)).sum() for c in (0, 1)])
         each = train.sum() / (2 * jnp.maximum(count, 1))
-        weight = jnp.where(train, each[bags.label], 0)
+        weight = jnp.where(train, each[bags.target], 0)
         # Features are standardised, too, by the training images alone.
         batch = bags._replace(mask=bags.mask & train[:, None], weight=weight)
         state = method.init(key, batch)
@@ -88,7 +88,7 @@ def regressions(bags: Bag, strength: float):
                 C=strength, class_weight="balanced", max_iter=10_000
             ),
         )
-        fit = lambda row: model.fit(pooled[row], bags.label[row])
+        fit = lambda row: model.fit(pooled[row], bags.target[row])
         return np.stack([fit(row).decision_function(pooled) for row in train])
 
     return learn
@@ -96,7 +96,7 @@ def regressions(bags: Bag, strength: float):
 
 def row(name: str, result: Nested, bags: Bag, array, core, **more) -> dict:
     """One row of the table."""
-    value, lo, hi = delong(bags.label == 1, result.scores, core, groups=array)
+    value, lo, hi = delong(bags.target == 1, result.scores, core, groups=array)
     chosen = ", ".join(f"{group}: {choice}" for group, choice in result.chosen.items())
     auc = {"auc": value, "auc_lo": lo, "auc_hi": hi}
     return {"learner": name, "n": len(core)} | auc | more | {"chosen": chosen}
@@ -121,8 +121,8 @@ def main() -> None:
         for steps in STEPS
     }
     theirs = {f"ridge {1 / s:g}": regressions(bags, s) for s in STRENGTHS}
-    a, b = (nested(learners, bags.label, array, core) for learners in (ours, theirs))
-    gap = delong_difference(bags.label == 1, a.scores, b.scores, core, groups=array)
+    a, b = (nested(learners, bags.target, array, core) for learners in (ours, theirs))
+    gap = delong_difference(bags.target == 1, a.scores, b.scores, core, groups=array)
     difference = {"difference": gap.value, "lo": gap.lo, "hi": gap.hi}
     rows = [
         row("pools", a, bags, array, core, **difference),

@@ -6,9 +6,10 @@ or cells, 3 RGB, d features, c classes, a actions.
 
 import enum
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array
 
 Params = Any
@@ -23,13 +24,18 @@ class Dtype(enum.Enum):
 
 
 class Task(NamedTuple):
-    """What is to be told apart.
+    """What is learnt of a slide: which of some classes it belongs to.
 
     Attributes:
-        classes: names; labels are indices into it. Of two, the second is positive.
+        classes: their names. Of two, the second is positive.
     """
 
     classes: tuple[str, ...]
+
+    def targets(self, rows: Iterable[Any]) -> np.ndarray:
+        """The targets of slides [b], from their rows of a manifest: class indices."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[row.label] for row in rows], np.int32)
 
 
 class Bag(NamedTuple):
@@ -38,14 +44,15 @@ class Bag(NamedTuple):
     Attributes:
         x: features [b n d], or whatever a method's first line takes.
         mask: [b n], True where there is a tile.
-        label: [b], index of the slide's class.
+        target: [b ...], what is to be predicted of each slide, as `Task.targets` makes
+            it: the index of its class.
         weight: [b], of the slide in the loss, above 0; 0 for a slide that only fills
             the batch and is no real one.
     """
 
     x: Array
     mask: Array
-    label: Array
+    target: Array
     weight: Array
 
 

@@ -66,12 +66,12 @@ class TileClassifier:
 
         def loss(params, batch, key):
             fine, _ = self.seen(key, batch.x)
-            losses, right = surprise(forward(params, fine), batch.label)
+            losses, right = surprise(forward(params, fine), batch.target)
             metrics = {"accuracy": right}
             if self.coarser > 1:
                 coarse, which = self.seen(jax.random.fold_in(key, 3), batch.x, True)
                 # Of the tile that lends, see `ops.augment.borrow`.
-                label = jnp.where(which, jnp.roll(batch.label, -1), batch.label)
+                label = jnp.where(which, jnp.roll(batch.target, -1), batch.target)
                 more, right = surprise(forward(params, coarse, "fc_coarse"), label)
                 losses, metrics["coarse_accuracy"] = losses + more, right
             return losses, metrics

@@ -80,6 +80,6 @@ def _bag(tiles: Tiles, index: Int[np.ndarray, " b"]) -> Bag:
     return Bag(
         x=tiles.pixels[index],
         mask=real[:, None],
-        label=np.where(real, tiles.label[index], 0).astype(np.int32),
+        target=np.where(real, tiles.label[index], 0).astype(np.int32),
         weight=real.astype(np.float32),
     )

@@ -78,7 +78,7 @@ def test_what_a_batch_holds(paths):
         assert bag.x.shape == (4, n, 2)
         assert bag.x.dtype == np.float16
         np.testing.assert_array_equal(bag.mask, np.arange(n) < lengths[:, None])
-        np.testing.assert_array_equal(bag.label, LABELS[slide])
+        np.testing.assert_array_equal(bag.target, LABELS[slide])
         np.testing.assert_array_equal(bag.weight, WEIGHTS[slide])
         for x, mask, i in zip(bag.x, bag.mask, slide, strict=True):
             assert not x[~mask].any()

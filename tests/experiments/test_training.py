@@ -25,7 +25,7 @@ def test_classes_have_equal_parts_in_the_loss_of_an_epoch(batch):
     """However few slides of a class there are, and how many in a batch."""
     labels = (np.arange(40) % 10 == 3).astype(np.int32)
     weights = class_weights(labels, 2)
-    loss = lambda params, bag, key: (params[bag.label], {})
+    loss = lambda params, bag, key: (params[bag.target], {})
     init = lambda key, bag: jnp.zeros(2)
     method = supervised(init, loss, loss, optax.sgd(1.0))
     pick = lambda at: Bag(None, None, labels[at], weights[at])

@@ -228,7 +228,7 @@ def zooms() -> Bag:
     kind = 2 * rng.normal(size=(3, d))[rng.integers(3, size=(b, n))]
     low = kind + 0.3 * rng.normal(size=kind.shape)
     high = 0.5 * kind[:, :, None] + 0.1 * rng.normal(size=(b, n, 4, d))
-    high[bag.label == 1, 3] += 3
+    high[bag.target == 1, 3] += 3
     return bag._replace(x=Zooms(np.float32(low), np.float32(high)))
 
 

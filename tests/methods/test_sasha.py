@@ -366,7 +366,7 @@ def test_a_policy_learns_to_zoom_where_it_pays():
     told = said(other, learnt)
     suspects = lambda one: zoomed(one)[:, :4].sum() / STEPS.sum()
     surprise = optax.softmax_cross_entropy_with_integer_labels
-    loss = lambda one: surprise(one.logits, other.label)[:-1].mean()
+    loss = lambda one: surprise(one.logits, other.target)[:-1].mean()
     assert suspects(told["policy"]) > 1.5 * suspects(told["random"])
     assert loss(told["policy"]) < 0.75 * loss(told["random"])
     assert (told["policy"].trace["order"][:-1, 0] < 4).mean() > 0.8

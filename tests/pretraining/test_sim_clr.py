@@ -49,7 +49,7 @@ def test_neither_labels_nor_what_fills_the_batch_are_seen(case):
     x = bag.x.copy()
     x[6:] = 255
     (one, told), (two, again) = (
-        step(case, b) for b in (bag, bag._replace(x=x, label=1 - bag.label))
+        step(case, b) for b in (bag, bag._replace(x=x, target=1 - bag.target))
     )
     assert told == again
     chex.assert_trees_all_equal(one.params, two.params)

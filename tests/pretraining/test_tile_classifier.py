@@ -70,7 +70,7 @@ def test_tiles_that_fill_the_batch_change_nothing(compiled, state):
     bag = tiles()
     x = bag.x.copy()
     x[6:] = 255
-    other = bag._replace(x=x, label=np.where(bag.weight > 0, bag.label, 2))
+    other = bag._replace(x=x, target=np.where(bag.weight > 0, bag.target, 2))
     one, _ = steps(compiled, state, bag)
     two, _ = steps(compiled, state, other)
     chex.assert_trees_all_close(one.params, two.params, rtol=1e-6, atol=1e-8)

@@ -31,7 +31,7 @@ def test_every_tile_comes_once_an_epoch_with_its_own_label():
     seen = []
     for bag in itertools.islice(stream(batch_size=5), 4):
         index = bag.x[:, 0, 0, 0]
-        np.testing.assert_array_equal(bag.label, index % 3)
+        np.testing.assert_array_equal(bag.target, index % 3)
         assert bag.mask.shape == (5, 1)
         assert bag.mask.all()
         assert bag.weight.sum() == 5
@@ -52,4 +52,4 @@ def test_evaluation_is_in_order_and_what_fills_weighs_nothing():
     x = np.concatenate([bag.x for bag in bags])[real]
     np.testing.assert_array_equal(x, tiles().pixels)
     assert [int(bag.mask.sum()) for bag in bags] == [4, 4, 2]
-    assert bags[-1].label.tolist() == [2, 0, 0, 0]
+    assert bags[-1].target.tolist() == [2, 0, 0, 0]

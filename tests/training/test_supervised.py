@@ -22,7 +22,7 @@ def linear(tx):
         tiles = bag.mask.sum(-1)
         mean = (bag.x * bag.mask[..., None]).sum(1) / jnp.maximum(tiles, 1)[:, None]
         noise = jax.random.uniform(key, tiles.shape)
-        losses = optax.sigmoid_binary_cross_entropy(mean @ params["kernel"], bag.label)
+        losses = optax.sigmoid_binary_cross_entropy(mean @ params["kernel"], bag.target)
         return losses, {"tiles": tiles.astype(jnp.float32), "noise": noise}
 
     def predict(params, bag, key):
@@ -55,7 +55,7 @@ def test_slides_of_no_weight_have_no_influence(bag):
     some = bag._replace(weight=np.array([1, 0, 1, 0], np.float32))
     other = some._replace(
         x=np.where((some.weight > 0)[:, None, None], some.x, 99),
-        label=np.array([0, 0, 1, 1], np.int32),
+        target=np.array([0, 0, 1, 1], np.int32),
     )
     left_out = Bag(*(a[::2] for a in some))
     chex.assert_trees_all_equal(step(some), step(other))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Int32, Shaped
+from jaxtyping import Float32, Shaped
 
 from wsi_jax.config_io import COUNT
 from wsi_jax.data.hdf5 import FeatureError
@@ -40,11 +40,11 @@ class Loading:
 
 
 class Stored(abc.ABC):
-    """The bags of some slides on disk, with their labels, not yet loaded.
+    """The bags of some slides on disk, with their targets, not yet loaded.
 
     Attributes:
         paths: of a file of each slide.
-        labels: [slides], index of each slide's class.
+        targets: [slides ...], what is to be predicted of each.
         weights: [slides], of each slide in the loss.
         lengths: [slides], tiles of each slide.
         rows: (shape, dtype) of what each array of a slide has for a tile.
@@ -54,14 +54,14 @@ class Stored(abc.ABC):
     def __init__(
         self,
         paths: Sequence[str | os.PathLike],
-        labels: Int32[np.ndarray, " slides"],
+        targets: Shaped[np.ndarray, "slides ..."],
         weights: Float32[np.ndarray, " slides"] | None,
         lengths: Sequence[int],
         rows: Sequence[tuple[tuple[int, ...], Any]],
         loading: Loading,
     ):
         self.paths, self.rows, self.loading = tuple(paths), tuple(rows), loading
-        self.labels = np.asarray(labels, np.int32)
+        self.targets = np.asarray(targets)
         self.weights = np.ones(len(paths), np.float32) if weights is None else weights
         self.lengths = np.asarray(lengths, np.int64)
         tile = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in rows)

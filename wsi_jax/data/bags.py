@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Shaped
 
 from wsi_jax.data.bag_store import Loading, Stored
 from wsi_jax.data.features import (
@@ -43,7 +43,7 @@ class Bags(Stored):
     def __init__(
         self,
         paths: Sequence[str | os.PathLike],
-        labels: Int32[np.ndarray, " slides"],
+        targets: Shaped[np.ndarray, "slides ..."],
         weights: Float32[np.ndarray, " slides"] | None,
         loading: Loading,
     ):
@@ -51,7 +51,7 @@ class Bags(Stored):
 
         Args:
             paths: of the feature files.
-            labels: index of each slide's class.
+            targets: what is to be predicted of each slide.
             weights: of each slide in the loss; None for all alike.
             loading: how to load and pad.
 
@@ -60,7 +60,7 @@ class Bags(Stored):
         """
         lengths, d = feature_shapes(paths)
         rows = [((d,), np.float16)]
-        super().__init__(paths, labels, weights, lengths, rows, loading)
+        super().__init__(paths, targets, weights, lengths, rows, loading)
 
     @functools.cached_property
     def fingerprints(self) -> list[str]:
@@ -111,7 +111,7 @@ def training_bags(
     """
 
     def indices(step):
-        return bag_batch_indices(seed, step, bags.labels, batch_size, balanced)
+        return bag_batch_indices(seed, step, bags.targets, batch_size, balanced)
 
     rows = process_rows(batch_size, process, processes)
     return _batches(bags, indices, seed, rows, range(start, ENDLESS // batch_size))
@@ -181,10 +181,16 @@ def _batches(bags, indices, seed, rows, steps):
             bag = Bag(
                 x=bags.pack(*arrays),
                 mask=np.arange(length) < kept[:, None],
-                label=np.where(real, bags.labels[index], 0).astype(np.int32),
-                weight=np.where(real, bags.weights[index], 0).astype(np.float32),
+                target=_or_zeros(bags.targets[index], real),
+                weight=_or_zeros(bags.weights[index], real),
             )
             yield BagBatch(bag, index.astype(np.int32))
+
+
+def _or_zeros(rows, real):
+    """Rows of a batch, with zeros where a row only fills the batch."""
+    rows[~real] = 0
+    return rows
 
 
 def feature_shapes(paths: Sequence[str | os.PathLike]) -> tuple[list[int], int]:

@@ -16,6 +16,7 @@ from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.files import replacing
 from wsi_jax.slides.slide import known_stem
 from wsi_jax.slides.table import CohortError, escape_formula, read_table
+from wsi_jax.types import Task
 
 SPLITS = ("train", "val", "test")
 PATH_COLUMNS = ("path", "mask_path", "annotation_path")
@@ -160,8 +161,7 @@ def in_split(cohort: Cohort, split: str) -> Cohort:
 
 def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
     """Each slide's label as its index among the cohort's classes."""
-    index = {name: i for i, name in enumerate(cohort.classes)}
-    return np.array([index[row.label] for row in cohort.rows], np.int32)
+    return Task(cohort.classes).targets(cohort.rows)
 
 
 def id_fault(slide_id: str) -> str:

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Shaped
 
 from wsi_jax.data.bag_store import Loading, Stored
 from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all, write_whole
@@ -63,7 +63,7 @@ class DistilledBags(Stored):
         self,
         paths: Sequence[str | os.PathLike],
         fingerprints: Sequence[str],
-        labels: Int32[np.ndarray, " slides"],
+        targets: Shaped[np.ndarray, "slides ..."],
         weights: Float32[np.ndarray, " slides"] | None,
         loading: Loading,
     ):
@@ -72,7 +72,7 @@ class DistilledBags(Stored):
         Args:
             paths: of the files.
             fingerprints: that they must have.
-            labels: index of each slide's class.
+            targets: what is to be predicted of each slide.
             weights: of each slide in the loss; None for all alike.
             loading: how to load and pad; `max_tiles` must be None.
 
@@ -86,7 +86,7 @@ class DistilledBags(Stored):
                 parts = [dataset(f, name) for name in Zooms._fields]
                 lengths.append(len(parts[0]))
                 rows = [(part.shape[1:], part.dtype) for part in parts]
-        super().__init__(paths, labels, weights, lengths, rows, loading)
+        super().__init__(paths, targets, weights, lengths, rows, loading)
 
     def read(self, slide):
         with opened(self.paths[slide]) as f:

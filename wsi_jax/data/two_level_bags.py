@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int, Int64, Shaped
 
 from wsi_jax.data.bag_store import Loading, Stored
 from wsi_jax.data.bags import feature_shapes
@@ -34,7 +34,7 @@ class ZoomBags(Stored):
         low: Sequence[str | os.PathLike],
         high: Sequence[str | os.PathLike],
         k: int,
-        labels: Int32[np.ndarray, " slides"],
+        targets: Shaped[np.ndarray, "slides ..."],
         weights: Float32[np.ndarray, " slides"] | None,
         loading: Loading,
     ):
@@ -44,7 +44,7 @@ class ZoomBags(Stored):
             low: paths of the feature files of tiles.
             high: of those of their children.
             k: children to a side of a tile.
-            labels: index of each slide's class.
+            targets: what is to be predicted of each slide.
             weights: of each slide in the loss; None for all alike.
             loading: how to load and pad; `max_tiles` must be None.
 
@@ -66,7 +66,7 @@ class ZoomBags(Stored):
             made_with = tiles.attrs["config_hash"], below.attrs["config_hash"]
             self.fingerprints.append(config_hash(*made_with, lengths[-1]))
         rows = [((d,), np.float16), ((k * k, d), np.float16)]
-        super().__init__(low, labels, weights, lengths, rows, loading)
+        super().__init__(low, targets, weights, lengths, rows, loading)
 
     def read(self, slide):
         low = read_features(self.paths[slide], verify=False)

@@ -157,7 +157,7 @@ def _attention_stage(
         return clam.verdict(params, bag.x, bag.mask, key)
 
     def loss(params, bag, key):
-        return clam.loss(params, bag.x, bag.mask, bag.label, key)
+        return clam.loss(params, bag.x, bag.mask, bag.target, key)
 
     return _one_stage(net, forward, tx, loss)
 
@@ -173,7 +173,7 @@ def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
 
     def cross_entropy(params, bag, key):
         logits, _ = forward(params, bag, key)
-        return _cross_entropy(logits, bag.label), _accuracy(logits, bag)
+        return _cross_entropy(logits, bag.target), _accuracy(logits, bag)
 
     def predict(params, bag, key):
         del key
@@ -189,7 +189,7 @@ def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
 def _flops(forward, params, bag, n):
     shape = lambda a, *s: jax.ShapeDtypeStruct((1, *s), a.dtype)
     x, mask = shape(bag.x, n, bag.x.shape[-1]), shape(bag.mask, n)
-    one = bag._replace(x=x, mask=mask, label=shape(bag.label))
+    one = bag._replace(x=x, mask=mask, target=shape(bag.target))
     return count_flops(lambda params, bag: forward(params, bag, None), params, one)
 
 
@@ -215,4 +215,4 @@ def _cross_entropy(logits, label):
 
 
 def _accuracy(logits, bag):
-    return {"accuracy": (logits.argmax(-1) == bag.label).astype(jnp.float32)}
+    return {"accuracy": (logits.argmax(-1) == bag.target).astype(jnp.float32)}

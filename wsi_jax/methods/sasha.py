@@ -366,7 +366,7 @@ class _Stages:
             nets = self.nets(batch.x.low)
             slides, steps = self.slides(known, batch, config.share)
             episodes = config.ppo.episodes
-            keys = jax.random.split(key, (len(batch.label), episodes))
+            keys = jax.random.split(key, (len(batch.target), episodes))
             agent = Agent.of(nets.actor, nets.critic)
             act = lambda x: nets.act(known, x)
             episode = play(
@@ -374,7 +374,7 @@ class _Stages:
                 steps=steps, episodes=episodes, chunk=config.rows,
             )  # fmt: skip
             gained = ppo.experience(
-                agent, params, lambda x: nets.scores(known, x), slides, batch.label,
+                agent, params, lambda x: nets.scores(known, x), slides, batch.target,
                 batch.weight, episode, config.ppo,
             )  # fmt: skip
             params, opt, metrics = ppo.improve(

@@ -322,7 +322,7 @@ class _Net:
                 lambda v: v[0],
                 self.clam.loss(params["head"], x[None], mask[None], label[None], key),
             )
-            return jax.vmap(each)(x, mask, batch.label, head)
+            return jax.vmap(each)(x, mask, batch.target, head)
 
         def predict(params, batch, key):
             del key

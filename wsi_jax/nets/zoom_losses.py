@@ -27,9 +27,9 @@ def hafed_loss(
         said = net.apply(params["hafed"], high, mask, draws)
         return losses(said, label, mask), said.logits
 
-    keys = jax.random.split(key, len(batch.label))
-    parts, logits = jax.vmap(one)(keys, high, batch.mask, batch.label)
-    right = (logits.argmax(-1) == batch.label).astype(jnp.float32)
+    keys = jax.random.split(key, len(batch.target))
+    parts, logits = jax.vmap(one)(keys, high, batch.mask, batch.target)
+    right = (logits.argmax(-1) == batch.target).astype(jnp.float32)
     return sum(parts), {"accuracy": right, "slide_loss": parts.slide}
 
 
@@ -38,13 +38,13 @@ def partial_zoom_loss(
 ) -> Float[Array, " b"]:
     """HAFED's, on slides of which a share, any, is seen at high resolution."""
     keys = jax.random.split(jax.random.fold_in(key, 1))
-    share = jax.random.uniform(keys[0], (len(batch.label), 1))
+    share = jax.random.uniform(keys[0], (len(batch.target), 1))
     zoomed = jax.random.uniform(keys[1], batch.mask.shape) < share
     rows = nets.rows(params, batch.x)
     state = jnp.where(zoomed[..., None], rows.high, rows.low)
     logits, _ = nets.classify(params, state, batch.mask)
     surprise = optax.softmax_cross_entropy_with_integer_labels
-    return surprise(logits, batch.label)
+    return surprise(logits, batch.target)
 
 
 def updater_loss(
@@ -77,7 +77,7 @@ def updater_loss(
         tiles = jax.random.categorical(key, chance, shape=(anchors,))
         return miss(update, z, v, mask, tiles, rules, itself=itself, chunk=chunk)
 
-    keys = jax.random.split(key, len(batch.label))
+    keys = jax.random.split(key, len(batch.target))
     low, high = jax.lax.stop_gradient(nets.rows(params, batch.x))
     return jax.vmap(one)(keys, low, high, batch.mask)
 

@@ -100,7 +100,7 @@ def looking(net: CropSelector, tx: optax.GradientTransformation) -> Method:
 class _Looking:
     def __init__(self, net, tx):
         loss = lambda params, batch, key: net.loss(
-            params, batch.x[0], batch.mask, *batch.x[1:], batch.label, key
+            params, batch.x[0], batch.mask, *batch.x[1:], batch.target, key
         )
         self.net, self._flops = net, {}
         self._carries = net.ahead and net.carries

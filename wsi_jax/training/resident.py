@@ -53,7 +53,7 @@ def resident(net: CropSelector, tx: optax.GradientTransformation) -> Method:
         seen, n = (params, batch.x.overview, batch.mask), net.most(batch.mask.shape[1:])
         drawn = net.draw(*seen, key, n)
         crops = read(batch, *places(batch, drawn.index))
-        return net.loss(*seen, drawn, crops, batch.label, key)
+        return net.loss(*seen, drawn, crops, batch.target, key)
 
     def predict(params, batch, key):
         seen, n = (params, batch.x.overview, batch.mask), net.most(batch.mask.shape[1:])

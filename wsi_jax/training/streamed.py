@@ -142,7 +142,7 @@ class Staged:
                 look = self._look(state.params, view, int(which), shift, trains)
                 grads["head"], bag, metrics = learned(
                     grads["head"], state.params["head"], *look.bag(),
-                    batch.label[i : i + 1], shares[i], parts[i], heads[i],
+                    batch.target[i : i + 1], shares[i], parts[i], heads[i],
                 )  # fmt: skip
                 if trains:
                     grads["trunk"] = look.back(bag, grads["trunk"])

@@ -113,7 +113,7 @@ class Learner:
     ):
         self.net, self.carries = net, net.renew > 1
         loss = lambda params, batch, key: net.loss(
-            params, *batch.x, batch.label, jax.random.fold_in(key, 1)
+            params, *batch.x, batch.target, jax.random.fold_in(key, 1)
         )
         self._supervised = supervised(init, loss, predict, tx)
 
