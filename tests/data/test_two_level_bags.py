@@ -101,7 +101,7 @@ def test_a_batch_is_that_of_bags_with_children_beside(bags, paths):
     ):
         wanted = bag_batch_indices(0, step, LABELS, 3, True)
         np.testing.assert_array_equal(one.slide, wanted)
-        for field in ("mask", "label", "weight"):
+        for field in ("mask", "target", "weight"):
             np.testing.assert_array_equal(
                 getattr(one.bag, field), getattr(two.bag, field)
             )
