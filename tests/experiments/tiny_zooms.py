@@ -104,7 +104,7 @@ def _logits(params, bag):
 def _verdict_loss(params, bag, key):
     del key
     logits = _logits(params, bag)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, bag.label), {}
+    return optax.softmax_cross_entropy_with_integer_labels(logits, bag.target), {}
 
 
 def _miss(params, bag):
