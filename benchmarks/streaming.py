@@ -30,7 +30,7 @@ from wsi_jax.ops.streaming import fitting, plan, stream
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import temporaries
-from wsi_jax.training.tile_passes import Route, walk, walk_back
+from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass
 from wsi_jax.types import Dtype
 
 WHOLE_PX = 65_536
@@ -188,9 +188,9 @@ def on_device(image_px: int, tile_px: int, dense_px: int) -> list[dict]:
         route = Route(plans, (image_px, image_px), read, needed)
 
         def step(route=route, wanted=wanted):
-            walked = walk(phases, subject.params, route)
+            walked = forward_pass(phases, subject.params, route)
             cotangent = np.broadcast_to(wanted[None, :, :, None], walked.cells.shape)
-            return walk_back(phases, subject.params, route, walked, cotangent)
+            return backward_pass(phases, subject.params, route, walked, cotangent)
 
         seconds = _wall(step)
         flops = work(image_px) * share

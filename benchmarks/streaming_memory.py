@@ -19,7 +19,7 @@ from benchmarks import record
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.ops.streaming import plan
 from wsi_jax.training.compile import Phases
-from wsi_jax.training.tile_passes import Route, walk, walk_back
+from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass
 
 SIZES, COUNTED = (4096, 8192, 16384), 65_536
 WIDTH, TILE_PX = 8, 1024
@@ -49,10 +49,10 @@ def measure(side: int, answer) -> None:
     cells, params, plans = net()
     phases, size = Phases(cells, plans, params), (side, side)
     route = Route(plans, size, pixels)
-    walked = walk(phases, params, route)
+    walked = forward_pass(phases, params, route)
     kept = {id(a): a.nbytes for a in jax.tree.leaves(walked.seams)}
     cotangent = np.ones_like(walked.cells)
-    jax.block_until_ready(walk_back(phases, params, route, walked, cotangent))
+    jax.block_until_ready(backward_pass(phases, params, route, walked, cotangent))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seams = plans.walked_bytes(size)
     answer.put(row(side, seams) | {

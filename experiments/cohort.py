@@ -122,8 +122,11 @@ def resume(
             print(f"{said}: {s['reason']}", file=sys.stderr, flush=True)
 
     for stage in stages:
-        if stage.outlook:
-            print(stage.outlook(source.views(without(cohort, refused))), flush=True)
+        if stage.memory_estimate:
+            print(
+                stage.memory_estimate(source.views(without(cohort, refused))),
+                flush=True,
+            )
     tested = []
     for i, part in enumerate(parts):
         part = without(part, refused)

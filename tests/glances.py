@@ -3,7 +3,7 @@
 import numpy as np
 
 from wsi_jax.data.crop_reader import CropReader
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.slides.pyramid import write_pyramid
@@ -20,7 +20,7 @@ def method(**fields) -> AttentionSampling:
     return AttentionSampling(**(small | fields))
 
 
-def write_slides(folder) -> list[View]:
+def write_slides(folder) -> list[StreamedSlide]:
     """Three slides of noise: 10 x 12, 7 x 9 and 7 x 9 cells, half of them tissue."""
     rng, views = np.random.default_rng(0), []
     for i, (rows, columns) in enumerate(((10, 12), (7, 9), (7, 9))):
@@ -29,7 +29,7 @@ def write_slides(folder) -> list[View]:
         image = rng.integers(0, 256, (size[0], size[1], 3)).astype(np.uint8)
         write_pyramid(path, image, 1.0, quality=95)
         yx = CELL * np.argwhere(rng.random((rows, columns)) < 0.5).astype(np.int32)
-        views.append(View(str(path), None, yx, CELL, MPP, threads=2))
+        views.append(StreamedSlide(str(path), None, yx, CELL, MPP, threads=2))
     return views
 
 

@@ -26,7 +26,7 @@ def test_a_real_slide_trains_resnet34(shared, optimised):
     seen = view(found, grid, Reading(threads=2))
     config = StreamingCLAM(trunk=encoder, tile_px=768)
     (stage,) = config.stages(Task(("normal", "tumor")), optax.adam(1e-4))
-    print(stage.outlook([seen]))
+    print(stage.memory_estimate([seen]))
     bag = Bag((seen,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
     state = stage.method.init(jax.random.key(0), bag)
     before = jax.tree.map(jnp.copy, state.params)

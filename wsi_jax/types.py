@@ -16,7 +16,7 @@ Params = Any
 
 
 class Dtype(enum.Enum):
-    """Of matmuls and convolutions; softmax, losses and norms are at least float32."""
+    """Type of matmuls and convolutions; softmax, losses and norms have >= float32."""
 
     bfloat16 = "bfloat16"
     float32 = "float32"
@@ -46,8 +46,8 @@ class Bag(NamedTuple):
         mask: [b n], True where there is a tile.
         target: [b ...], what is to be predicted of each slide, as `Task.targets` makes
             it: the index of its class.
-        weight: [b], of the slide in the loss, above 0; 0 for a slide that only fills
-            the batch and is no real one.
+        weight: [b], weight of the slide in the loss, above 0; 0 for a slide that only
+            fills the batch.
     """
 
     x: Array
@@ -60,9 +60,9 @@ class Zooms(NamedTuple):
     """Features of the tiles of `b` slides at two resolutions.
 
     Attributes:
-        low: [b n d], of the tiles.
-        high: [b n k d], of the k children that fill each tile, at high resolution; or
-            [b n d], of what a stage has distilled from them.
+        low: [b n d], features of the tiles.
+        high: [b n k d], features of the k children that fill each tile, at high
+            resolution; or [b n d], one vector a tile that a stage has distilled.
     """
 
     low: Array
@@ -104,13 +104,13 @@ def padded(n: int, least: int) -> int:
 
 
 class Prediction(NamedTuple):
-    """A method's verdict on `b` slides.
+    """What a method predicts for `b` slides.
 
     Attributes:
         logits: [b c].
         attention: [b n], non-negative, summing to 1 over a slide's tiles.
-        counts: what it took, each [b]: `tiles` looked at, `flops` of the method itself.
-        trace: what the method wants shown (crops chosen, a zoom path), or None.
+        counts: cost of each slide [b]: `tiles` read, `flops` of the method itself.
+        trace: what a report shows of the method (crops, a zoom path), or None.
     """
 
     logits: Array
@@ -124,8 +124,8 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: int32, steps taken.
-        params: of the networks.
-        opt: of the optimiser.
+        params: parameters of the networks.
+        opt: state of the optimiser.
         key: typed; step `i` uses `fold_in(key, i)`.
     """
 
@@ -136,79 +136,79 @@ class TrainState(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way to learn from slides: three pure functions, not yet compiled.
+    """A learner on slides: three pure functions, not yet compiled.
 
     Attributes:
         init: (key, batch) -> state.
         step: (state, batch) -> (state, metrics).
         predict: (params, batch, key) -> Prediction.
-        staged: its functions leave the device in between, and are no programs but
-            Python over compiled phases.
+        precompiled: whether the functions are Python over phases that are compiled
+            already, because they leave the device in between.
     """
 
     init: Callable
     step: Callable
     predict: Callable
-    staged: bool = False
+    precompiled: bool = False
 
 
 class Zoomer(NamedTuple):
-    """A verdict that rests on what is zoomed into and nothing else is read of.
+    """Prediction one zoom at a time, for slides whose children are read on demand.
 
     Attributes:
         begin: (params, features of tiles [b n d], mask [b n]) -> state.
-        likely: (params, state) -> log-probability [b n] of each tile to be the next;
-            -inf for all of a slide that has been seen enough of.
+        log_probs: (params, state) -> log-probability [b n] of each tile to be the next
+            zoom; -inf for all tiles of a slide that is finished.
         step: (params, state, tile [b], features of its children [b k d]) -> state.
         end: (params, state) -> (logits [b c], attention [b n]).
     """
 
     begin: Callable
-    likely: Callable
+    log_probs: Callable
     step: Callable
     end: Callable
 
 
 class Stage(NamedTuple):
-    """One training of those that a method needs, in order.
+    """One of the trainings that a method needs, in order.
 
     Where there are several, the parameters of each are a dict of named trees. A tree
-    that has the name of an earlier stage's begins as that left it, so that the last
-    stage has them all. The optimiser's state must not hang on values, nor does optax's.
+    with the name of an earlier stage's starts from that stage's values, so that the
+    last stage has them all. The optimiser's state must not depend on values; optax's
+    does not.
 
     Attributes:
-        name: of its folder of checkpoints.
-        method: trained in this stage.
-        outlook: views of slides -> what a step on the one that takes most will take,
-            in words; raises where the device cannot. None where nothing is told.
-        saliency: (params, view of a slide, class) -> for each tile ((row, column),
-            gradient [h w 3] of the class's logit). None where pixels are not seen.
-        others: the method with other ways to predict, by name; reported besides.
-        plan: fields of `train.loop.Train` that are this stage's own, by name.
-        validate: (params, batch, key) -> metrics each [b], for the plan's monitor; None
-            for those of the verdicts of `method.predict`.
-        zoomer: how a verdict is come by that reads no more than it needs; None where
-            all is read.
-        opponent: only another way to predict is learnt, that of `method`, which is
-            reported besides by the stage's name; no later stage begins with it unless
-            it `leads`.
-        leads: of an opponent: later stages begin with it, too.
-        distil: (params, x of a batch) -> x, of methods that take zooms: what all later
-            stages see of a slide, made once for all when this one is trained. The
-            params may be a later stage's too.
+        name: its folder of checkpoints.
+        method: what is trained.
+        memory_estimate: slides -> text on the memory and work of a step on the largest;
+            raises where the device has too little. None for methods that do not stream.
+        saliency: (params, slide, class) -> for each tile ((row, column), gradient
+            [h w 3] of the class's logit). None for methods that read no pixels.
+        alternatives: the same parameters with other `predict` functions, by name;
+            reported beside the method.
+        overrides: fields of `training.loop.Train` that this stage replaces, by name.
+        validate: (params, batch, key) -> metrics, each [b], for the stage's monitor;
+            None to compute them from the predictions of `method.predict`.
+        zoomer: the prediction that reads children on demand; None where it needs all.
+        baseline: the stage trains a baseline, reported beside the method by the stage's
+            name. Later stages start without its parameters unless `inherited`.
+        inherited: later stages start from a baseline's parameters too.
+        distil: (params, x of a batch) -> x, for methods on `Zooms`: what all later
+            stages read of a slide, made once after this stage. The params may be a
+            later stage's too.
     """
 
     name: str
     method: Method
-    outlook: Callable | None = None
+    memory_estimate: Callable | None = None
     saliency: Callable | None = None
-    others: Mapping[str, Method] = types.MappingProxyType({})
-    plan: Mapping[str, Any] = types.MappingProxyType({})
+    alternatives: Mapping[str, Method] = types.MappingProxyType({})
+    overrides: Mapping[str, Any] = types.MappingProxyType({})
     validate: Callable | None = None
     distil: Callable | None = None
     zoomer: Zoomer | None = None
-    opponent: bool = False
-    leads: bool = False
+    baseline: bool = False
+    inherited: bool = False
 
 
 class Takes(enum.Enum):

@@ -197,7 +197,7 @@ def resume(
     stack.enter_context(accounted(account, meter))
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.method.stages(Task(sets.classes), tx)
-    plan = dataclasses.replace(config.train, **stage.plan)
+    plan = dataclasses.replace(config.train, **stage.overrides)
     method = compile_method(stage.method, mesh)
     labels, c = sets.train.label, len(sets.classes)
     weights, log_prior = class_weights(labels, c), correction(plan, labels, c)

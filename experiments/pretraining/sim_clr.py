@@ -119,7 +119,7 @@ class SimCLR:
         # Neither may labels weigh or order the tiles.
         plan = {"monitor": "-loss", "class_weights": False, "balanced": False}
         method = supervised(init, loss, predict, tx)
-        return (Stage("train", method, plan=plan, validate=validate),)
+        return (Stage("train", method, overrides=plan, validate=validate),)
 
     def part(self, key, pixels, times):
         """Of each of the tiles [b s s 3] a part, at so many times as many um/px."""

@@ -8,7 +8,7 @@ import pytest
 from glances import CELL, MPP, method, reader, write_slides
 
 from wsi_jax.data.crop_reader import CropReader
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.slides.slide import open_slide
 
 
@@ -68,13 +68,13 @@ def test_what_is_damaged_is_blank_and_told(views, tmp_path):
     path = tmp_path / "damaged.tif"
     middle = len(whole) // 3
     path.write_bytes(whole[:middle] + b"\0" * 40_000 + whole[middle + 40_000 :])
-    view = View(str(path), None, views[0].yx, CELL, MPP, threads=2)
+    view = StreamedSlide(str(path), None, views[0].yx, CELL, MPP, threads=2)
     which = np.zeros((1, 64), int)
     yx = np.stack(np.meshgrid(np.arange(8) * 40, np.arange(8) * 40), -1)
     yx = yx.reshape(1, 64, 2)
     mask = np.ones((1, 64), bool)
     crops = reader(method(), resident=False).read([view], which, yx, mask).result()
-    assert view.n_lost > 0
+    assert view.n_unreadable > 0
     assert "cannot be read" in view.note()
     assert (crops == 255).all((-1, -2, -3)).any()
 

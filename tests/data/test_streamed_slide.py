@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.ops.augment import turn
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.slide import open_slide
@@ -26,7 +26,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def view(path):
     yx = CELL * np.array([[0, 0], [1, 4], [4, 5], [3, 0]], np.int32)
-    return View(str(path), None, yx, CELL, MPP, threads=2)
+    return StreamedSlide(str(path), None, yx, CELL, MPP, threads=2)
 
 
 def turned(a, which):
@@ -47,7 +47,7 @@ def turned(a, which):
 @pytest.mark.parametrize("which", range(8))
 def test_a_turned_slide_is_the_slide_turned(path, view, which):
     whole = turned(open_slide(path).overview(MPP), which)
-    assert view.turned(which) == whole.shape[:2]
+    assert view.rotated_shape(which) == whole.shape[:2]
     count = [-(-n // px) for n, px in zip(whole.shape[:2], TILE, strict=True)]
     order = [tuple(map(int, at)) for at in np.ndindex(*count)][::-1]
     tiles = list(view.tiles(order, TILE, which))
@@ -64,7 +64,7 @@ def test_a_turned_slide_is_the_slide_turned(path, view, which):
 def test_cells_of_a_ragged_slide_have_tissue_where_their_centres_do(path):
     """Turned, the cells begin at the other end; none is lost but at the rim."""
     yx = CELL * np.argwhere(np.ones((5, 4), bool)).astype(np.int32)
-    view = View(str(path), None, yx, CELL, 0.55, threads=1)
+    view = StreamedSlide(str(path), None, yx, CELL, 0.55, threads=1)
     assert view.shape == (145, 175)
     assert view.tissue().shape == (5, 6)
     # x is reversed: the centre of cell 0 is pixel 158, that of cell 1 pixel 126.
@@ -81,7 +81,9 @@ def test_a_tile_that_cannot_be_read_is_blank_and_told(tmp_path):
     with open(path, "r+b") as file:
         file.seek(offset)
         file.write(b"\xff" * 64)
-    view = View(str(path), MPP, np.zeros((1, 2), np.int32), CELL, MPP, threads=2)
+    view = StreamedSlide(
+        str(path), MPP, np.zeros((1, 2), np.int32), CELL, MPP, threads=2
+    )
     whole, hurt = view.tiles([(0, 0), (1, 1)], (64, 64))
     np.testing.assert_array_equal(whole[0], image[:64, :64])
     assert (hurt == 255).all()

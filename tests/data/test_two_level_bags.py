@@ -11,7 +11,7 @@ from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import FeatureError, Origin, read_coords, write_features
 from wsi_jax.data.order import bag_batch_indices
-from wsi_jax.data.two_level_bags import ZoomBags, pair
+from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.slides.grid import children, level0
 from wsi_jax.types import Zooms
 
@@ -75,7 +75,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture
 def bags(paths):
-    return ZoomBags(*paths, K, LABELS, WEIGHTS, LOADING)
+    return TwoLevelBags(*paths, K, LABELS, WEIGHTS, LOADING)
 
 
 def batches(bags, n, **options):
@@ -114,7 +114,7 @@ def test_a_batch_is_that_of_bags_with_children_beside(bags, paths):
 
 def test_resumed_at_step_k_is_the_tail_of_the_uninterrupted_run(bags, paths):
     loading = Loading(min_bucket=4, threads=1, cache_gib=0.0)
-    again = ZoomBags(*paths, K, LABELS, WEIGHTS, loading)
+    again = TwoLevelBags(*paths, K, LABELS, WEIGHTS, loading)
     for one, two in zip(batches(bags, 5)[2:], batches(again, 3, start=2), strict=True):
         np.testing.assert_array_equal(one.slide, two.slide)
         for a, b in zip(one.bag.x, two.bag.x, strict=True):
@@ -144,7 +144,7 @@ def test_a_tile_that_was_not_read_leaves_its_children_out(tmp_path):
     rows, below = paired(low, high)
     assert rows.tolist() == [0, 1]
     np.testing.assert_array_equal(below, [range(9), range(18, 27)])
-    bags = ZoomBags([low], [high], K, LABELS[:1], None, LOADING)
+    bags = TwoLevelBags([low], [high], K, LABELS[:1], None, LOADING)
     assert bags.lengths.tolist() == [2]
 
 
@@ -176,7 +176,7 @@ def test_children_of_another_width_are_refused(tmp_path, paths):
     wide = tmp_path / "s0.h5"
     write_features(wide, np.zeros((2, 5)), np.zeros((2, 2), int), origin("s0", MPP / K))
     with pytest.raises(FeatureError, match=r"has 3 features .*s0\.h5 has 5"):
-        ZoomBags(paths[0][:1], [wide], K, LABELS[:1], None, LOADING)
+        TwoLevelBags(paths[0][:1], [wide], K, LABELS[:1], None, LOADING)
 
 
 def test_the_fingerprint_is_that_of_both_files_and_of_what_is_left(tmp_path):
@@ -189,7 +189,7 @@ def test_the_fingerprint_is_that_of_both_files_and_of_what_is_left(tmp_path):
         )
     ):
         low, high = write_pair(tmp_path / str(i), 0, some_cells(2), **how)
-        bags = ZoomBags([low], [high], K, LABELS[:1], None, LOADING)
+        bags = TwoLevelBags([low], [high], K, LABELS[:1], None, LOADING)
         found |= set(bags.fingerprints)
     assert len(found) == 3
 

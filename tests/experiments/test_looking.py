@@ -17,8 +17,8 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.run.config import RunError
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.course import Course
 from wsi_jax.training.log import read_metrics
+from wsi_jax.training.loop import StageConfig
 
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
 
@@ -99,7 +99,8 @@ def test_attention_pooling_end_to_end(looking, edited, tmp_path):
     trunks = {name: dataclasses.replace(TRUNK) for name in ("scorer", "trunk")}
     method = AttentionPooling(
         **trunks, mpp=2.0, tile_px=16, learnt=2, best=3, worst=2, renew=2,
-        scoring=Course(steps=4, validate_every=2), width=8, attention=4, score_chunk=32,
+        scoring=StageConfig(steps=4, validate_every=2), width=8, attention=4,
+        score_chunk=32,
     )  # fmt: skip
     config = looking(method)
     config.heatmaps = 1

@@ -18,7 +18,7 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.run.predictor import Predictor
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.course import Course
+from wsi_jax.training.loop import StageConfig
 
 SHARE, CHILDREN = 0.25, 2
 
@@ -31,7 +31,7 @@ def table(path):
 @pytest.fixture(scope="module")
 def zooming(tiny, tmp_path_factory):
     """A finished run that zooms into a quarter of the tiles; not to be changed."""
-    config, course = tiny(), Course(steps=6, batch=8, validate_every=3)
+    config, course = tiny(), StageConfig(steps=6, batch=8, validate_every=3)
     config.features, config.heatmaps = "", 2
     config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)
     config.method = SASHA(

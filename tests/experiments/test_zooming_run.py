@@ -18,7 +18,7 @@ from wsi_jax.run.predictor import as_row
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh
-from wsi_jax.training.course import Course
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.ppo import PPO
 
 # Each costs a program.
@@ -30,7 +30,7 @@ TOLD = "ranking", *STRATEGIES
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A finished run of the tiny cohort, of few steps, on one device."""
-    config, course = tiny(), Course(steps=2, batch=8, validate_every=2)
+    config, course = tiny(), StageConfig(steps=2, batch=8, validate_every=2)
     config.features, config.heatmaps = "", 0
     config.encoder = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
     config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)

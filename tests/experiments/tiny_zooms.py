@@ -60,14 +60,16 @@ class Toy:
             Stage(
                 "guess",
                 make(_guess_loss, "gather", "judge", "guess"),
-                plan={
+                overrides={
                     "steps": self.guess_steps,
                     "batch": self.guess_batch,
                     "monitor": "-loss",
                 },
                 validate=lambda params, bag, key: {"loss": _miss(params, bag)},
             ),
-            Stage("rival", make(_look_loss, *ROOMS), opponent=True, leads=self.leads),
+            Stage(
+                "rival", make(_look_loss, *ROOMS), baseline=True, inherited=self.leads
+            ),
             Stage("look", make(_look_loss, *ROOMS)),
         )
 

@@ -23,8 +23,8 @@ def resident(views, **fields):
     (stage,) = config.stages(TASK, optax.sgd(0.1), MPP, CELL)
     bag = jax.tree.map(jnp.asarray, batch(config, views, resident=True))
     method_of = lambda made: compile_method(made, make_mesh(jax.devices()[:1]))
-    others = {name: method_of(other) for name, other in stage.others.items()}
-    stage = stage._replace(method=method_of(stage.method), others=others)
+    others = {name: method_of(other) for name, other in stage.alternatives.items()}
+    stage = stage._replace(method=method_of(stage.method), alternatives=others)
     return stage, stage.method.init(jax.random.key(0), bag), bag
 
 
@@ -115,8 +115,8 @@ def test_draws_are_averaged(views):
 
 def test_both_ways_to_choose_are_reported(views):
     stage, state, bag = resident(views)
-    assert set(stage.others) == {"top"}
-    top = stage.others["top"].predict(state.params, bag, jax.random.key(0))
+    assert set(stage.alternatives) == {"top"}
+    top = stage.alternatives["top"].predict(state.params, bag, jax.random.key(0))
     trace = jax.device_get(top.trace)
     assert trace["weight"].shape == (4, 6)
     np.testing.assert_allclose(trace["weight"][:3].sum(1), 1, rtol=1e-6)

@@ -27,7 +27,7 @@ from wsi_jax.ops.weights import Normaliser
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.training.course import Course
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule
 from wsi_jax.training.ppo import PPO
 from wsi_jax.types import Bag, Looks, Method, Task, TrainState, Zooms
@@ -71,7 +71,7 @@ TILES = {
     ),
 }
 # Stages with a course have optimisers of their own.
-COURSE = Course(
+COURSE = StageConfig(
     optimiser=Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
 )
 SIFTS = AttentionPooling(
@@ -171,7 +171,7 @@ def pooled(request) -> Case:
 @functools.cache
 def made(name) -> Case:
     if name in IMAGES:
-        return case_of(IMAGES[name], images(), staged=False)
+        return case_of(IMAGES[name], images(), streamed=False)
     if name in TILES:
         return case_of(TILES[name], tiles())
     if name in VIEWS:

@@ -17,7 +17,7 @@ from wsi_jax.nets.policy import Actor, Updater
 from wsi_jax.ops.weights import Normaliser
 from wsi_jax.ops.zoom_strategies import STRATEGIES
 from wsi_jax.training.compile import compile_each, compile_method, make_mesh, split
-from wsi_jax.training.course import Course
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.training.ppo import PPO
 from wsi_jax.types import Bag, Task, Zooms
@@ -28,7 +28,7 @@ COUNTS = np.array([16, 16, 15, 12, 16, 9, 16, 0])
 MASK = np.arange(16) < COUNTS[:, None]
 NAMES = ("policy", "ranking", *STRATEGIES)
 ZOOMING = tuple(name for name in NAMES if "resolution" not in name)
-course = lambda rate: Course(optimiser=Optimiser(learning_rate=rate, warmup=0.0))
+course = lambda rate: StageConfig(optimiser=Optimiser(learning_rate=rate, warmup=0.0))
 CONFIG = SASHA(
     children=2,
     share=0.25,
@@ -80,7 +80,7 @@ def fresh(stage="policy"):
 def everything():
     """All ways in one program: (params, bag, key) -> a prediction of each."""
     *_, ranking, policy = CONFIG.stages(TASK)
-    methods = {one.name: one.method for one in (ranking, policy)} | policy.others
+    methods = {one.name: one.method for one in (ranking, policy)} | policy.alternatives
     return jax.jit(
         lambda *x: {name: method.predict(*x) for name, method in methods.items()}
     )
@@ -223,7 +223,7 @@ def test_the_ranking_is_as_wrong_as_it_is_far_from_the_attention():
     for i, n in enumerate(COUNTS[:-1]):
         far = rel_entr(wanted[i, :n], softmax(ranks[i, :n])).sum()
         assert told["loss"][i] == pytest.approx(far, rel=1e-3)
-    assert one.opponent
+    assert one.baseline
     assert "ranking" not in fresh().params
 
 
@@ -233,9 +233,9 @@ def test_a_warm_policy_begins_with_the_ranking():
     bag, key = slides(), jax.random.key(0)
     learnt = jax.eval_shape(ranking.method.init, key, bag).params
     begun = jax.eval_shape(policy.method.init, key, bag).params
-    assert ranking.opponent
-    assert ranking.leads
-    assert not stages()["ranking"].leads
+    assert ranking.baseline
+    assert ranking.inherited
+    assert not stages()["ranking"].inherited
     chex.assert_trees_all_equal_shapes(learnt["actor"], begun["actor"])
     assert "ranking" not in learnt.keys() | begun.keys()
     state = jax.jit(ranking.method.init)(key, bag)
@@ -283,7 +283,7 @@ def test_a_stage_changes_its_own_part_alone(name):
     changed = {part for part in before if not same(before[part], state.params[part])}
     assert changed == own.get(name, {name})
     course = getattr(CONFIG, {"ranking": "updater"}.get(name, name))
-    assert stage.plan["steps"] == course.steps
+    assert stage.overrides["steps"] == course.steps
 
 
 def few(z, v):
@@ -393,6 +393,6 @@ def test_a_wrong_field_is_named_with_its_flag(fields):
         SASHA(**fields).validate()
     with pytest.raises(ValueError, match=r"--config\.method\.ppo\.epochs=0"):
         SASHA(ppo=PPO(epochs=0)).validate()
-    course = Course(optimiser=Optimiser(accumulate=2))
+    course = StageConfig(optimiser=Optimiser(accumulate=2))
     with pytest.raises(ValueError, match=r"policy\.optimiser\.accumulate=2: .*batch"):
         SASHA(policy=course).validate()

@@ -30,7 +30,7 @@ class Shown:
         self.image, self.mask, self.read = image, tissue, 0
         self.shape = image.shape[:2]
 
-    def turned(self, which=0):
+    def rotated_shape(self, which=0):
         return self.shape[::-1] if which & 1 else self.shape
 
     def tissue(self, which=0):
@@ -75,7 +75,7 @@ def both(config, bag, steps=1):
     """State and metrics after some steps, of the pure form and of the staged one."""
     found = []
     for staged in (False, True):
-        (stage,) = config.stages(TASK, optax.sgd(0.1), staged=staged)
+        (stage,) = config.stages(TASK, optax.sgd(0.1), streamed=staged)
         method = compile_method(stage.method, ONE)
         batch = shown(bag) if staged else bag
         state = method.init(jax.random.key(0), batch)
@@ -118,7 +118,7 @@ def test_staged_is_pure(x64, name):
 def test_attention_is_that_of_the_normaliser():
     bag = images(48, 2)
     (stage,) = config(normaliser=Normaliser.average).stages(
-        TASK, optax.sgd(0.1), staged=False
+        TASK, optax.sgd(0.1), streamed=False
     )
     state = stage.method.init(jax.random.key(0), bag)
     found = jax.jit(stage.method.predict)(state.params, bag, None)

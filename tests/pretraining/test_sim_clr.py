@@ -70,7 +70,9 @@ def test_every_tile_of_the_batch_is_a_negative(case):
 def test_labels_neither_weigh_nor_order_the_tiles(case):
     config, _, _ = case
     (stage,) = config.stages(TASK, optax.identity())
-    plan = dataclasses.replace(Train(balanced=True, class_weights=True), **stage.plan)
+    plan = dataclasses.replace(
+        Train(balanced=True, class_weights=True), **stage.overrides
+    )
     assert not plan.balanced
     assert not plan.class_weights
 

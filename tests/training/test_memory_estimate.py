@@ -11,7 +11,7 @@ from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import (
     TileError,
     device_bytes,
-    outlook,
+    memory_estimate,
     temporaries,
 )
 from wsi_jax.training.tile_passes import Route
@@ -32,7 +32,7 @@ def made():
 def told(made, needed=None, offload=False, **more):
     params, plans, replan, phases = made
     route = Route(plans, SIZE, None, needed, offload=offload)
-    return outlook(phases, route, replan, params, "--net", **more)
+    return memory_estimate(phases, route, replan, params, "--net", **more)
 
 
 def test_it_tells_geometry_work_and_memory(made):

@@ -17,7 +17,7 @@ from wsi_jax.ops.episode_states import verdicts
 from wsi_jax.ops.returns import Reward
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training import ppo
-from wsi_jax.training.actor_critic import Agent, opinion
+from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.ppo import PPO
 
 CONFIG = PPO(chunk=3)
@@ -69,7 +69,7 @@ def test_an_update_is_the_fixture(shared):
     @jax.jit
     def learn(params, opt, gained):
         args = agent, params, slides, gained.episode
-        now = opinion(*args, masked=False, chunk=13)
+        now = evaluate_policy(*args, masked=False, chunk=13)
         return now, *ppo.improve(agent, tx, params, opt, gained, config)
 
     params = {"actor": before_actor, "critic": before_critic}

@@ -10,7 +10,12 @@ from wsi_jax.ops.maps import DENSE
 from wsi_jax.ops.stream_tile import Tissue
 from wsi_jax.ops.streaming import cut, masked, plan
 from wsi_jax.training.compile import Phases
-from wsi_jax.training.tile_passes import Route, saliency, walk, walk_back
+from wsi_jax.training.tile_passes import (
+    Route,
+    backward_pass,
+    forward_pass,
+    pixel_gradients,
+)
 
 TILE = (16, 24)
 
@@ -48,16 +53,16 @@ def test_there_and_back_is_dense(x64, compiled, size, offload):
     x = image(*size)
     slide = Slide(x, plans)
     route = Route(plans, size, slide.read, offload=offload)
-    walked = walk(phases, params, route)
+    walked = forward_pass(phases, params, route)
     cotangent = cotangent_of(walked)
-    grads = walk_back(phases, params, route, walked, cotangent)
+    grads = backward_pass(phases, params, route, walked, cotangent)
     cells, back = jax.vjp(lambda p: net(p, x, DENSE), params)
     assert_same(walked.cells, cells)
     assert_same(grads, back(jnp.asarray(cotangent))[0])
     half = len(slide.asked) // 2
     assert slide.asked[:half] == slide.asked[half:][::-1]
     assert len(set(slide.asked)) == half == np.prod(plans.tiles(size))
-    more = walk_back(phases, params, route, walked, cotangent, grads)
+    more = backward_pass(phases, params, route, walked, cotangent, grads)
     assert_same(more, jax.tree.map(lambda g: 2 * g, back(jnp.asarray(cotangent))[0]))
 
 
@@ -65,10 +70,10 @@ def test_pixels_have_their_gradient_too(x64, compiled):
     net, params, plans, phases = compiled
     x = image(51, 37)
     route = Route(plans, (51, 37), Slide(x, plans).read)
-    walked = walk(phases, params, route)
+    walked = forward_pass(phases, params, route)
     cotangent = cotangent_of(walked)
     whole = np.zeros((1, 10 * TILE[0], 10 * TILE[1], 3))
-    for (r, c), grad in saliency(phases, params, route, walked, cotangent):
+    for (r, c), grad in pixel_gradients(phases, params, route, walked, cotangent):
         whole[:, r * 16 : (r + 1) * 16, c * 24 : (c + 1) * 24] = grad
     _, back = jax.vjp(lambda x: net(params, x, DENSE), x)
     assert_same(whole[:, :51, :37], back(jnp.asarray(cotangent))[0])
@@ -85,9 +90,9 @@ def test_tiles_that_are_not_needed_are_never_read(x64, compiled):
     needed = plans.needed(wanted, size)
     slide = Slide(x, plans)
     route = Route(plans, size, slide.read, needed)
-    walked = walk(phases, params, route)
+    walked = forward_pass(phases, params, route)
     cotangent = cotangent_of(walked) * wanted[None, :, :, None]
-    grads = walk_back(phases, params, route, walked, cotangent)
+    grads = backward_pass(phases, params, route, walked, cotangent)
     cells, back = jax.vjp(lambda p: net(p, x, DENSE), params)
     assert_same(walked.cells[:, wanted], cells[:, wanted])
     assert_same(grads, back(jnp.asarray(cotangent))[0])
@@ -105,11 +110,11 @@ def test_masked_from_the_host_is_masked_on_the_device(x64, compiled):
     phases = Phases(net, plans, params, side)
     slide = Slide(x, plans)
     route = Route(plans, size, slide.read, plans.touched(tissue, size), tissue)
-    walked = walk(phases, params, route)
+    walked = forward_pass(phases, params, route)
     at = [np.arange(n) * plans.field.stride // side for n in plans.cells(size)]
     wanted = mask[at[0]][:, at[1]]
     cotangent = cotangent_of(walked) * wanted[None, :, :, None]
-    grads = walk_back(phases, params, route, walked, cotangent)
+    grads = backward_pass(phases, params, route, walked, cotangent)
     cells, back = jax.vjp(lambda p: masked(net, p, x, tissue), params)
     assert_same(walked.cells[:, wanted], cells[:, wanted])
     assert_same(grads, back(jnp.asarray(cotangent))[0])

@@ -13,7 +13,7 @@ from glances import CELL, MPP, TASK, TRUNK, batch, write_slides
 from wsi_jax.methods.attention_pooling import AttentionPooling, Judge
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh
-from wsi_jax.training.course import Course
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule
 from wsi_jax.training.tile_scorer import Candidates
 from wsi_jax.training.tile_selection import fingerprint
@@ -27,7 +27,7 @@ CONFIG = AttentionPooling(
     best=3,
     worst=3,
     renew=3,
-    scoring=Course(
+    scoring=StageConfig(
         optimiser=Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
     ),
     candidates=10,

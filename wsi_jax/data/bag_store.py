@@ -39,7 +39,7 @@ class Loading:
     )
 
 
-class Stored(abc.ABC):
+class BagStore(abc.ABC):
     """The bags of some slides on disk, with their targets, not yet loaded.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from wsi_jax.data.bag_store import Loading, Stored
+from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.features import (
     FeatureError,
     feature_shape,
@@ -37,7 +37,7 @@ class BagBatch(NamedTuple):
     slide: Int32[np.ndarray, " b"]
 
 
-class Bags(Stored):
+class Bags(BagStore):
     """Features of tiles, [n d] float16, from feature files."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Bags(Stored):
 
 
 def training_bags(
-    bags: Stored,
+    bags: BagStore,
     *,
     seed: int,
     batch_size: int,
@@ -118,7 +118,7 @@ def training_bags(
 
 
 def evaluation_bags(
-    bags: Stored, *, batch_size: int, process: int, processes: int
+    bags: BagStore, *, batch_size: int, process: int, processes: int
 ) -> Iterator[BagBatch]:
     """Every slide once, whole and in order; the last batch is filled with weight 0.
 

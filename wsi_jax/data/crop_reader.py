@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.types import Bag, Looks, padded
 
 TASK = 8  # crops a thread reads at a time: enough to make the call itself free
@@ -86,7 +86,7 @@ class CropReader:
 
     def bag(
         self,
-        views: Sequence[View],
+        views: Sequence[StreamedSlide],
         label: Int32[np.ndarray, " b"],
         weight: Float32[np.ndarray, " b"],
         after: Bag | None = None,
@@ -132,7 +132,7 @@ class CropReader:
 
     def read(
         self,
-        views: Sequence[View],
+        views: Sequence[StreamedSlide],
         which: Int[np.ndarray, "b n"],
         yx: Int[np.ndarray, "b n 2"],
         mask: Bool[np.ndarray, "b n"],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from wsi_jax.data.bag_store import Loading, Stored
+from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all, write_whole
 from wsi_jax.types import Zooms
 
@@ -52,7 +52,7 @@ def is_distilled(path: str | os.PathLike, fingerprint: str) -> bool:
     return True
 
 
-class DistilledBags(Stored):
+class DistilledBags(BagStore):
     """Tiles [n d], and what was distilled from the children of each [n d].
 
     Attributes:

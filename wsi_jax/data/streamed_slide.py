@@ -14,7 +14,7 @@ from wsi_jax.slides.slide import Slide, SlideError, open_slide
 AHEAD_BYTES = 1 << 30  # of tiles read before they are asked for
 
 
-class View:
+class StreamedSlide:
     """A slide at one mpp, never whole in memory.
 
     A turn, 0 to 7, shows it turned or flipped (`ops.augment.turn`) without reading it
@@ -28,8 +28,8 @@ class View:
         mpp: um/px.
         shape: (h, w) at mpp.
         n_read: tiles read so far.
-        n_lost: of them those that could not be read.
-        lost: why not, the first of them; "" where there is none.
+        n_unreadable: of them those that could not be read.
+        first_error: why the first of them could not be; "" where all were read.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class View:
         """
         self.path, self._given_mpp = path, given_mpp
         self.yx, self.cell_px, self.mpp = yx, cell_px, mpp
-        self.n_read, self.n_lost, self.lost = 0, 0, ""
+        self.n_read, self.n_unreadable, self.first_error = 0, 0, ""
         self._threads, self._lock = threads, threading.Lock()
         self._slide: Slide = open_slide(path, given_mpp)
         self.shape = self._slide.shape_at(mpp)
 
-    def turned(self, turn: int) -> tuple[int, int]:
+    def rotated_shape(self, turn: int) -> tuple[int, int]:
         """(h, w) of the slide under a turn."""
         return self.shape[::-1] if turn & 1 else self.shape
 
@@ -76,7 +76,7 @@ class View:
         grid[cells[:, 0], cells[:, 1]] = True
         if not turn:
             return grid
-        size = self.turned(turn)
+        size = self.rotated_shape(turn)
         centres = []
         for axis, n in enumerate(size):
             first = np.arange(-(-n // self.cell_px)) * self.cell_px
@@ -91,7 +91,7 @@ class View:
     ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
         """Tiles in order, read ahead by threads; beyond the slide anything may stand.
 
-        A tile that cannot be read is blank, and `lost` says why.
+        A tile that cannot be read is blank, and `first_error` says why.
 
         Args:
             order: indices (row, column) of tiles.
@@ -139,8 +139,8 @@ class View:
         """Counts tiles as read, or, with a reason, as lost."""
         with self._lock:
             self.n_read += tiles
-            self.n_lost += tiles * bool(lost)
-            self.lost = self.lost or lost
+            self.n_unreadable += tiles * bool(lost)
+            self.first_error = self.first_error or lost
 
     def whole(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
         """All of the slide at an mpp."""
@@ -153,8 +153,9 @@ class View:
 
     def note(self) -> str:
         """What of the slide could not be read, or ""."""
-        what = f"{self.n_lost} of {self.n_read} reads of tiles failed, taken as blank"
-        return f"{what}: {self.lost}" if self.lost else ""
+        count = f"{self.n_unreadable} of {self.n_read}"
+        what = f"{count} reads of tiles failed, taken as blank"
+        return f"{what}: {self.first_error}" if self.first_error else ""
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
@@ -167,7 +168,7 @@ class View:
 
     def _tile(self, at, tile_px, turn):
         box = []
-        for axis, n in enumerate(self.turned(turn)):
+        for axis, n in enumerate(self.rotated_shape(turn)):
             first = at[axis] * tile_px[axis]
             reverse = turn >> (1 + axis) & 1
             box.append(n - first - tile_px[axis] if reverse else first)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int, Int64, Shaped
 
-from wsi_jax.data.bag_store import Loading, Stored
+from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.bags import feature_shapes
 from wsi_jax.data.features import (
     Coords,
@@ -20,7 +20,7 @@ from wsi_jax.slides.grid import children
 from wsi_jax.types import Zooms
 
 
-class ZoomBags(Stored):
+class TwoLevelBags(BagStore):
     """Features of tiles [n d] and of their children [n k*k d], float16.
 
     A tile counts where it was read and so were all of its children.

@@ -27,8 +27,8 @@ from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.weights import Normaliser, normalise
-from wsi_jax.training.course import Course
 from wsi_jax.training.flops import count_flops
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import alone, scale_learning_rate
 from wsi_jax.training.resident import sifting_resident
 from wsi_jax.training.tile_scorer import Candidates, Kept
@@ -83,7 +83,7 @@ class AttentionPooling(CropOptions):
     best: int = 64
     worst: int = 64
     renew: int = 50
-    scoring: Course = dataclasses.field(default_factory=Course)
+    scoring: StageConfig = dataclasses.field(default_factory=StageConfig)
     joint: bool = False
     candidates: int = 256
     width: int = 128
@@ -162,7 +162,7 @@ class AttentionPooling(CropOptions):
         own = self.scoring.optimiser.make(self.scoring.steps)
         scorer = form(Scorer(self, task, cells), paces(own))
         return (
-            Stage("scorer", scorer, plan=self.scoring.plan()),
+            Stage("scorer", scorer, overrides=self.scoring.overrides()),
             Stage("judge", judge),
         )
 

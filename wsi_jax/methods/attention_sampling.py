@@ -214,7 +214,7 @@ class AttentionSampling(CropOptions):
 
         (other,) = (way for way in Inference if way is not self.inference)
         others = {other.value: method(other)}
-        return (Stage("train", method(self.inference), others=others),)
+        return (Stage("train", method(self.inference), alternatives=others),)
 
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels

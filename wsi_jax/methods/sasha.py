@@ -35,8 +35,8 @@ from wsi_jax.ops.weights import Normaliser
 from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy, follow
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent
-from wsi_jax.training.course import Course
 from wsi_jax.training.flops import count_flops
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, alone
 from wsi_jax.training.ppo import PPO
 from wsi_jax.training.supervised import plain_mean, supervised
@@ -53,13 +53,13 @@ from wsi_jax.types import (
 )
 
 
-def _updater() -> Course:
-    return Course(optimiser=Optimiser(learning_rate=1e-3, weight_decay=4e-4))
+def _updater() -> StageConfig:
+    return StageConfig(optimiser=Optimiser(learning_rate=1e-3, weight_decay=4e-4))
 
 
-def _policy() -> Course:
+def _policy() -> StageConfig:
     rates = {"learning_rate": 3e-4, "weight_decay": 1e-4, "clip_norm": 0.5}
-    return Course(steps=1000, batch=8, optimiser=Optimiser(**rates))
+    return StageConfig(steps=1000, batch=8, optimiser=Optimiser(**rates))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -116,9 +116,9 @@ class SASHA:
     warm: bool = False
     clock: bool = True
     ppo: PPO = dataclasses.field(default_factory=PPO)
-    hafed: Course = dataclasses.field(default_factory=Course)
-    updater: Course = dataclasses.field(default_factory=_updater)
-    policy: Course = dataclasses.field(default_factory=_policy)
+    hafed: StageConfig = dataclasses.field(default_factory=StageConfig)
+    updater: StageConfig = dataclasses.field(default_factory=_updater)
+    policy: StageConfig = dataclasses.field(default_factory=_policy)
     rows: int = 16
     dtype: Dtype = Dtype.float32
     normaliser: Normaliser = Normaliser.softmax
@@ -176,28 +176,28 @@ class SASHA:
             Stage(
                 "hafed",
                 made.hafed(alone("hafed", own(self.hafed))),
-                plan=self.hafed.plan(),
+                overrides=self.hafed.overrides(),
                 distil=made.distil,
             ),
             Stage(
                 "updater",
                 made.updater(alone("updater", own(self.updater))),
-                plan=self.updater.plan(monitor="-loss"),
+                overrides=self.updater.overrides(monitor="-loss"),
                 validate=made.validate_updater,
             ),
             Stage(
                 "ranking",
                 made.ranking(alone(made.ranks, own(self.updater))),
-                plan=self.updater.plan(monitor="-loss"),
+                overrides=self.updater.overrides(monitor="-loss"),
                 validate=made.validate_ranking,
-                opponent=True,
-                leads=self.warm,
+                baseline=True,
+                inherited=self.warm,
             ),
             Stage(
                 "policy",
                 made.policy(agent, Strategy()),
-                plan=self.policy.plan(),
-                others={
+                overrides=self.policy.overrides(),
+                alternatives={
                     name: made.policy(agent, way) for name, way in STRATEGIES.items()
                 },
                 zoomer=made.zoomer(),

@@ -30,7 +30,7 @@ from wsi_jax.ops.streaming import Plan, plan, stream, windows_of
 from wsi_jax.ops.weights import Normaliser
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import Thaw
-from wsi_jax.training.streamed import Staged, slide_keys
+from wsi_jax.training.streamed import StreamedTraining, slide_keys
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Method, Prediction, Stage, Takes, Task
 
@@ -169,20 +169,22 @@ class StreamingCLAM:
         return dataclasses.replace(self, trunk=trunk)
 
     def stages(
-        self, task: Task, tx: optax.GradientTransformation, staged: bool = True
+        self, task: Task, tx: optax.GradientTransformation, streamed: bool = True
     ) -> tuple[Stage, ...]:
         """One stage.
 
         Args:
             task: what is to be told apart.
             tx: the optimiser.
-            staged: for views of slides rather than images on the device.
+            streamed: whether batches hold slides on disk, not images on the device.
         """
         net, tx = _Net(self, task), self.thaw.over(tx)
-        if not staged:
+        if not streamed:
             return (Stage("train", net.pure(tx)),)
-        slides = Staged(net, "--config.method")
-        return (Stage("train", slides.method(tx), slides.outlook, slides.saliency),)
+        slides = StreamedTraining(net, "--config.method")
+        return (
+            Stage("train", slides.method(tx), slides.memory_estimate, slides.saliency),
+        )
 
 
 class _Net:

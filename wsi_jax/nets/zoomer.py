@@ -27,7 +27,7 @@ def zoomer(
             low, mask, zoom_env.horizon(share, mask.sum(-1))
         )
 
-    def likely(params, state):
+    def log_probs(params, state):
         left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
         logits = nets(state.rows).act(params, state.rows)
         return jax.vmap(log_attention)(logits, left)
@@ -41,4 +41,4 @@ def zoomer(
     def end(params, state):
         return nets(state.rows).classify(params, state.rows, state.mask)
 
-    return Zoomer(begin, likely, step, end)
+    return Zoomer(begin, log_probs, step, end)

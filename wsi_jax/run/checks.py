@@ -52,7 +52,7 @@ def check_divides(name: str, size: int, devices: int) -> None:
 def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> None:
     """What stages have of their own is as sound as what the run has."""
     for stage in stages:
-        if not stage.plan:
+        if not stage.overrides:
             continue
         own = dataclasses.replace(config, train=config.plan(stage))
         try:

@@ -185,7 +185,7 @@ class Experiment:
 
     def plan(self, stage: Stage) -> Train:
         """How one of them is trained."""
-        return dataclasses.replace(self.train, **stage.plan)
+        return dataclasses.replace(self.train, **stage.overrides)
 
     def validate(self) -> None:
         """Refuses weights that are not there or not for these tiles, and cells."""

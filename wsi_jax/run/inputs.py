@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from wsi_jax.data.bag_store import Stored
+from wsi_jax.data.bag_store import BagStore
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.cohort import Cohort, Row, label_ids
 from wsi_jax.data.crop_reader import CropReader
@@ -162,7 +162,7 @@ class FeatureSource:
         self.dim = self._known[key].d
         return self._known[key]
 
-    def _open(self, rows, labels, weights) -> Stored:
+    def _open(self, rows, labels, weights) -> BagStore:
         paths = [self._path(row) for row in rows]
         return Bags(paths, labels, weights, self._config.loading)
 
@@ -227,7 +227,9 @@ class SlideSource:
         pass  # readers bound their memory
 
     def notes(self):
-        return {name: view.note() for name, view in self._views.items() if view.lost}
+        return {
+            name: view.note() for name, view in self._views.items() if view.first_error
+        }
 
     def _batches(self, part, weights, start, plan):
         """(views, labels, weights) of the batches of a training, without end."""

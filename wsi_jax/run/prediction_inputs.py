@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from wsi_jax.data.crop_reader import CropReader
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run.encode import Encoded, encode
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     bag: Bag
     kept: np.ndarray
     note: str = ""
-    view: View | None = None
+    view: StreamedSlide | None = None
 
 
 class FeatureInput:

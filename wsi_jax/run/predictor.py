@@ -15,7 +15,7 @@ import optax
 from wsi_jax.config_io import check_types, from_plain, rename_fields, to_plain
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
@@ -503,14 +503,14 @@ class Predictor:
             raise SlideError(f"{found.row.slide_id}: {note}")
         return found._replace(note="; ".join(filter(None, (found.note, note))))
 
-    def _read(self, view: View, reading: Reading, meter: Meter) -> str:
+    def _read(self, view: StreamedSlide, reading: Reading, meter: Meter) -> str:
         """What of a streamed slide could not be read; charges the meter.
 
         Raises:
             SlideError: too much of it.
         """
         meter.add(slides=1, tiles=view.n_read, bytes_decoded=view.bytes_decoded)
-        if view.n_lost > reading.max_unreadable * view.n_read:
+        if view.n_unreadable > reading.max_unreadable * view.n_read:
             raise self._refusal(
                 f"{view.note()}; more than --config.reading.max_unreadable="
                 f"{reading.max_unreadable:g}: copy the slide again, or raise it"

@@ -12,7 +12,7 @@ import optax
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
-from wsi_jax.data.streamed_slide import View
+from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.data.tiles import Reading
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
@@ -173,10 +173,12 @@ def stages_of(
     return method.stages(task, tx, *((grid.mpp, grid.size_px) if looks else ()))
 
 
-def view(found: TiledSlide, grid: Grid, reading: Reading) -> View:
+def view(found: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
     """A slide as streaming methods read it, its tissue the tiles of the slide."""
     row = found.row
-    return View(row.path, row.mpp, found.yx, grid.size_px, grid.mpp, reading.threads)
+    return StreamedSlide(
+        row.path, row.mpp, found.yx, grid.size_px, grid.mpp, reading.threads
+    )
 
 
 def _note(row, slide) -> str:

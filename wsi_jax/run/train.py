@@ -92,12 +92,12 @@ def train(
     learnt_from = config_hash(fingerprints(source, parts))
     for stage in stages:
         inside = folder / stage.name
-        aside = stage.opponent and not stage.leads
+        aside = stage.baseline and not stage.inherited
         with meter.span("opponents" if aside else "training"):
             learnt = train_stage(
                 config, parts, source, stage, inside, meter, progress, params, unit
             )
-        if stage.opponent:
+        if stage.baseline:
             rivals[stage.name] = stage.method, learnt
         if aside:
             continue
@@ -120,7 +120,7 @@ def train(
             called.append(Predicted(row, p, label, attention, flops, trace))
             account.enter(0)
             advance(1)
-    rivals |= {name: (other, params) for name, other in stages[-1].others.items()}
+    rivals |= {name: (other, params) for name, other in stages[-1].alternatives.items()}
     others, thresholds = {}, {}
     for name, (other, learnt) in rivals.items():
         opponent = compile_method(other, source.mesh), learnt, source

@@ -79,7 +79,7 @@ class ZoomInference:
         orders = []
         with Children(found, places, self._tiling, self._k, reading.threads) as below:
             while True:
-                log_p = np.asarray(self._zoomer.likely(self._params, state))
+                log_p = np.asarray(self._zoomer.log_probs(self._params, state))
                 left = np.isfinite(log_p)
                 if not left.any():
                     break

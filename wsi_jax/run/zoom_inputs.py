@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import config_hash, read_coords
-from wsi_jax.data.two_level_bags import ZoomBags, pair
+from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run import extract as extraction
 from wsi_jax.run.config import Experiment
@@ -143,7 +143,7 @@ class ZoomSource(FeatureSource):
     def _open(self, rows, labels, weights):
         low = [self._path(row) for row in rows]
         high = [self._high / path.name for path in low]
-        return ZoomBags(low, high, self._k, labels, weights, self._config.loading)
+        return TwoLevelBags(low, high, self._k, labels, weights, self._config.loading)
 
     def _kept(self, row):
         """Rows of a slide's tiles that count, and where all of its tiles lie."""

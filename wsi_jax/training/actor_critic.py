@@ -50,7 +50,7 @@ class PolicyEval(NamedTuple):
     value: Float[Array, "b e t"]
 
 
-def opinion(
+def evaluate_policy(
     agent: Agent,
     params: PyTree,
     slides: Slides,

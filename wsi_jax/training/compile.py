@@ -28,9 +28,9 @@ def make_mesh(devices=None) -> Mesh:
 def compile_method(method: Method, mesh: Mesh) -> Method:
     """Compiles a Method: state replicated and donated, batches split by slide.
 
-    A staged one has compiled its phases itself.
+    A precompiled one is returned as it is.
     """
-    if method.staged:
+    if method.precompiled:
         return method
     everywhere, by_slide = _shardings(mesh)
     return Method(
@@ -61,7 +61,7 @@ def compile_each(function: Callable, mesh: Mesh) -> Callable:
 def compile_phase(
     function: Callable, donate: tuple[int, ...] = (), static: tuple[str, ...] = ()
 ) -> Callable:
-    """Compiles one phase of a staged method."""
+    """Compiles one phase of a precompiled method."""
     compiled = jax.jit(function, donate_argnums=donate, static_argnames=static)
     return Counted(compiled)
 

@@ -94,7 +94,7 @@ def looking(net: CropSelector, tx: optax.GradientTransformation) -> Method:
         tx: the optimiser.
     """
     staged = _Looking(net, tx)
-    return Method(staged.init, staged.step, staged.predict, staged=True)
+    return Method(staged.init, staged.step, staged.predict, precompiled=True)
 
 
 class _Looking:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
@@ -63,6 +63,36 @@ class Train:
                 "give rare ones more; add --noconfig.train.class_weights, or leave "
                 "--config.train.balanced out"
             )
+
+
+@dataclasses.dataclass(kw_only=True)
+class StageConfig:
+    """Length and optimiser of one stage of several; the rest is that of `Train`.
+
+    Attributes:
+        steps: batches.
+        batch: slides in a batch.
+        validate_every: steps between two validations.
+        optimiser: AdamW and its schedule.
+    """
+
+    steps: int = 2000
+    batch: int = 4
+    validate_every: int = 100
+    optimiser: Optimiser = dataclasses.field(default_factory=Optimiser)
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("steps", "batch", "validate_every"), COUNT
+    )
+
+    def validate(self) -> None:
+        """Refuses an optimiser that waits for more batches than there are."""
+        check_updates(self.steps, self.optimiser)
+
+    def overrides(self, **more: Any) -> dict[str, Any]:
+        """The fields of `Train` that this stage replaces."""
+        own = dataclasses.fields(StageConfig)
+        return {field.name: getattr(self, field.name) for field in own} | more
 
 
 def check_updates(steps: int, optimiser: Optimiser) -> None:

@@ -37,7 +37,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-def outlook(
+def memory_estimate(
     phases: Phases,
     route: Route,
     replan: Callable[[tuple[int, int]], Plan],

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from wsi_jax.ops.episode import Episode, Slides
 from wsi_jax.ops.episode_states import verdicts
 from wsi_jax.ops.returns import Reward, advantages, normalise, rewards, surrogate
-from wsi_jax.training.actor_critic import Agent, opinion
+from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.supervised import weighted_mean
 
 
@@ -120,7 +120,9 @@ def experience(
     logits = verdicts(classify, slides, episode, steps=steps + 1, chunk=config.chunk)
     surprise = optax.softmax_cross_entropy_with_integer_labels
     losses = surprise(logits, jnp.broadcast_to(label[:, None, None], logits.shape[:-1]))
-    then = opinion(agent, params, slides, episode, masked=True, chunk=config.chunk)
+    then = evaluate_policy(
+        agent, params, slides, episode, masked=True, chunk=config.chunk
+    )
     advantage = advantages(
         rewards(losses, config.reward),
         then.value,
@@ -146,7 +148,7 @@ def loss(
     """Of actor and critic together, which share no parameter; and each by itself."""
     slides, episode, live = gained.slides, gained.episode, gained.live
     how = {"masked": config.masked, "chunk": config.chunk}
-    now = opinion(agent, params, slides, episode, **how)
+    now = evaluate_policy(agent, params, slides, episode, **how)
 
     def mean(x):
         """Over a slide's steps, then over slides."""

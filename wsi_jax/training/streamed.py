@@ -16,8 +16,13 @@ import optax
 from wsi_jax.ops.streaming import Plan
 from wsi_jax.training.compile import Phases, compile_phase
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.memory_estimate import outlook
-from wsi_jax.training.tile_passes import Route, saliency, walk, walk_back
+from wsi_jax.training.memory_estimate import memory_estimate
+from wsi_jax.training.tile_passes import (
+    Route,
+    backward_pass,
+    forward_pass,
+    pixel_gradients,
+)
 from wsi_jax.types import Method, Prediction, TrainState, bucket
 
 SHORTEST = 256  # padded length of a bag
@@ -74,7 +79,7 @@ class Streamable(Protocol):
         """Logits and attention."""
 
 
-class Staged:
+class StreamedTraining:
     """A streamable net on slides; `x` of its batches is a tuple of views.
 
     Args:
@@ -162,9 +167,9 @@ class Staged:
             counts = {"tiles": tiles, "flops": np.array(flops)}
             return Prediction(np.stack(logits), np.stack(padded), counts)
 
-        return Method(init, step, predict, staged=True)
+        return Method(init, step, predict, precompiled=True)
 
-    def outlook(self, views: Iterable) -> str:
+    def memory_estimate(self, views: Iterable) -> str:
         """What a step takes on that of some slides of which most is computed.
 
         Raises:
@@ -174,7 +179,9 @@ class Staged:
         routes = [self._route(plan, view, 0)[0] for view in views]
         largest = max(routes, key=lambda route: route.here().sum())
         replan = lambda tile_px: net.plan(params, tile_px)
-        return outlook(phases, largest, replan, net.shapes(), self._flag, net.frozen)
+        return memory_estimate(
+            phases, largest, replan, net.shapes(), self._flag, net.frozen
+        )
 
     def saliency(self, params: Any, view: Any, label: int) -> Iterator:
         """How much each pixel moves the logit of a class, tile by tile, the last first.
@@ -215,7 +222,7 @@ class Staged:
         tissue = view.tissue(which)
         if not tissue.any():  # slivers at the edge may be lost in turning
             which, tissue = 0, view.tissue()
-        size = view.turned(which)
+        size = view.rotated_shape(which)
         wanted, field = self.net.wanted(plan, tissue, size)
         needed = None if wanted is None else plan.needed(wanted, size)
         needed = needed if field is None else plan.touched(field, size)
@@ -244,7 +251,7 @@ class _Look:
     def __init__(self, staged, phases, params, route, tissue, keep):
         self._staged, self._phases = staged, phases
         self._params, self._route = params, route
-        self._walked = walk(phases, params, route, keep)
+        self._walked = forward_pass(phases, params, route, keep)
         self._cells = self._walked.cells
         if (side := staged.net.pool) > 1:
             y, x = (-(-n // side) for n in self._cells.shape[1:3])
@@ -263,11 +270,11 @@ class _Look:
     def back(self, cotangent, grads):
         """Adds to the trunk's gradient, from that of the bag."""
         whole = _zeros(self._params | {"trunk": {}}) | {"trunk": grads}
-        return walk_back(*self._way(), self._spread(cotangent), whole)["trunk"]
+        return backward_pass(*self._way(), self._spread(cotangent), whole)["trunk"]
 
     def to_pixels(self, cotangent):
         """The gradient of the pixels, tile by tile, from that of the bag."""
-        return saliency(*self._way(), self._spread(cotangent))
+        return pixel_gradients(*self._way(), self._spread(cotangent))
 
     def flops(self):
         """Of the tiles, on the way there."""

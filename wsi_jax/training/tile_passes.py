@@ -45,7 +45,7 @@ class Route(NamedTuple):
         return every if self.needed is None else every & np.asarray(self.needed)
 
 
-class Walked(NamedTuple):
+class ForwardPass(NamedTuple):
     """What is kept on the way there.
 
     Attributes:
@@ -57,7 +57,9 @@ class Walked(NamedTuple):
     seams: dict[tuple[int, int], tuple[Any, Any]]
 
 
-def walk(phases: Phases, params: Any, route: Route, keep: bool = True) -> Walked:
+def forward_pass(
+    phases: Phases, params: Any, route: Route, keep: bool = True
+) -> ForwardPass:
     """The map of a slide.
 
     Args:
@@ -92,24 +94,24 @@ def walk(phases: Phases, params: Any, route: Route, keep: bool = True) -> Walked
     grid = np.zeros((down, across, *plan.out.shape), plan.out.dtype)
     for at, block in found.items():
         grid[at] = block
-    return Walked(uncut(grid, plan.lag, plan.cells(route.size_px)), seams)
+    return ForwardPass(uncut(grid, plan.lag, plan.cells(route.size_px)), seams)
 
 
-def walk_back(
+def backward_pass(
     phases: Phases,
     params: Any,
     route: Route,
-    walked: Walked,
+    walked: ForwardPass,
     cotangent: Float[np.ndarray, "b y x d"],
     grads: Any = None,
 ) -> Any:
     """The gradient of the parameters, from that of the map; every tile is read again.
 
     Args:
-        phases: as in `walk`.
-        params: as in `walk`.
-        route: as in `walk`; its reader is asked for the tiles backwards.
-        walked: what `walk` kept.
+        phases: as in `forward_pass`.
+        params: as in `forward_pass`.
+        route: as in `forward_pass`; its reader is asked for the tiles backwards.
+        walked: what `forward_pass` kept.
         cotangent: of `walked.cells`.
         grads: to which the gradient is added; donated. None for zeros.
     """
@@ -120,20 +122,20 @@ def walk_back(
     return grads
 
 
-def saliency(
+def pixel_gradients(
     phases: Phases,
     params: Any,
     route: Route,
-    walked: Walked,
+    walked: ForwardPass,
     cotangent: Float[np.ndarray, "b y x d"],
 ) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "b h w 3"]]]:
     """The gradient of the pixels, tile by tile, the last tile first.
 
     Args:
-        phases: as in `walk`.
-        params: as in `walk`.
-        route: as in `walk_back`.
-        walked: what `walk` kept.
+        phases: as in `forward_pass`.
+        params: as in `forward_pass`.
+        route: as in `backward_pass`.
+        walked: what `forward_pass` kept.
         cotangent: of `walked.cells`.
     """
     pixels = jnp.zeros(route.plan.tile.shape, phases.wide)

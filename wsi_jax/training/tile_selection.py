@@ -43,7 +43,7 @@ def sifting(net: TileScorer, tx: optax.GradientTransformation) -> Method:
         tx: the optimiser.
     """
     staged = _Sifting(net, tx)
-    return Method(staged.init, staged.step, staged.predict, staged=True)
+    return Method(staged.init, staged.step, staged.predict, precompiled=True)
 
 
 class _Sifting:

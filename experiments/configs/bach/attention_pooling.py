@@ -17,8 +17,7 @@ from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.course import Course
-from wsi_jax.training.loop import Train
+from wsi_jax.training.loop import StageConfig, Train
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Dtype
 
@@ -37,7 +36,7 @@ def get_config() -> Experiment:
             worst=12,
             # An epoch: 320 images, eight at a time.
             renew=40,
-            scoring=Course(
+            scoring=StageConfig(
                 steps=800, batch=8, validate_every=40, optimiser=_optimiser()
             ),
             resident=True,

@@ -17,8 +17,7 @@ from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.course import Course
-from wsi_jax.training.loop import Train
+from wsi_jax.training.loop import StageConfig, Train
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Dtype
 
@@ -35,7 +34,7 @@ def get_config() -> Experiment:
             tile_px=224,
             # An epoch: 243 slides, four at a time.
             renew=61,
-            scoring=Course(
+            scoring=StageConfig(
                 steps=1220, batch=4, validate_every=61, optimiser=_optimiser()
             ),
             precision=Dtype.bfloat16,

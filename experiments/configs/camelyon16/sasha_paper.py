@@ -15,7 +15,7 @@ from experiments.configs.camelyon16 import sasha
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.ops.returns import Reward
 from wsi_jax.run.config import Experiment
-from wsi_jax.training.course import Course
+from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule
 from wsi_jax.training.ppo import PPO
 
@@ -34,7 +34,7 @@ def published(slides: int) -> SASHA:
     def course(epochs, rate, decay, clip_norm=0.0, **how):
         """One slide a step, without warm-up."""
         how |= {"weight_decay": decay, "clip_norm": clip_norm}
-        return Course(
+        return StageConfig(
             steps=epochs * slides,
             batch=1,
             validate_every=slides,

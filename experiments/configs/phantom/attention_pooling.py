@@ -16,8 +16,7 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.course import Course
-from wsi_jax.training.loop import Train
+from wsi_jax.training.loop import StageConfig, Train
 from wsi_jax.training.optimiser import Optimiser
 
 
@@ -36,7 +35,7 @@ def get_config() -> Experiment:
             best=16,
             worst=16,
             renew=20,
-            scoring=Course(
+            scoring=StageConfig(
                 steps=40, batch=8, validate_every=20, optimiser=_optimiser()
             ),
             trunk_rate=0.1,

@@ -15,8 +15,7 @@ from wsi_jax.data.bags import Loading
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.course import Course
-from wsi_jax.training.loop import Train
+from wsi_jax.training.loop import StageConfig, Train
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.training.ppo import PPO
 
@@ -32,19 +31,19 @@ def get_config() -> Experiment:
             tau=0.5,
             warm=True,
             ppo=PPO(episodes=8),
-            hafed=Course(
+            hafed=StageConfig(
                 steps=200,
                 batch=8,
                 validate_every=50,
                 optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
             ),
-            updater=Course(
+            updater=StageConfig(
                 steps=600,
                 batch=8,
                 validate_every=100,
                 optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
             ),
-            policy=Course(
+            policy=StageConfig(
                 steps=400,
                 batch=8,
                 validate_every=50,
