@@ -26,11 +26,11 @@ from experiments.pretraining.pretrain_tiles import WEIGHTS as ENCODER
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
+from wsi_jax.files import content_id
 from wsi_jax.locks import locked
 from wsi_jax.run.config import Manifest, read_csv, with_mpp, write_csv
 from wsi_jax.run.predictor import CARD, Predictor, Verdict, as_row, load
 from wsi_jax.run.stopping import stoppable
-from wsi_jax.slides.content import content_id
 from wsi_jax.slides.resolution import SANE_MPP
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.types import Takes

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also where several processes write the same one.
+"""Files: written whole or not at all by any number of processes, told apart by content.
 
 A file is written under a temporary name that no other process uses and then renamed.
 What a killed process has left behind is removed by `sweep`.
@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+MIB = 1 << 20
 DAY_S = 24 * 60 * 60
 PID_NAMESPACE = "/proc/self/ns/pid"  # process ids mean the same only within one
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
@@ -26,7 +27,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     Where the block raises, the temporary file is removed and `path` stays as it was.
 
     Args:
-        path: of the file; its folder is there.
+        path: the file to write, in a folder that exists.
 
     Raises:
         OSError: the disk is full or not to be written to; it names `path`.
@@ -47,7 +48,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file whole, in UTF-8; errors as of `replacing`."""
+    """Writes a text file whole, in UTF-8. Raises what `replacing` raises."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -70,7 +71,7 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 def machine_id() -> str:
-    """8 hex digits of this machine, or of this container, by its name."""
+    """8 hex digits that name this machine or container."""
     space = ""
     with contextlib.suppress(OSError):  # not on macOS and Windows
         space = os.readlink(PID_NAMESPACE)
@@ -78,7 +79,7 @@ def machine_id() -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there; True where it cannot be asked."""
+    """Whether a process of this machine runs; True where that cannot be asked."""
     if os.name != "posix":
         return True
     try:
@@ -88,3 +89,15 @@ def is_running(pid: int) -> bool:
     except OSError:
         pass  # another user's
     return True
+
+
+def content_id(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's size and its first and last MiB: slides are too large to be
+    hashed whole."""
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(MIB))
+        file.seek(max(0, size - MIB))
+        digest.update(file.read(MIB))
+    return digest.hexdigest()

@@ -22,11 +22,11 @@ from experiments import commandline
 from experiments.cohort import explain
 from experiments.phantoms.making import MakeCohortError, claim, in_parallel
 from experiments.phantoms.textures import Kind, draw
+from experiments.tile_clusters import INDEX, split_of
 from wsi_jax import config_io
 from wsi_jax.config_io import COUNT, POSITIVE, FieldError
 from wsi_jax.files import replacing
 from wsi_jax.run.config import write_csv
-from wsi_jax.slides.clusters import INDEX, split_of
 
 PARTS = ("encoder", "test")
 

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from experiments.phantoms import textures
-from wsi_jax.slides.clusters import COLUMNS, INDEX, split_of
-from wsi_jax.slides.table import read_table
+from experiments.tile_clusters import COLUMNS, INDEX, split_of
+from wsi_jax.data.csv_table import read_table
 
 
 class SourceError(ValueError):

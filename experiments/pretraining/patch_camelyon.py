@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from experiments.pretraining.tile_sets import Tiles, TileSets
+from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tf
 from wsi_jax.slides.pyramid import rescale
-from wsi_jax.slides.table import CohortError
 
 MPP = 0.972  # four times 0.243
 CLASSES = ("normal", "tumor")

@@ -17,12 +17,12 @@ from jaxtyping import Bool, Int32, UInt8
 
 from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.data.cohort import SPLITS
+from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tiles import Reading
 from wsi_jax.slides.pyramid import rescale
-from wsi_jax.slides.table import CohortError
 
 NAME, VERSION = "tiles", "1.0.0"
 ENDLESS = np.iinfo(np.int64).max

@@ -12,10 +12,10 @@ from jaxtyping import Int
 
 from experiments.pretraining.prepared import NAME, VERSION, opened, place
 from wsi_jax.data.cohort import SPLITS, Row
+from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.slides.grid import Grid, level0
-from wsi_jax.slides.table import CohortError
 
 READ = 64  # tiles read ahead of the one that is written
 

@@ -12,16 +12,16 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from experiments.pretraining.tile_sets import Tiles, TileSets
+from experiments.tile_clusters import COLUMNS, INDEX, split_of
 from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
+from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
-from wsi_jax.slides.clusters import COLUMNS, INDEX, split_of
 from wsi_jax.slides.pyramid import rescale
-from wsi_jax.slides.table import CohortError, read_table
 
 
 class Part(enum.Enum):
-    """Which clusters an encoder learns from; `slides.clusters.split_of` names them.
+    """Which clusters an encoder learns from; `tile_clusters.split_of` names them.
 
     encoder: those that practice slides are never made of: no cohort leaks.
     train_and_encoder: those of training slides too: more tiles, for comparisons of

@@ -2,7 +2,7 @@ import pytest
 
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.lint import format_counts, lint
-from wsi_jax.slides.content import MIB
+from wsi_jax.files import MIB
 
 
 def rows(tmp_path, n=12):

@@ -9,7 +9,7 @@ from PIL import Image
 from experiments.phantoms.make_tiles import MakeTiles, make_tiles
 from experiments.phantoms.making import MakeCohortError
 from experiments.phantoms.textures import Kind, draw
-from wsi_jax.slides.clusters import split_of
+from experiments.tile_clusters import split_of
 
 
 def small(folder, **changes) -> MakeTiles:

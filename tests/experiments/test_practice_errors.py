@@ -17,8 +17,8 @@ from experiments.camelyon16 import Camelyon16
 from experiments.phantoms import certify as certifier
 from experiments.phantoms import make_cohort
 from experiments.phantoms.presets import Preset
+from experiments.tile_clusters import split_of
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.slides.clusters import split_of
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

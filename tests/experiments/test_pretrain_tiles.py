@@ -29,6 +29,7 @@ from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.pretraining.tile_sets import Tiles
+from experiments.tile_clusters import split_of
 from wsi_jax import config_io
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.tensorflow import import_tf
@@ -39,7 +40,6 @@ from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata
 from wsi_jax.run import checks
 from wsi_jax.run.config import RunError
-from wsi_jax.slides.clusters import split_of
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.log import read_metrics
 from wsi_jax.training.loop import Train

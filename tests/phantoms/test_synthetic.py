@@ -17,8 +17,8 @@ from experiments.phantoms import (
 from experiments.phantoms.artefacts import Nuisance
 from experiments.phantoms.presets import LAWS, Preset
 from experiments.phantoms.synthetic import CELL_PX, LESION, SHAM, Planned, Practice
+from experiments.tile_clusters import split_of
 from wsi_jax.slides import pyramid
-from wsi_jax.slides.clusters import split_of
 
 CALM = Nuisance(blur_px=0.0, fold=0.0, pen=0.0)
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from experiments.phantoms.texture_sources import Folder, SourceError
-from wsi_jax.slides.clusters import split_of
-from wsi_jax.slides.table import CohortError
+from experiments.tile_clusters import split_of
+from wsi_jax.data.csv_table import CohortError
 
 CLUSTER = next(name for name in "abcdefgh" if split_of(name) == "train")
 

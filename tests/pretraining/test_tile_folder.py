@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from experiments.pretraining.tile_folder import Part, index_tiles, load_tiles
+from experiments.tile_clusters import split_of
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.slides.clusters import split_of
 
 HOW = {"part": Part.encoder, "classes": (), "val": 0.25, "seed": 0}
 

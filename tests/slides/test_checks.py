@@ -13,16 +13,18 @@ import tifffile
 from PIL import Image
 from slides.test_slide import MPP, halved, picture, write_tiff
 
-from wsi_jax.slides import handles, limits
+from wsi_jax.slides import limits, reader_pool
 from wsi_jax.slides.directories import read_directories
-from wsi_jax.slides.readers import OpenSlideReader, TiffReader, open_reader
+from wsi_jax.slides.open_reader import open_reader
+from wsi_jax.slides.openslide_reader import OpenSlideReader
 from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.tiff_reader import TiffReader
 
 
 @pytest.fixture(autouse=True)
 def closed_afterwards():
     yield
-    handles.close_all()
+    reader_pool.close_all()
 
 
 def write_directories(path, shape, tile, following, big=False, order="<"):
@@ -262,7 +264,7 @@ def test_a_macro_wider_than_the_slide_is_not_the_slide(tmp_path):
         OpenSlideReader(str(path))
     reader = open_reader(str(path))
     assert isinstance(reader, TiffReader)
-    np.testing.assert_array_equal(reader.read(0, 0, 0, 300, 360), image)
+    np.testing.assert_array_equal(reader.read_region(0, 0, 0, 300, 360), image)
     reader.close()
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from slides.test_slide import MPP, picture, write_tiff
 
-from wsi_jax.slides.halving import halve
+from wsi_jax.slides.resampling import halve
 from wsi_jax.slides.slide import open_slide
 
 

@@ -14,9 +14,11 @@ import tifffile
 from PIL import Image
 from slides.test_slide import MPP, halved, picture, write_tiff
 
-from wsi_jax.slides import decoded, direct, handles, jpeg
-from wsi_jax.slides.readers import FlatReader, TiffReader, open_reader
+from wsi_jax.slides import direct_levels, jpeg, reader_pool, tile_cache
+from wsi_jax.slides.flat_reader import FlatReader
+from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.tiff_reader import TiffReader
 
 JPEG = {"compression": "jpeg", "compressionargs": {"level": 85}}
 
@@ -24,7 +26,7 @@ JPEG = {"compression": "jpeg", "compressionargs": {"level": 85}}
 @pytest.fixture(autouse=True)
 def closed_afterwards():
     yield
-    handles.close_all()
+    reader_pool.close_all()
 
 
 @pytest.fixture
@@ -118,15 +120,17 @@ def _numbered(segment, first):
 def test_real_slides_are_read_as_openslide_does(shared, name):
     path = str(shared / "data/slides" / name)
     reader = open_reader(path)
-    for level, shape in enumerate(reader.shapes):
+    for level, shape in enumerate(reader.level_shapes):
         with openslide.OpenSlide(path) as slide:
             exact = slide.level_downsamples[level] % 1 == 0
         for y, x, h, w in rectangles(shape, 25, level):
             if not exact:  # only there does OpenSlide read what is stored
                 y, x = 0, 0
             expected = by_openslide(path, level, y, x, h, w)
-            np.testing.assert_array_equal(reader.read(level, y, x, h, w), expected)
-        assert reader._planes.get(level) is not None
+            np.testing.assert_array_equal(
+                reader.read_region(level, y, x, h, w), expected
+            )
+        assert reader._direct.get(level) is not None
     reader.close()
 
 
@@ -142,9 +146,9 @@ def test_any_colour_space_and_subsampling(tmp_path, subsampling, space, tables):
     reader = open_reader(path)
     for box in rectangles(image.shape[:2], 10):
         expected = by_openslide(path, 0, *box)
-        np.testing.assert_array_equal(reader.read(0, *box), expected)
-    assert reader._planes.get(0) is not None
-    assert np.abs(reader.read(0, 0, 0, 300, 401) - image.astype(int)).mean() < 15
+        np.testing.assert_array_equal(reader.read_region(0, *box), expected)
+    assert reader._direct.get(0) is not None
+    assert np.abs(reader.read_region(0, 0, 0, 300, 401) - image.astype(int)).mean() < 15
     reader.close()
 
 
@@ -222,7 +226,7 @@ def test_no_damaged_tile_is_read_that_openslide_refuses(tmp_path, subsampling):
             expected, refused = None, refused + 1
         reader = open_reader(path)
         try:
-            read = reader.read(0, *box)
+            read = reader.read_region(0, *box)
         except (openslide.OpenSlideError, ValueError):
             read = None
         reader.close()
@@ -254,7 +258,7 @@ def test_a_jpeg_that_ends_early_is_refused_by_every_back_end(tmp_path, name):
             first, n = page.dataoffsets[1], page.databytecounts[1]
     back_end = TiffReader if name in ("strips.tif", "tiles.tif") else FlatReader
     reader = back_end(str(path))
-    whole = reader.read(0, 0, 0, 256, 256)
+    whole = reader.read_region(0, 0, 0, 256, 256)
     assert np.abs(whole.astype(int) - picture(256, 256)).mean() < 12
     reader.close()
     with open(path, "r+b") as file:
@@ -262,7 +266,7 @@ def test_a_jpeg_that_ends_early_is_refused_by_every_back_end(tmp_path, name):
         file.write(b"\xff\xd9")
     reader = back_end(str(path))
     with pytest.raises(ValueError, match="premature end"):
-        reader.read(0, 0, 0, 256, 256)
+        reader.read_region(0, 0, 0, 256, 256)
     reader.close()
 
 
@@ -303,13 +307,15 @@ def test_a_page_that_is_not_the_level_is_refused(tmp_path, decodes):
     path = str(tmp_path / "twins.tif")
     write_tiff(path, [first, small, halved(other)], **JPEG)
     reader = open_reader(path)
-    assert reader.shapes == ((256, 256), (128, 128), (128, 128))
+    assert reader.level_shapes == ((256, 256), (128, 128), (128, 128))
     for level in range(3):
         expected = by_openslide(path, level, 0, 0, 128, 128)
-        np.testing.assert_array_equal(reader.read(level, 0, 0, 128, 128), expected)
+        np.testing.assert_array_equal(
+            reader.read_region(level, 0, 0, 128, 128), expected
+        )
     decodes.clear()
     for level in range(3):
-        reader.read(level, 0, 0, 128, 128)
+        reader.read_region(level, 0, 0, 128, 128)
     assert not decodes
     reader.close()
 
@@ -327,7 +333,7 @@ def test_another_decoders_pixels_are_refused(tmp_path, monkeypatch, level):
 
     monkeypatch.setattr(jpeg, "decode", brighter)
     reader = open_reader(path)
-    read = reader.read(level, 64, 0, 64, 64)
+    read = reader.read_region(level, 64, 0, 64, 64)
     expected = by_openslide(path, level, 0, 0, 128, 64)[64:]
     np.testing.assert_array_equal(read, expected)
     reader.close()
@@ -343,7 +349,7 @@ def test_a_file_that_stays_the_same_is_compared_once(tmp_path):
         return by_openslide(path, level, y, x, h, w)
 
     def planes():
-        made = direct.DirectPlanes(path, [(256, 256)], [1.0], region)
+        made = direct_levels.DirectLevels(path, [(256, 256)], [1.0], region)
         assert made.get(0) is not None
         made.close()
 
@@ -363,7 +369,7 @@ def test_a_disk_that_failed_for_a_moment_is_asked_again(tmp_path):
         raise OSError("for a moment")
 
     def found(region):
-        made = direct.DirectPlanes(path, [(256, 256)], [1.0], region)
+        made = direct_levels.DirectLevels(path, [(256, 256)], [1.0], region)
         plane = made.get(0)
         made.close()
         return plane
@@ -375,15 +381,15 @@ def test_a_disk_that_failed_for_a_moment_is_asked_again(tmp_path):
 def test_other_compressions_are_left_to_openslide(tmp_path):
     path = str(write_tiff(tmp_path / "a.tif", [picture(256, 256)], compression="lzw"))
     region = lambda *_: pytest.fail("there is nothing to compare")
-    planes = direct.DirectPlanes(path, [(256, 256)], [1.0], region)
+    planes = direct_levels.DirectLevels(path, [(256, 256)], [1.0], region)
     assert planes.get(0) is None
     planes.close()
 
 
 def test_threads_see_the_same_pixels_whatever_is_kept(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "a.tif", [picture(451, 603)], **JPEG)
-    small = decoded.DecodedTiles(3 * 64 * 64 * 3)
-    monkeypatch.setattr(decoded, "tiles", small)
+    small = tile_cache.TileCache(3 * 64 * 64 * 3)
+    monkeypatch.setattr(tile_cache, "tiles", small)
     corners = np.random.default_rng(0).integers(0, 380, (300, 2))
     slide = open_slide(path)
     alone = [slide.read(yx, 70, MPP) for yx in corners]
@@ -396,7 +402,7 @@ def test_threads_see_the_same_pixels_whatever_is_kept(tmp_path, monkeypatch):
 
 
 def test_each_tile_is_decoded_once_and_its_memory_used_again(monkeypatch):
-    tiles, seen = decoded.DecodedTiles(4 * 300), []
+    tiles, seen = tile_cache.TileCache(4 * 300), []
 
     def decode(index, out):
         seen.append(index)
@@ -420,7 +426,7 @@ def test_each_tile_is_decoded_once_and_its_memory_used_again(monkeypatch):
 
 
 def test_what_is_being_copied_is_not_decoded_over():
-    tiles, shape = decoded.DecodedTiles(300), (10, 10, 3)
+    tiles, shape = tile_cache.TileCache(300), (10, 10, 3)
     seen = []
 
     def read(index):
@@ -442,7 +448,7 @@ def test_what_is_being_copied_is_not_decoded_over():
 
 
 def test_a_tile_that_failed_is_tried_again():
-    tiles, seen = decoded.DecodedTiles(1000), []
+    tiles, seen = tile_cache.TileCache(1000), []
 
     def decode(index, out):
         seen.append(index)
@@ -518,7 +524,7 @@ def test_together_they_end_where_slide_and_level_end(tmp_path, level):
 def test_together_each_tile_is_decoded_once(tmp_path, decodes, monkeypatch, first):
     slide = open_slide(write_tiff(tmp_path / "a.tif", [picture(256, 256)], **JPEG))
     slide.read((0, 0), 9, MPP)
-    monkeypatch.setattr(decoded, "tiles", decoded.DecodedTiles(0))
+    monkeypatch.setattr(tile_cache, "tiles", tile_cache.TileCache(0))
     yx = np.array([(first, x + first) for x in (128, 0, 64)])
     decodes.clear()
     slide.read_tiles(yx, MPP, list(np.empty((3, 64, 64, 3), np.uint8)))
@@ -547,11 +553,11 @@ def test_a_slide_is_pickled_and_forked(tmp_path):
     np.testing.assert_array_equal(again, read)
     program = f"""
 import os
-from wsi_jax.slides import decoded
+from wsi_jax.slides import tile_cache
 from wsi_jax.slides.slide import open_slide
 slide = open_slide({str(path)!r})
 before = slide.read((9, 9), 99, {MPP})
-with decoded.tiles._lock:  # as another thread might have it
+with tile_cache.tiles._lock:  # as another thread might have it
     if not (child := os.fork()):
         os._exit(int((slide.read((9, 9), 99, {MPP}) != before).any()))
 assert os.waitpid(child, 0)[1] == 0

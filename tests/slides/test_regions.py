@@ -7,7 +7,7 @@ from PIL import Image
 
 from wsi_jax.slides import annotations, regions
 from wsi_jax.slides.annotations import AnnotationError, Polygon, write_asap
-from wsi_jax.slides.readers import SlideError
+from wsi_jax.slides.reader import SlideError
 from wsi_jax.slides.regions import read_mask
 
 SLIDE = (480, 640)  # level 0, at 0.5 um/px
@@ -79,8 +79,8 @@ def test_a_pyramid_is_read_where_it_is_small(tmp_path, monkeypatch):
 
     def watched(path):
         reader = opened(path)
-        plain = reader.read
-        reader.read = lambda level, *a: levels.append(level) or plain(level, *a)
+        plain = reader.read_region
+        reader.read_region = lambda level, *a: levels.append(level) or plain(level, *a)
         return reader
 
     monkeypatch.setattr(regions, "_open", watched)

@@ -9,8 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi_jax.slides import handles, readers
-from wsi_jax.slides.slide import SlideError, known_stem, open_slide
+from wsi_jax.slides import reader_pool, tiff_reader
+from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide import SlideError, open_slide
 
 MPP = 0.25
 PIXELS_PER_CM = 1e4 / MPP
@@ -63,7 +64,7 @@ def pyramid(tmp_path_factory, levels):
 @pytest.fixture(autouse=True)
 def closed_afterwards():
     yield
-    handles.close_all()
+    reader_pool.close_all()
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
@@ -315,7 +316,7 @@ def test_what_is_not_a_slide_is_named(tmp_path, name):
         path.mkdir()
     with pytest.raises(SlideError, match=rf"{name} cannot be .*(copy|mend)"):
         open_slide(path, MPP)
-    assert not handles._open
+    assert not reader_pool._entries
 
 
 @pytest.fixture
@@ -336,7 +337,7 @@ def test_a_damaged_tile_fails_alone(hurt):
     for _ in range(2):
         with pytest.raises(SlideError, match=r"hurt: level 0 .*\(70, 70\).*hurt\.tif"):
             slide.read((70, 70), 20, MPP)
-        assert not handles._open
+        assert not reader_pool._entries
         read = slide.read((128, 0), 100, MPP)
         np.testing.assert_array_equal(read, image[128:228, :100])
 
@@ -344,10 +345,10 @@ def test_a_damaged_tile_fails_alone(hurt):
 def test_one_threads_damaged_tile_is_not_anothers(hurt):
     """OpenSlide refuses everything after its first error, to every thread."""
     slide, image = hurt
-    with handles.lease(slide._key) as handle:
+    with reader_pool.lease(slide._key) as reader:
         for y in (70, 128):
             with pytest.raises(openslide.OpenSlideError):
-                handle.reader.read(0, y, 70, 20, 20)
+                reader.read_region(0, y, 70, 20, 20)
         read = slide.read((128, 0), 100, MPP)
     np.testing.assert_array_equal(read, image[128:228, :100])
 
@@ -359,7 +360,7 @@ def write_strips(path, image):
 @pytest.mark.parametrize("back_end", ["openslide", "tifffile"])
 def test_threads_see_the_same_pixels(tmp_path, levels, monkeypatch, back_end):
     """Also while handles are being closed under them for want of room."""
-    monkeypatch.setattr(handles, "MAX_OPEN", 1)
+    monkeypatch.setattr(reader_pool, "MAX_OPEN", 1)
     paths = [tmp_path / f"{i}.tif" for i in range(3)]
     for path in paths:
         if back_end == "openslide":
@@ -382,45 +383,45 @@ def test_threads_see_the_same_pixels(tmp_path, levels, monkeypatch, back_end):
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_array_equal(a, b)
     assert [slide.bytes_decoded for slide in slides] == [2 * n for n in before]
-    assert len(handles._open) <= 1
+    assert len(reader_pool._entries) <= 1
 
 
 def test_a_file_in_use_stays_open(tmp_path, levels, monkeypatch):
-    monkeypatch.setattr(handles, "MAX_OPEN", 1)
+    monkeypatch.setattr(reader_pool, "MAX_OPEN", 1)
     a, b = (
         open_slide(write_strips(tmp_path / name, levels[2]))
         for name in ("a.tif", "b.tif")
     )
-    with handles.lease(a._key) as handle:
+    with reader_pool.lease(a._key) as reader:
         b.overview(MPP)
         a.close()
-        read = handle.reader.read(0, 0, 0, *levels[2].shape[:2])
+        read = reader.read_region(0, 0, 0, *levels[2].shape[:2])
         np.testing.assert_array_equal(read, levels[2])
-    assert not handles._open
+    assert not reader_pool._entries
 
 
 def test_open_files_are_few_and_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(handles, "MAX_OPEN", 2)
+    monkeypatch.setattr(reader_pool, "MAX_OPEN", 2)
     opened, closed = [], []
-    start, close = readers.TiffReader.__init__, readers.TiffReader.close
+    start, close = tiff_reader.TiffReader.__init__, tiff_reader.TiffReader.close
     monkeypatch.setattr(
-        readers.TiffReader,
+        tiff_reader.TiffReader,
         "__init__",
         lambda self, path: start(self, path) or opened.append(self),
     )
     monkeypatch.setattr(
-        readers.TiffReader, "close", lambda self: closed.append(self) or close(self)
+        tiff_reader.TiffReader, "close", lambda self: closed.append(self) or close(self)
     )
     image = picture(80, 90)
     slides = [
         open_slide(write_tiff(tmp_path / f"{i}.tif", [image], tile=None))
         for i in range(5)
     ]
-    assert len(handles._open) == len(opened) - len(closed) == 2
+    assert len(reader_pool._entries) == len(opened) - len(closed) == 2
     for slide in slides:
         with slide:
             np.testing.assert_array_equal(slide.overview(MPP), image)
-    assert not handles._open
+    assert not reader_pool._entries
     assert set(map(id, opened)) == set(map(id, closed))
     assert len(closed) == len(opened)
 
@@ -461,7 +462,7 @@ def test_bytes_decoded_counts_stored_pixels(pyramid):
     ],
 )
 def test_only_a_known_extension_is_stripped(path, stem):
-    assert known_stem(path) == stem
+    assert slide_id_of(path) == stem
 
 
 # Real slides.
@@ -519,5 +520,5 @@ def test_real_formats_open(shared, name, given, source, mpp):
     "name", ["TCGA-CR-7395-01A-01-TS1.pyramid.tif", "broken_not_a_slide.svs"]
 )
 def test_real_troubles_are_named(shared, name):
-    with pytest.raises(SlideError, match=known_stem(name)):
+    with pytest.raises(SlideError, match=slide_id_of(name)):
         open_slide(shared / "data/slides" / name)

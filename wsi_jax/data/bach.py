@@ -17,9 +17,9 @@ from collections.abc import Collection
 from absl import logging
 
 from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.slide_folder import some
-from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError, read_table
+from wsi_jax.slides.names import slide_id_of
 
 CLASSES = ("Normal", "Benign", "InSitu", "Invasive")
 MPP = 0.42
@@ -102,7 +102,7 @@ def read_truth(path: str | os.PathLike) -> dict[str, str]:
                     f"{path}, line {number}: {','.join(line)!r}; write n001.tif and "
                     f"{', '.join(CLASSES[:-1])} or {CLASSES[-1]}, without a header"
                 )
-            slide_id = known_stem(cells[0])
+            slide_id = slide_id_of(cells[0])
             if slide_id in truth:
                 raise CohortError(
                     f"{path}, line {number}: {slide_id} again; remove one"
@@ -160,7 +160,7 @@ def _patients(
         raise CohortError(f"{path}: no column 'patient' among {header}; add it")
     told = {}
     for number, cells in lines:
-        where, slide_id = f"{path}, line {number}", known_stem(cells["file"])
+        where, slide_id = f"{path}, line {number}", slide_id_of(cells["file"])
         if slide_id not in truth:
             raise CohortError(
                 f"{where}: {cells['file']!r} is no image of {TRUTH}; mend the name or "

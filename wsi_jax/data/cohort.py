@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from wsi_jax.data.barcodes import barcode_patient
+from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
 from wsi_jax.files import replacing
-from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError, escape_formula, read_table
+from wsi_jax.slides.names import slide_id_of
 from wsi_jax.types import Task
 
 SPLITS = ("train", "val", "test")
@@ -239,7 +239,7 @@ def patient_of(given: str, slide_id: str, path: str, where: str) -> str:
             f"{where}: patient {given!r} is a word for a missing value, and would make "
             "one patient of many; leave the cell empty"
         )
-    return given or barcode_patient(slide_id, known_stem(path)) or slide_id
+    return given or barcode_patient(slide_id, slide_id_of(path)) or slide_id
 
 
 def _check_header(path, header, labelled):
@@ -265,7 +265,7 @@ def _row(cells, folder, where, labelled):
         if cells[name]:
             cells[name] = str(folder / cells[name])
     cells["slide_id"] = cells["slide_id"] or (
-        cells["path"] and known_stem(cells["path"])
+        cells["path"] and slide_id_of(cells["path"])
     )
     cells["patient_id"] = patient_of(
         cells["patient_id"], cells["slide_id"], cells["path"], where

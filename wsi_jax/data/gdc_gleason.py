@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from absl import logging
 
+from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.slide_folder import some
-from wsi_jax.slides.table import CohortError, read_table
 
 _PATTERN = re.compile(r"(?:pattern )?([1-5])", re.IGNORECASE)
 _MISSING = ("", "'--", "--", "not reported", "unknown", "not applicable")

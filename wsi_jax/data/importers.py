@@ -25,14 +25,14 @@ from wsi_jax.data.cohort import (
     parse_mpp,
     patient_of,
 )
+from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.slide_folder import find_slides, some
 from wsi_jax.data.split_files import (
     read_clam_split,
     read_sasha_split,
     read_torchmil_split,
 )
-from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError, read_table
+from wsi_jax.slides.names import slide_id_of
 
 PathLike = str | os.PathLike
 IDS = ("slide_id", "slide", "image", "bag_name", "wsi")
@@ -110,7 +110,7 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
     rows, lost = {}, []
     for number, cells in lines:
         path = pathlib.Path(slides.folder, cells["wsi"])
-        slide_id = known_stem(path)
+        slide_id = slide_id_of(path)
         if slide_id not in known:
             raise CohortError(
                 f"{wsis}, line {number}: no label of {slide_id!r} in {table}; add it"
@@ -137,7 +137,7 @@ def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
         _column(table, header, (label,))
         patient = [column for column in PATIENTS if column in header]
         for number, cells in lines:
-            where, slide_id = f"{table}, line {number}", known_stem(cells[name])
+            where, slide_id = f"{table}, line {number}", slide_id_of(cells[name])
             if not slide_id or not cells[label]:
                 empty = name if cells[label] else label
                 raise CohortError(f"{where}: {empty!r} is empty; fill it in")

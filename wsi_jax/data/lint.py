@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
-from wsi_jax.slides.content import content_id
+from wsi_jax.files import content_id
 from wsi_jax.slides.dicom import series_of
-from wsi_jax.slides.slide import known_stem
+from wsi_jax.slides.names import slide_id_of
 
 
 class Count(NamedTuple):
@@ -106,7 +106,7 @@ def format_counts(found: Lint) -> str:
 
 def _barcode(row):
     """The patient of a slide's barcode, or ""."""
-    return barcode_patient(row.slide_id, known_stem(row.path))
+    return barcode_patient(row.slide_id, slide_id_of(row.path))
 
 
 def _counts(cohort):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from absl import logging
 
 from wsi_jax.data.cohort import id_fault
+from wsi_jax.data.csv_table import CohortError
 from wsi_jax.slides.dicom import series_of
-from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError
+from wsi_jax.slides.names import slide_id_of
 
 # Slides and images that no reader opens, at least not under these names.
 _UNREADABLE = (
@@ -38,7 +38,7 @@ def find_slides(
     files, names = set(), None if wanted is None else frozenset(wanted)
     for path in walk(folder, left_out):
         name = os.path.basename(path)
-        stem = known_stem(name)
+        stem = slide_id_of(name)
         if names is not None and names.isdisjoint((stem, os.path.splitext(name)[0])):
             continue
         if stem == name:

@@ -13,9 +13,9 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
+from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
 from wsi_jax.files import replacing
-from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError, escape_formula, read_table
+from wsi_jax.slides.names import slide_id_of
 
 PathLike = str | os.PathLike
 
@@ -116,7 +116,7 @@ def _named(path, pairs) -> Iterator[tuple[str, str]]:
         if split not in SPLITS:
             raise CohortError(f"{path}: split {split!r}; use train, val or test")
         if name:
-            yield known_stem(name), split
+            yield slide_id_of(name), split
 
 
 def _write(path: pathlib.Path, header: Sequence, lines: Iterable[Sequence]) -> None:

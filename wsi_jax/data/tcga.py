@@ -19,10 +19,10 @@ from typing import NamedTuple
 from absl import logging
 
 from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.gdc_gleason import isup, read_gleason
 from wsi_jax.data.slide_folder import find_slides, some, walk
-from wsi_jax.slides.slide import known_stem
-from wsi_jax.slides.table import CohortError
+from wsi_jax.slides.names import slide_id_of
 
 _BARCODE = re.compile(r"(TCGA-(\w\w)-\w{4})-(\d\d)[A-Z]-\d\d-(DX|TS|BS|MS)")
 
@@ -91,7 +91,7 @@ def find_tcga(
         CohortError: no such folder, no such slide, or two files of one.
     """
     names = {os.path.basename(path) for path in walk(folder, defaultdict(list))}
-    names = {known_stem(name) for name in names if known_stem(name) != name}
+    names = {slide_id_of(name) for name in names if slide_id_of(name) != name}
     names = sorted(name for name in names if not name.startswith("."))
     barcodes = {name: parse_barcode(name) for name in names}
     _warn(

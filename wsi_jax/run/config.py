@@ -14,6 +14,7 @@ from wsi_jax import config_io
 from wsi_jax.config_io import COUNT
 from wsi_jax.data.bags import Loading
 from wsi_jax.data.cohort import Cohort, CohortError, Row, patient_of, read_manifest
+from wsi_jax.data.csv_table import escape_formula, unescape_formula
 from wsi_jax.data.slide_folder import find_slides
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tiles import Reading
@@ -25,8 +26,7 @@ from wsi_jax.provenance import provenance
 from wsi_jax.run.executor import Executor
 from wsi_jax.run.tiling import Tiling, stages_of
 from wsi_jax.slides.grid import Grid
-from wsi_jax.slides.slide import says_mpp
-from wsi_jax.slides.table import escape_formula, unescape_formula
+from wsi_jax.slides.slide import has_mpp
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.training.loop import Train
 from wsi_jax.types import Stage, Takes, Task
@@ -311,7 +311,7 @@ def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
         return cohort
 
     def filled(row):
-        told = row.mpp or not os.path.exists(row.path) or says_mpp(row.path)
+        told = row.mpp or not os.path.exists(row.path) or has_mpp(row.path)
         return row if told else dataclasses.replace(row, mpp=mpp)
 
     return cohort._replace(rows=tuple(map(filled, cohort.rows)))

@@ -27,7 +27,8 @@ from wsi_jax.run.prediction_inputs import INPUTS
 from wsi_jax.run.tiling import Tiling, stages_of, tile_slide, view
 from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import level0
-from wsi_jax.slides.slide import SlideError, known_stem, open_slide
+from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.stain import StainRange, unfamiliar
 from wsi_jax.training.checkpoint import Checkpoints, digest, is_finite
 from wsi_jax.training.compile import (
@@ -525,7 +526,7 @@ def as_row(
     path: str | os.PathLike, mpp: float | None = None, mask: str | os.PathLike = ""
 ) -> Row:
     """A slide of no cohort; arguments as of `Predictor.predict`."""
-    name = known_stem(path)
+    name = slide_id_of(path)
     return Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))
 
 

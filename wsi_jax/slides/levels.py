@@ -1,4 +1,4 @@
-"""Which stored images of a file are levels of one pyramid, and how large they are."""
+"""Which stored images of a file are levels of one pyramid, and their downsamples."""
 
 import math
 from collections.abc import Sequence
@@ -47,3 +47,19 @@ def _without_padding(full, shape, tile):
     covered = [tuple(math.ceil(n / step) for n in full) for step in _STEPS]
     fill = lambda one: tuple(-(-n // t) * t for n, t in zip(one, tile, strict=True))
     return [one for one in covered if fill(one) == tuple(shape)]
+
+
+def downsample(full, shape):
+    """Level-0 pixels per pixel of a level, from the two sizes.
+
+    Writers round the size of a level, not the step: 2967 rows halved thrice are 370,
+    and the downsample is 8, not 8.02. A power of two, else a whole number, is believed
+    where the sizes allow it.
+    """
+    ratio = sum(n / m for n, m in zip(full, shape, strict=True)) / 2
+    power = 2 ** round(math.log2(ratio))
+    candidates = ([power] if abs(ratio / power - 1) < 0.05 else []) + [round(ratio)]
+    for step in candidates:
+        if all(abs(n - m * step) < step for n, m in zip(full, shape, strict=True)):
+            return float(step)
+    return ratio

@@ -16,7 +16,8 @@ from wsi_jax.slides.annotations import (
     read_start,
 )
 from wsi_jax.slides.geojson import read_geojson
-from wsi_jax.slides.readers import Reader, SlideError, open_reader
+from wsi_jax.slides.open_reader import open_reader
+from wsi_jax.slides.reader import Reader, SlideError
 
 # Mask pixels that are decoded at once: bounds memory per thread.
 _CHUNK_PX = 1 << 24
@@ -83,11 +84,9 @@ def read_mask(
             raise AnnotationError(f"{path}: {error}") from error
     reader = _open(path)
     try:
-        _check_proportions(path, reader.shapes[0], slide_shape)
-        fine = [
-            i for i, one in enumerate(reader.shapes) if (np.array(one) >= shape).all()
-        ]
-        level = fine[-1] if fine else 0
+        _check_proportions(path, reader.level_shapes[0], slide_shape)
+        finer = (np.array(reader.level_shapes) >= shape).all(1)
+        level = max(0, int(finer.sum()) - 1)
         return _scaled(reader, level, shape, slide_shape, mpp / slide_mpp)
     except SlideError:
         raise
@@ -109,9 +108,9 @@ class _Png:
         if "A" in bands:  # opacity says nothing
             self._pixels = self._pixels[..., :-1]
         self._pixels = self._pixels.reshape(*self._pixels.shape[:2], -1)
-        self.shapes = (self._pixels.shape[:2],)
+        self.level_shapes = (self._pixels.shape[:2],)
 
-    def read(self, level, y, x, h, w):
+    def read_region(self, level, y, x, h, w):
         del level
         return self._pixels[y : y + h, x : x + w]
 
@@ -155,7 +154,7 @@ def _scaled(reader, level, shape, slide_shape, ratio):
     Args:
         ratio: level-0 pixels of the slide to a pixel of the result.
     """
-    h, w = reader.shapes[level]
+    h, w = reader.level_shapes[level]
     pitch_y, pitch_x = ratio * h / slide_shape[0], ratio * w / slide_shape[1]
     right = shape[1] * pitch_x
     out = np.empty(shape, bool)
@@ -165,7 +164,7 @@ def _scaled(reader, level, shape, slide_shape, ratio):
         low, high = top * pitch_y, bottom * pitch_y
         first = min(int(low), h - 1)
         last = max(first + 1, min(math.ceil(high), h))
-        rows = reader.read(level, first, 0, last - first, w).any(-1)
+        rows = reader.read_region(level, first, 0, last - first, w).any(-1)
         # The result may overhang by part of a pixel: sizes are rounded.
         beyond = (max(0, math.ceil(high) - last), max(0, math.ceil(right) - w))
         rows = np.pad(rows, [(0, n) for n in beyond], mode="edge")

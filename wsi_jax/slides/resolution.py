@@ -1,12 +1,11 @@
-"""How large a slide's pixels are: um/px of level 0 and the steps of its pyramid."""
+"""um/px of a slide's level 0, from its metadata."""
 
 import functools
-import math
 from collections.abc import Mapping
 
 import defusedxml.ElementTree
 
-from wsi_jax.slides.readers import SlideError
+from wsi_jax.slides.reader import SlideError
 
 # Microscopes; 72 dpi (353 um/px) and other defaults of image writers fall outside.
 SANE_MPP = (0.05, 50.0)
@@ -20,7 +19,7 @@ _OME_UNIT_UM = {
 
 
 class MppError(SlideError):
-    """The um/px of a slide is not to be had from its file."""
+    """A slide whose file does not state its um/px."""
 
 
 def resolve_mpp(
@@ -143,19 +142,3 @@ def bounds_yx(properties: Mapping[str, str]) -> tuple[int, int]:
         return tuple(int(properties[f"openslide.bounds-{axis}"]) for axis in "yx")
     except (KeyError, ValueError):
         return 0, 0
-
-
-def downsample(full, shape):
-    """Level-0 pixels per pixel of a level, from the two sizes.
-
-    Writers round the size of a level, not the step: 2967 rows halved thrice are 370,
-    and the downsample is 8, not 8.02. A power of two, else a whole number, is believed
-    where the sizes allow it.
-    """
-    ratio = sum(n / m for n, m in zip(full, shape, strict=True)) / 2
-    power = 2 ** round(math.log2(ratio))
-    candidates = ([power] if abs(ratio / power - 1) < 0.05 else []) + [round(ratio)]
-    for step in candidates:
-        if all(abs(n - m * step) < step for n, m in zip(full, shape, strict=True)):
-            return float(step)
-    return ratio

@@ -1,27 +1,23 @@
-"""One slide on disk, read anywhere at any resolution given in um/px."""
+"""One slide, read anywhere at any resolution given in um/px."""
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image
 
-from wsi_jax.slides import handles, limits
-from wsi_jax.slides.halving import halve
-from wsi_jax.slides.readers import SlideError, open_reader
-from wsi_jax.slides.resolution import (
-    MppError,
-    bounds_yx,
-    contradiction,
-    downsample,
-    resolve_mpp,
-)
+from wsi_jax.slides import limits, reader_pool, resolution
+from wsi_jax.slides.levels import downsample
+from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.open_reader import open_reader
+from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.resampling import edge_padded, resample
 
 MAX_UPSAMPLING = 1.25
 # A level this little coarser than asked still counts as finer.
@@ -30,11 +26,6 @@ _HAIR = 1e-3
 _NATIVE_PX = 0.05
 # Source pixels a side that are decoded at once: bounds memory per thread.
 _CHUNK_PX = 2048
-_EXTENSIONS = (
-    *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs", ".ndpi", ".mrxs", ".dcm"),
-    *(".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".zvi", ".isyntax"),
-    *(".png", ".jpeg", ".jpg", ".bmp"),
-)
 
 
 class Level(NamedTuple):
@@ -47,12 +38,12 @@ class Level(NamedTuple):
 class Slide:
     """One slide; safe to share between threads, cheap to hold, pickled as its path.
 
-    Make it with `open_slide`. Files are opened when read and kept among a bounded
-    number of open ones (`handles.py`).
+    Made by `open_slide`. Files are opened when read and kept among a bounded number of
+    open ones (`reader_pool.py`).
 
     Attributes:
-        path: of the file.
-        slide_id: its name without a slide's extension.
+        path: name of the file, or a URL.
+        slide_id: the file's name without a slide's extension.
         mpp: um/px of level 0.
         mpp_source: "manifest", "ome", "property" or "tiff".
         mpp_note: what in the file contradicts `mpp` by more than 5 %, or "".
@@ -65,21 +56,21 @@ class Slide:
         bytes_decoded: uncompressed RGB bytes read from levels so far.
     """
 
-    def __init__(self, path, key, given_mpp, reader):
-        self.path = pathlib.Path(path)
-        self.slide_id = known_stem(path)
-        self.mpp, self.mpp_source = resolve_mpp(
-            self.slide_id, reader.properties, given_mpp, reader.shapes[0]
+    def __init__(self, path: str, key, given_mpp, reader: Reader):
+        self.path = path if "://" in path else pathlib.Path(path)
+        self.slide_id = slide_id_of(path)
+        self.shape = reader.level_shapes[0]
+        self.mpp, self.mpp_source = resolution.resolve_mpp(
+            self.slide_id, reader.properties, given_mpp, self.shape
         )
-        self.mpp_note = contradiction(
-            self.mpp, self.mpp_source, reader.properties, reader.shapes[0]
+        self.mpp_note = resolution.contradiction(
+            self.mpp, self.mpp_source, reader.properties, self.shape
         )
-        self.shape = reader.shapes[0]
         self.levels = tuple(
             Level(shape, self.mpp * downsample(self.shape, shape))
-            for shape in reader.shapes
+            for shape in reader.level_shapes
         )
-        self.bounds_yx = bounds_yx(reader.properties)
+        self.bounds_yx = resolution.bounds_yx(reader.properties)
         self.background = reader.background
         stated = "openslide.background-color" in reader.properties
         self.fill_rgb = reader.background if stated else None
@@ -89,7 +80,7 @@ class Slide:
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return open_slide, (self.path, self._given_mpp)
+        return open_slide, (self.path, self._given_mpp, self._key.open_reader)
 
     def __repr__(self):
         h, w = self.shape
@@ -103,17 +94,17 @@ class Slide:
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
-        handles.close(self._key)
+        reader_pool.close(self._key)
 
     def shape_at(self, mpp: float) -> tuple[int, int]:
         """(h, w) of the whole slide at `mpp`: the pixels whose centre is on it."""
-        return tuple(max(1, _centres(n * self.mpp / mpp)) for n in self.shape)
+        return tuple(max(1, _centres_before(n * self.mpp / mpp)) for n in self.shape)
 
     def overview(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
         """The whole slide at `mpp`, antialiased; its shape is `shape_at(mpp)`.
 
         Raises:
-            SlideError: as `read`, or it would be too large to be held.
+            SlideError: as `read`, or it would not fit in memory.
         """
         h, w = self.shape_at(mpp)
         if h * w > limits.OVERVIEW_PX:
@@ -154,29 +145,24 @@ class Slide:
             return self._read(yx, size_px, mpp, out)
 
     def _read(self, yx, size_px, mpp, out):
-        h, w = size_px if np.ndim(size_px) else (size_px, size_px)
+        h, w = map(int, size_px if np.ndim(size_px) else (size_px, size_px))
         y, x = map(float, yx)
         index, ratio = self._level_for(mpp)
-        h, w = int(h), int(w)
-        top, bottom = _on_slide(y, h, self.shape[0] * self.mpp / mpp)
-        left, right = _on_slide(x, w, self.shape[1] * self.mpp / mpp)
-        step = max(1, int(_CHUNK_PX / ratio))
-        inside = (top, bottom, left, right) == (0, h, 0, w)
-        if inside and min(h, w) > 0 and max(h, w) <= step:
-            pixels = self._resample(index, ratio, (y, x), (h, w), out)
-            if out is None or pixels is out:
-                return pixels
-            out[:] = pixels
-            return out
+        stored = functools.partial(self._stored, index)
         if out is None:
             out = np.empty((h, w, 3), np.uint8)
-        if not inside:
+        top, bottom = _on_slide(y, h, self.shape[0] * self.mpp / mpp)
+        left, right = _on_slide(x, w, self.shape[1] * self.mpp / mpp)
+        if (top, bottom, left, right) != (0, h, 0, w):
             out[:] = self.background
+        step = max(1, int(_CHUNK_PX / ratio))
         for i in range(top, bottom, step):
             for j in range(left, right, step):
-                part = min(step, bottom - i), min(step, right - j)
-                pixels = self._resample(index, ratio, (y + i, x + j), part)
-                out[i : i + part[0], j : j + part[1]] = pixels
+                part = out[i : min(i + step, bottom), j : min(j + step, right)]
+                at = y + i, x + j
+                pixels = resample(stored, ratio, at, part.shape[:2], part)
+                if pixels is not part:
+                    part[:] = pixels
         return out
 
     def read_tiles(
@@ -199,11 +185,11 @@ class Slide:
             For each the error that `read` raises, or None.
         """
         index, ratio = self._level_for(mpp)
-        limits = np.minimum(self.levels[index].shape, self.shape_at(mpp))
-        last = limits - tiles[0].shape[:2]
+        end = np.minimum(self.levels[index].shape, self.shape_at(mpp))
+        last = end - tiles[0].shape[:2]
         if ratio == 1 and (yx >= 0).all() and (yx <= last).all():
-            with contextlib.suppress(Exception), self._reader() as reader:
-                reader.read_tiles(index, yx.tolist(), tiles)
+            with contextlib.suppress(Exception), reader_pool.lease(self._key) as reader:
+                reader.read_regions(index, yx.tolist(), tiles)
                 self._count(sum(tile.size for tile in tiles))
                 return [None] * len(tiles)
         return [self._error(at, mpp, tile) for at, tile in zip(yx, tiles, strict=True)]
@@ -231,92 +217,41 @@ class Slide:
         native = abs(ratio - 1) * max(level.shape) < _NATIVE_PX
         return index, 1.0 if native else ratio
 
-    def _resample(self, index, ratio, yx, size, out=None):
-        y, x = whole = tuple(map(round, yx))
-        if ratio == 1 and math.dist(yx, whole) < 1e-3:
-            return self._pixels(index, whole, size, out)
-        if ratio == 2 and (y, x) == yx:
-            h, w = size
-            out = np.empty((h, w, 3), np.uint8) if out is None else out
-            around = self._pixels(index, (2 * y - 1, 2 * x - 1), (2 * h + 2, 2 * w + 2))
-            return halve(around, out)
-        # The filter reaches one output pixel (or one source pixel) beyond its centre.
-        support = max(1.0, ratio)
-        start = tuple(at * ratio for at in yx)
-        stop = tuple((at + n) * ratio for at, n in zip(yx, size, strict=True))
-        origin = tuple(math.floor(at - support) for at in start)
-        extent = tuple(
-            math.ceil(at + support) - o for at, o in zip(stop, origin, strict=True)
-        )
-        image = Image.fromarray(self._pixels(index, origin, extent))
-        (top, left), (bottom, right) = np.subtract((start, stop), origin)
-        box = (left, top, right, bottom)
-        return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
-
-    def _pixels(self, index, yx, size, out=None):
-        """Stored pixels of a level; its outermost are repeated beyond its edges."""
+    def _stored(self, index, yx, size, out=None):
         # A level may lack the last row or column of the slide: writers round down.
-        limits = self.levels[index].shape
-        y, x = (min(max(at, 0), n - 1) for at, n in zip(yx, limits, strict=True))
-        bottom, right = (
-            min(max(at + n, 1), limit)
-            for at, n, limit in zip(yx, size, limits, strict=True)
-        )
-        h, w = bottom - y, right - x
-        if (h, w) == size:
-            return self._decode((index, y, x, h, w), out)
-        pixels = self._decode((index, y, x, h, w))
-        rows, cols = (
-            np.clip(np.arange(n) + at - first, 0, there - 1)
-            for at, n, first, there in zip(yx, size, (y, x), (h, w), strict=True)
-        )
-        return pixels[np.ix_(rows, cols)]
+        decode = functools.partial(self._decode, index)
+        return edge_padded(decode, self.levels[index].shape, yx, size, out)
 
-    def _decode(self, region, out=None):
+    def _decode(self, level, y, x, h, w, out=None):
         try:
-            with self._reader() as reader:
-                pixels = reader.read(*region, out)
-        except Exception:
-            pixels = self._decode_alone(region)
-        self._count(pixels.size)
-        return pixels
-
-    @contextlib.contextmanager
-    def _reader(self):
-        """The open file; one that has failed is not used again."""
-        with handles.lease(self._key) as handle:
-            try:
-                yield handle.reader
-            except Exception:  # decoders raise whatever they like
-                handles.retire(handle)
-                raise
-
-    def _count(self, decoded):
-        with self._lock:
-            self.bytes_decoded += decoded
-
-    def _decode_alone(self, region):
-        """Reads once more with a handle of its own, which no other thread's bad tile
-        can have poisoned."""
-        level, y, x, h, w = region
-        reader = open_reader(self._key[0])
-        try:
-            return reader.read(*region)
+            pixels = reader_pool.read_region(self._key, level, y, x, h, w, out)
+        except SlideError:
+            raise
         except Exception as error:
             raise SlideError(
                 f"{self.slide_id}: level {level} cannot be read at (y, x) = ({y}, {x}),"
                 f" {h} x {w} px: {error}. Copy {self.path} again, or leave it out"
             ) from error
-        finally:
-            reader.close()
+        self._count(pixels.size)
+        return pixels
+
+    def _count(self, decoded):
+        with self._lock:
+            self.bytes_decoded += decoded
 
 
-def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
-    """Opens a slide that OpenSlide, tifffile or Pillow can read.
+def open_slide(
+    path: str | os.PathLike,
+    mpp: float | None = None,
+    open_reader: Callable[[str], Reader] = open_reader,
+) -> Slide:
+    """Opens a slide that OpenSlide, tifffile or Pillow can read, or `open_reader` can.
 
     Args:
-        path: of the file.
+        path: name of the file; a URL where `open_reader` takes one.
         mpp: um/px of level 0 from the manifest; wins over what the file says.
+        open_reader: path -> Reader, for other formats and remote files. Importable,
+            so that slides can be pickled.
 
     Raises:
         SlideError: no such file, not a slide, pixels not square, or no mpp: neither
@@ -324,9 +259,9 @@ def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
             tags.
     """
     path = os.fspath(path)
-    key = handles.key_of(path)
-    with _refusal(known_stem(path), path), handles.lease(key) as handle:
-        return Slide(path, key, mpp, handle.reader)
+    key = reader_pool.key_of(path, open_reader)
+    with _refusal(slide_id_of(path), path), reader_pool.lease(key) as reader:
+        return Slide(path, key, mpp, reader)
 
 
 @contextlib.contextmanager
@@ -344,34 +279,22 @@ def _refusal(slide_id, path):
         ) from error
 
 
-def says_mpp(path: str | os.PathLike) -> bool:
-    """Whether a file tells its um/px; so do those that cannot be opened at all."""
+def has_mpp(path: str | os.PathLike) -> bool:
+    """Whether a file states its um/px; True too for one that cannot be opened."""
     try:
         open_slide(path).close()
-    except MppError:
+    except resolution.MppError:
         return False
     except SlideError:
         return True
     return True
 
 
-def known_stem(path: str | os.PathLike) -> str:
-    """The slide_id of a path: its name less a slide's extension.
-
-    Other suffixes stay, for names hold dots (TCGA-...-DX1.d4ff32cd-....svs).
-    """
-    name = os.path.basename(os.fspath(path))
-    for extension in _EXTENSIONS:
-        if name.lower().endswith(extension):
-            return name[: -len(extension)]
-    return name
-
-
-def _centres(edge):
-    """How many of the pixel centres 0.5, 1.5, ... lie before `edge`."""
+def _centres_before(edge):
+    """Number of pixel centres 0.5, 1.5, ... before `edge`."""
     return math.ceil(edge - 0.5)
 
 
 def _on_slide(at, n, extent):
-    """Of `n` pixels from `at` on, the first and the end of those on [0, extent)."""
-    return tuple(min(max(_centres(edge - at), 0), n) for edge in (0, extent))
+    """First and end of those of `n` pixels from `at` on that lie on [0, extent)."""
+    return tuple(min(max(_centres_before(edge - at), 0), n) for edge in (0, extent))

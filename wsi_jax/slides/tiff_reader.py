@@ -1,4 +1,4 @@
-"""Levels of a TIFF read from the file itself, tile by tile, to the stored pixel."""
+"""TIFFs read without OpenSlide: tifffile finds the tiles or strips, we decode them."""
 
 import os
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
 from wsi_jax.slides import jpeg, limits
 from wsi_jax.slides.levels import pyramid_levels
-from wsi_jax.slides.segments import Segments
+from wsi_jax.slides.reader import WHITE, Reader, flatten
+from wsi_jax.slides.segmented_level import SegmentedLevel
 
-WHITE = (255, 255, 255)
 # Compressions tifffile decodes to the colours the file means. Aperio's JPEG 2000
 # (33003, 33005) is left to OpenSlide, which knows its colour spaces.
 _COMPRESSIONS = {
@@ -28,7 +28,7 @@ _JPEG_COLOURS = {
 _UNITS = {1: "none", 2: "inch", 3: "centimeter"}
 
 
-class TiffReader:
+class TiffReader(Reader):
     """TIFFs that OpenSlide does not open: strips, one level, other compressions."""
 
     background = WHITE
@@ -36,49 +36,48 @@ class TiffReader:
     def __init__(self, path: str):
         self._tiff = tifffile.TiffFile(path)
         try:
-            series = self._tiff.series[0]
-            if series.axes not in ("YX", "YXS"):
-                raise ValueError(f"a stack of images (axes {series.axes}), not one")
-            pages = [level.keyframe for level in series.levels]
+            if fault := _axes_fault(self._tiff):
+                raise ValueError(fault)
+            pages = [level.keyframe for level in self._tiff.series[0].levels]
             tiles = [(page.tilelength, page.tilewidth) for page in pages]
             levels = pyramid_levels([page.shape[:2] for page in pages], tiles)
             pages = [pages[level] for level in levels]
             for page in pages:
-                if (reason := unreadable(page)) is not None:
-                    raise ValueError(reason)
+                if fault := page_fault(page):
+                    raise ValueError(fault)
         except Exception:
             self._tiff.close()
             raise
-        self.shapes = tuple(levels.values())
+        self.level_shapes = tuple(levels.values())
         self.properties = _resolution_properties(pages[0])
         self.properties["tiff.ImageDescription"] = self._tiff.pages[0].description
         file = self._tiff.filehandle.fileno()
-        self._planes = [Plane(page, file) for page in pages]
+        self._levels = [TiffLevel(page, file) for page in pages]
 
-    def read(
+    def read_region(
         self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        return self._planes[level].read(y, x, h, w, out)
+        return self._levels[level].read(y, x, h, w, out)
 
-    def read_tiles(
+    def read_regions(
         self,
         level: int,
-        yx: Sequence[Sequence[int]],
-        tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
+        corners: Sequence[Sequence[int]],
+        outs: Sequence[UInt8[np.ndarray, "h w 3"]],
     ) -> None:
-        self._planes[level].read_tiles(yx, tiles)
+        self._levels[level].read_many(corners, outs)
 
     def close(self) -> None:
-        for plane in self._planes:
-            plane.close()
+        for level in self._levels:
+            level.close()
         self._tiff.close()
 
 
-class Plane(Segments):
+class TiffLevel(SegmentedLevel):
     """Random access to one TIFF page by its tiles or strips. Any thread.
 
     Args:
-        page: of tifffile, one that is not `unreadable`.
+        page: tifffile's, without a `page_fault`.
         file: descriptor of the file; reads have no position of their own.
     """
 
@@ -91,11 +90,12 @@ class Plane(Segments):
         # tifffile's tuples take forty bytes a number.
         self._offsets = np.array(page.dataoffsets, np.int64)
         self._counts = np.array(page.databytecounts, np.int64)
-        self._pixels = _jpeg(page) if is_jpeg(page) else _any(page)
+        decoder = _jpeg_decoder if is_jpeg(page) else _tifffile_decoder
+        self._decode_segment = decoder(page)
 
     def samples(self) -> list[tuple[int, int, int, int]]:
-        """The middles (y, x, h, w) of some segments: the first, the middle one, the
-        last, and that of most detail."""
+        """The middles (y, x, h, w) of four segments: the first, the middle one, the
+        last, and the one of most detail."""
         there = np.flatnonzero(self._counts)
         if not len(there):
             return []
@@ -113,10 +113,10 @@ class Plane(Segments):
         data = os.pread(self._file, n, int(self._offsets[index]))
         if not n or len(data) < n:
             raise ValueError(f"tile {index} is {'cut short' if n else 'missing'}")
-        self._pixels(data, index, out)
+        self._decode_segment(data, index, out)
 
 
-def _jpeg(page):
+def _jpeg_decoder(page):
     """Decodes tiles or strips of JPEG; a damaged one is an error."""
     head = jpeg.header(page.jpegtables, _JPEG_COLOURS[page.photometric])
     if page.is_tiled:
@@ -126,7 +126,7 @@ def _jpeg(page):
     return lambda data, index, out: jpeg.decode(data, head, rows(index), out)
 
 
-def _any(page):
+def _tifffile_decoder(page):
     """Decodes whatever tifffile does."""
     decode, tables = page.decode, page.jpegtables
 
@@ -142,8 +142,8 @@ def is_jpeg(page) -> bool:
     return page.compression == COMPRESSION.JPEG
 
 
-def unreadable(page):
-    """Why `Plane` would not read this page right, or None."""
+def page_fault(page) -> str:
+    """Why `TiffLevel` would not read this page right, or ""."""
     if page.dtype != np.uint8:
         return f"pixels are {page.dtype}, not uint8"
     if page.compression not in _COMPRESSIONS:
@@ -158,7 +158,21 @@ def unreadable(page):
         return f"{page.samplesperpixel} channels"
     if page.samplesperpixel > 1 and page.planarconfig != PLANARCONFIG.CONTIG:
         return "separate colour planes"
-    return None
+    return ""
+
+
+def stack_fault(path: str) -> str:
+    """Why a TIFF is several images, or ""; some say so in their description only."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return _axes_fault(tiff)
+    except Exception:  # what others open may be too odd for tifffile
+        return ""
+
+
+def _axes_fault(tiff):
+    axes = tiff.series[0].axes
+    return f"a stack of images (axes {axes}), not one" if set(axes) - set("YXS") else ""
 
 
 def _strip_px(page):
@@ -186,12 +200,3 @@ def _three_channels(pixels):
     if pixels.shape[-1] == 4:
         return flatten(Image.fromarray(pixels, "RGBA"), WHITE)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-
-def flatten(image, background) -> UInt8[np.ndarray, "h w 3"]:
-    """A Pillow RGBA image laid over `background`."""
-    if np.asarray(image)[..., 3].min() < 255:
-        over = Image.new("RGB", image.size, background)
-        over.paste(image, mask=image.getchannel("A"))
-        return np.array(over)
-    return np.array(image.convert("RGB"))

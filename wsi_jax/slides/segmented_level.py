@@ -1,11 +1,11 @@
-"""Pixels of a level by its segments: tiles, strips or blocks that are decoded whole."""
+"""Pixels of a level stored in segments: tiles, strips or blocks, each decoded whole."""
 
 import numpy as np
 
-from wsi_jax.slides import decoded
+from wsi_jax.slides import tile_cache
 
 
-class Segments:
+class SegmentedLevel:
     """Random access to one level whose segments lie on a grid. Any thread.
 
     Args:
@@ -23,25 +23,26 @@ class Segments:
         raise NotImplementedError
 
     def read(self, y, x, h, w, out=None):
-        """Raises whatever a decoder raises, and ValueError for a missing tile."""
+        """Pixels [y, y + h) x [x, x + w). Raises ValueError for a missing segment, and
+        whatever a decoder raises."""
         if out is None:
             out = np.empty((h, w, 3), np.uint8)
-        self.read_tiles([(y, x)], [out])
+        self.read_many([(y, x)], [out])
         return out
 
-    def read_tiles(self, yx, tiles):
-        """Rectangles from their corners on; decodes a segment once for all of them."""
+    def read_many(self, corners, outs):
+        """Writes rectangles; decodes a segment once for all of them."""
         parts = {}
-        for corner, tile in zip(yx, tiles, strict=True):
-            for index, there, here in self._overlaps(*corner, *tile.shape[:2]):
-                parts.setdefault(index, []).append((there, tile[here]))
+        for corner, out in zip(corners, outs, strict=True):
+            for index, there, here in self._overlaps(*corner, *out.shape[:2]):
+                parts.setdefault(index, []).append((there, out[here]))
         shape = *self._step, 3
         for index, pieces in parts.items():
             place = pieces[0][1]
             if len(pieces) == 1 and place.shape == shape and place.flags.c_contiguous:
-                decoded.tiles.copy(self, index, place) or self._decode(index, place)
+                tile_cache.tiles.copy(self, index, place) or self._decode(index, place)
                 continue
-            with decoded.tiles.tile(self, index, shape, self._decode) as segment:
+            with tile_cache.tiles.tile(self, index, shape, self._decode) as segment:
                 for there, place in pieces:
                     place[:] = segment[there]
 
@@ -60,4 +61,4 @@ class Segments:
 
     def close(self) -> None:
         """Forgets its decoded tiles."""
-        decoded.tiles.drop(self)
+        tile_cache.tiles.drop(self)

@@ -1,4 +1,4 @@
-"""Decoded tiles of all open files, in a bounded number of bytes.
+"""A cache of decoded tiles for all open files, bounded in bytes.
 
 A grid of tiles off the file's own grid touches each of the file's tiles up to four
 times, and the children of a region lie on the tiles of the region: kept for a while,
@@ -19,14 +19,14 @@ from jaxtyping import UInt8
 LIMIT_BYTES = 128 * 2**20
 
 
-class DecodedTiles:
+class TileCache:
     """The tiles used last. Of threads that want one, the first decodes, others wait.
 
     Their memory is used again and not given back: to ask the system for fresh pages
     takes half as long as to decode.
 
     Args:
-        limit_bytes: of pixels, but for those in use.
+        limit_bytes: largest size of all pixels, but for those in use.
     """
 
     def __init__(self, limit_bytes: int):
@@ -42,13 +42,13 @@ class DecodedTiles:
         shape: tuple[int, int, int],
         decode: Callable[[int, np.ndarray], None],
     ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yields tile `index` of `owner` to look at, decoded unless it was kept.
+        """Yields the pixels of a tile, read-only; decodes it unless it is cached.
 
         Args:
             owner: a file's level.
-            index: of the tile.
-            shape: of its pixels.
-            decode: (index, out) writes its pixels.
+            index: which of its tiles.
+            shape: (h, w, 3) of the tile.
+            decode: (index, out) writes the tile's pixels.
         """
         with self._lock:
             tile = self._tiles.get((owner, index))
@@ -69,7 +69,7 @@ class DecodedTiles:
                 tile.users -= 1
 
     def copy(self, owner: Hashable, index: int, out: np.ndarray) -> bool:
-        """Copies a tile to `out` if it is kept; says whether it was."""
+        """Copies a tile to `out` if it is cached; returns whether it was."""
         with self._lock:
             tile = self._tiles.get((owner, index))
             if tile is None or not tile.ready:
@@ -81,7 +81,7 @@ class DecodedTiles:
         return True
 
     def _memory(self, shape):
-        """That of a tile nobody wants any more, the oldest first, or new memory."""
+        """Memory of the idle tile that was used longest ago, or new memory."""
         wanted = math.prod(shape)
         while (key := self._oldest_idle()) is not None:
             if key[0] is not None and self.bytes + wanted <= self.limit_bytes:
@@ -123,7 +123,7 @@ class _Tile:
         self.decoding = threading.Lock()
 
 
-tiles = DecodedTiles(LIMIT_BYTES)
+tiles = TileCache(LIMIT_BYTES)
 
 if hasattr(os, "register_at_fork"):
     # A child must not wait for threads that only its parent has.

@@ -1,6 +1,6 @@
 import pytest
 
-from wsi_jax.slides.table import CohortError, read_table
+from wsi_jax.data.csv_table import CohortError, read_table
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

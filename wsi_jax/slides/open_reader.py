@@ -1,0 +1,37 @@
+"""Chooses the reader of a file: the first of `READERS` that can open it."""
+
+from wsi_jax.slides.checks import check_file
+from wsi_jax.slides.flat_reader import FlatReader
+from wsi_jax.slides.openslide_reader import OpenSlideReader
+from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.tiff_reader import TiffReader
+
+# OpenSlide reads SVS, NDPI, MRXS, DICOM, tiled TIFF, ...; tifffile the TIFFs it does
+# not (strips, odd compressions); Pillow flat images.
+READERS = (OpenSlideReader, TiffReader, FlatReader)
+
+
+def open_reader(path: str) -> Reader:
+    """Opens a file with the first reader that can.
+
+    Raises:
+        SlideError: none can; the message has each one's reason.
+    """
+    try:
+        check_file(path)
+    except Exception as error:  # whatever junk may raise
+        raise _unopened(path, error) from error
+    reasons = []
+    for reader in READERS:
+        try:
+            return reader(path)
+        except Exception as error:  # decoders raise whatever they like on junk
+            reasons.append(f"{reader.__name__}: {error}")
+    raise _unopened(path, "; ".join(reasons))
+
+
+def _unopened(path, reason):
+    return SlideError(
+        f"{path} cannot be opened as a slide; copy it again if it is damaged, else "
+        f"convert it to a tiled 8-bit RGB TIFF ({reason})"
+    )
