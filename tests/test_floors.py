@@ -38,6 +38,7 @@ ONLY_IN = {
     "orbax": {"training"},
     "safetensors": {"nets"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
     "ml_collections": set(),
     "rich": {"run"},
 }

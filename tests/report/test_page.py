@@ -16,7 +16,7 @@ import pytest
 from wsi_jax.evals import calibration, metrics, ranking
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.summary import summarise
-from wsi_jax.report import curves, page, parts, tables
+from wsi_jax.report import curves, page, tables
 from wsi_jax.report.figure import save_png, svg
 
 CLASSES = ("normal <&>", 'tumor "$x$"')
@@ -90,12 +90,12 @@ def report(evaluated, drawings, tmp_path_factory):
         ),
         cohort=tables.counts(rows, ("split", "site"), CLASSES),
         cost=tables.cost(meter.as_dict()),
-        drawings=tuple(
-            page.Drawing(title=name, svg=svg(figure), alt=f"{name} curve")
+        charts=tuple(
+            page.Chart(title=name, svg=svg(figure), alt=f"{name} curve")
             for name, figure in drawings.items()
         ),
-        verdicts=tuple(
-            page.Verdict(
+        slides=tuple(
+            page.SlideResult(
                 slide_id=f"s_{i}",
                 label=CLASSES[labels[i]],
                 predicted=CLASSES[said[i]],
@@ -150,18 +150,18 @@ def test_the_page_holds_all_it_shows(report):
 
 def test_wrong_verdicts_come_first_and_are_named(report):
     text = page.render(report)
-    wrong = [v for v in report.verdicts if v.label != v.predicted]
+    wrong = [v for v in report.slides if v.label != v.predicted]
     assert wrong
     assert text.count("✗ wrong") == len(wrong)
-    assert text.count("✓ correct") == len(report.verdicts) - len(wrong)
+    assert text.count("✓ correct") == len(report.slides) - len(wrong)
     shown = [kind == "wrong" for kind in re.findall(r'<li class="(\w+)"', text)]
     assert shown == sorted(shown, reverse=True)
     assert set(shown) == {True, False}
-    assert report.verdicts[0].label == report.verdicts[0].predicted
+    assert report.slides[0].label == report.slides[0].predicted
 
 
 def test_images_are_bounded(report):
-    uri = parts.data_uri(report.verdicts[0].images[0])
+    uri = page.data_uri(report.slides[0].images[0])
     assert uri.startswith("data:image/webp;base64,")
     assert len(uri) < 60_000
 
@@ -290,7 +290,7 @@ def test_a_browser_shows_every_image(report, tmp_path):
     found = re.search(r'data-found="([^"]*)"', run.stdout).group(1)
     found = json.loads(html.unescape(found))
     assert found == {
-        "images": sum(len(v.images) for v in report.verdicts),
+        "images": sum(len(v.images) for v in report.slides),
         "broken": 0,
         "drawings": 4,
         "wide": False,

@@ -11,11 +11,11 @@ from wsi_jax.evals.ranking import roc_points
 from wsi_jax.evals.zooming import along
 from wsi_jax.report import curves
 from wsi_jax.report.figure import save_png, svg
-from wsi_jax.report.parts import Drawing
+from wsi_jax.report.page import Chart
 from wsi_jax.training.log import read_metrics
 
 
-def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Drawing, ...]:
+def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Chart, ...]:
     """ROC (also as roc.png), calibration, confusion, zooms, training, magnification."""
     labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
     p = np.stack([v.probabilities for v in verdicts])
@@ -41,13 +41,13 @@ def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Drawing, ..
         ]
     )
     drawn = [
-        Drawing(
+        Chart(
             title="ROC",
             svg=svg(roc),
             alt="; ".join(f"{c.name}: AUC {c.auc:.3f}" for c in lines),
             caption=caption,
         ),
-        Drawing(
+        Chart(
             title="Calibration",
             svg=svg(curves.calibration(*calibration(*confidence(labels, p)), claim)),
             alt=f"calibration error {summary['calibration_error']:.3f}",
@@ -56,7 +56,7 @@ def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Drawing, ..
                 "ten bins of equal width. Numbers: slides in the bin."
             ),
         ),
-        Drawing(
+        Chart(
             title="Confusion",
             svg=svg(curves.confusion(matrix, cohort.classes)),
             alt=f"confusion matrix {matrix.tolist()} of {', '.join(cohort.classes)}",
@@ -85,7 +85,7 @@ def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
     )  # fmt: skip
 
 
-def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]:
+def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Chart]:
     """Of methods that tell what they would have said after every zoom."""
     traces = [one.trace or {} for one in verdicts]
     if not all("logits" in trace and "steps" in trace for trace in traces):
@@ -114,7 +114,7 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]
         config.data.folds
     )
     return [
-        Drawing(
+        Chart(
             title="While zooming",
             svg=svg(curves.zooming(shares, truth, auc)),
             alt=f"AUC before the first zoom: {first}; after the last: {last}",
@@ -128,7 +128,7 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Drawing]
     ]
 
 
-def training(lines: Sequence[dict], stage: str) -> Drawing:
+def training(lines: Sequence[dict], stage: str) -> Chart:
     """Losses and scores of a stage, or of the only one, by its log."""
     known = {name for one in lines for name in one}
     validation = "val.loss" if "val.loss" in known else "val.log_loss"
@@ -136,7 +136,7 @@ def training(lines: Sequence[dict], stage: str) -> Drawing:
     scores = {"validation AUC": "val.auc", "training accuracy": "train.accuracy"}
     pick = lambda wanted: {n: _line(lines, m) for n, m in wanted.items() if m in known}
     figure = curves.training(pick(losses), pick(scores))
-    return Drawing(
+    return Chart(
         title=f"Training: {stage}" if stage else "Training",
         svg=svg(figure),
         alt=f"loss and scores over {lines[-1]['step']} steps",
@@ -145,7 +145,7 @@ def training(lines: Sequence[dict], stage: str) -> Drawing:
     )
 
 
-def magnification(lines: Sequence[dict]) -> list[Drawing]:
+def magnification(lines: Sequence[dict]) -> list[Chart]:
     """Of methods with several magnifications to choose from."""
     prefix = "train.mass."
     known = {name for one in lines for name in one if name.startswith(prefix)}
@@ -157,7 +157,7 @@ def magnification(lines: Sequence[dict]) -> list[Drawing]:
         f"{100 * values[-1]:.0f} % at {n} um/px" for n, (_, values) in mass.items()
     )
     return [
-        Drawing(
+        Chart(
             title="Magnification",
             svg=svg(curves.magnifications(mass)),
             alt=f"share of attention at the last step: {last}",

@@ -10,8 +10,7 @@ from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.lint import patients_note
 from wsi_jax.files import write_text
 from wsi_jax.report import tables
-from wsi_jax.report.page import Report, headline, write_page
-from wsi_jax.report.parts import Verdict
+from wsi_jax.report.page import Report, SlideResult, headline, write_page
 from wsi_jax.run import draw, pictures
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import Source
@@ -73,9 +72,9 @@ def write(
             cohort.classes,
         ),
         cost=tables.cost(cost),
-        drawings=draw.draw(folder, config, cohort, stages, verdicts, summary),
-        verdicts=tuple(
-            Verdict(
+        charts=draw.draw(folder, config, cohort, stages, verdicts, summary),
+        slides=tuple(
+            SlideResult(
                 slide_id=one.row.slide_id,
                 label=one.row.label,
                 predicted=cohort.classes[one.called],
