@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from benchmarks import record
 from benchmarks.look_costs import cost, speed
-from benchmarks.runs import about_cohort, over_cohorts, scores
+from benchmarks.run_folder import Cohort, Run, over_cohorts
 from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_needle, patch_needle
@@ -96,7 +96,7 @@ def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
 def on(config: Experiment, folder: pathlib.Path) -> Experiment:
     """Of a practice cohort, begun with its seed."""
     data = Manifest(manifest=str(folder / "slides.csv"), classes=("normal", "tumor"))
-    train = dataclasses.replace(config.train, seed=about_cohort(folder)["seed"])
+    train = dataclasses.replace(config.train, seed=Cohort(folder).config["seed"])
     return dataclasses.replace(config, data=data, train=train)
 
 
@@ -108,22 +108,22 @@ def judged(
     runs: pathlib.Path,
 ) -> dict:
     """AUCs of both, and their difference, over cohorts; trains where none has yet."""
-    gaps, found, n = [], {"auc": [], "auc_patch_all": []}, 0
+    gaps, aucs, n = [], {"auc": [], "auc_patch_all": []}, 0
     for folder in cohorts:
         mine, other = (
             runs / folder.name / of for of in (f"sampled_{name}", "patch_all")
         )
         experiment.run(on(ours, folder), mine)
         experiment.run(on(theirs, folder), other)
-        positive, a = scores(mine)
-        _, b = scores(other)
-        gaps.append(delong_difference(positive, a, b))
-        for what, p in zip(found, (a, b), strict=True):
-            found[what].append(delong(positive, p))
+        positive, a = Run(mine).scores()
+        _, b = Run(other).scores()
+        gaps.append(delong_difference(positive, a[""], b[""]))
+        for name, p in zip(aucs, (a[""], b[""]), strict=True):
+            aucs[name].append(delong(positive, p))
         n += len(positive)
     row = {"n_test": n} | over_cohorts(gaps)
-    for what, aucs in found.items():
-        row |= over_cohorts(aucs, what)
+    for name, intervals in aucs.items():
+        row |= over_cohorts(intervals, name)
     return row
 
 

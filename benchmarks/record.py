@@ -51,20 +51,6 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def auc(row: dict) -> str:
-    """AUC and its interval, for a README."""
-    return f"{row['auc']:.3f} ({row['auc_lo']:.3f} to {row['auc_hi']:.3f})"
-
-
-def made(report: dict) -> str:
-    """When, from which commit and on what a report was made."""
-    machine, versions = report["machine"], report["versions"]
-    return (
-        f"{report['date'][:10]}, commit `{report['commit'][:12]}`, {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['device']}, JAX {versions['jax']}."
-    )
-
-
 def _cell(value) -> str:
     if value is None:
         return "-"

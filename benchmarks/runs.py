@@ -1,111 +1,177 @@
-"""Collects finished runs into one JSON: what was learnt, on what, at what cost.
+"""Collects finished runs, or certificates of cohorts, into one JSON of flat rows.
 
-python -m benchmarks.runs --out benchmarks/results/practice.json runs/demo ...
+    python -m benchmarks.runs KIND --out benchmarks/results/KIND.json FOLDER ...
+
+Every row has the preset and seed of its practice cohort, and how many rows of the
+cohort's certificate hold: `signal_held` of the `signal` rows that ask for a signal and
+`none_held` of the `none` rows that allow none. Kinds:
+
+- practice: what was learnt, on what, at what cost.
+- phantoms: methods beside opponents that see no detail, from the cohort's certificate:
+  an overview (statistics of fields at 8 times the tiles' um/px, pooled over the slide),
+  metadata (bytes, sizes, mean colour) and the majority, which ranks nothing.
+- certificates: each probe of each cohort (the folders are cohorts), its AUC, what was
+  expected ("signal": at least .85; "none": the interval covers .5), whether that holds.
+- streaming_runs: trunks trained or frozen; hours; where attention lies (below).
+- crops, attention_pooling_runs: see `benchmarks.comparisons`.
+- zoom_runs: see `benchmarks.zoom_runs`.
+
+Where attention lies: average precision with which it finds cells that are lesion by
+half or more, on tumour test slides (mean over slides, 95 % by resampling them), beside
+the share of such cells, which is what chance gives.
 """
 
-import csv
-import json
+import argparse
 import pathlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from benchmarks import record
-from wsi_jax.config_io import flatten
-from wsi_jax.evals.intervals import Difference, Interval
+from benchmarks.comparisons import attention_pooling_runs, crops, picture
+from benchmarks.run_folder import Cohort, Run
+from benchmarks.zoom_runs import zoom_runs
+from wsi_jax.nets.weights_metadata import read_origin
 
-METRICS = ("n", "auc", "auc_lo", "auc_hi", "balanced_accuracy", "f1")
-Z = 1.959964  # of 95 % intervals
+OVERVIEW = 8
 COSTS = ("slides", "tiles", "bytes_decoded", "wall_s", "peak_host_bytes")
 
 
-def row(run: pathlib.Path) -> dict:
-    """One finished run in one flat row; its own commit, machine and versions in it."""
-    read = lambda name: json.loads((run / name).read_text())
-    metrics, cost, record = read("metrics.json"), read("cost.json"), read("config.json")
-    config = flatten(record["config"])
-    made = cohort(record["config"]["data"])
-    with open(run / "slides.csv", newline="", encoding="utf-8") as file:
-        encoded = sum(line["status"] == "encoded" for line in csv.DictReader(file))
-    own = cost["slides"] >= encoded
+def practice(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+    """What was learnt, on what, at what cost."""
+    return [practice_row(run) for run in runs]
+
+
+def practice_row(run: Run) -> dict:
+    """One run; of features that an earlier run made it knows no cost."""
+    weights, machine = run.config["encoder.weights"], run.made["machine"]
+    weights = pathlib.Path(weights).stem if weights else "random"
+    seed = "" if run.config["encoder.weights"] else f" {run.config['encoder.seed']}"
+    encoded = sum(s["status"] == "encoded" for s in run.lines("slides.csv"))
+    own = run.cost["slides"] >= encoded
     return {
-        "run": run.name,
-        "method": record["config"]["method"]["type"].rpartition(".")[2],
-        "encoder": f"{config['encoder.depth']}, {_weights(config)}",
-        "preset": made["preset"],
-        "source": "real tiles" if made["tiles"] else "drawn",
+        "run": run.folder.name,
+        "method": _method(run),
+        "encoder": f"{run.config['encoder.depth']}, {weights}{seed}",
+        "preset": run.cohort.config["preset"],
+        "source": run.cohort.source,
+        "mpp": run.config["grid.mpp"],
+        "size_px": run.config["grid.size_px"],
+        **run.judged("auc"),
+        **{name: run.test[name] for name in ("balanced_accuracy", "f1")},
+        **{name: run.cost[name] if own else None for name in COSTS},
+        "run_commit": run.commit,
+        **{f"run_{name}": machine[name] for name in ("device", "cpu")},
+        "run_jax": run.made["versions"]["jax"],
+    }
+
+
+def phantoms(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+    """Methods, and of each cohort the opponents that see no detail."""
+    rows, cohorts = [], {}
+    for run in runs:
+        cohorts.setdefault(run.cohort.folder, []).append(run)
+    for mine in cohorts.values():
+        about = mine[0].cohort.about()
+        rows += [about | row for row in (*map(phantom_row, mine), *opponents(mine[0]))]
+    return rows
+
+
+def phantom_row(run: Run) -> dict:
+    """One method on one cohort."""
+    weights = run.config["encoder.weights"]
+    origin = read_origin(weights) if weights else None
+    again = origin and origin.made["config"]["method"]["encoder"]["weights"]
+    slides = run.lines("slides.csv")
+    sides = [int(slide[name]) for slide in slides for name in ("height", "width")]
+    return {
+        "learner": _method(run) + ", encoder trained again" * bool(again),
+        **run.judged("auc"),
+        "slides": len(slides),
+        "least_side_px": min(sides),
+        "largest_side_px": max(sides),
+        "run_commit": run.commit,
+    }
+
+
+def opponents(run: Run) -> list[dict]:
+    """The probes of the cohort's certificate that see no detail."""
+    rows, mpp = run.cohort.certificate(), run.cohort.config["mpp"]
+    probes = {
+        "overview": ("slide, fields pooled", OVERVIEW * mpp),
+        "metadata": ("metadata only", None),
+    }
+    by = {(row["probe"], row["mpp"]): row for row in rows}
+    kept = [{"learner": name} | by[key] for name, key in probes.items()]
+    chance = {"learner": "majority", "slides": kept[0]["slides"]}
+    kept.append(chance | {"auc": 0.5, "lo": 0.5, "hi": 0.5})
+    return [
+        {"learner": r["learner"], "auc": r["auc"], "auc_lo": r["lo"], "auc_hi": r["hi"]}
+        | {"n": r["slides"]}
+        for r in kept
+    ]
+
+
+def streaming_runs(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+    """Trunks trained end to end or frozen."""
+    return [streaming_row(run, 8 if args.quick else None) for run in runs]
+
+
+def streaming_row(run: Run, most: int | None) -> dict:
+    """One run; where its attention lies if its trunk is the method's own."""
+    config, steps = run.config, run.config["train.steps"]
+    streams = "method.trunk.weights" in config
+    weights = config["method.trunk.weights" if streams else "encoder.weights"]
+    frozen = not streams or config["method.thaw.frozen"] >= steps
+    n_train = sum(one["split"] == "train" for one in run.lines("manifest.csv"))
+    row = run.cohort.about() | {
+        "learner": "frozen" if frozen else "end to end",
+        "trunk": "pre-trained" if weights else "random",
         "mpp": config["grid.mpp"],
-        "size_px": config["grid.size_px"],
-        **{name: metrics[f"test.{name}"] for name in METRICS},
-        # Of features that an earlier run made, this one knows no cost.
-        **{name: cost[name] if own else None for name in COSTS},
-        "run_commit": record["commit"],
-        "run_device": record["machine"]["device"],
-        "run_cpu": record["machine"]["cpu"],
-        "run_jax": record["versions"]["jax"],
+        "seed_of_weights": config["train.seed"],
+        "n_train": n_train,
+        "epochs": steps * config["train.batch"] / n_train,
+        **run.judged("auc"),
+        "hours": run.cost["wall_s"] / 3600,
+        "run_commit": run.commit,
     }
+    if not streams:
+        return row
+    where = run.localisation(most, "auprc", "chance")
+    return row | where | {"auprc_chance": where["chance"]}
 
 
-def cohort(data: dict) -> dict:
-    """The practice cohort that a run's data lies in: its cohort.json."""
-    return json.loads((cohort_folder(data) / "cohort.json").read_text())["config"]
+def certificates(cohorts: Sequence[pathlib.Path]) -> list[dict]:
+    """The rows of each certificate that something was expected of."""
+    rows = []
+    for cohort in map(Cohort, cohorts):
+        about = {name: cohort.config[name] for name in ("preset", "seed", "styles")}
+        about["source"] = cohort.source
+        rows += [about | row for row in cohort.certificate() if row["expected"]]
+    return rows
 
 
-def cohort_folder(data: dict) -> pathlib.Path:
-    """Where a run's data lies."""
-    if "root" in data:
-        return pathlib.Path(data["root"])
-    return pathlib.Path(data["manifest"]).parent
-
-
-def about_cohort(folder: pathlib.Path) -> dict:
-    """Preset and seed; how its certificate came out, where it has one."""
-    config = json.loads((folder / "cohort.json").read_text())["config"]
-    found = {"preset": config["preset"], "seed": config["seed"]}
-    if (certificate := folder / "certificate.json").is_file():
-        rows = json.loads(certificate.read_text())["rows"]
-        for kind in ("signal", "none"):
-            held = [row["ok"] for row in rows if row["expected"] == kind]
-            found |= {kind: len(held), f"{kind}_held": sum(held)}
-    return found
-
-
-def scores(run: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(label, probability) of tumour, in the order of the slides' names."""
-    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
-        lines = sorted(csv.DictReader(file), key=lambda line: line["slide_id"])
-    positive = np.array([line["label"] == "tumor" for line in lines])
-    return positive, np.array([float(line["p_tumor"]) for line in lines])
-
-
-def over_cohorts(
-    found: Sequence[Interval | Difference], name: str = "auc_diff"
-) -> dict[str, float]:
-    """The mean of what each cohort gives, with the interval of independent cohorts."""
-    value = float(np.mean([one.value for one in found]))
-    errors = np.array([(one.hi - one.lo) / 2 / Z for one in found])
-    half = Z * float(np.sqrt((errors**2).sum())) / len(found)
-    return {
-        "cohorts": len(found),
-        name: value,
-        f"{name}_lo": value - half,
-        f"{name}_hi": value + half,
-    }
+def _method(run: Run) -> str:
+    return run.made["config"]["method"]["type"].rpartition(".")[2]
 
 
 def main() -> None:
     """Writes the JSON and prints the table."""
+    kinds = {"practice": practice, "phantoms": phantoms, "crops": crops}
+    kinds |= {"streaming_runs": streaming_runs, "zoom_runs": zoom_runs}
+    kinds |= {"attention_pooling_runs": attention_pooling_runs}
     parser = record.arguments(__doc__)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path)
-    chosen = parser.parse_args()
-    rows = [row(run) for run in chosen.runs]
-    record.write(chosen.out, rows)
+    parser.add_argument("kind", choices=[*kinds, "certificates"])
+    parser.add_argument("folders", nargs="+", type=pathlib.Path)
+    parser.add_argument("--earlier", type=pathlib.Path, help="a JSON to take runs over")
+    parser.add_argument("--picture", type=pathlib.Path, help="PNG of AUC by crops")
+    args = parser.parse_args()
+    if args.kind == "certificates":
+        rows = certificates(args.folders)
+    else:
+        rows = kinds[args.kind]([Run(folder) for folder in args.folders], args)
+    if args.picture:
+        picture(rows, args.picture)
+    record.write(args.out, rows)
     print(record.table(rows))
-
-
-def _weights(config: dict) -> str:
-    weights = config["encoder.weights"]
-    return pathlib.Path(weights).stem if weights else f"random {config['encoder.seed']}"
 
 
 if __name__ == "__main__":

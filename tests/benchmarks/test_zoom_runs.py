@@ -1,4 +1,4 @@
-"""Runs that zoom, collected: each way of each run, and what the policy gains."""
+"""Runs that zoom: each strategy of each run, and what the policy gains."""
 
 import dataclasses
 import json
@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from benchmarks.zoom_runs import AGAINST, differences, rows_of, settings
-from benchmarks.zoom_tables import zoom_runs, zoom_slides
+from benchmarks.run_folder import Run
+from benchmarks.zoom_runs import AGAINST, differences, settings, strategy_rows
 from experiments.configs.camelyon16 import sasha_paper as camelyon16_paper
 from experiments.configs.phantom import sasha, sasha_paper
-from wsi_jax.config_io import to_plain
+from wsi_jax.config_io import flatten, to_plain
 from wsi_jax.evals.intervals import delong, delong_difference
-from wsi_jax.provenance import provenance
 
 STRATEGIES = {"policy": 2.0, "random": 0.5, "oracle": 4.0, "grid": 0.4}
 STRATEGIES |= {"low_attention": 1.0, "ranking": 1.5, "full_resolution": 5.0}
@@ -22,8 +21,8 @@ STRATEGIES |= {"low_resolution": 0.3}
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two cohorts: {folder: scores by way}, and which slides are tumours."""
-    found, positive = {}, np.arange(60) % 2 == 1
+    """Two cohorts: {run: scores by strategy}, and which slides are tumours."""
+    scores, positive = {}, np.arange(60) % 2 == 1
     for seed in (1, 2):
         rng, cohort = np.random.default_rng(seed), tmp_path / f"cohort_{seed}"
         cohort.mkdir()
@@ -46,51 +45,53 @@ def runs(tmp_path):
         names = ["p_tumor" if way == "policy" else f"{way}.p_tumor" for way in p]
         lines = [",".join(["slide_id", "label", *names])]
         for i, label in enumerate(np.where(positive, "tumor", "normal")):
-            scores = (str(values[i]) for values in p.values())
-            lines.append(",".join([f"s{i:03}", label, *scores]))
+            row = (str(values[i]) for values in p.values())
+            lines.append(",".join([f"s{i:03}", label, *row]))
         (run / "predictions.csv").write_text("\n".join(lines[:1] + lines[:0:-1]))
         # And a slide that was trained on.
         counts = ["slide_id,tiles", "t000,9999"]
         counts += [f"s{i:03},{100 if i % 2 else 52}" for i in range(60)]
         (run / "slides.csv").write_text("\n".join(counts))
-        found[run] = p
-    return found, positive
+        scores[Run(run)] = p
+    return scores, positive
 
 
-def test_each_way_has_its_own_scores(runs):
-    found, positive = runs
-    for run, p in found.items():
-        rows = {row["way"]: row for row in rows_of(run)}
+def test_each_strategy_has_its_own_scores(runs):
+    scores, positive = runs
+    for run, p in scores.items():
+        rows = {row["way"]: row for row in strategy_rows(run)}
         assert set(rows) == set(STRATEGIES)
         for way, row in rows.items():
             assert row["auc"] == pytest.approx(delong(positive, p[way]).value)
             assert (row["share"], row["n"], row["preset"]) == (0.2, 60, "needle")
-            said, bins = p[way], np.minimum((p[way] * 10).astype(int), 9)
-            gaps = [abs((said - positive)[bins == i].sum()) for i in range(10)]
+            chance, bins = p[way], np.minimum((p[way] * 10).astype(int), 9)
+            gaps = [abs((chance - positive)[bins == i].sum()) for i in range(10)]
             assert row["calibration_error"] == pytest.approx(sum(gaps) / 60)
             wanted = dict.fromkeys(("full_resolution", "oracle"), 16 * 76)
             wanted |= {"low_resolution": 76}
-            zoomed = 76 + 16 * (20 + 11) / 2
-            assert row["tiles_read"] == wanted.get(way, zoomed)
+            partly = 76 + 16 * (20 + 11) / 2
+            assert row["tiles_read"] == wanted.get(way, partly)
 
 
 def test_slides_with_less_lesion_than_a_child_are_counted(runs):
-    rows = [row for run in runs[0] for row in rows_of(run)]
+    rows = [row for run in runs[0] for row in strategy_rows(run)]
     assert {row["lesions_within_a_child"] for row in rows} == {0.25}
-    said = zoom_runs(provenance() | {"rows": rows + differences(list(runs[0]))})
-    assert "less lesion than a child covers: 25% in `needle`." in said
 
 
 def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
-    found, positive = runs
-    rows = {row["way"]: row for row in differences(list(found))}
+    scores, positive = runs
+    rows = {row["way"]: row for row in differences(list(scores))}
     assert set(rows) == {f"policy - {other}" for other in AGAINST}
-    each = [delong_difference(positive, p["policy"], p["grid"]) for p in found.values()]
+    each = [
+        delong_difference(positive, p["policy"], p["grid"]) for p in scores.values()
+    ]
     one = rows["policy - grid"]
     np.testing.assert_allclose(one["auc_diff"], np.mean([d.value for d in each]))
     half = np.hypot(*((d.hi - d.lo) / 2 for d in each)) / 2
     np.testing.assert_allclose(one["auc_diff_hi"] - one["auc_diff"], half)
-    mean = lambda way: np.mean([delong(positive, p[way]).value for p in found.values()])
+    mean = lambda way: np.mean(
+        [delong(positive, p[way]).value for p in scores.values()]
+    )
     closed = (mean("policy") - mean("random")) / (mean("oracle") - mean("random"))
     assert one["gap_closed"] == pytest.approx(closed)
 
@@ -99,7 +100,8 @@ def test_differences_are_paired_and_the_gap_is_that_of_the_means(runs):
 def test_no_gap_is_closed_where_none_is_certain(runs, better):
     """Where the oracle says what random choices say, but for a slide or none."""
     one, _ = runs[0]
-    head, *lines = (one / "predictions.csv").read_text().splitlines()
+    path = one.folder / "predictions.csv"
+    head, *lines = path.read_text().splitlines()
     names = head.split(",")
     at, of = names.index("oracle.p_tumor"), names.index("random.p_tumor")
     cells = [line.split(",") for line in lines]
@@ -110,74 +112,36 @@ def test_no_gap_is_closed_where_none_is_certain(runs, better):
     )
     for line in tumours[:better]:
         line[at] = "1"
-    (one / "predictions.csv").write_text("\n".join([head, *map(",".join, cells)]))
-    auc = {row["way"]: row["auc"] for row in rows_of(one)}
+    path.write_text("\n".join([head, *map(",".join, cells)]))
+    auc = {row["way"]: row["auc"] for row in strategy_rows(one)}
     assert (auc["oracle"] > auc["random"]) == bool(better)
     assert {row["gap_closed"] for row in differences([one])} == {None}
 
 
-def test_the_table_holds_every_way(runs):
-    found, _ = runs
-    rows = [row for run in found for row in rows_of(run)] + differences(list(found))
-    said = zoom_runs(provenance() | {"rows": rows})
-    lines = [line for line in said.splitlines() if line.startswith("| `needle` | ours")]
-    assert len(lines) == len(STRATEGIES) + len(AGAINST)
-    policy = [row for row in rows if row["way"] == "policy"]
-    (line,) = (line for line in lines if "| ours | policy |" in line)
-    assert line.endswith(f" {np.mean([r['calibration_error'] for r in policy]):.3f} |")
-    half = np.hypot(*((r["auc_hi"] - r["auc_lo"]) / 2 for r in policy)) / 2
-    mean = np.mean([r["auc"] for r in policy])
-    each = ", ".join(f"{r['auc']:.2f}" for r in policy)
-    assert f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f}): {each}" in line
-    (line,) = (line for line in lines if "| policy - random |" in line)
-    gap = next(row for row in rows if row["way"] == "policy - random")
-    assert line.endswith(f" {gap['gap_closed']:.2f} |")
-    assert f"{gap['auc_diff']:+.3f}" in line
-
-
-def test_whose_settings_a_run_has_is_told(runs):
+def test_a_run_has_our_settings_or_the_papers(runs):
     configs = (
         sasha.get_config(),
         sasha_paper.get_config(),
         camelyon16_paper.get_config(),
     )
-    assert [settings(to_plain(one)) for one in configs] == ["ours", "paper", "paper"]
+    assert [settings(flatten(to_plain(one))) for one in configs] == [
+        "ours",
+        "paper",
+        "paper",
+    ]
     cold = dataclasses.replace(configs[0].method, warm=False)
-    cold = to_plain(dataclasses.replace(configs[0], method=cold))
+    cold = flatten(to_plain(dataclasses.replace(configs[0], method=cold)))
     assert settings(cold) == "ours, cold"
     one, other = runs[0]
-    made = json.loads((other / "config.json").read_text())
+    path = other.folder / "config.json"
+    made = json.loads(path.read_text())
     paper = {"signed": False, "itself": True, "clock": False, "warm": False}
     paper["ppo"] = {"masked": False, "reward": "loss"}
     made["config"]["method"] |= paper
-    (other / "config.json").write_text(json.dumps(made))
-    rows = rows_of(one) + rows_of(other) + differences([one, other])
-    gaps = [row for row in rows if "auc_diff" in row]
+    path.write_text(json.dumps(made))
+    other = Run(other.folder)
+    gaps = differences([one, other])
     assert {(row["settings"], row["cohorts"]) for row in gaps} == {
         ("ours", 1),
         ("paper", 1),
     }
-    said = zoom_runs(provenance() | {"rows": rows})
-    for whose in ("ours", "paper"):
-        count = said.count(f"\n| `needle` | {whose} | ")
-        assert count == len(STRATEGIES) + len(AGAINST)
-
-
-def test_a_way_that_one_share_lacks_leaves_its_cells_empty(runs):
-    one, _ = runs[0]
-    rows = rows_of(one)
-    half = [row | {"share": 0.1} for row in rows if row["way"] != "grid"]
-    lines = zoom_runs(provenance() | {"rows": rows + half}).splitlines()
-    grid = next(line for line in lines if line.startswith("| `needle` | ours | grid |"))
-    assert grid.split(" | ")[3:6] == ["", "", ""]
-    assert grid.split(" | ")[6] == "324"
-    assert len({line.count("|") for line in lines[: 2 + len(STRATEGIES)]}) == 1
-
-
-def test_memory_of_a_device_is_told_where_there_is_any():
-    row = {"t": 1, "n": 10, "tiles_read": 26, "s_per_slide": 1, "speedup": 2}
-    row |= {"bound": 3, "peak_rss_mb": 1500, "program_mb": 90, "peak_device_mb": None}
-    table = lambda **more: zoom_slides(provenance() | {"rows": [row | more]})
-    assert "device" not in table().splitlines()[0]
-    row_of = table(peak_device_mb=250).splitlines()[2]
-    assert row_of.endswith("| 1,500 MB | 90 MB | 250 MB |")
