@@ -140,7 +140,6 @@ METHOD = "ABMIL(width=8, attention=4, standardise=True)"
         (METHOD, "ABMIL", "--config.method=<class 'wsi_jax.methods.mil.ABMIL'>: give"),
         ("data=Manifest()", "data='my.csv'", "--config.data='my.csv': give an object"),
         ("encoder=Encoder(", "encoder=dict(", "--config.encoder={'stages': 1, 'width'"),
-        ("grid=Grid(", "grid=dict(", "not Grid(...) in the config file"),
         ("steps=30", "steps=True", "--config.train.steps=True: not a whole number"),
     ],
 )

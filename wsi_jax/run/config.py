@@ -179,7 +179,7 @@ class Experiment:
             return self.grid.mpp / self.method.children, self.grid.mpp
         return self.method.reads() if self.looks else (self.grid.mpp,)
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage]:
+    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         """Of the method."""
         return stages_of(self.method, self.grid, task, tx)
 
@@ -317,7 +317,7 @@ def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
     return cohort._replace(rows=tuple(map(filled, cohort.rows)))
 
 
-def check_claim(folder: pathlib.Path, config: Experiment) -> None:
+def check_claim(folder: pathlib.Path, config: Any) -> None:
     """Checks that a folder holds no run, or one of this very config.
 
     Raises:
@@ -341,7 +341,7 @@ def check_claim(folder: pathlib.Path, config: Experiment) -> None:
         )
 
 
-def claim(folder: pathlib.Path, config: Experiment) -> None:
+def claim(folder: pathlib.Path, config: Any) -> None:
     """Makes the run's folder, unless it is made, with the config in it."""
     path = folder / "config.json"
     if not path.is_file():
