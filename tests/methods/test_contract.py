@@ -99,7 +99,7 @@ LOOKS = {
         crops=6,
         attention=4,
         layers=1,
-        width=4,
+        width=8,
         entropy=0.0,
         resident=True,
     ),
