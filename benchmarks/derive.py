@@ -17,14 +17,12 @@ def grouped(rows: Rows, *names: str) -> dict[tuple, list[Mapping]]:
     return groups
 
 
-def having(name: str, sort: str | None = None) -> Callable[[Rows], Rows]:
-    """The rows that have a value of a name."""
-
-    def chosen(rows):
-        rows = [row for row in rows if row.get(name) is not None]
-        return sorted(rows, key=lambda row: row[sort]) if sort else rows
-
-    return chosen
+def having(name: str) -> Callable[[Rows], Rows]:
+    """The rows that have a value of a name, by preset."""
+    return lambda rows: sorted(
+        (row for row in rows if row.get(name) is not None),
+        key=lambda row: row.get("preset", ""),
+    )
 
 
 def made(report: Mapping) -> str:
@@ -36,16 +34,20 @@ def made(report: Mapping) -> str:
     )
 
 
-def span(*names: str, having: str | None = None) -> Callable[[Rows], str]:
+def span(*names: str) -> Callable[[Rows], str]:
     """The least and the greatest value of some names."""
 
     def text(rows):
-        rows = [row for row in rows if having is None or having in row]
         values = [row[n] for row in rows for n in names if row.get(n) is not None]
         ends = sorted({min(values), max(values)}) if values else []
         return " to ".join(f"{value:,}" for value in ends)
 
     return text
+
+
+def span_of_runs(name: str) -> Callable[[Rows], str]:
+    """The same, of the rows that are one run each."""
+    return lambda rows: span(name)([row for row in rows if "run_commit" in row])
 
 
 def greatest(name: str) -> Callable[[Rows], str]:

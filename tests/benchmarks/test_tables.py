@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.tables import RESULTS, TABLES, Table, filled, pages, render
+from benchmarks.tables import RESULTS, TABLES, filled, pages, render
 from wsi_jax.provenance import provenance
 
 
@@ -22,9 +22,9 @@ def test_a_table_of_facts_needs_no_results():
 
 
 def test_a_missing_value_is_an_empty_cell_and_an_empty_column_goes():
-    table = Table({"a": "{x:.1f}", "b": "{y:MB} of {z}", "c": "{gone}"})
+    columns = [["a", "{x:.1f}"], ["b", "{y:MB} of {z}"], ["c", "{gone}"]]
     rows = [{"x": 0.25, "y": 2e6, "z": 3}, {"x": 0.5, "y": None, "z": 1, "gone": None}]
-    lines = render([table], provenance() | {"rows": rows}).splitlines()
+    lines = render([{"columns": columns}], provenance() | {"rows": rows}).splitlines()
     assert lines[:4] == [
         "| a | b |",
         "| --- | --- |",
