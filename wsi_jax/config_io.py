@@ -1,7 +1,7 @@
-"""Config dataclasses: checked, as plain JSON and back, so that a run opens again.
+"""Checks config dataclasses, and converts them to plain JSON and back.
 
 A dataclass may have `bounds`, {field: (least, most)} of numbers that are not just 0 or
-more, and a method `validate()` for all else that can be wrong with it.
+more, and a method `validate()` for other checks.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ COUNT = 1, math.inf
 
 
 class FieldError(ValueError):
-    """A field that cannot be as it is; `validate` puts its path before the reason.
+    """A field with an invalid value; `validate` puts its path before the reason.
 
     Args:
-        field: its name, or its path below the dataclass that raises.
+        field: name of the field, or its path below the dataclass that raises.
         reason: what is wrong, and the mend.
     """
 
@@ -65,28 +65,28 @@ def from_plain(plain: Any) -> Any:
 
 
 def with_defaults(plain: Any) -> Any:
-    """A plain tree with the fields that its types have got since, at their defaults.
+    """A plain tree with the fields that were added to its types later, at their defaults.
 
-    A new field's default is what there was without it, so that a run of before goes on.
+    A new field's default means what there was without it, so that old runs go on.
     """
     if isinstance(plain, list):
         return [with_defaults(part) for part in plain]
     if not isinstance(plain, dict):
         return plain
-    known = {name: with_defaults(value) for name, value in plain.items()}
+    tree = {name: with_defaults(value) for name, value in plain.items()}
     try:
         kind = _find(plain[TYPE])
     except ValueError:
-        return known
+        return tree
     if issubclass(kind, enum.Enum):
         return plain
     none = dataclasses.MISSING
     for field in dataclasses.fields(kind):
         made = field.default_factory
         value = field.default if made is none else made()
-        if field.name not in known and value is not none:
-            known[field.name] = to_plain(value)
-    return known
+        if field.name not in tree and value is not none:
+            tree[field.name] = to_plain(value)
+    return tree
 
 
 def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
@@ -143,11 +143,11 @@ def check_types(config: Any, path: str = "config") -> None:
 
 
 def validate(config: Any, path: str = "config") -> None:
-    """Checks types, then bounds and `validate()` of a tree's dataclasses, inmost first.
+    """Checks types, then bounds and `validate()` of a tree's dataclasses, innermost first.
 
     Args:
         config: the tree.
-        path: by which the command line knows it.
+        path: name of the tree on the command line.
 
     Raises:
         ValueError: naming the field by its flag, and the mend.
@@ -191,7 +191,7 @@ def _check_bounds(config):
 
 
 def _fits(value, hint) -> bool:
-    """Whether a value is of a type; whole numbers serve as any."""
+    """Whether a value is of a type; whole numbers count as floats."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in parts)
@@ -238,7 +238,7 @@ def rename_fields(message: str, names: Mapping[str, str]) -> str:
     the run was trained.
 
     Args:
-        message: of an error.
+        message: text of an error.
         names: {"data.mpp": "--mpp", ...}.
     """
 
@@ -252,18 +252,17 @@ def rename_fields(message: str, names: Mapping[str, str]) -> str:
 
 
 def _find(name):
+    """The config class or enum of this full name."""
     module, _, kind = name.rpartition(".")
     if module.split(".")[0] not in ("wsi_jax", "experiments"):
         raise ValueError(f"{name} is not a config of wsi_jax; was the file edited?")
     try:
-        found = getattr(importlib.import_module(module), kind, None)
+        config = getattr(importlib.import_module(module), kind, None)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):  # one that it imports
             raise
-        found = None
-    is_config = dataclasses.is_dataclass(found) or (
-        isinstance(found, type) and issubclass(found, enum.Enum)
-    )
-    if not is_config:
+        config = None
+    is_enum = isinstance(config, type) and issubclass(config, enum.Enum)
+    if not (is_enum or dataclasses.is_dataclass(config)):
         raise ValueError(f"{name} is not a config of this version of wsi_jax")
-    return found
+    return config

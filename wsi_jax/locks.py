@@ -1,4 +1,4 @@
-"""A folder in which one process works at a time."""
+"""Locks a folder for one process at a time."""
 
 import contextlib
 import datetime
@@ -19,7 +19,7 @@ LOCK = ".lock"
 
 
 class LockedError(ValueError):
-    """Another process works in a folder; the message says which, and the mend."""
+    """A folder is in use by another process, which the message names."""
 
 
 @contextlib.contextmanager
@@ -31,8 +31,8 @@ def locked(folder: str | os.PathLike, mend: str) -> Iterator[None]:
     is locked.
 
     Args:
-        folder: also swept of what killed processes have left.
-        mend: what else to do than to wait, for the message.
+        folder: the folder; temporary files of killed processes in it are removed.
+        mend: what to do other than wait, for the message.
 
     Raises:
         LockedError: another process has it.
@@ -52,7 +52,7 @@ def locked(folder: str | os.PathLike, mend: str) -> Iterator[None]:
 
 
 def _acquire(path: pathlib.Path, mend: str) -> int:
-    """The lock's file, open and locked, with this process's name in it."""
+    """Descriptor of the lock's file, locked, with this process's name in it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -1,4 +1,4 @@
-"""What made a number: commit, date, machine, versions."""
+"""Commit, date, machine and versions that a result was made with."""
 
 import datetime
 import functools
@@ -28,7 +28,8 @@ def provenance() -> dict:
 
 
 def commit() -> str:
-    """Of this checkout, marked where files differ from it; "unknown" outside git."""
+    """Hash of this checkout's commit, "-changed" where files differ from it; "unknown"
+    outside git."""
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     run = {"capture_output": True, "text": True, "check": True}
     try:
@@ -41,7 +42,7 @@ def commit() -> str:
 
 @functools.cache
 def code() -> dict[str, str]:
-    """What must be equal for two processes to make the same features.
+    """Versions that must be equal for two processes to make the same features.
 
     {"jax": its version, "wsi_jax": hash of its files}, for checkouts have one version.
     """
@@ -69,22 +70,22 @@ def machine() -> dict:
 
 
 def cores() -> int:
-    """Those this process may use; all there are where the system does not tell."""
+    """Number of cores this process may use; all cores where the system does not say."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the packages the numbers depend on, and JAX's backend."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of packages that results depend on, and of JAX's backend."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     backend = jax.devices()[0].client.platform_version
-    return found | {"backend": " ".join(backend.split())}
+    return installed | {"backend": " ".join(backend.split())}
 
 
 def _cpu() -> str:

@@ -66,7 +66,7 @@ def test_a_reference_with_a_header_and_training_slides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["test_001,Colon_aca,practice,Macro", "test_001;Tumor", "test_001", "x,1,2"]
+    "line", ["test_001,Colon_aca,practice,Macro", "test_001", "x,1,2"]
 )
 def test_no_line_of_a_reference_is_taken_for_a_header(tmp_path, line):
     """Neither the first, which would cost a test slide, nor a later one."""

@@ -188,7 +188,7 @@ def test_trident(write, slides, warned):
     with pytest.raises(CohortError, match=r"wsis\.csv, line 3: mpp '20x'"):
         importers.from_trident(labels, wsis, slides)
     wsis = write("wsis.csv", text.replace("deep/er/", ""))
-    with pytest.raises(CohortError, match=r"1 of 3 slides are not below.*slide_2"):
+    with pytest.raises(CohortError, match=r"1 of 3 .*: slide_2; .*--allow-missing"):
         importers.from_trident(labels, wsis, slides)
 
 
@@ -220,7 +220,7 @@ def test_clam_reads_what_is_written(write, slides, tmp_path):
 
 def test_a_slide_outside_the_folder(write, slides, warned):
     table = write("dataset.csv", DATASET.replace("slide_4", "slide_5"))
-    with pytest.raises(CohortError, match=r"1 of 6 slides are not below .*slide_5"):
+    with pytest.raises(CohortError, match=r"1 of 6 slides are missing: slide_5"):
         importers.from_clam(table, None, slides)
     slides.complete = False
     cohort = importers.from_clam(table, None, slides)
@@ -263,8 +263,8 @@ def test_a_bad_split_file_is_named(write, read, text, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("slide_id", "slides", "no column slide_id or slide"),
-        ("label", "class", "no column label .*--label"),
+        ("slide_id", "slides", "no column 'slide_id' or 'slide'"),
+        ("label", "class", "no column 'label' .*--label"),
         ("slide_2", "slide_1", "line 3: slide 'slide_1' again"),
         ("patient_1,slide_3,normal_tissue", "p,slide_3,", "line 4: 'label' is empty"),
         ("slide_3", "", "line 4: 'slide_id' is empty"),

@@ -1,4 +1,4 @@
-"""BACH (ICIAR 2018): from its folder to a cohort.
+"""Reads the folder of BACH (ICIAR 2018) into a cohort.
 
 400 fields of breast tissue, 2048 x 1536 px at 0.42 um/px, a hundred of each class:
 
@@ -9,16 +9,13 @@
 Several images come from one patient, and which is public for a part of them only.
 """
 
-import csv
 import os
 import pathlib
 from collections.abc import Collection
 
-from absl import logging
-
 from wsi_jax.data.cohort import Cohort, Row
-from wsi_jax.data.csv_table import CohortError, read_table
-from wsi_jax.data.slide_folder import some
+from wsi_jax.data.csv_table import CohortError, find_column, read_lines, read_table
+from wsi_jax.data.slide_folder import abbreviate, check_missing, warn_left_out
 from wsi_jax.slides.names import slide_id_of
 
 CLASSES = ("Normal", "Benign", "InSitu", "Invasive")
@@ -39,43 +36,43 @@ def read_bach(
     folder of a class, both must agree. Images that lie beside the CSV are read as well.
 
     The public map of images to patients is partial. An image that `patients` does not
-    name counts as a patient of its own, so that splits are by patient as far as is
-    known and no further.
+    name counts as a patient of its own.
 
     Args:
         folder: `Photos`, or the one that holds it.
-        patients: CSV with columns file and patient, empty where it is not known; a
-            column cluster tells what a practice image was made of.
+        patients: CSV with columns file and patient, empty where unknown; a column
+            cluster names what a practice image was made of.
         complete: refuse a folder that lacks images of the CSV or holds others; when
             False they are left out with a warning.
 
     Raises:
         CohortError: naming the file or the images and the mend.
     """
-    folder = pathlib.Path(folder)
-    places = [folder / name for name in _INSIDE]
-    photos = next((p for p in places if (p / TRUTH).is_file()), None)
-    if photos is None:
-        raise CohortError(
-            f"{folder}: no {TRUTH} in it or in its Photos/; give the folder of BACH "
-            "that holds Photos/"
-        )
+    photos = _find_photos(pathlib.Path(folder))
     truth = read_truth(photos / TRUTH)
-    found = _images(photos)
-    _check_complete(photos, found, truth, complete)
-    told = _patients(patients, truth) if patients else {}
+    images = _images(photos)
+    extra = sorted(set(images) - set(truth))
+    if extra and complete:
+        raise CohortError(
+            f"{photos}: {len(extra)} images are not in {TRUTH}: {abbreviate(extra)}; "
+            "add their lines, or leave them out with --config.data.complete=False"
+        )
+    warn_left_out(f"not in {TRUTH}", extra, "images")
+    missing = [name for name in truth if name not in images]
+    check_missing(photos, missing, len(truth), complete, what="images")
+    patient_of = _patients(patients, truth) if patients else {}
     rows = []
     for slide_id, label in truth.items():
-        if slide_id not in found:
+        if slide_id not in images:
             continue
-        path = found[slide_id]
+        path = images[slide_id]
         inside = path.parent.name
         if path.parent != photos and inside != label:
             raise CohortError(
                 f"{path} lies in {inside}, {TRUTH} says {label}; move the file or mend "
                 "the line"
             )
-        patient, cluster = told.get(slide_id, ("", ""))
+        patient, cluster = patient_of.get(slide_id, ("", ""))
         rows.append(
             Row(slide_id, str(path), label, patient or slide_id, "", cluster=cluster)
         )
@@ -84,30 +81,35 @@ def read_bach(
     return Cohort(tuple(rows), CLASSES)
 
 
+def _find_photos(folder):
+    places = [folder / name for name in _INSIDE]
+    photos = next((p for p in places if (p / TRUTH).is_file()), None)
+    if photos is None:
+        raise CohortError(
+            f"{folder}: no {TRUTH} in it or in its Photos/; give the folder of BACH "
+            "that holds Photos/"
+        )
+    return photos
+
+
 def read_truth(path: str | os.PathLike) -> dict[str, str]:
     """{image: class} of a microscopy_ground_truth.csv, which has no header.
 
     Raises:
         CohortError: naming the file, the line and the mend.
     """
-    known = {name.casefold(): name for name in CLASSES}
+    classes = {name.casefold(): name for name in CLASSES}
     truth = {}
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        for number, line in enumerate(csv.reader(f), start=1):
-            cells = [cell.strip() for cell in line]
-            if not any(cells):
-                continue
-            if len(cells) != 2 or not cells[0] or cells[1].casefold() not in known:
-                raise CohortError(
-                    f"{path}, line {number}: {','.join(line)!r}; write n001.tif and "
-                    f"{', '.join(CLASSES[:-1])} or {CLASSES[-1]}, without a header"
-                )
-            slide_id = slide_id_of(cells[0])
-            if slide_id in truth:
-                raise CohortError(
-                    f"{path}, line {number}: {slide_id} again; remove one"
-                )
-            truth[slide_id] = known[cells[1].casefold()]
+    for number, cells in read_lines(path):
+        if len(cells) != 2 or not cells[0] or cells[1].casefold() not in classes:
+            raise CohortError(
+                f"{path}, line {number}: {','.join(cells)!r}; write n001.tif and "
+                f"{', '.join(CLASSES[:-1])} or {CLASSES[-1]}, without a header"
+            )
+        slide_id = slide_id_of(cells[0])
+        if slide_id in truth:
+            raise CohortError(f"{path}, line {number}: {slide_id} again; remove one")
+        truth[slide_id] = classes[cells[1].casefold()]
     if not truth:
         raise CohortError(f"{path}: no image in it; write n001.tif,Normal and so on")
     return truth
@@ -115,40 +117,15 @@ def read_truth(path: str | os.PathLike) -> dict[str, str]:
 
 def _images(photos: pathlib.Path) -> dict[str, pathlib.Path]:
     """{image: path} of those in the folders of the classes and beside them."""
-    found = {}
+    images = {}
     for place in (photos, *(photos / name for name in CLASSES)):
         for path in sorted(place.glob("*.tif")):
             if path.name.startswith("."):
                 continue
-            if path.stem in found:
-                raise CohortError(f"{path} is also {found[path.stem]}; remove one")
-            found[path.stem] = path
-    return found
-
-
-def _check_complete(
-    photos: pathlib.Path,
-    found: Collection[str],
-    truth: Collection[str],
-    complete: bool,
-) -> None:
-    missing = [name for name in truth if name not in found]
-    extra = sorted(set(found) - set(truth))
-    leave = "leave them out with --config.data.complete=False"
-    if missing and complete:
-        raise CohortError(
-            f"{photos}: {len(missing)} of {len(truth)} images are missing: "
-            f"{some(missing)}; copy them, or {leave}"
-        )
-    if extra and complete:
-        raise CohortError(
-            f"{photos}: {len(extra)} images are not in {TRUTH}: {some(extra)}; add "
-            f"their lines, or {leave}"
-        )
-    if missing:
-        logging.warning("%s: missing, left out: %s", photos, some(missing))
-    if extra:
-        logging.warning("%s: not in %s, left out: %s", photos, TRUTH, some(extra))
+            if path.stem in images:
+                raise CohortError(f"{path} is also {images[path.stem]}; remove one")
+            images[path.stem] = path
+    return images
 
 
 def _patients(
@@ -156,9 +133,8 @@ def _patients(
 ) -> dict[str, tuple[str, str]]:
     """{image: (patient, cluster)} of those that a CSV names."""
     header, lines = read_table(path, ("file",))
-    if "patient" not in header:
-        raise CohortError(f"{path}: no column 'patient' among {header}; add it")
-    told = {}
+    find_column(path, header, ("patient",))
+    patients = {}
     for number, cells in lines:
         where, slide_id = f"{path}, line {number}", slide_id_of(cells["file"])
         if slide_id not in truth:
@@ -166,7 +142,7 @@ def _patients(
                 f"{where}: {cells['file']!r} is no image of {TRUTH}; mend the name or "
                 "remove the line"
             )
-        if slide_id in told:
+        if slide_id in patients:
             raise CohortError(f"{where}: {slide_id} again; remove one")
-        told[slide_id] = cells["patient"], cells.get("cluster", "")
-    return told
+        patients[slide_id] = cells["patient"], cells.get("cluster", "")
+    return patients

@@ -1,4 +1,4 @@
-"""CAMELYON16: from its folders to a cohort.
+"""Reads the folders of CAMELYON16 into a cohort.
 
 Two layouts are read, the challenge's own and that of `s3://camelyon-dataset`:
 
@@ -11,18 +11,17 @@ Two layouts are read, the challenge's own and that of `s3://camelyon-dataset`:
                                               masks/tumor_001_mask.tif
 
 A practice cohort has the first layout, any number of slides, and a `slides.csv` (our
-manifest) that tells patients, sites and clusters.
+manifest) that names patients, sites and clusters.
 """
 
-import csv
 import dataclasses
 import os
 import pathlib
 from typing import NamedTuple
 
-from absl import logging
-
-from wsi_jax.data.cohort import Cohort, CohortError, Row, read_manifest
+from wsi_jax.data.cohort import Cohort, Row, read_manifest
+from wsi_jax.data.csv_table import CohortError, find_column, read_lines, read_table
+from wsi_jax.data.slide_folder import abbreviate, check_missing, warn_left_out
 from wsi_jax.data.splits import Split, assign_splits
 
 CLASSES = ("normal", "tumor")
@@ -40,15 +39,24 @@ _PARTLY += (51, 54, 55, 56, 67, 79, 85, 92, 95, 110)
 PARTLY_ANNOTATED = frozenset({"test_114", *(f"tumor_{i:03}" for i in _PARTLY)})
 
 _NAMES = ("test_", *(f"{name}_" for name in CLASSES))
+# Columns of the metadata: the slide's name and its centre.
+_COLUMNS = (
+    ("slide_name", "image", "slide_id"),
+    ("hospital_corrected", "hospital", "center", "site"),
+)
+_MEND = (
+    "it needs slide_name, image or slide_id, and hospital_corrected, hospital, center "
+    "or site"
+)
 CENTRES = {0.0: "RUMC", 1.0: "UMCU"}
 
 
 class Reference(NamedTuple):
-    """The truth about a test slide.
+    """The true label of a test slide.
 
     Attributes:
         label: "normal" or "tumor".
-        lesion: "Macro" (2 mm or more), "Micro" or "None"; "" where it is not told.
+        lesion: "Macro" (2 mm or more), "Micro" or "None"; "" where not stated.
     """
 
     label: str
@@ -71,7 +79,7 @@ def read_camelyon16(
     Args:
         folder: the one that holds `training/` or `images/`.
         val: share of the training slides that validate.
-        seed: of the draw.
+        seed: seed of the draw.
         metadata: CSV with each slide's centre: columns slide_name, image or slide_id,
             and hospital_corrected, hospital, center or site. The labels it may hold are
             not read: for test_114 they disagree with reference.csv, which decides.
@@ -82,38 +90,31 @@ def read_camelyon16(
         CohortError: naming the file or the slides and the mend.
     """
     folder = pathlib.Path(folder)
-    aws = (folder / "images").is_dir()
-    if not aws and not (folder / "training").is_dir():
-        raise CohortError(
-            f"{folder}: neither images/ nor training/ in it; give the folder of "
-            "CAMELYON16 that holds one of them"
-        )
-    reference = read_reference(
-        folder / ("evaluation" if aws else "testing") / "reference.csv"
-    )
-    found = _slides(folder, aws)
-    known = {row.slide_id: row for row in _practice_rows(folder)}
+    aws = _is_aws(folder)
+    part = "evaluation" if aws else "testing"
+    reference = read_reference(folder / part / "reference.csv")
+    paths = _slides(folder, aws)
     practice = set(reference) != set(TESTING)
-    training = sorted(set(found) - set(reference)) if practice else TRAINING
-    _check_complete(folder, found, {*training, *reference}, complete)
+    training = sorted(set(paths) - set(reference)) if practice else TRAINING
+    expected = {*training, *reference}
+    warn_left_out("not of the challenge", sorted(set(paths) - expected))
+    missing = sorted(expected - set(paths))
+    check_missing(folder, missing, len(expected), complete)
+    practice_rows = {row.slide_id: row for row in _practice_rows(folder)}
     rows = []
-    for slide_id in (*training, *sorted(reference)):
-        if slide_id not in found:
-            continue
+    for slide_id in filter(paths.get, (*training, *sorted(reference))):
         test = slide_id in reference
         label = reference[slide_id].label if test else slide_id.split("_")[0]
-        row = Row(slide_id, str(found[slide_id]), label, slide_id, "")
-        if slide_id in known:
-            told = ("patient_id", "site", "cluster", "mpp", "mask_path")
-            row = dataclasses.replace(
-                row, **{name: getattr(known[slide_id], name) for name in told}
-            )
+        row = practice_rows.get(slide_id, Row(slide_id, "", label, slide_id, ""))
         rows.append(
             dataclasses.replace(
                 row,
+                path=str(paths[slide_id]),
+                label=label,
                 split="test" if test else "",
                 annotation_path=_annotation(folder, aws, slide_id, test),
                 mask_path=row.mask_path or _mask(folder, slide_id),
+                fold="",
             )
         )
     if metadata is not None:
@@ -128,18 +129,11 @@ def read_reference(path: str | os.PathLike) -> dict[str, Reference]:
     Raises:
         CohortError: naming the file, the line and the mend.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(f) if line]
-    except FileNotFoundError:
-        raise CohortError(
-            f"{path}: no such file; it has one line per test slide, test_001,Tumor,..."
-        ) from None
     reference = {}
-    for number, cells in enumerate(lines, start=1):
+    for index, (number, cells) in enumerate(read_lines(path)):
         label = cells[1].casefold() if len(cells) > 1 else ""
         is_slide = cells[0].casefold().startswith(_NAMES)
-        if number == 1 and not is_slide and label not in CLASSES:
+        if index == 0 and not is_slide and label not in CLASSES:
             continue  # the column names
         if not is_slide or label not in CLASSES:
             raise CohortError(
@@ -151,11 +145,22 @@ def read_reference(path: str | os.PathLike) -> dict[str, Reference]:
             raise CohortError(f"{path}, line {number}: {slide_id} again; remove one")
         if slide_id.startswith("test_"):
             lesions = [c.capitalize() for c in cells[2:]]
-            told = [c for c in lesions if c in ("Macro", "Micro", "None")]
-            reference[slide_id] = Reference(label, told[-1] if told else "")
+            lesions = [c for c in lesions if c in ("Macro", "Micro", "None")]
+            reference[slide_id] = Reference(label, lesions[-1] if lesions else "")
     if not reference:
         raise CohortError(f"{path}: no test slide in it; write test_001,Tumor,...")
     return reference
+
+
+def _is_aws(folder):
+    """Whether the layout is that of `s3://camelyon-dataset`."""
+    aws = (folder / "images").is_dir()
+    if not aws and not (folder / "training").is_dir():
+        raise CohortError(
+            f"{folder}: neither images/ nor training/ in it; give the folder of "
+            "CAMELYON16 that holds one of them"
+        )
+    return aws
 
 
 def _slides(folder, aws):
@@ -168,25 +173,6 @@ def _slides(folder, aws):
 def _practice_rows(folder):
     path = folder / "slides.csv"
     return read_manifest(path).rows if path.is_file() else ()
-
-
-def _check_complete(folder, found, expected, complete):
-    extra = sorted(set(found) - expected)
-    if extra:
-        logging.warning("%s: not of the challenge, left out: %s", folder, _list(extra))
-    missing = sorted(expected - set(found))
-    if missing and complete:
-        raise CohortError(
-            f"{folder}: {len(missing)} of {len(expected)} slides are missing: "
-            f"{_list(missing)}; copy them, or leave them out with "
-            "--config.data.complete=False"
-        )
-    if missing:
-        logging.warning("%s: missing, left out: %s", folder, _list(missing))
-
-
-def _list(names):
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" * (len(names) > 10))
 
 
 def _annotation(folder, aws, slide_id, test):
@@ -202,21 +188,14 @@ def _mask(folder, slide_id):
 
 
 def _with_sites(rows, path):
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        reader = csv.DictReader(f)
-        lines, names = list(reader), reader.fieldnames or []
-    ids = [c for c in ("slide_name", "image", "slide_id") if c in names]
-    centres = ("hospital_corrected", "hospital", "center", "site")
-    centres = [c for c in centres if c in names]
-    if not ids or not centres:
+    header, lines = read_table(path)
+    slide, centre = (find_column(path, header, names, _MEND) for names in _COLUMNS)
+    sites = {cells[slide].removesuffix(".tif"): cells[centre] for _, cells in lines}
+    missing = [row.slide_id for row in rows if not sites.get(row.slide_id)]
+    if missing:
         raise CohortError(
-            f"{path}: columns {names}; it needs slide_name, image or slide_id, and "
-            "hospital_corrected, hospital, center or site"
+            f"{path}: no centre for {abbreviate(missing)}; add their lines"
         )
-    sites = {line[ids[0]].removesuffix(".tif"): line[centres[0]] for line in lines}
-    unknown = [row.slide_id for row in rows if not sites.get(row.slide_id)]
-    if unknown:
-        raise CohortError(f"{path}: no centre for {_list(unknown)}; add their lines")
     return [dataclasses.replace(row, site=_centre(sites[row.slide_id])) for row in rows]
 
 

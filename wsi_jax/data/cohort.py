@@ -12,19 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
+from wsi_jax.data.slide_ids import barcode_patient, check_id
 from wsi_jax.files import replacing
 from wsi_jax.slides.names import slide_id_of
 from wsi_jax.types import Task
 
 SPLITS = ("train", "val", "test")
 PATH_COLUMNS = ("path", "mask_path", "annotation_path")
-MAX_ID_BYTES = 200  # with what is appended, a name that every file system takes
-_FORBIDDEN = frozenset('/\\<>:"|?*')
-_DEVICES = {"con", "prn", "aux", "nul"} | {
-    f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)
-}
 # What pandas, R and the GDC write where there is no value.
 _MISSING = {
     *("na", "nan", "-nan", "n/a", "#n/a", "#na", "#n/a n/a", "<na>", "null", "none"),
@@ -162,31 +157,6 @@ def in_split(cohort: Cohort, split: str) -> Cohort:
 def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
     """Each slide's label as its index among the cohort's classes."""
     return Task(cohort.classes).targets(cohort.rows)
-
-
-def id_fault(slide_id: str) -> str:
-    """Why a slide's id cannot name files on every file system, or ""."""
-    if not slide_id.isprintable():
-        return "it holds a character that cannot be printed"
-    if forbidden := sorted(_FORBIDDEN & set(slide_id)):
-        return f"no {' '.join(forbidden)} may be in it"
-    if slide_id.startswith(".") or slide_id.endswith("."):
-        return "it begins or ends with a dot"
-    if slide_id.split(".")[0].casefold() in _DEVICES:
-        return "Windows keeps it for a device"
-    if (size := len(slide_id.encode())) > MAX_ID_BYTES:
-        return f"it has {size} bytes, more than {MAX_ID_BYTES}"
-    return ""
-
-
-def check_id(slide_id: str, where: str) -> None:
-    """Refuses an id that cannot name files; `where` is for the error."""
-    if fault := id_fault(slide_id):
-        shown = slide_id if len(slide_id) <= 60 else f"{slide_id[:60]}..."
-        raise CohortError(
-            f"{where}: slide_id {shown!r} names files, and {fault}; write another in "
-            "column 'slide_id' (and the file in column 'path')"
-        )
 
 
 def check_labels(labels: Iterable[tuple[str, str]]) -> None:

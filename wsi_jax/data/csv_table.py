@@ -1,4 +1,4 @@
-"""CSVs as spreadsheets, pandas and people write them."""
+"""Tolerant reading of CSVs, as spreadsheets, pandas and people write them."""
 
 import csv
 import os
@@ -13,22 +13,14 @@ class CohortError(ValueError):
     """A cohort that cannot be used as it is; the message says where and the mend."""
 
 
-def read_table(
-    path: str | os.PathLike, filled: Sequence[str] = ()
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Any CSV with column names: those, and (line number, {column: cell}) of each line.
+def read_lines(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of any CSV; empty lines are left out.
 
-    Names are in lower case, cells are text without blanks around them, empty lines are
-    left out. Commas, semicolons and tabs all separate. The apostrophe of
-    `escape_formula` is taken off again.
-
-    Args:
-        path: of the CSV.
-        filled: columns that must be there, without an empty cell.
+    Cells are text without blanks around them. Commas, semicolons and tabs all separate.
+    The apostrophe of `escape_formula` is taken off again.
 
     Raises:
-        CohortError: no such file, not a CSV, more or fewer cells than names, or one
-            that must be filled and is not.
+        CohortError: no such file, or not a CSV.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
@@ -36,7 +28,7 @@ def read_table(
             f.seek(0)
             separator = max(",;\t", key=head.count)
             reader = csv.reader(f, delimiter=separator, strict=True)
-            table = [
+            lines = [
                 (reader.line_num, [unescape_formula(cell.strip()) for cell in cells])
                 for cells in reader
             ]
@@ -51,14 +43,29 @@ def read_table(
         raise CohortError(
             f"{path}: not a CSV in UTF-8 ({error}); save it as one"
         ) from None
-    table = [(number, cells) for number, cells in table if any(cells)]
+    return [(number, cells) for number, cells in lines if any(cells)]
+
+
+def read_table(
+    path: str | os.PathLike, filled: Sequence[str] = ()
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Column names, in lower case, and (line number, {column: cell}) of each line.
+
+    Args:
+        path: a CSV as `read_lines` reads it, whose first line names the columns.
+        filled: columns that must be there, without an empty cell.
+
+    Raises:
+        CohortError: as `read_lines`; more or fewer cells than names; or a column that
+            must be filled and is not.
+    """
+    table = read_lines(path)
     if not table:
         raise CohortError(f"{path}: empty; its first line names the columns")
     (_, header), *lines = table
     header = [name.casefold() for name in header]
     for name in filled:
-        if name not in header:
-            raise CohortError(f"{path}: no column {name!r} among {header}; add it")
+        find_column(path, header, (name,))
     named = []
     for number, cells in lines:
         while len(cells) > len(header) and not cells[-1]:  # as spreadsheets export
@@ -76,8 +83,27 @@ def read_table(
     return header, named
 
 
+def find_column(
+    path: str | os.PathLike,
+    header: Sequence[str],
+    names: Sequence[str],
+    mend: str = "add it",
+) -> str:
+    """The first of some names that one column has.
+
+    Raises:
+        CohortError: none has; `mend` ends the message.
+    """
+    for name in names:
+        if header.count(name) == 1:
+            return name
+    raise CohortError(
+        f"{path}: no column {' or '.join(map(repr, names))} among {header}; {mend}"
+    )
+
+
 def escape_formula(cell: object) -> object:
-    """A cell of a CSV that no spreadsheet takes for a formula.
+    """A cell for a CSV, such that no spreadsheet takes it for a formula.
 
     Text that begins with = + - @, a tab or a carriage return gets an apostrophe in
     front, which spreadsheets do not show; numbers stay as they are. Carriage returns,

@@ -1,4 +1,4 @@
-"""Room on a disk, before it is needed and when there is none."""
+"""Checks of free disk space, and errors of a full disk."""
 
 import errno
 import os
@@ -12,12 +12,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_space(folder: str | os.PathLike, tiles: int, d: int) -> None:
-    """Checks that features to be written have room.
+    """Checks that the disk has room for features.
 
     Args:
-        folder: of the files; need not be there yet.
-        tiles: of all slides.
-        d: features of a tile.
+        folder: where the files will be; need not exist yet.
+        tiles: number of tiles of all slides.
+        d: number of features of a tile.
 
     Raises:
         FeatureError: with what is needed and what is free.
@@ -35,12 +35,12 @@ def check_space(folder: str | os.PathLike, tiles: int, d: int) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or what it came from, says that a disk is full.
+    """Whether an error, or its cause, says that a disk is full.
 
     Orbax passes on a full disk as a ValueError with a text.
     """
-    told = isinstance(error, OSError) and error.errno in _FULL
-    if told or os.strerror(errno.ENOSPC) in str(error):
+    by_number = isinstance(error, OSError) and error.errno in _FULL
+    if by_number or os.strerror(errno.ENOSPC) in str(error):
         return True
     earlier = error.__cause__ or error.__context__
     return earlier is not None and is_full(earlier)

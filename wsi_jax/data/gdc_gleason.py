@@ -1,4 +1,4 @@
-"""Gleason grades of prostate cancer, as the GDC's clinical table has them."""
+"""Gleason grades of prostate cancer from the GDC's clinical table."""
 
 import os
 import re
@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from absl import logging
 
-from wsi_jax.data.csv_table import CohortError, read_table
-from wsi_jax.data.slide_folder import some
+from wsi_jax.data.csv_table import CohortError, find_column, read_table
+from wsi_jax.data.slide_folder import abbreviate
 
 _PATTERN = re.compile(r"(?:pattern )?([1-5])", re.IGNORECASE)
 _MISSING = ("", "'--", "--", "not reported", "unknown", "not applicable")
+_MEND = "give the clinical.tsv of the GDC"
 _CASE = ("case_submitter_id", "cases.submitter_id", "submitter_id")
 _GRADES = ("primary_gleason_grade", "secondary_gleason_grade")
 
@@ -42,10 +43,13 @@ def read_gleason(path: str | os.PathLike) -> dict[str, Gleason]:
         CohortError: a column that is missing, or a grade that is none.
     """
     header, lines = read_table(path)
-    case = _column(path, header, _CASE)
-    grades = [_column(path, header, (f"diagnoses.{name}", name)) for name in _GRADES]
+    case = find_column(path, header, _CASE, _MEND)
+    grades = [
+        find_column(path, header, (f"diagnoses.{name}", name), _MEND)
+        for name in _GRADES
+    ]
     primary = [n for n in header if n.endswith("diagnosis_is_primary_disease")]
-    found = defaultdict(dict)
+    grades_of = defaultdict(set)
     for number, cells in lines:
         values = [cells[name] for name in grades]
         if any(cells[name].casefold() in ("false", "no") for name in primary):
@@ -59,19 +63,11 @@ def read_gleason(path: str | os.PathLike) -> dict[str, Gleason]:
                 "Pattern 5, or '-- where there is none"
             )
         gleason = Gleason(*(int(match[1]) for match in patterns))
-        found[cells[case]][gleason] = None
-    torn = [patient for patient, several in found.items() if len(several) > 1]
-    if torn:
+        grades_of[cells[case]].add(gleason)
+    unclear = [patient for patient, several in grades_of.items() if len(several) > 1]
+    if unclear:
         logging.warning(
-            "%s: %d patients have two grades, so none: %s", path, len(torn), some(torn)
+            "%s: %d patients have two grades, so none: %s",
+            *(path, len(unclear), abbreviate(unclear)),
         )
-    return {patient: next(iter(g)) for patient, g in found.items() if len(g) == 1}
-
-
-def _column(path, header, names):
-    for name in names:
-        if name in header:
-            return name
-    raise CohortError(
-        f"{path}: no column {' or '.join(names)}; give the clinical.tsv of the GDC"
-    )
+    return {patient: one for patient, (one, *more) in grades_of.items() if not more}

@@ -1,4 +1,4 @@
-"""Cohorts as other tools keep them: their CSVs and splits in, a `Cohort` out.
+"""Imports cohorts from the files of CLAM, SASHA, torchmil, StreamingCLAM and TRIDENT.
 
     CLAM, SASHA    case_id,slide_id,label; a split file (`split_files.py`)
     torchmil       bag_name,split; labels from any CSV
@@ -14,19 +14,22 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from absl import logging
-
 from wsi_jax.data.cohort import (
     SPLITS,
     Cohort,
     Row,
-    check_id,
     check_labels,
     parse_mpp,
     patient_of,
 )
-from wsi_jax.data.csv_table import CohortError, read_table
-from wsi_jax.data.slide_folder import find_slides, some
+from wsi_jax.data.csv_table import CohortError, find_column, read_table
+from wsi_jax.data.slide_folder import (
+    abbreviate,
+    check_missing,
+    find_slides,
+    warn_left_out,
+)
+from wsi_jax.data.slide_ids import check_id
 from wsi_jax.data.split_files import (
     read_clam_split,
     read_sasha_split,
@@ -103,15 +106,13 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
         wsis: `wsi` is a path below the folder, with its extension; `mpp` may be empty.
         slides: where they are.
     """
-    known = _labelled([table], slides)
-    header, lines = read_table(wsis)
-    if "wsi" not in header:
-        raise CohortError(f"{wsis}: no column 'wsi' among {header}; it is wsi,mpp")
-    rows, lost = {}, []
+    labelled = _labelled([table], slides)
+    _, lines = read_table(wsis, ("wsi",))
+    rows = {}
     for number, cells in lines:
         path = pathlib.Path(slides.folder, cells["wsi"])
         slide_id = slide_id_of(path)
-        if slide_id not in known:
+        if slide_id not in labelled:
             raise CohortError(
                 f"{wsis}, line {number}: no label of {slide_id!r} in {table}; add it"
             )
@@ -121,11 +122,12 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
                 "names, or remove one"
             )
         mpp = parse_mpp(cells.get("mpp", ""), f"{wsis}, line {number}")
-        rows[slide_id] = dataclasses.replace(known[slide_id], path=str(path), mpp=mpp)
-        if not path.is_file():
-            lost.append(slide_id)
-    _warn(f"{wsis} does not list", [s for s in known if s not in rows])
-    return _finish(rows, lost, slides)
+        row = labelled[slide_id]
+        rows[slide_id] = dataclasses.replace(row, path=str(path), mpp=mpp)
+    unlisted = [slide_id for slide_id in labelled if slide_id not in rows]
+    warn_left_out(f"{wsis} does not list", unlisted)
+    missing = [name for name, row in rows.items() if not os.path.isfile(row.path)]
+    return _finish(rows, missing, slides)
 
 
 def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
@@ -133,8 +135,9 @@ def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
     rows, label, labels = {}, slides.label.casefold(), []
     for table in tables:
         header, lines = read_table(table)
-        name = _column(table, header, IDS)
-        _column(table, header, (label,))
+        name = find_column(table, header, IDS)
+        mend = "add it, or name the column of the labels with label= (--label)"
+        find_column(table, header, (label,), mend)
         patient = [column for column in PATIENTS if column in header]
         for number, cells in lines:
             where, slide_id = f"{table}, line {number}", slide_id_of(cells[name])
@@ -159,16 +162,6 @@ def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
     return rows
 
 
-def _column(path, header, names):
-    for name in names:
-        if header.count(name) == 1:
-            return name
-    raise CohortError(
-        f"{path}: no column {' or '.join(names)} among {header}; add it, or name the "
-        "column of the labels with label= (--label)"
-    )
-
-
 def _cohort(
     rows: dict[str, Row], split_of: Mapping[str, str] | None, slides: Slides
 ) -> Cohort:
@@ -178,18 +171,18 @@ def _cohort(
         unknown = sorted(set(split_of) - set(rows))
         if unknown:
             raise CohortError(
-                f"{len(unknown)} slides have a split and no label: {some(unknown)}; "
-                "add them to the CSV of labels"
+                f"{len(unknown)} slides have a split and no label: "
+                f"{abbreviate(unknown)}; add them to the CSV of labels"
             )
-        _warn("no split names", [name for name in rows if name not in split_of])
+        warn_left_out("no split names", [name for name in rows if name not in split_of])
         rows = {
             name: dataclasses.replace(row, split=split_of[name])
             for name, row in rows.items()
             if name in split_of
         }
-    found = find_slides(slides.folder, rows)
-    rows = {n: dataclasses.replace(r, path=found.get(n, "")) for n, r in rows.items()}
-    return _finish(rows, [name for name in rows if name not in found], slides)
+    paths = find_slides(slides.folder, rows)
+    rows = {n: dataclasses.replace(r, path=paths.get(n, "")) for n, r in rows.items()}
+    return _finish(rows, [name for name in rows if name not in paths], slides)
 
 
 def _as_in(rows, name):
@@ -197,19 +190,11 @@ def _as_in(rows, name):
     return whole if name not in rows and whole in rows else name
 
 
-def _finish(rows: dict[str, Row], lost: list[str], slides: Slides) -> Cohort:
-    if lost and (slides.complete or len(lost) == len(rows)):
-        raise CohortError(
-            f"{len(lost)} of {len(rows)} slides are not below {slides.folder}: "
-            f"{some(lost)}; copy them there, or leave them out with complete=False "
-            "(--allow-missing)"
-        )
-    _warn(f"not below {slides.folder}", lost)
-    rows = tuple(row for name, row in rows.items() if name not in set(lost))
+def _finish(rows: dict[str, Row], missing: list[str], slides: Slides) -> Cohort:
+    """The cohort of the rows whose slides are there."""
+    flag = "complete=False (--allow-missing)"
+    complete = slides.complete or len(missing) == len(rows)
+    check_missing(slides.folder, missing, len(rows), complete, flag=flag)
+    rows = tuple(row for name, row in rows.items() if name not in set(missing))
     classes = slides.classes or tuple(sorted({row.label for row in rows}))
     return Cohort(rows, classes)
-
-
-def _warn(why: str, names: Sequence[str]) -> None:
-    if names:
-        logging.warning("%d slides left out, %s: %s", len(names), why, some(names))

@@ -1,4 +1,4 @@
-"""Refuses a cohort whose test slides were seen in training."""
+"""Refuses a cohort in which a split leaks into another, or the encoder saw the test."""
 
 import dataclasses
 import os
@@ -6,15 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
-from wsi_jax.data.barcodes import barcode_patient
 from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
+from wsi_jax.data.slide_ids import barcode_patient
 from wsi_jax.files import content_id
 from wsi_jax.slides.dicom import series_of
 from wsi_jax.slides.names import slide_id_of
 
 
 class Count(NamedTuple):
-    """How many slides and patients a split has of one class at one site."""
+    """Numbers of slides and patients of one class at one site in a split."""
 
     split: str
     label: str
@@ -24,12 +24,12 @@ class Count(NamedTuple):
 
 
 class Lint(NamedTuple):
-    """What `lint` found in a cohort without fault.
+    """Summary of a cohort without fault.
 
     Attributes:
         counts: split x class x site, where there is at least one slide.
-        missing: files that rows name and that are not there.
-        patients: what `patients_note` says of the cohort.
+        missing: files that rows name and that do not exist.
+        patients: note on where the patients come from, of `patients_note`.
     """
 
     counts: tuple[Count, ...]
@@ -37,7 +37,7 @@ class Lint(NamedTuple):
     patients: str = ""
 
 
-def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
+def lint(cohort: Cohort, pretrained_on: Collection[str] = ()) -> Lint:
     """Counts a cohort's slides and refuses it when a split leaks into another.
 
     A missing file is reported, not refused: one bad slide does not stop a cohort.
@@ -45,9 +45,9 @@ def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
     test. Files are compared by size, first and last MiB, and by DICOM series.
 
     Args:
-        cohort: with every split assigned.
-        seen: slide ids, patient ids and clusters that the encoder has learnt from; no
-            test slide may be among them.
+        cohort: one whose slides all have a split.
+        pretrained_on: slide ids, patient ids and clusters that the encoder has learnt
+            from; no test slide may be among them.
 
     Raises:
         CohortError: listing every fault.
@@ -59,7 +59,7 @@ def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
         *_shared(cohort, "slide_id", lambda row: [row.slide_id]),
         *_same_files(cohort),
         *_clusters(cohort),
-        *_seen(cohort, set(seen)),
+        *_pretrained_on(cohort, set(pretrained_on)),
     ]
     if faults:
         listed = "\n".join(f"  - {fault}" for fault in faults)
@@ -70,7 +70,7 @@ def lint(cohort: Cohort, seen: Collection[str] = ()) -> Lint:
 
 
 def patients_note(cohort: Cohort) -> str:
-    """Whose the slides are, as far as nobody said so: barcodes', or each its own.
+    """Says which patients the manifest does not name: those of barcodes, or each slide.
 
     "" where every slide has a patient that is not itself, nor its barcode's.
     """
@@ -89,18 +89,21 @@ def patients_note(cohort: Cohort) -> str:
     return "; ".join(notes)
 
 
-def format_counts(found: Lint) -> str:
+def format_counts(summary: Lint) -> str:
     """The counts as a text table, and the missing files below it."""
-    table = [Count._fields, *([str(cell) for cell in count] for count in found.counts)]
+    table = [
+        Count._fields,
+        *([str(cell) for cell in count] for count in summary.counts),
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip()
         for cells in table
     ]
-    if found.patients:
-        lines.append(f"patients: {found.patients}")
-    if found.missing:
-        lines += [f"missing files: {len(found.missing)}", *found.missing]
+    if summary.patients:
+        lines.append(f"patients: {summary.patients}")
+    if summary.missing:
+        lines += [f"missing files: {len(summary.missing)}", *summary.missing]
     return "\n".join(lines)
 
 
@@ -157,9 +160,9 @@ def _shared(cohort, what, names):
     for row in cohort.rows:
         for name in names(row):
             splits[name].add(row.split)
-    for name, found in sorted(splits.items()):
-        if len(found) > 1:
-            both = " and ".join(repr(s) for s in sorted(found))
+    for name, several in sorted(splits.items()):
+        if len(several) > 1:
+            both = " and ".join(map(repr, sorted(several)))
             yield f"{what} {name!r} is in {both}; keep it in one"
 
 
@@ -183,13 +186,13 @@ def _same_files(cohort):
         if uid:
             by_series[os.path.dirname(path), uid] += by_path[path]
     kinds = {"path": by_path, "content": by_content, "DICOM series": by_series}
-    for how, groups in kinds.items():
+    for kind, groups in kinds.items():
         for rows in groups.values():
             if len({(row.split, row.label) for row in rows}) > 1:
                 listed = ", ".join(
                     f"{r.slide_id!r} ({r.split}, {r.label})" for r in rows
                 )
-                yield f"slides {listed} have the same {how}; keep one"
+                yield f"slides {listed} have the same {kind}; keep one"
 
 
 def _clusters_of(row):
@@ -205,11 +208,11 @@ def _clusters(cohort):
     return _shared(cohort._replace(rows=rows), "cluster", _clusters_of)
 
 
-def _seen(cohort, seen):
+def _pretrained_on(cohort, names):
     for row in in_split(cohort, "test").rows:
-        known = {row.slide_id, row.patient_id, *_clusters_of(row)} & seen
-        if known:
+        shared = {row.slide_id, row.patient_id, *_clusters_of(row)} & names
+        if shared:
             yield (
                 f"test slide {row.slide_id!r}: the encoder has learnt from "
-                f"{sorted(known)}; take another encoder or leave the slide out"
+                f"{sorted(shared)}; take another encoder or leave the slide out"
             )

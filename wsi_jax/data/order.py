@@ -1,4 +1,7 @@
-"""Which item comes when: pure functions, so that resuming needs no saved state."""
+"""Order of tiles and slides in training: pure functions of seed and step.
+
+Resuming needs no saved state.
+"""
 
 import functools
 import threading
@@ -6,7 +9,7 @@ import threading
 import numpy as np
 from jaxtyping import Int32, Int64
 
-TILES, BAGS, DRAW = 0, 1, 2  # keep the uses of one seed apart
+TILES, BAGS, DRAW = 0, 1, 2  # separate the uses of one seed
 
 
 def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
@@ -16,28 +19,28 @@ def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
     `Generator.permutation`.
 
     Args:
-        n: items.
+        n: number of items.
         key: non-negative integers, such as a seed and an epoch.
     """
     return np.argsort(np.random.PCG64(key).random_raw(n), kind="stable")
 
 
 def epoch_order(n: int, seed: int, *key: int) -> Int64[np.ndarray, " n"]:
-    """`permutation(n, seed, *key)`, remembered: every batch of an epoch asks for it."""
+    """`permutation(n, seed, *key)`, cached: every batch of an epoch asks for it."""
     with _lock:  # threads wait for the first to sort, rather than all sort
-        return _remembered(n, seed, *key)
+        return _cached_permutation(n, seed, *key)
 
 
 def tile_order(
     n: int, batch_size: int, step: int, seed: int | None
 ) -> Int64[np.ndarray, " b"]:
-    """Which of n tiles make up batch `step`; -1 fills the last batch of a pass.
+    """Indices of the tiles of batch `step`; -1 fills the last batch of a pass.
 
     Args:
-        n: tiles in all.
-        batch_size: over all processes.
-        step: counts on through the passes.
-        seed: of a new order for every pass; None for the order given.
+        n: number of tiles.
+        batch_size: tiles per batch, over all processes.
+        step: number of the batch, counted on through the passes.
+        seed: seed of a new order for every pass; None for the order given.
     """
     epoch, step = divmod(step, -(-n // batch_size))
     index = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -54,17 +57,17 @@ def bag_batch_indices(
     batch_size: int,
     balanced: bool,
 ) -> Int64[np.ndarray, " b"]:
-    """Which slides make up training batch `step`.
+    """Indices of the slides of training batch `step`.
 
     Every slide comes once before any comes again, in a new order each time; a batch may
     hold the end of one order and the beginning of the next. Balanced, the classes take
     turns and each goes through its own slides so.
 
     Args:
-        seed: of the orders.
-        step: of the training.
+        seed: seed of the orders.
+        step: number of the batch.
         labels: index of each slide's class.
-        batch_size: slides, over all processes.
+        batch_size: slides per batch, over all processes.
         balanced: whether classes take turns.
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -115,7 +118,7 @@ _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _remembered(n, *key):
+def _cached_permutation(n, *key):
     order = permutation(n, *key)
     order.flags.writeable = False
     return order

@@ -1,4 +1,4 @@
-"""tf.data as a thread pool: calls in parallel, results in order, a few ahead."""
+"""Reads batches in threads ahead of their use, in order (tf.data as a thread pool)."""
 
 import atexit
 import collections
@@ -29,10 +29,10 @@ def parallel_batches(
     Args:
         read: index -> arrays; all calls of one group return the same shapes.
         indices: contiguous, a multiple of `group` long.
-        dtypes: of the arrays that `read` returns.
-        group: calls that make one batch.
-        threads: calls at a time.
-        prefetch: batches kept ready.
+        dtypes: dtypes of the arrays that `read` returns.
+        group: number of calls that make one batch.
+        threads: number of calls at a time.
+        prefetch: number of batches kept ready.
 
     Returns:
         An iterator over batches: the arrays, each with a leading axis of length
@@ -89,9 +89,9 @@ def prefetch_to_device(
     """Starts the transfer of the next batches while one is in use.
 
     Args:
-        batches: on the host.
+        batches: batches on the host.
         put: starts a transfer and returns at once, as `jax.device_put` does.
-        depth: batches on the device at a time, the one in use among them.
+        depth: number of batches on the device at a time, with the one in use.
     """
     batches = iter(batches)
     ahead = collections.deque(put(b) for b in itertools.islice(batches, depth))

@@ -1,4 +1,4 @@
-"""Slides found by name below a folder, and a word on whatever was left out there."""
+"""Finds slides by name below a folder, and warns of whatever is left out."""
 
 import os
 from collections import defaultdict
@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from absl import logging
 
-from wsi_jax.data.cohort import id_fault
 from wsi_jax.data.csv_table import CohortError
+from wsi_jax.data.slide_ids import id_fault
 from wsi_jax.slides.dicom import series_of
 from wsi_jax.slides.names import slide_id_of
 
@@ -63,7 +63,7 @@ def find_slides(
         left_out["other files of a DICOM series"] = others
     for reason, passed in left_out.items():
         if passed:
-            shown = some([os.path.relpath(path, folder) for path in passed])
+            shown = abbreviate([os.path.relpath(path, folder) for path in passed])
             logging.warning(
                 "%s: %d left out, %s: %s", folder, len(passed), reason, shown
             )
@@ -110,10 +110,47 @@ def walk(folder: str | os.PathLike, left_out: dict[str, list[str]]) -> Iterator[
         yield from _in_order(parent, set(names) - passed)
 
 
-def some(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more
+
+
+def warn_left_out(reason: str, names: Sequence[str], what: str = "slides") -> None:
+    """Warns of slides, or of something else, that are left out; if there are any."""
+    if names:
+        shown = abbreviate(names)
+        logging.warning("%d %s left out, %s: %s", len(names), what, reason, shown)
+
+
+def check_missing(
+    folder: str | os.PathLike,
+    missing: Sequence[str],
+    total: int,
+    complete: bool,
+    *,
+    flag: str = "--config.data.complete=False",
+    what: str = "slides",
+) -> None:
+    """Refuses a folder that lacks some slides, or warns where it may lack them.
+
+    Args:
+        folder: where they are looked for.
+        missing: those that it lacks.
+        total: number of slides that it should have.
+        complete: whether to refuse it.
+        flag: leaves them out, for the message.
+        what: what they are, for the message.
+
+    Raises:
+        CohortError: it is refused.
+    """
+    if missing and complete:
+        raise CohortError(
+            f"{folder}: {len(missing)} of {total} {what} are missing: "
+            f"{abbreviate(missing)}; copy them there, or leave them out with {flag}"
+        )
+    warn_left_out(f"missing in {folder}", missing, what)
 
 
 def _in_order(parent, names):

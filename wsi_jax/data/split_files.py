@@ -1,4 +1,4 @@
-"""Files that say which slide trains, validates and tests: CLAM's, SASHA's, torchmil's.
+"""Split files of CLAM, SASHA and torchmil: which slide trains, validates and tests.
 
 splits_0.csv       ,train,val,test     ragged columns of slide ids
 splits_0_bool.csv  ,train,val,test     a line per slide: slide_1,True,False,False
@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
-from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
+from wsi_jax.data.csv_table import CohortError, escape_formula, find_column, read_table
 from wsi_jax.files import replacing
 from wsi_jax.slides.names import slide_id_of
 
@@ -21,14 +21,14 @@ PathLike = str | os.PathLike
 
 
 def read_clam_split(path: PathLike) -> dict[str, str]:
-    """{slide_id: split} of either form; columns of other names are not looked at.
+    """{slide_id: split} of either form; columns of other names are ignored.
 
     Raises:
         CohortError: not such a file, or a slide is in two splits; so do all here.
     """
     header, lines = read_table(path)
-    if missing := [name for name in SPLITS if header.count(name) != 1]:
-        raise CohortError(f"{path}: no column {missing[0]!r}; it is ,train,val,test")
+    for name in SPLITS:
+        find_column(path, header, (name,), "it is ,train,val,test")
     cells = {cell[name] for _, cell in lines for name in SPLITS}
     if cells <= {"True", "False", "TRUE", "FALSE"}:
         pairs = (
@@ -60,8 +60,8 @@ def read_sasha_split(path: PathLike) -> dict[str, str]:
 def read_torchmil_split(path: PathLike) -> dict[str, str]:
     """{slide_id: split} of a CSV bag_name,split."""
     header, lines = read_table(path)
-    if not {"bag_name", "split"} <= set(header):
-        raise CohortError(f"{path}: columns {header}; it is bag_name,split")
+    for name in ("bag_name", "split"):
+        find_column(path, header, (name,), "it is bag_name,split")
     return _once(path, ((cell["bag_name"], cell["split"]) for _, cell in lines))
 
 

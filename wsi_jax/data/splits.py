@@ -1,4 +1,4 @@
-"""Which slides train, validate and test: by patient, stratified, from a seed."""
+"""Draws splits and folds: by patient, stratified by class and site, from a seed."""
 
 import dataclasses
 import hashlib
@@ -9,11 +9,11 @@ from wsi_jax.data.cohort import SPLITS, Cohort, CohortError
 
 @dataclasses.dataclass(kw_only=True)
 class Split:
-    """Shares of the patients that `assign_splits` gives to each split.
+    """Shares of the patients in each split.
 
     Attributes:
         train, val, test: relative shares; only their ratio counts.
-        seed: another seed, another draw.
+        seed: seed of the draw.
     """
 
     train: float = 0.7
@@ -142,10 +142,10 @@ def _by_class(rows, seed):
     for row in rows:
         labels[row.patient_id].add(row.label)
         sites[row.patient_id].add(row.site)
-    patients_of = Counter(label for found in labels.values() for label in found)
+    patients_of = Counter(label for several in labels.values() for label in several)
     classes = defaultdict(list)
-    for patient, found in labels.items():
-        label = min(found, key=lambda name: (patients_of[name], name))
+    for patient, several in labels.items():
+        label = min(several, key=lambda name: (patients_of[name], name))
         code = hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest()
         classes[label].append((min(sites[patient]), code, patient))
     return {

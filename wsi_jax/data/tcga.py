@@ -16,19 +16,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from absl import logging
-
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.gdc_gleason import isup, read_gleason
-from wsi_jax.data.slide_folder import find_slides, some, walk
+from wsi_jax.data.slide_folder import abbreviate, find_slides, walk, warn_left_out
 from wsi_jax.slides.names import slide_id_of
 
 _BARCODE = re.compile(r"(TCGA-(\w\w)-\w{4})-(\d\d)[A-Z]-\d\d-(DX|TS|BS|MS)")
 
 
 class Grading(enum.Enum):
-    """What a slide of TCGA-PRAD is asked.
+    """The classes of slides of TCGA-PRAD.
 
     isup: the ISUP grade group, one of five. Ordered: report the quadratic kappa.
     high_grade: Gleason 8 to 10 (groups 4 and 5) against 6 and 7.
@@ -39,7 +37,7 @@ class Grading(enum.Enum):
 
 
 class Barcode(NamedTuple):
-    """What a slide's name says: "TCGA-2A-A8VL", "2A", "01", "DX"."""
+    """Parts of a slide's name, as "TCGA-2A-A8VL", "2A", "01", "DX"."""
 
     patient: str
     site: str
@@ -48,9 +46,9 @@ class Barcode(NamedTuple):
 
 
 def parse_barcode(slide_id: str) -> Barcode | None:
-    """The barcode with which a slide's name begins; None where it has none."""
-    found = _BARCODE.match(slide_id)
-    return Barcode(*found.groups()) if found else None
+    """The barcode at the start of a slide's name, or None."""
+    match = _BARCODE.match(slide_id)
+    return Barcode(*match.groups()) if match else None
 
 
 def read_tcga_prad(
@@ -67,8 +65,8 @@ def read_tcga_prad(
         folder: searched for slides, with all folders below it.
         clinical: the GDC's clinical.tsv.
         grading: which classes.
-        kinds: of slides; others are left out, and the log says how many.
-        samples: types of sample; as `kinds`.
+        kinds: kinds of slides; others are left out with a warning.
+        samples: types of sample; others are left out with a warning.
 
     Raises:
         CohortError: naming the file and the mend.
@@ -94,20 +92,20 @@ def find_tcga(
     names = {slide_id_of(name) for name in names if slide_id_of(name) != name}
     names = sorted(name for name in names if not name.startswith("."))
     barcodes = {name: parse_barcode(name) for name in names}
-    _warn(
+    warn_left_out(
         "their names are no barcodes", [n for n, code in barcodes.items() if not code]
     )
-    known = {name: code for name, code in barcodes.items() if code}
-    wanted = [n for n, c in known.items() if c.kind in kinds and c.sample in samples]
+    barcodes = {name: code for name, code in barcodes.items() if code}
+    wanted = [n for n, c in barcodes.items() if c.kind in kinds and c.sample in samples]
     which = f"{' or '.join(kinds)} of sample type {' or '.join(samples)}"
-    _warn(f"they are not {which}", sorted(set(known) - set(wanted)))
-    found = find_slides(folder, wanted)
-    if not found:
+    warn_left_out(f"they are not {which}", sorted(set(barcodes) - set(wanted)))
+    slides = find_slides(folder, wanted)
+    if not slides:
         raise CohortError(
             f"{folder}: no slide of TCGA that is {which}; mend the path, or ask "
             "for others with --config.data.kinds and --config.data.samples"
         )
-    return {name: found[name] for name in wanted}
+    return {name: slides[name] for name in wanted}
 
 
 def label_slides(
@@ -122,7 +120,7 @@ def label_slides(
         slides: {slide_id: path}.
         labels: {patient: label}.
         classes: the labels in order.
-        source: of the labels, for messages.
+        source: name of the labels' file, for messages.
     """
     rows, bare = [], []
     for slide_id, path in slides.items():
@@ -135,12 +133,7 @@ def label_slides(
     if not rows:
         raise CohortError(
             f"{source}: it grades no patient of the {len(slides)} slides, "
-            f"{some(bare)}; take the clinical.tsv of their project"
+            f"{abbreviate(bare)}; take the clinical.tsv of their project"
         )
-    _warn(f"{source} does not grade their patients", bare)
+    warn_left_out(f"{source} does not grade their patients", bare)
     return Cohort(tuple(rows), tuple(classes))
-
-
-def _warn(why: str, names: Sequence[str]) -> None:
-    if names:
-        logging.warning("%d slides left out, %s: %s", len(names), why, some(names))

@@ -1,4 +1,4 @@
-"""The one door to TensorFlow."""
+"""Imports TensorFlow without letting it take accelerators."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ def import_tf() -> ModuleType:
 
 
 def import_tfds() -> ModuleType:
-    """Imports TensorFlow Datasets, which imports TensorFlow, and hushes its bars."""
+    """Imports TensorFlow Datasets, as `import_tf`, without progress bars."""
     import_tf()
     import tensorflow_datasets as tfds
 

@@ -24,11 +24,11 @@ ENDLESS = np.iinfo(np.int64).max
 
 
 class TileSource(NamedTuple):
-    """The tiles wanted of one slide.
+    """The tiles to read from one slide.
 
     Attributes:
-        path: of the slide.
-        mpp: of its level 0, if the manifest gives it; wins over the file.
+        path: the slide's file.
+        mpp: um/px of its level 0, if the manifest gives it; wins over the file.
         yx: top-left corners, in pixels at the grid's mpp.
     """
 
@@ -58,9 +58,9 @@ class Reading:
     """How tiles are read.
 
     Attributes:
-        threads: that read and decode.
-        prefetch: batches kept ready.
-        max_unreadable: share of a slide's tiles that may be unreadable before the
+        threads: number of threads that read and decode.
+        prefetch: number of batches kept ready.
+        max_unreadable: fraction of a slide's tiles that may be unreadable before the
             slide is refused.
     """
 
@@ -76,11 +76,11 @@ class Reading:
 
 @dataclasses.dataclass
 class TileCounts:
-    """What a loader has done so far.
+    """Counts of tiles, bytes and seconds of a loader so far.
 
     Attributes:
-        tiles: read, over all threads.
-        failed: tiles that could not be read.
+        tiles: number of tiles read.
+        failed: number of tiles that could not be read.
         decoded: bytes of pixels decoded from each slide's levels, by its index.
         reading_s: seconds in reads, summed over threads.
         waiting_s: seconds that whoever takes the batches waited for them.
@@ -96,7 +96,7 @@ class TileCounts:
 
     @property
     def decoded_bytes(self) -> int:
-        """Of pixels decoded from all slides' levels."""
+        """Bytes of pixels decoded from all slides' levels."""
         return sum(self.decoded.values())
 
 
@@ -121,44 +121,35 @@ def tile_batches(
 
     Args:
         sources: the slides and their tiles.
-        mpp: of the tiles, micrometres per pixel.
-        size_px: side of a tile.
+        mpp: um/px of the tiles.
+        size_px: side of a tile, in pixels.
         batch_size: tiles per batch, over all processes.
         reading: threads and buffers.
-        seed: of the order.
-        start: the first batch to yield.
+        seed: seed of the order.
+        start: number of the first batch to yield.
         process: which of the `processes` this is; it gets its rows of every batch.
-        processes: that share each batch.
-        counts: is kept up to date while batches are read.
+        processes: number of processes that share each batch.
+        counts: updated while batches are read.
 
     Raises:
         ValueError: the batch does not divide among the processes.
     """
     rows = process_rows(batch_size, process, processes)
+    counts = TileCounts() if counts is None else counts
+    places = _Places(sources, batch_size, rows, seed)
+    read = _Reader(sources, mpp, size_px, counts)
     n_rows = rows.stop - rows.start
-    ends = np.cumsum([len(source.yx) for source in sources], dtype=np.int64)
-    n = int(ends[-1]) if len(ends) else 0
-    endless = seed is not None and n > 0
+    batches = _Pixels((n_rows, size_px, size_px, 3))
     chunk = min([c for c in range(CHUNK, n_rows) if n_rows % c == 0], default=n_rows)
     parts = n_rows // chunk
-    counts = TileCounts() if counts is None else counts
-    read = _Reader(sources, mpp, size_px, counts)
-    batches = _Pixels((n_rows, size_px, size_px, 3))
-
-    def locate(step):
-        index = tile_order(n, batch_size, step, seed)[rows]
-        slide = np.searchsorted(ends, index, side="right")
-        tile = index - np.concatenate([[0], ends])[slide]
-        slide, tile = np.where(index >= 0, (slide, tile), -1).astype(np.int32)
-        return slide, tile
 
     def read_part(i):
         step, part = divmod(i, parts)
-        slide, tile = locate(step)
-        rows = slice(part * chunk, (part + 1) * chunk)
-        return (read(slide[rows], tile[rows], batches.of(step)[rows]),)
+        part = slice(part * chunk, (part + 1) * chunk)
+        slide, tile = places(step)
+        return (read(slide[part], tile[part], batches.of(step)[part]),)
 
-    steps = ENDLESS // parts if endless else -(-n // batch_size)
+    steps = places.steps(ENDLESS // parts)
     stacks = parallel_batches(
         read_part,
         range(start * parts, steps * parts),
@@ -167,21 +158,43 @@ def tile_batches(
         threads=reading.threads,
         prefetch=reading.prefetch,
     )
-    return _batches(range(start, steps), stacks, batches, locate, read, counts)
+    return _batches(range(start, steps), stacks, batches, places, read, counts)
 
 
-def _batches(steps, stacks, batches, locate, read, counts):
+def _batches(steps, stacks, batches, places, read, counts):
     with contextlib.closing(stacks), contextlib.closing(read):
         for step in steps:
             began = time.perf_counter()
             (ok,) = next(stacks)
             counts.waiting_s += time.perf_counter() - began
-            yield TileBatch(batches.take(step), *locate(step), ok.reshape(-1))
+            yield TileBatch(batches.take(step), *places(step), ok.reshape(-1))
+
+
+class _Places:
+    """(slide, tile) of each of this process's rows of a batch."""
+
+    def __init__(self, sources, batch_size, rows, seed):
+        self.batch_size, self.rows, self.seed = batch_size, rows, seed
+        lengths = [0, *(len(source.yx) for source in sources)]
+        self.starts = np.cumsum(lengths, dtype=np.int64)
+        self.n = int(self.starts[-1])
+
+    def steps(self, endless):
+        """Number of batches; `endless` where passes follow each other."""
+        if self.seed is not None and self.n:
+            return endless
+        return -(-self.n // self.batch_size)
+
+    def __call__(self, step):
+        index = tile_order(self.n, self.batch_size, step, self.seed)[self.rows]
+        slide = np.searchsorted(self.starts[1:], index, side="right")
+        tile = index - self.starts[slide]
+        return np.where(index >= 0, (slide, tile), -1).astype(np.int32)
 
 
 class _Pixels:
-    """The batches that are being read; threads write each tile where it belongs, for
-    tf.data would copy it twice. A batch that nobody holds any more is written anew."""
+    """Memory of the batches that are being read; that of a batch no longer in use is
+    written again. Threads write each tile in place, for tf.data would copy it twice."""
 
     def __init__(self, shape):
         self.shape, self.lock = shape, threading.Lock()

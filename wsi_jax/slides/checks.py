@@ -1,4 +1,4 @@
-"""What is checked of a file before any library opens it: some would hang or abort."""
+"""Checks of a file before any library opens it: some would hang or abort."""
 
 import os
 import stat

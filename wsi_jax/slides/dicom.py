@@ -1,4 +1,4 @@
-"""Which series a DICOM file belongs to, from the head of the file alone.
+"""The series of a DICOM file, read from its head alone.
 
 A whole slide is one series (DICOM PS3.3, A.32.8): a file for each of its levels, and
 more for label and overview. The header is walked as PS3.5, section 7 lays it out.
@@ -19,7 +19,7 @@ _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"} | {
 
 
 def series_of(path: str | os.PathLike) -> str:
-    """The SeriesInstanceUID of a file; "" where it is no DICOM file or tells none."""
+    """The SeriesInstanceUID of a file; "" where it has none, or is no DICOM file."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)

@@ -1,4 +1,4 @@
-"""The image directories (IFDs) of a TIFF, read within bounds before any library does.
+"""Reads the image directories (IFDs) of a TIFF, bounded, before any library does.
 
 TIFF 6.0 (1992), section 2; BigTIFF has offsets of 8 bytes, and so has Hamamatsu's NDPI,
 whose tags are those of a small TIFF with the upper halves of their offsets after them.
@@ -34,10 +34,10 @@ class Directory(NamedTuple):
         kind: NewSubfileType: 1 a reduced image, 2 a page of many, 4 a mask.
         shape: (h, w) in pixels.
         tile: (h, w) of its tiles; (0, 0) where it has strips.
-        bits: of each sample.
-        samples: of each pixel.
-        photometric: what they mean: 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr.
-        extra: of each sample beyond these: 1 or 2 opacity, 0 anything.
+        bits: number of bits of each sample.
+        samples: number of samples of a pixel.
+        photometric: 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr.
+        extra: meaning of each further sample: 1 or 2 opacity, 0 anything.
         is_main: whether it stands in the file's own chain, not below another image.
     """
 
@@ -79,7 +79,7 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
         layout, first = _start(file)
         if layout is None:
             return []
-        found, visited, waiting = [], set(), [(first, True)]
+        directories, visited, waiting = [], set(), [(first, True)]
         while waiting:
             at, is_main = waiting.pop()
             while at:
@@ -94,10 +94,10 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
                     tags, following = _read(file, layout, at)
                 except struct.error:  # the file ends before
                     break
-                found.append(_directory(tags, is_main))
+                directories.append(_directory(tags, is_main))
                 waiting += [(offset, False) for offset in tags.get("below", ())]
                 at = following
-        return found
+        return directories
 
 
 def _start(file):

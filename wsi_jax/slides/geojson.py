@@ -1,4 +1,4 @@
-"""Outlines drawn in QuPath: GeoJSON with classification names."""
+"""Reads outlines drawn in QuPath: GeoJSON with classification names."""
 
 import json
 import math
@@ -45,14 +45,14 @@ def read_geojson(
     """
     content = read_bytes(path)
     try:
-        found = list(_objects(json.loads(content.decode("utf-8-sig")), {}))
+        objects = list(_objects(json.loads(content.decode("utf-8-sig")), {}))
     except Exception as error:  # anything may stand where something else should
         raise AnnotationError(
             f"{path} is not GeoJSON ({shorten(error)}); export it from QuPath as "
             "GeoJSON again"
         ) from error
     polygons = []
-    for index, (rings, properties) in enumerate(found):
+    for index, (rings, properties) in enumerate(objects):
         if _kind(properties) == "annotation":
             try:
                 vertices = _outline(rings) + bounds_yx
@@ -62,8 +62,8 @@ def read_geojson(
                     f"({shorten(error)}); mend it in QuPath"
                 ) from error
             polygons.append(Polygon(_name(properties), _group(properties), vertices))
-    if found and not polygons:
-        kinds = sorted({_kind(properties) for _, properties in found})
+    if objects and not polygons:
+        kinds = sorted({_kind(properties) for _, properties in objects})
         raise AnnotationError(
             f"{path} has no annotation, only {', '.join(kinds)[:80]} objects; export "
             "the annotations from QuPath"
@@ -102,8 +102,8 @@ def _kind(properties):
 
 
 def _group(properties):
-    found = properties.get("classification") or ""
-    return str(found["name"] if isinstance(found, dict) and "name" in found else found)
+    group = properties.get("classification") or ""
+    return str(group["name"] if isinstance(group, dict) and "name" in group else group)
 
 
 def _name(properties):
@@ -111,7 +111,7 @@ def _name(properties):
 
 
 def _outline(rings) -> Float[np.ndarray, "m 2"]:
-    """One closed walk around all rings, (y, x)."""
+    """All rings of a polygon as one closed outline, (y, x)."""
     parts = [_ring(ring) for ring in rings]
     parts = [part for part in parts if len(part) > 2]
     if not parts:
@@ -119,7 +119,7 @@ def _outline(rings) -> Float[np.ndarray, "m 2"]:
     outer, *holes = parts
     start = outer[:1]
     # Outer rings turn one way and holes the other, so that signed areas add up too.
-    walk = [_turned(outer, 1), *(_turned(hole, -1) for hole in holes)]
+    walk = [_oriented(outer, 1), *(_oriented(hole, -1) for hole in holes)]
     if not holes:
         return walk[0]
     closed = [np.concatenate([part, part[:1]]) for part in walk]
@@ -135,7 +135,7 @@ def _ring(points) -> Float[np.ndarray, "m 2"]:
     return ring[:-1] if closed else ring
 
 
-def _turned(ring, sign):
+def _oriented(ring, sign):
     """The ring from its first vertex on, turning so that its area has this sign."""
     y, x = (ring - ring[0]).T
     area = float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))

@@ -11,12 +11,12 @@ _HAIR_PX = 1e-6
 
 @dataclasses.dataclass(kw_only=True)
 class Grid:
-    """Where tiles lie.
+    """The grid of tiles.
 
     Attributes:
         mpp: um/px at which tiles are read.
         size_px: side of a tile, in pixels at `mpp`.
-        overlap_px: shared by neighbours, in pixels at `mpp`.
+        overlap_px: overlap of neighbours, in pixels at `mpp`.
         min_tissue: least fraction of a tile that must be tissue; 0 keeps every tile.
     """
 
@@ -60,7 +60,7 @@ def tile_grid(
         slide_mpp: um/px of level 0.
         mask: tissue, from the slide's corner; None keeps every tile.
         mask_mpp: um/px of the mask.
-        grid: of the tiles.
+        grid: size and spacing of the tiles.
         overhang: keep tiles that reach beyond the slide at the bottom and right; of
             these `min_tissue` is a fraction of what is on the slide.
 

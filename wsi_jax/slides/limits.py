@@ -1,4 +1,4 @@
-"""How large the parts of a slide file may be. Beyond, a file is refused by name.
+"""Limits on the sizes in a slide file. Beyond, a file is refused.
 
 Real slides reach 250,000 px a side in tiles of 4,096 px at most.
 """

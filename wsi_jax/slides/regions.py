@@ -1,4 +1,4 @@
-"""Outlines and masks from whichever file has them."""
+"""Reads annotations and masks from outlines or images."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""The colour of a slide's stain, and whether a model has learnt from such a colour."""
+"""Measures the colour of a slide's stain, and compares it to a model's training."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ class Stain(NamedTuple):
     Attributes:
         dark: whether its background is dark, as in fluorescence.
         shares: of red, green and blue in the optical density of the tissue; their sum
-            is 1. They tell hue and saturation, whatever the density.
+            is 1: hue and saturation, whatever the density.
     """
 
     dark: bool
@@ -38,7 +38,7 @@ class StainRange:
     """The stains of the slides that a model has learnt from.
 
     Attributes:
-        low: least share of red, green and blue among bright slides; () without any.
+        low: smallest shares of red, green and blue among bright slides; () without any.
         high: largest shares.
         dark: whether slides on a dark background were among them.
 
@@ -91,8 +91,8 @@ def unfamiliar(stain: Stain, learnt: StainRange) -> str:
 
     A model of H&E is at home in all of H&E, as laboratories and scanners differ by more
     than most cohorts show. A model of another stain is at home in what it has learnt
-    from, and a little beyond. No more is looked at than the mean colour of the tissue:
-    it tells fluorescence, and a chromogen such as DAB on a tenth of the tissue or more,
+    from, and a little beyond. Only the mean colour of the tissue is compared:
+    it shows fluorescence, and a chromogen such as DAB on a tenth of the tissue or more,
     but neither a faint one, nor tissue of another organ, nor an artefact.
     """
     if not (learnt.low or learnt.dark):

@@ -1,4 +1,4 @@
-"""Which pixels of an overview are tissue."""
+"""Finds tissue on an overview."""
 
 import dataclasses
 import enum
@@ -26,12 +26,12 @@ class Source(enum.Enum):
 
 @dataclasses.dataclass(kw_only=True)
 class Tissue:
-    """How tissue is told from background.
+    """How tissue is separated from background.
 
     Attributes:
         source: AUTO computes it, whatever masks there are (they may be of lesions);
             MASK takes the mask or the outlines that every slide's mask_path names.
-        mpp: um/px of the overview it is told from.
+        mpp: um/px of the overview.
         background: AUTO calls a slide dark if most of what was scanned is near black
             and hardly anything near white.
         smooth_um: standard deviation of the Gaussian before thresholding.
