@@ -65,7 +65,7 @@ def from_plain(plain: Any) -> Any:
 
 
 def with_defaults(plain: Any) -> Any:
-    """A plain tree with the fields that were added to its types later, at their defaults.
+    """A plain tree with fields that were added to its types later, at their defaults.
 
     A new field's default means what there was without it, so that old runs go on.
     """
@@ -143,7 +143,7 @@ def check_types(config: Any, path: str = "config") -> None:
 
 
 def validate(config: Any, path: str = "config") -> None:
-    """Checks types, then bounds and `validate()` of a tree's dataclasses, innermost first.
+    """Checks types, then bounds and `validate()` of a tree, innermost first.
 
     Args:
         config: the tree.
