@@ -15,7 +15,7 @@ from jax import lax
 from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Slides
 from wsi_jax.ops.pooling import masked_softmax
-from wsi_jax.ops.returns import advantages, normalise, rewards, surrogate
+from wsi_jax.ops.advantages import advantages, normalise, rewards, surrogate
 from wsi_jax.ops.sampling import entropy, log_attention
 from wsi_jax.training.actor_critic import Agent
 from wsi_jax.training.ppo import PPO

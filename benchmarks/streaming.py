@@ -25,7 +25,7 @@ from benchmarks import record
 from benchmarks.device import peaks
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.ops.maps import DENSE
+from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.ops.streaming import fitting, plan, stream
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from experiments.pretraining.linear_probe import probe
 from experiments.pretraining.tile_sets import Tiles, TileSets, evaluation_tiles
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops import prior
+from wsi_jax.ops import class_prior
 from wsi_jax.run.train import validation_metrics
 from wsi_jax.training.compile import compile_each, split
 from wsi_jax.types import Method, Stage
@@ -72,7 +72,7 @@ def probabilities(
     key, found = jax.random.key(0), []
     for bag in evaluation_tiles(tiles, batch_size=batch):
         said = method.predict(params, split(bag, mesh), key)
-        found.append(prior.probabilities(np.asarray(said.logits), log_prior))
+        found.append(class_prior.probabilities(np.asarray(said.logits), log_prior))
     return np.concatenate(found)[: len(tiles.label)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.evals.metrics import slide_metrics
-from wsi_jax.ops.prior import probabilities
+from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.run.train import class_weights, correction, validation_metrics
 from wsi_jax.training.loop import Train
 from wsi_jax.training.supervised import supervised

@@ -23,7 +23,7 @@ from wsi_jax.methods.sasha import SASHA
 from wsi_jax.methods.streaming_clam import Augment as Lenses
 from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
-from wsi_jax.ops.weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh, replicate, split

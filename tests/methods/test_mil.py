@@ -9,7 +9,7 @@ import pytest
 
 from wsi_jax import config_io
 from wsi_jax.methods import mil
-from wsi_jax.ops.weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("normal", "tumor"))

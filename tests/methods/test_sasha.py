@@ -14,7 +14,7 @@ from scipy.special import rel_entr, softmax
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Updater
-from wsi_jax.ops.weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.zoom_strategies import STRATEGIES
 from wsi_jax.training.compile import compile_each, compile_method, make_mesh, split
 from wsi_jax.training.loop import StageConfig

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from wsi_jax.nets.crop_classifier import CropClassifier
-from wsi_jax.nets.crop_head import CropHead
+from wsi_jax.nets.crop_classifier import CropHead
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 
 

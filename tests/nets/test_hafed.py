@@ -12,8 +12,8 @@ import sasha
 
 from wsi_jax.nets import hafed
 from wsi_jax.nets.hafed import HAFED, Uniforms
-from wsi_jax.ops.multi_branch_attention import diversity, drop_best
-from wsi_jax.ops.weights import Normaliser, normalise
+from wsi_jax.ops.attention_weights import diversity, drop_best
+from wsi_jax.ops.attention_weights import Normaliser, normalise
 
 ARCHIVES = pytest.mark.parametrize(
     "name", ["hafed_d32", "hafed_d32_tcga_m1x1_m2x1", "hafed_d384"]

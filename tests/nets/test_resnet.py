@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.nets.resnet import ResNet
-from wsi_jax.ops.maps import DENSE
+from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.types import Dtype
 
 TINY = {"blocks": (1, 1), "bottleneck": False, "width": 8}

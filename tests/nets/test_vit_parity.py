@@ -10,7 +10,7 @@ import pytest
 from wsi_jax.nets.transformer import Bias, Mlp
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.ops.positions import resize
+from wsi_jax.ops.position_embedding import resize
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.ops import pooling
-from wsi_jax.ops.weights import Normaliser, normalise
+from wsi_jax.ops.attention_weights import Normaliser, normalise
 
 EACH = pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
 

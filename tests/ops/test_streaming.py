@@ -11,7 +11,7 @@ from trunks import NECK, NEXT, TINY, assert_same, image, trunk
 
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.ops.maps import DENSE, Ops
+from wsi_jax.ops.trunk_ops import DENSE, Ops
 from wsi_jax.ops.stream_tile import StreamError, Tissue
 from wsi_jax.ops.streaming import masked, plan, stream
 from wsi_jax.ops.wavefront import stream_wide

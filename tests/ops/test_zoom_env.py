@@ -12,7 +12,7 @@ import pytest
 import sasha
 
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.returns import Reward, rewards
+from wsi_jax.ops.advantages import Reward, rewards
 from wsi_jax.ops.zoom_env import Rules
 
 TRAIN = {"signed": False, "freeze": True}

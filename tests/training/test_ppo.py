@@ -14,7 +14,7 @@ import sasha
 from benchmarks import stacked
 from wsi_jax.ops.episode import Slides, Update, play
 from wsi_jax.ops.episode_states import verdicts
-from wsi_jax.ops.returns import Reward
+from wsi_jax.ops.advantages import Reward
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent, evaluate_policy

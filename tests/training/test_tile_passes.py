@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from trunks import TINY, assert_same, image, trunk
 
-from wsi_jax.ops.maps import DENSE
+from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.ops.stream_tile import Tissue
 from wsi_jax.ops.streaming import cut, masked, plan
 from wsi_jax.training.compile import Phases

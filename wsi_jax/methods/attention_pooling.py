@@ -26,7 +26,7 @@ from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.crop_grid import Cells
-from wsi_jax.ops.weights import Normaliser, normalise
+from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import alone, scale_learning_rate

@@ -12,7 +12,7 @@ from wsi_jax.config_io import COUNT
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
 from wsi_jax.nets.clam import Clam
 from wsi_jax.ops import pooling
-from wsi_jax.ops.weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task

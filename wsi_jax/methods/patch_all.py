@@ -13,7 +13,7 @@ import optax
 
 from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.ops.crop_grid import Cells
-from wsi_jax.ops.weights import Normaliser, normalise
+from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import scale_learning_rate

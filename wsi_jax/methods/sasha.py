@@ -27,11 +27,11 @@ from wsi_jax.nets.zoom_losses import (
     ranking_loss,
     updater_loss,
 )
-from wsi_jax.nets.zoomer import zoomer
+from wsi_jax.nets.sasha import zoomer
 from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import Slides, play, sampler
 from wsi_jax.ops.pooling import moments
-from wsi_jax.ops.weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy, follow
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent

@@ -24,10 +24,10 @@ from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import shift_hsv, turn
-from wsi_jax.ops.maps import max_pool
+from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.ops.stream_tile import StreamError, Tissue, field
 from wsi_jax.ops.streaming import Plan, plan, stream, windows_of
-from wsi_jax.ops.weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import Thaw
 from wsi_jax.training.streamed import StreamedTraining, slide_keys

@@ -1,35 +1,65 @@
-"""Heads that turn a bag of tiles into a verdict, shared by every method that pools.
+"""Multiple-instance heads: gated attention (ABMIL, CLAM), and mean or max pooling.
 
-Each is a module of small methods rather than one call, so that the bag can be embedded
-chunk by chunk (`ops.pooling.attend`) and single tiles again.
+`AttentionHead.__call__` is the whole forward pass of ABMIL for a bag that fits in
+memory. Its parts are methods, so that a bag can be embedded chunk by chunk
+(`ops.pooling.attention_pool`, used by `nets.clam`) and single tiles again.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+
+from wsi_jax.ops.attention_weights import Normaliser, normalise
 
 
 class Standardise(nn.Module):
-    """Shifts and scales features by statistics that no gradient moves."""
+    """Shifts and scales features by constants that no gradient moves.
+
+    `with_statistics` sets them.
+
+    Attributes:
+        magnifications: number of magnifications with constants of their own; None for
+            one set of constants.
+    """
+
+    magnifications: int | None = None
 
     @nn.compact
-    def __call__(self, x: Num[Array, "b n f"]) -> Float[Array, "b n f"]:
+    def __call__(
+        self, x: Num[Array, "*n f"], magnification: Int[Array, "*n"] | None = None
+    ) -> Float[Array, "*n f"]:
         init, shape = nn.initializers, (x.shape[-1],)
+        shape = shape if self.magnifications is None else (self.magnifications, *shape)
         mean = lax.stop_gradient(self.param("mean", init.zeros, shape))
         std = lax.stop_gradient(self.param("std", init.ones, shape))
-        return (x - mean[None, None]) / std[None, None]
+        if magnification is None:
+            mean, std = (a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (mean, std))
+        else:
+            mean, std = mean[magnification], std[magnification]
+        return (x - mean) / std
+
+
+def with_statistics(
+    params: PyTree, mean: Float[Array, "*m f"], std: Float[Array, "*m f"]
+) -> PyTree:
+    """Parameters of a head whose `Standardise` has this mean and standard deviation."""
+    statistics, flat = {"mean": mean, "std": std}, flatten_dict(params)
+    ours = [path for path in flat if path[-2] == "standardise"]
+    return unflatten_dict(flat | {path: statistics[path[-1]] for path in ours})
 
 
 class Embedding(nn.Module):
     """One fully connected layer on each tile, with ReLU and dropout.
 
     Attributes:
-        width: d, features out.
+        width: d, number of features out.
         dropout: rate, while training.
-        standardise: features first, by `Standardise`.
-        dtype: of the matmul.
+        standardise: whether `Standardise` comes first.
+        dtype: dtype of the matmul.
     """
 
     width: int
@@ -47,30 +77,58 @@ class Embedding(nn.Module):
         return nn.Dropout(self.dropout, deterministic=not train)(h)
 
 
+def torch_uniform(fan_in: int):
+    """PyTorch's default initialiser: uniform within 1 / sqrt(fan_in), biases too."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def torch_linear(
+    fan_in: int,
+    features: int,
+    dtype: DTypeLike | None = None,
+    bias: bool = True,
+    name: str | None = None,
+) -> nn.Dense:
+    """Fully connected layer with PyTorch's initial draw; dtype None follows the input."""
+    init = torch_uniform(fan_in)
+    return nn.Dense(features, bias, dtype, kernel_init=init, bias_init=init, name=name)
+
+
 class GatedAttention(nn.Module):
     """Logits of gated attention (Ilse et al. 2018, eq. 9).
 
     Attributes:
-        branches: k, attentions over the same tiles.
-        width: of the hidden layer.
+        branches: k, number of attentions over the same tiles.
+        width: width of the hidden layer.
         dropout: rate on both halves of the hidden layer, while training.
-        dtype: of the matmuls; the logits are at least float32.
+        dtype: dtype of the matmuls; the logits are at least float32.
+        torch_init: whether parameters start as PyTorch's do, rather than Flax's.
     """
 
     branches: int = 1
     width: int = 256
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike | None = jnp.float32
+    torch_init: bool = False
 
     @nn.compact
     def __call__(
         self, h: Float[Array, "*n d"], train: bool = False
     ) -> Float[Array, "*n k"]:
+        def dense(x, width, name):
+            if self.torch_init:
+                return torch_linear(x.shape[-1], width, self.dtype, name=name)(x)
+            return nn.Dense(width, dtype=self.dtype, name=name)(x)
+
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, name=name)
-        value = drop(nn.tanh(dense(self.width, "value")(h)))
-        gate = drop(nn.sigmoid(dense(self.width, "gate")(h)))
-        logits = dense(self.branches, "logits")(value * gate)
+        value = drop(nn.tanh(dense(h, self.width, "value")))
+        gate = drop(nn.sigmoid(dense(h, self.width, "gate")))
+        logits = dense(value * gate, self.branches, "logits")
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
@@ -81,11 +139,11 @@ class AttentionHead(nn.Module):
         n_classes: c.
         branches: 1 (ABMIL, CLAM-SB: one attention, a linear layer to all classes) or c
             (CLAM-MB: a class's logit comes from its own attention alone).
-        width: of the embedding.
+        width: width of the embedding.
         attention: hidden width of the attention.
         dropout: rate, while training.
-        standardise: features first, by `Standardise`.
-        dtype: of the matmuls.
+        standardise: whether features are standardised first, by `Standardise`.
+        dtype: dtype of the matmuls.
     """
 
     n_classes: int
@@ -118,10 +176,22 @@ class AttentionHead(nn.Module):
         )
         self.instance_bias = self.param("instance_bias", init.zeros, (c, 2))
 
+    def __call__(
+        self,
+        x: Num[Array, "b n f"],
+        mask: Bool[Array, "b n"] | None = None,
+        normaliser: Normaliser = Normaliser.softmax,
+    ) -> tuple[Float[Array, "b c"], Float[Array, "b k n"]]:
+        """Logits and attention of whole bags at once; without a mask no tile is padding."""
+        mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
+        h, logits = self.embed(jnp.where(mask[..., None], x, 0))
+        attention = normalise(jnp.swapaxes(logits, 1, 2), mask[:, None], normaliser)
+        return self.classify(jnp.einsum("bkn,bnd->bkd", attention, h)), attention
+
     def embed(
         self, x: Num[Array, "b n f"], train: bool = False
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b n k"]]:
-        """Features of each tile, and its attention before the softmax."""
+        """Embedded features of each tile, and its attention logits."""
         h = self.embedding(x, train)
         return h, self.gated(h, train)
 
@@ -132,16 +202,10 @@ class AttentionHead(nn.Module):
             return pooled[:, 0] @ kernel.T + self.bias[None]
         return jnp.einsum("bcd,cd->bc", pooled, kernel) + self.bias[None]
 
-    def judge(self, h: Float[Array, "b s d"]) -> Float[Array, "b s c 2"]:
-        """Logits of each tile under each class's clustering: (negative, positive)."""
+    def instance_logits(self, h: Float[Array, "b s d"]) -> Float[Array, "b s c 2"]:
+        """Logits (negative, positive) of tiles under each class's instance classifier."""
         h, kernel = _promoted(h, self.instance_kernel)
         return jnp.einsum("bsd,cdo->bsco", h, kernel) + self.instance_bias[None, None]
-
-    def __call__(self, x: Num[Array, "b n f"]) -> Float[Array, "b c"]:
-        """Touches every parameter, for `init`."""
-        h, _ = self.embed(x)
-        self.judge(h)
-        return self.classify(jnp.repeat(h[:, :1], self.branches, 1))
 
 
 class PooledHead(nn.Module):
@@ -149,10 +213,10 @@ class PooledHead(nn.Module):
 
     Attributes:
         n_classes: c.
-        width: of the embedding.
+        width: width of the embedding.
         dropout: rate, while training.
-        standardise: features first, by `Standardise`.
-        dtype: of the matmuls of the embedding.
+        standardise: whether features are standardised first, by `Standardise`.
+        dtype: dtype of the embedding's matmul.
     """
 
     n_classes: int
@@ -170,7 +234,7 @@ class PooledHead(nn.Module):
     def embed(
         self, x: Num[Array, "b n f"], train: bool = False
     ) -> Float[Array, "b n d"]:
-        """Features of each tile."""
+        """Embedded features of each tile."""
         return self.embedding(x, train)
 
     def classify(self, pooled: Float[Array, "b d"]) -> Float[Array, "b c"]:
@@ -178,20 +242,10 @@ class PooledHead(nn.Module):
         return self.classifier(pooled)
 
     def __call__(self, x: Num[Array, "b n f"]) -> Float[Array, "b c"]:
-        """Touches every parameter, for `init`."""
+        """Logits by the mean of all tiles; creates every parameter, for `init`."""
         return self.classify(self.embed(x).mean(1))
 
 
 def _promoted(h, kernel):
     dtype = jnp.promote_types(h.dtype, kernel.dtype)
     return h.astype(dtype), kernel.astype(dtype)
-
-
-def with_statistics(
-    params: PyTree, mean: Float[Array, " f"], std: Float[Array, " f"]
-) -> PyTree:
-    """The parameters of a head with the statistics of its `Standardise`."""
-    head = dict(params["params"])
-    statistics = {"standardise": {"mean": mean, "std": std}}
-    head["embedding"] = dict(head["embedding"]) | statistics
-    return {"params": head}

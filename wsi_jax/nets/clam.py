@@ -1,15 +1,17 @@
-"""CLAM on bags: verdict, attention, and the loss of slides and of their tiles."""
+"""CLAM on bags of tiles: prediction, and the losses of slides and of their tiles."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from wsi_jax.nets.attention import AttentionHead
-from wsi_jax.ops import pooling
-from wsi_jax.ops.weights import Normaliser, normalise
+from wsi_jax.ops.attention_weights import Normaliser, normalise
+from wsi_jax.ops.pooling import AttentionPooled, attention_pool
 
 
 class Clam(NamedTuple):
@@ -21,7 +23,7 @@ class Clam(NamedTuple):
         instance_weight: share of the clustering loss in the total; 0 for none.
         sampled: tiles clustered from each end of the attention.
         subtyping: whether the classes exclude each other.
-        normaliser: how logits of the attention become weights.
+        normaliser: rule by which attention logits become weights.
     """
 
     net: AttentionHead
@@ -31,22 +33,23 @@ class Clam(NamedTuple):
     subtyping: bool = False
     normaliser: Normaliser = Normaliser.softmax
 
-    def verdict(
+    def predict(
         self, params: PyTree, x: Num[Array, "b n f"], mask: Bool[Array, "b n"], key=None
     ) -> tuple[Float[Array, "b c"], Float[Array, "b n"]]:
-        """Logits, and the attention that speaks for the likeliest class.
+        """Logits, and the attention behind the likeliest class.
 
         Args:
-            params: of the net.
+            params: parameters of the net.
             x: features.
             mask: True where there is a tile.
             key: drops out as in training; None for prediction.
         """
-        logits, seen = self._attend(params, x, mask, key)
+        pooled = self._pool(params, x, mask, key)
+        logits = self._classify(params, pooled)
         several = self.net.branches > 1
         branch = logits.argmax(-1) if several else jnp.zeros(len(logits), int)
-        seen = jnp.take_along_axis(seen, branch[:, None, None], 1)[:, 0]
-        return logits, normalise(seen, mask, self.normaliser)
+        own = jnp.take_along_axis(pooled.logits, branch[:, None, None], 1)[:, 0]
+        return logits, normalise(own, mask, self.normaliser)
 
     def loss(
         self,
@@ -57,35 +60,86 @@ class Clam(NamedTuple):
         key=None,
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
         """Cross-entropy of each slide, mixed with the clustering loss; and metrics."""
-        key, judge_key = (None, None) if key is None else jax.random.split(key)
-        logits, seen = self._attend(params, x, mask, key)
+        key, tile_key = (None, None) if key is None else jax.random.split(key)
+        pooled = self._pool(params, x, mask, key)
+        logits = self._classify(params, pooled)
         bag = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        right = {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
+        metrics = {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
         if not self.instance_weight:
-            return bag, right
+            return bag, metrics
         # A short slide's ends reach into the padding, which may hold anything.
         clean = jnp.where(mask[..., None], x, 0)
 
-        def judge(ids):
-            h = self._embed(
-                params, jnp.take_along_axis(clean, ids[..., None], 1), judge_key
-            )[0]
-            return self.net.apply(params, h, method="judge")
+        def tile_logits(index):
+            tiles = jnp.take_along_axis(clean, index[..., None], 1)
+            h, _ = self._embed(params, tiles, tile_key)
+            return self.net.apply(params, h, method="instance_logits")
 
-        instance = pooling.instance_loss(
-            judge, seen, mask, label, n_classes=self.net.n_classes,
+        instance = instance_loss(
+            tile_logits, pooled.logits, mask, label, n_classes=self.net.n_classes,
             sampled=self.sampled, subtyping=self.subtyping,
         )  # fmt: skip
         w = self.instance_weight
-        parts = {"bag_loss": bag, "instance_loss": instance}
-        return (1 - w) * bag + w * instance, parts | right
+        metrics |= {"bag_loss": bag, "instance_loss": instance}
+        return (1 - w) * bag + w * instance, metrics
 
-    def _attend(self, params, x, mask, key):
+    def _pool(self, params, x, mask, key) -> AttentionPooled:
         embed = lambda x, key: self._embed(params, x, key)
-        how = {"chunk": self.chunk, "how": self.normaliser}
-        seen = pooling.attend(embed, x, mask, key=key, **how)
-        return self.net.apply(params, seen.pooled, method="classify"), seen.logits
+        return attention_pool(
+            embed, x, mask, chunk=self.chunk, key=key, normaliser=self.normaliser
+        )
+
+    def _classify(self, params, pooled):
+        return self.net.apply(params, pooled.pooled, method="classify")
 
     def _embed(self, params, x, key):
         rngs = {} if key is None else {"dropout": key}
         return self.net.apply(params, x, key is not None, method="embed", rngs=rngs)
+
+
+def instance_loss(
+    tile_logits: Callable,
+    logits: Float[Array, "b k n"],
+    mask: Bool[Array, "b n"],
+    label: Int[Array, " b"],
+    *,
+    n_classes: int,
+    sampled: int,
+    subtyping: bool,
+) -> Float[Array, " b"]:
+    """CLAM's clustering of the most and least attended tiles (Lu et al. 2021, eq. 5-6).
+
+    Under the true class's instance classifier the `sampled` most attended tiles are
+    positive and the `sampled` least attended negative. With `subtyping` (classes
+    exclude each other) the most attended tiles of every other class are negative under
+    its classifier, and the sum is divided by the number of classes. The choice has no
+    gradient.
+
+    Args:
+        tile_logits: indices [b s] -> logits [b s c 2] of those tiles, by classifier.
+        logits: attention before it is normalised, one branch, or one for each class.
+        mask: True where there is a tile; a slide with fewer than `sampled` gives all.
+        label: class index of each slide.
+        n_classes: c.
+        sampled: tiles taken from each end.
+        subtyping: whether the other classes' classifiers learn too.
+    """
+    sampled = min(sampled, mask.shape[-1])
+    logits = lax.stop_gradient(logits)
+    is_label = jax.nn.one_hot(label, n_classes, dtype=bool)
+    exists = jnp.arange(sampled)[None] < mask.sum(-1, keepdims=True)
+
+    def class_loss(c: int) -> Float[Array, " b"]:
+        branch = logits[:, min(c, logits.shape[1] - 1)]
+        top = lax.top_k(jnp.where(mask, branch, -jnp.inf), sampled)[1]
+        low = lax.top_k(jnp.where(mask, -branch, -jnp.inf), sampled)[1]
+        both = tile_logits(jnp.concatenate([top, low], 1))[:, :, c]
+        high, low = jnp.split(jax.nn.log_softmax(both), 2, axis=1)
+        count = jnp.maximum(exists.sum(-1), 1)
+        mean = lambda log_p: jnp.where(exists, -log_p, 0).sum(-1) / count
+        inside = (mean(high[..., 1]) + mean(low[..., 0])) / 2
+        outside = mean(high[..., 0]) if subtyping else jnp.zeros_like(inside)
+        return jnp.where(is_label[:, c], inside, outside)
+
+    total = sum(class_loss(c) for c in range(n_classes))
+    return total / n_classes if subtyping else total

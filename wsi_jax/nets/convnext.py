@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.nets.pixels import RGB, standardise
-from wsi_jax.ops.maps import DENSE, Map, Ops
+from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 _INIT = nn.initializers.truncated_normal(0.02)
 _norm = functools.partial(Norm, NormKind.layer, eps=1e-6)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from wsi_jax.nets.crop_head import CropHead, with_statistics
+from wsi_jax.nets.crop_classifier import CropHead, with_statistics
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crop_grid import by_chunks
-from wsi_jax.ops.weights import posterior
+from wsi_jax.ops.attention_weights import posterior
 from wsi_jax.types import Bag
 
 

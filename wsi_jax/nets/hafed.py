@@ -1,4 +1,4 @@
-"""HAFED: features of a slide distilled by two attentions, one over the other.
+"""HAFED, SASHA's feature distiller: attention over children, then over tiles.
 
 Of one slide: `n` tiles at low resolution, `k` children of each at high resolution, `m`
 branches of an attention, `c` classes. Callers vmap over slides. SASHA (NeurIPS 2025,
@@ -14,14 +14,18 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from wsi_jax.nets.gated import Gated, linear, uniform
-from wsi_jax.ops.multi_branch_attention import diversity, drop_best, mean_attention
-from wsi_jax.ops.pooling import masked_softmax
-from wsi_jax.ops.weights import Normaliser, log_weights
+from wsi_jax.nets.attention import GatedAttention, torch_linear, torch_uniform
+from wsi_jax.ops.attention_weights import (
+    Normaliser,
+    diversity,
+    log_weights,
+    mask_top_k,
+    masked_softmax,
+)
 
 
-class Verdict(NamedTuple):
-    """Of a slide.
+class HafedOutput(NamedTuple):
+    """Prediction of HAFED for one slide.
 
     Attributes:
         logits: [c], by the mean of the branches.
@@ -37,48 +41,50 @@ class Verdict(NamedTuple):
 
 
 class Uniforms(NamedTuple):
-    """Numbers in [0, 1) that decide which of the best are masked in training."""
+    """Random numbers in [0, 1) that decide which of the top are masked in training."""
 
     children: Float[Array, "n j top"]
     tiles: Float[Array, "m most"]
 
 
 class HAFED(nn.Module):
-    """Attention over children makes a tile's row, attention over tiles the verdict.
+    """Attention over children gives a tile's row, attention over tiles the prediction.
 
-    Rows are sums of features, at low and high resolution alike: what classifies the one
-    classifies the other.
+    Rows are weighted sums of features, at low and high resolution alike: the classifier
+    of the one serves the other.
 
     Attributes:
         n_classes: c.
         features: d.
         branches: of the attention over children, and of that over tiles.
-        top: the best children, and tiles, of which some are masked in training.
-        drop: share of them that is masked.
-        dtype: of the matmuls.
-        normaliser: how logits of both attentions become weights; not sparsemax, whose
-            weights cannot be told row by row.
+        top: number of most attended children, and tiles, of which some are masked in
+            training.
+        mask_rate: share of those that is masked.
+        dtype: dtype of the matmuls.
+        normaliser: rule by which logits of both attentions become weights; not
+            sparsemax, whose weights cannot be computed row by row.
     """
 
     n_classes: int
     features: int
     branches: tuple[int, int] = (1, 5)
     top: tuple[int, int] = (10, 20)
-    drop: float = 0.24
+    mask_rate: float = 0.24
     dtype: DTypeLike | None = None
     normaliser: Normaliser = Normaliser.softmax
 
     def setup(self):
         d, m, c = self.features, self.branches[1], self.n_classes
         self.over_children, self.over_tiles = (
-            Gated(d, branches, dtype=self.dtype) for branches in self.branches
+            GatedAttention(branches, 128, dtype=self.dtype, torch_init=True)
+            for branches in self.branches
         )
-        self.head = linear(d, c)
-        self.branch_kernel = self.param("branch_kernel", uniform(d), (m, d, c))
-        self.branch_bias = self.param("branch_bias", uniform(d), (m, c))
+        self.head = torch_linear(d, c)
+        self.branch_kernel = self.param("branch_kernel", torch_uniform(d), (m, d, c))
+        self.branch_bias = self.param("branch_bias", torch_uniform(d), (m, c))
 
     def uniforms(self, key: Key[Array, ""], n: int) -> Uniforms:
-        """For one step of training on a slide of n tiles."""
+        """Random numbers for one training step on a slide of n tiles."""
         keys = jax.random.split(key)
         shapes = (n, self.branches[0], self.top[0]), (self.branches[1], self.top[1])
         return Uniforms(*map(jax.random.uniform, keys, shapes))
@@ -95,12 +101,13 @@ class HAFED(nn.Module):
         rows = jnp.einsum("...k,...kd->...d", attention.mean(-2), children)
         return rows, attention
 
-    def rows(
+    def row_logits(
         self, x: Float[Array, "*n d"]
     ) -> tuple[Float[Array, "*n m"], Float[Array, "*n c"]]:
-        """Of each row its log weight in the attentions, and its share in the logits.
+        """Attention log weight of each row, and the class logits it would give alone.
 
-        The softmax of the former over any rows is the attention over these.
+        The logits of a slide are the latter, averaged by `mean_attention` of the
+        former over its rows.
         """
         return log_weights(self.over_tiles(x), self.normaliser), self.head(x)
 
@@ -109,8 +116,8 @@ class HAFED(nn.Module):
         x: Float[Array, "n d"],
         mask: Bool[Array, " n"],
         uniform: Float[Array, "m most"] | None = None,
-    ) -> Verdict:
-        """Verdict on a slide from the rows of its tiles, of whatever resolution."""
+    ) -> HafedOutput:
+        """Prediction from the rows of a slide's tiles, of whatever resolution."""
         x = jnp.where(mask[:, None], x, 0)
         scores = self.over_tiles(x).T
         mask = jnp.broadcast_to(mask[None], scores.shape)
@@ -118,38 +125,36 @@ class HAFED(nn.Module):
         pooled = attention @ x
         branches = jnp.einsum("md,mdc->mc", pooled, self.branch_kernel)
         logits = self.head(pooled.mean(0))
-        return Verdict(logits, branches + self.branch_bias, attention)
+        return HafedOutput(logits, branches + self.branch_bias, attention)
 
     def __call__(
         self,
         children: Float[Array, "n k d"],
         mask: Bool[Array, " n"],
         uniforms: Uniforms | None = None,
-    ) -> Verdict:
-        """Verdict from the children of every tile; with `uniforms` as in training."""
+    ) -> HafedOutput:
+        """Prediction from the children of every tile; with `uniforms` as in training."""
         uniforms = uniforms or Uniforms(None, None)
         children = jnp.where(mask[:, None, None], children, 0)
         x, attention = self.aggregate(children, uniforms.children)
-        verdict = self.classify(x, mask, uniforms.tiles)
-        return verdict._replace(children=attention)
+        output = self.classify(x, mask, uniforms.tiles)
+        return output._replace(children=attention)
 
     def _attention(self, scores, mask, uniform):
         if uniform is not None:
-            mask = drop_best(scores, mask, uniform, self.drop)
+            mask = mask_top_k(scores, mask, uniform, self.mask_rate)
         return masked_softmax(log_weights(scores, self.normaliser), mask)
 
 
-def from_rows(
-    scores: Float[Array, "n m"],
-    projected: Float[Array, "n c"],
-    mask: Bool[Array, " n"],
-) -> Float[Array, " c"]:
-    """Logits of a slide from what `HAFED.rows` gives: those of `HAFED.classify`."""
-    return mean_attention(scores, mask) @ projected
+class HafedLosses(NamedTuple):
+    """Losses of one slide; their sum is trained.
 
-
-class Losses(NamedTuple):
-    """Of a slide; trained is their sum."""
+    Attributes:
+        slide: cross-entropy of the slide.
+        branches: mean cross-entropy of its branches.
+        children_alike: similarity of the branches over children.
+        tiles_alike: similarity of the branches over tiles.
+    """
 
     slide: Float[Array, ""]
     branches: Float[Array, ""]
@@ -157,18 +162,20 @@ class Losses(NamedTuple):
     tiles_alike: Float[Array, ""]
 
 
-def losses(verdict: Verdict, label: Int[Array, ""], mask: Bool[Array, " n"]) -> Losses:
-    """Cross-entropies of the slide and of its branches, and how alike branches are.
+def hafed_losses(
+    output: HafedOutput, label: Int[Array, ""], mask: Bool[Array, " n"]
+) -> HafedLosses:
+    """Cross-entropies of a slide and of its branches, and how alike branches are.
 
     A single branch is the slide itself: it has no loss of its own.
     """
-    surprise = optax.softmax_cross_entropy_with_integer_labels
-    m = len(verdict.branch_logits)
-    branches = surprise(verdict.branch_logits, jnp.repeat(label, m)).mean()
-    alike = jnp.where(mask, diversity(verdict.children), 0).sum()
-    return Losses(
-        slide=surprise(verdict.logits, label),
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    m = len(output.branch_logits)
+    branches = cross_entropy(output.branch_logits, jnp.repeat(label, m)).mean()
+    alike = jnp.where(mask, diversity(output.children), 0).sum()
+    return HafedLosses(
+        slide=cross_entropy(output.logits, label),
         branches=branches if m > 1 else jnp.zeros_like(branches),
         children_alike=alike / jnp.maximum(mask.sum(), 1),
-        tiles_alike=diversity(verdict.attention),
+        tiles_alike=diversity(output.attention),
     )

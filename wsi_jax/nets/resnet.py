@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.nets.pixels import standardise
-from wsi_jax.ops.maps import DENSE, Map, Ops
+from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 
 class Conv(nn.Module):

@@ -1,5 +1,6 @@
-"""The nets of SASHA, as functions of one tree of the parameters of all."""
+"""SASHA's nets as functions of one tree of parameters, and their policy as a Zoomer."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,15 +9,17 @@ from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
-from wsi_jax.ops.episode import Update
-from wsi_jax.types import Zooms
+from wsi_jax.ops import zoom_env
+from wsi_jax.ops.episode import RowUpdater
+from wsi_jax.ops.sampling import log_attention
+from wsi_jax.types import Zoomer, Zooms
 
 
 class ZoomNets(NamedTuple):
     """Modules for rows of d features.
 
-    `params` are everywhere a dict of what each has learnt, by its name; "standardise"
-    is in it besides, the mean and the deviation [d] of features.
+    `params` are everywhere a dict of each module's parameters, by its name, and of
+    "standardise": mean and standard deviation [d] of the features.
     """
 
     hafed: HAFED
@@ -25,27 +28,28 @@ class ZoomNets(NamedTuple):
     critic: Critic
 
     def init(self, name: str, key: Key[Array, ""]) -> PyTree:
-        """One of them before it has learnt."""
+        """New parameters of one module."""
         d = self.hafed.features
         row, rows = jnp.zeros(d), jnp.zeros((1, d))
-        seen = {
+        examples = {
             "hafed": (jnp.zeros((1, 2, d)), jnp.ones(1, bool)),
             "updater": (row, row, rows),
         }
-        return getattr(self, name).init(key, *seen.get(name, (rows,)))
+        return getattr(self, name).init(key, *examples.get(name, (rows,)))
 
     def standardised(
         self, params: PyTree, x: Num[Array, "*n d"]
     ) -> Float[Array, "*n d"]:
-        """Features as the nets meet them."""
-        known = jax.lax.stop_gradient(params["standardise"])
+        """Features, shifted and scaled as the nets take them."""
+        statistics = jax.lax.stop_gradient(params["standardise"])
         mean, std = (
-            known[name].reshape((1,) * (x.ndim - 1) + (-1,)) for name in ("mean", "std")
+            statistics[name].reshape((1,) * (x.ndim - 1) + (-1,))
+            for name in ("mean", "std")
         )
         return (x.astype(mean.dtype) - mean) / std
 
     def rows(self, params: PyTree, x: Zooms) -> Zooms:
-        """Rows [b n d] at low and at high resolution; of distilled ones, themselves."""
+        """Rows [b n d] at low and at high resolution; distilled rows as they are."""
         if is_distilled(x):
             return x
         return Zooms(self.standardised(params, x.low), self.aggregate(params, x.high))
@@ -57,26 +61,26 @@ class ZoomNets(NamedTuple):
         x = self.standardised(params, children)
         return self.hafed.apply(params["hafed"], x, method="aggregate")[0]
 
-    def scores(
+    def row_logits(
         self, params: PyTree, x: Float[Array, "*n d"]
     ) -> tuple[Float[Array, "*n m"], Float[Array, "*n c"]]:
-        """Of each row what a verdict is made of; see `HAFED.rows`."""
-        return self.hafed.apply(params["hafed"], x, method="rows")
+        """Attention log weight and class logits of each row; see `HAFED.row_logits`."""
+        return self.hafed.apply(params["hafed"], x, method="row_logits")
 
     def classify(
         self, params: PyTree, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]
     ) -> tuple[Float[Array, "b c"], Float[Array, "b n"]]:
-        """Logits and attention of slides."""
+        """Logits and attention of slides, from the rows of their tiles."""
 
         def one(x, mask):
-            said = self.hafed.apply(params["hafed"], x, mask, method="classify")
-            return said.logits, said.attention.mean(0)
+            output = self.hafed.apply(params["hafed"], x, mask, method="classify")
+            return output.logits, output.attention.mean(0)
 
         return jax.vmap(one)(x, mask)
 
-    def update(self, params: PyTree) -> Update:
-        """Of rows once one like them was zoomed into."""
-        return Update.of(self.updater, params["updater"])
+    def row_updater(self, params: PyTree) -> RowUpdater:
+        """The updater of rows after a zoom into a similar tile."""
+        return RowUpdater.of(self.updater, params["updater"])
 
     def act(self, params: PyTree, x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         """Logit of zooming into each tile."""
@@ -84,5 +88,38 @@ class ZoomNets(NamedTuple):
 
 
 def is_distilled(x: Zooms) -> bool:
-    """Whether high resolution is told by one row for each tile."""
+    """Whether high resolution is one distilled row for each tile, not its children."""
     return x.high.ndim == x.low.ndim
+
+
+def policy_zoomer(
+    nets: Callable[..., ZoomNets], share: float, rules: zoom_env.Rules
+) -> Zoomer:
+    """Prediction step by step, reading the children of a tile only when it is chosen.
+
+    Args:
+        nets: (rows [*m d]) -> the nets for such rows.
+        share: share of the tiles zoomed into.
+        rules: rules of the environment.
+    """
+
+    def begin(params, low, mask):
+        low = nets(low).standardised(params, low)
+        steps = zoom_env.horizon(share, mask.sum(-1))
+        return jax.vmap(zoom_env.reset)(low, mask, steps)
+
+    def log_probs(params, state):
+        left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
+        logits = nets(state.rows).act(params, state.rows)
+        return jax.vmap(log_attention)(logits, left)
+
+    def step(params, state, tile, children):
+        own = nets(state.rows)
+        update = lambda *x: own.updater.apply(params["updater"], *x)
+        one = lambda *x: zoom_env.step(*x, update, rules)[0]
+        return jax.vmap(one)(state, tile, own.aggregate(params, children))
+
+    def end(params, state):
+        return nets(state.rows).classify(params, state.rows, state.mask)
+
+    return Zoomer(begin, log_probs, step, end)

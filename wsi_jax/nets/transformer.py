@@ -12,7 +12,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from wsi_jax.ops.positions import rotate
+from wsi_jax.ops.position_embedding import rotate
 
 INIT = nn.initializers.truncated_normal(0.02)
 

@@ -1,10 +1,10 @@
-"""Whole episodes of zooming, at the cost of the rows that change.
+"""Episodes of SASHA's environment, at the cost of the rows that change.
 
-Where a row is updated once at most, an episode of `t` steps on `n` tiles has not `t n`
-rows but three for each tile: as seen at low resolution, as estimated when a tile like
-it was zoomed into, and as zoomed into itself. Two numbers tell when one took the place
-of the other. Whatever is a function of a row is computed once for each, not at every
-step (`ops.versions`).
+Where a row is updated once at most, an episode of `t` steps on `n` tiles does not have
+`t n` different rows but three for each tile: at low resolution, as estimated after a
+zoom into a similar tile, and at high resolution. Two step numbers tell when one took
+the place of the other. A function of a row is computed once for each of the three, not
+at every step (`ops.episode_states`).
 
 `b` slides, `e` episodes on each, `n` tiles, `t` steps.
 """
@@ -19,17 +19,17 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, PyTree
 
 from wsi_jax.ops.sampling import log_attention
-from wsi_jax.ops.zoom_env import Rules, unit
+from wsi_jax.ops.zoom_env import Rules, unit_rows
 
 
 class Slides(NamedTuple):
     """Slides of one padded size, at both resolutions.
 
     Attributes:
-        z: [b n d], each tile at low resolution.
-        v: [b n d], as its children at high resolution say.
+        z: [b n d], rows at low resolution.
+        v: [b n d], rows at high resolution, aggregated from the tiles' children.
         mask: [b n], True where there is a tile; what lies behind it has no effect.
-        horizon: [b], steps of an episode.
+        horizon: [b], number of steps of an episode.
     """
 
     z: Float[Array, "b n d"]
@@ -39,56 +39,56 @@ class Slides(NamedTuple):
 
     @classmethod
     def of(cls, z, v, mask, horizon) -> "Slides":
-        """At least in float32, with zeros behind the mask."""
+        """Slides at least in float32, with zeros behind the mask."""
         wide = jnp.promote_types(z.dtype, jnp.float32)
         clean = lambda rows: jnp.where(mask[..., None], rows, 0).astype(wide)
         return cls(clean(z), clean(v), mask, horizon)
 
 
-class Update(NamedTuple):
-    """The update of a row in parts: `finish(zoomed(v, z) + row(s))`.
+class RowUpdater(NamedTuple):
+    """An updater of rows in parts: `output_layers(zoom_terms(v, z) + row_terms(s))`.
 
     Attributes:
-        zoomed: (v [*m d], z [*m d]) -> [*m h], what the tile zoomed into adds.
-        row: s [*m d] -> [*m h], what the row to be updated adds.
-        finish: [*m h] -> [*m d].
+        zoom_terms: (v [*m d], z [*m d]) -> [*m h], terms of the tile zoomed into.
+        row_terms: s [*m d] -> [*m h], terms of the row to update.
+        output_layers: [*m h] -> updated rows [*m d].
     """
 
-    zoomed: Callable
-    row: Callable
-    finish: Callable
+    zoom_terms: Callable
+    row_terms: Callable
+    output_layers: Callable
 
     @classmethod
-    def of(cls, updater, params: PyTree) -> "Update":
-        """Of a module of `nets.policy`, with its parameters."""
+    def of(cls, updater, params: PyTree) -> "RowUpdater":
+        """The updater of a module, `nets.policy.Updater`, and its parameters."""
         part = lambda name: functools.partial(updater.apply, params, method=name)
         return cls(*map(part, cls._fields))
 
 
 class Episode(NamedTuple):
-    """What happened; `t` stands for never.
+    """Record of episodes; step number `t` stands for never.
 
     Attributes:
-        actions: the tiles zoomed into; anything once the slide's horizon is reached.
+        actions: tiles zoomed into; arbitrary from the slide's horizon on.
         estimated: rows as estimated; 0 where none was.
-        estimated_at: the step that estimated a row.
-        zoomed_at: the step that zoomed into a tile.
+        estimate_step: step at which a row was estimated.
+        zoom_step: step at which a tile was zoomed into.
     """
 
     actions: Int32[Array, "b e t"]
     estimated: Float[Array, "b e n d"]
-    estimated_at: Int32[Array, "b e n"]
-    zoomed_at: Int32[Array, "b e n"]
+    estimate_step: Int32[Array, "b e n"]
+    zoom_step: Int32[Array, "b e n"]
 
 
 def greedy(step: Int[Array, ""], log_p: Float[Array, "b e n"]) -> Int32[Array, "b e"]:
-    """The most likely tile, the first of equals."""
+    """Chooses the most likely tile, the first of equals."""
     del step
     return log_p.argmax(-1).astype(jnp.int32)
 
 
 def sampler(keys: Key[Array, "b e"]) -> Callable:
-    """Draws tiles by their probability, with a key for each episode."""
+    """A choice for `play` that samples tiles, with a key for each episode."""
 
     def sample(step, log_p):
         def one(key, log_p):
@@ -102,7 +102,7 @@ def sampler(keys: Key[Array, "b e"]) -> Callable:
 
 def play(
     slides: Slides,
-    update: Update,
+    updater: RowUpdater,
     act: Callable,
     choose: Callable,
     rules: Rules,
@@ -113,83 +113,86 @@ def play(
 ) -> Episode:
     """Plays `episodes` episodes on each slide, side by side.
 
-    A row that may still be updated is as seen at low resolution: its similarity to the
-    tile zoomed into and its part of the update's first layer need no other row. Rows
-    that change, of all episodes together, are gathered and updated `chunk` at a time,
-    until none is left.
+    A row that may still be updated is at low resolution: its similarity to the tile
+    zoomed into and its part of the updater's first layer need no other row. Rows that
+    change, of all episodes together, are gathered and updated `chunk` at a time.
 
     Args:
-        slides: of one padded size.
-        update: of rows.
+        slides: slides of one padded size.
+        updater: updater of rows.
         act: rows [*m d] -> logits [*m] of zooming into their tiles.
         choose: (step, log-probabilities [b e n]) -> tiles [b e]; -inf where masked or
             zoomed into before, which must not be chosen.
-        rules: of the environment.
+        rules: rules of the environment.
         steps: the longest horizon.
         episodes: e.
         chunk: rows updated at a time.
 
     Raises:
         ValueError: rules by which a row changes more often, or changing depends on
-            what is left; those `ops.zoom.walk` can follow.
+            what is left; `ops.zoom_env.play_steps` follows those.
     """
     if rules.freeze or not rules.once:
-        raise ValueError(f"{rules}: only ops.zoom.walk follows them; not ops.episode")
+        raise ValueError(f"{rules}: only ops.zoom_env.play_steps follows them")
     z, v, mask = slides.z, slides.v, slides.mask
-    b, n, _ = z.shape
-    wide = (b, episodes, n)
-    units, hidden = unit(z), update.row(z)
-    tiles = jnp.arange(n)[None, None]
-    of_slide = jax.vmap(lambda rows, action: rows[action])
+    shape = len(z), episodes, z.shape[1]
+    units, row_terms = unit_rows(z), updater.row_terms(z)
+    tiles = jnp.arange(z.shape[1])[None, None]
+    take = jax.vmap(lambda rows, action: rows[action])
 
     def one(carry, step):
         logits, episode = carry
-        allowed = mask[:, None] & (episode.zoomed_at == steps)
+        allowed = mask[:, None] & (episode.zoom_step == steps)
         log_p = jax.vmap(jax.vmap(log_attention))(logits, allowed)
         action = choose(step, log_p)
-        seen, zoomed = of_slide(z, action), of_slide(v, action)
-        estimated = jax.vmap(of_slide)(episode.estimated, action)
-        known = jax.vmap(of_slide)(episode.estimated_at, action) < steps
-        row = jnp.where(known[..., None], estimated, seen)
-        # At full precision, as in ops.zoom.
-        cos = jnp.einsum("bed,bnd->ben", unit(row), units, precision="highest")
+        was_estimated = jax.vmap(take)(episode.estimate_step, action) < steps
+        estimate = jax.vmap(take)(episode.estimated, action)
+        row = jnp.where(was_estimated[..., None], estimate, take(z, action))
+        # At full precision, as in ops.zoom_env.
+        cos = jnp.einsum("bed,bnd->ben", unit_rows(row), units, precision="highest")
         similar = (cos if rules.signed else jnp.abs(cos)) >= rules.tau
         live = (step < slides.horizon)[:, None, None]
-        itself = (tiles == action[..., None]) & live
-        eligible = allowed & (episode.estimated_at == steps)
-        changed = similar & eligible & ~itself & live
-        first = update.zoomed(zoomed, row)
-        rows, logits = updated(changed, episode.estimated, logits, first)
+        chosen = (tiles == action[..., None]) & live
+        eligible = allowed & (episode.estimate_step == steps)
+        changed = similar & eligible & ~chosen & live
+        terms = updater.zoom_terms(take(v, action), row), row_terms
+        rows, logits = _update_rows(
+            changed, episode.estimated, logits, terms, updater, act, chunk
+        )
         episode = episode._replace(
             estimated=rows,
-            estimated_at=jnp.where(changed, step, episode.estimated_at),
-            zoomed_at=jnp.where(itself, step, episode.zoomed_at),
+            estimate_step=jnp.where(changed, step, episode.estimate_step),
+            zoom_step=jnp.where(chosen, step, episode.zoom_step),
         )
         return (logits, episode), action
 
-    def updated(changed, rows, logits, first):
-        """The rows that change, and their logits, written into all."""
-        ordinal = jnp.cumsum(changed.reshape(-1), dtype=jnp.int32)
-        shape = rows.shape
-
-        def some(carry):
-            done, rows, logits = carry
-            # Behind the last there is none: read anywhere, written nowhere.
-            at = jnp.searchsorted(ordinal, done + 1 + jnp.arange(chunk))
-            which, tile = at // n, at % n
-            h = first.reshape(b * episodes, -1)[which]
-            h += hidden.reshape(b * n, -1)[which // episodes * n + tile]
-            new = update.finish(h)
-            write = lambda old, new: old.at[at].set(new.astype(old.dtype), mode="drop")
-            return done + chunk, write(rows, new), write(logits, act(new))
-
-        flat = jnp.int32(0), rows.reshape(-1, shape[-1]), logits.reshape(-1)
-        _, rows, logits = lax.while_loop(lambda c: c[0] < ordinal[-1], some, flat)
-        return rows.reshape(shape), logits.reshape(wide)
-
-    never = jnp.full(wide, steps, jnp.int32)
-    every = lambda a: jnp.broadcast_to(a[:, None], (b, episodes, *a.shape[1:]))
+    never = jnp.full(shape, steps, jnp.int32)
+    every = lambda a: jnp.broadcast_to(a[:, None], (*shape[:2], *a.shape[1:]))
     start = Episode(None, jnp.zeros_like(every(z)), never, never)
     count = jnp.arange(steps, dtype=jnp.int32)
     (_, episode), actions = lax.scan(one, (every(act(z)), start), count)
     return episode._replace(actions=jnp.moveaxis(actions, 0, -1))
+
+
+def _update_rows(changed, rows, logits, terms, updater, act, chunk):
+    """Rows [b e n d] and their logits [b e n], updated where `changed` [b e n] is set.
+
+    `terms` are those of the zooms [b e h] and of the rows [b n h].
+    """
+    ordinal = jnp.cumsum(changed.reshape(-1), dtype=jnp.int32)
+    b, episodes, n = changed.shape
+    zoom_terms, row_terms = (a.reshape(-1, a.shape[-1]) for a in terms)
+
+    def update_chunk(carry):
+        done, rows, logits = carry
+        # Behind the last changed row: read from anywhere, written nowhere.
+        at = jnp.searchsorted(ordinal, done + 1 + jnp.arange(chunk))
+        episode, tile = at // n, at % n
+        hidden = zoom_terms[episode] + row_terms[episode // episodes * n + tile]
+        new = updater.output_layers(hidden)
+        write = lambda old, new: old.at[at].set(new.astype(old.dtype), mode="drop")
+        return done + chunk, write(rows, new), write(logits, act(new))
+
+    flat = jnp.int32(0), rows.reshape(-1, rows.shape[-1]), logits.reshape(-1)
+    carry = lax.while_loop(lambda c: c[0] < ordinal[-1], update_chunk, flat)
+    return carry[1].reshape(rows.shape), carry[2].reshape(changed.shape)

@@ -1,8 +1,8 @@
-"""Functions of a state, computed from functions of its rows.
+"""Functions of the states of an episode, built from row versions, not stacked copies.
 
-Of a tile three rows are known in an episode (`ops.episode`), and any state is made of
-one of them for each tile. Attention pooling of it needs a score and a value of each
-row, and both are looked up.
+In an episode (`ops.episode`) a tile has three versions of its row, and any state takes
+one of them for each tile. Attention pooling of a state needs a score and a value of
+each row, and both are looked up.
 """
 
 from collections.abc import Callable
@@ -13,95 +13,97 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from wsi_jax.ops.attention_weights import mean_attention
 from wsi_jax.ops.episode import Episode, Slides
-from wsi_jax.ops.multi_branch_attention import mean_attention
 
-SEEN, ESTIMATED, ZOOMED = range(3)
+LOW, ESTIMATED, HIGH = range(3)
 
 
-class Versions(NamedTuple):
-    """Something of every row: as seen, as estimated, as zoomed into."""
+class RowVersions(NamedTuple):
+    """A value for each row: at low resolution, as estimated, at high resolution."""
 
-    seen: PyTree
+    low: PyTree
     estimated: PyTree
-    zoomed: PyTree
+    high: PyTree
 
 
-def versions(f: Callable, slides: Slides, episode: Episode) -> Versions:
-    """f, rows [*m d] -> [*m ...], of every row that a tile has in the episodes."""
-    return Versions(f(slides.z), f(episode.estimated), f(slides.v))
+def row_versions(f: Callable, slides: Slides, episode: Episode) -> RowVersions:
+    """f, rows [*m d] -> [*m ...], of all three versions of every row."""
+    return RowVersions(f(slides.z), f(episode.estimated), f(slides.v))
 
 
-def select(kind: Int[Array, " n"], of: Versions) -> Float[Array, "n ..."]:
-    """Of each tile the version that it has."""
-    kind = kind.reshape(-1, *(1,) * (of.seen.ndim - 1))
-    changed = jnp.where(kind == ZOOMED, of.zoomed, of.estimated)
-    return jnp.where(kind == SEEN, of.seen, changed)
+def select_version(
+    kind: Int[Array, " n"], versions: RowVersions
+) -> Float[Array, "n ..."]:
+    """For each tile the version that `kind` names: LOW, ESTIMATED or HIGH."""
+    kind = kind.reshape(-1, *(1,) * (versions.low.ndim - 1))
+    changed = jnp.where(kind == HIGH, versions.high, versions.estimated)
+    return jnp.where(kind == LOW, versions.low, changed)
 
 
-def pool(
-    weights: Float[Array, " n"], kind: Int[Array, " n"], of: Versions
+def pool_versions(
+    weights: Float[Array, " n"], kind: Int[Array, " n"], versions: RowVersions
 ) -> Float[Array, " s"]:
-    """Weighted sum of the versions that the tiles have, none of which is gathered."""
-    return sum(jnp.where(kind == k, weights, 0) @ x for k, x in enumerate(of))
+    """Weighted sum over tiles of the versions that `kind` names, without gathering."""
+    return sum(jnp.where(kind == k, weights, 0) @ x for k, x in enumerate(versions))
 
 
-def along(
+def map_states(
     f: Callable,
     slides: Slides,
     episode: Episode,
-    of: Versions,
+    versions: RowVersions,
     *,
     steps: int,
     chunk: int,
 ) -> PyTree:
-    """f of every state, `chunk` states at a time, computed again on the way back.
+    """Maps f over all states, `chunk` at a time, recomputed on the way back.
 
     Args:
-        f: (step, kind [n], slide, episode, of) of one slide and episode, where `kind`
-            tells which version each tile has before the step.
-        slides: on which the episodes are.
-        episode: as played.
-        of: trees of arrays, which f has as a tree of `Versions`.
-        steps: states, from that before the first step.
+        f: (step, kind [n], slide, episode, versions) of one slide and episode, where
+            `kind` names the version that each tile has before the step.
+        slides: slides of the episodes.
+        episode: record of the episodes.
+        versions: trees of arrays, which f gets as a tree of `RowVersions`.
+        steps: number of states, from that before the first step.
         chunk: states at a time.
 
     Returns:
         What f returns, with [b e t] in front.
     """
 
-    def one(step, slide, episode, of):
-        kind = jnp.where(episode.estimated_at < step, ESTIMATED, SEEN)
-        kind = jnp.where(episode.zoomed_at < step, ZOOMED, kind)
-        return f(step, kind, slide, episode, jax.tree.map(Versions, *of))
+    def one(step, slide, episode, versions):
+        kind = jnp.where(episode.estimate_step < step, ESTIMATED, LOW)
+        kind = jnp.where(episode.zoom_step < step, HIGH, kind)
+        return f(step, kind, slide, episode, jax.tree.map(RowVersions, *versions))
 
-    each = jax.vmap(one, (None, None, 0, Versions(None, 0, None)))
+    each = jax.vmap(one, (None, None, 0, RowVersions(None, 0, None)))
     each = jax.vmap(each, (None, 0, 0, 0))
-    # The rows themselves are behind us.
+    # The rows themselves are no longer needed.
     slides, episode = slides._replace(z=None, v=None), episode._replace(estimated=None)
-    at = jax.checkpoint(lambda step: each(step, slides, episode, of))
+    at = jax.checkpoint(lambda step: each(step, slides, episode, versions))
     out = lax.map(at, jnp.arange(steps, dtype=jnp.int32), batch_size=chunk)
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 2), out)
 
 
-def verdicts(
+def state_logits(
     classify: Callable, slides: Slides, episode: Episode, *, steps: int, chunk: int
 ) -> Float[Array, "b e {steps} c"]:
-    """Logits of every state by attention pooling.
+    """Class logits of every state, by attention pooling.
 
     Args:
-        classify: rows [*m d] -> (scores [*m k] of k attentions, whose mean counts,
-            values [*m c]).
-        slides: on which the episodes are.
-        episode: as played.
-        steps: states, from that before the first step.
+        classify: rows [*m d] -> (scores [*m k] of k attentions, which are averaged,
+            class logits [*m c]).
+        slides: slides of the episodes.
+        episode: record of the episodes.
+        steps: number of states, from that before the first step.
         chunk: states at a time.
     """
 
-    def one(step, kind, slide, episode, of):
-        scores, values = of
-        weights = mean_attention(select(kind, scores), slide.mask)
-        return pool(weights, kind, values)
+    def one(step, kind, slide, episode, versions):
+        scores, values = versions
+        weights = mean_attention(select_version(kind, scores), slide.mask)
+        return pool_versions(weights, kind, values)
 
-    of = versions(classify, slides, episode)
-    return along(one, slides, episode, of, steps=steps, chunk=chunk)
+    versions = row_versions(classify, slides, episode)
+    return map_states(one, slides, episode, versions, steps=steps, chunk=chunk)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from wsi_jax.ops.weights import Normaliser, log_weights, normalise
+from wsi_jax.ops.attention_weights import Normaliser, log_weights, normalise
 
 
-class Attended(NamedTuple):
-    """What attention made of the bags.
+class AttentionPooled(NamedTuple):
+    """Bags pooled by attention.
 
     Attributes:
         pooled: [b k d], one vector per slide and branch of attention.
@@ -24,26 +24,19 @@ class Attended(NamedTuple):
     logits: Float[Array, "b k n"]
 
 
-class Maximum(NamedTuple):
-    """The greatest features of the bags.
+class MaxPooled(NamedTuple):
+    """Bags pooled by the maximum of each feature.
 
     Attributes:
         pooled: [b d].
-        winner: [b d], the tile that gave each feature.
+        winner: [b d], index of the tile with the maximum of each feature.
     """
 
     pooled: Float[Array, "b d"]
     winner: Int[Array, "b d"]
 
 
-def masked_softmax(
-    logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]
-) -> Float[Array, "*b n"]:
-    """Softmax over the unmasked, in float32; zeros where a row has none."""
-    return normalise(logits, mask)
-
-
-def moments(
+def feature_moments(
     x: Num[Array, "b n f"], mask: Bool[Array, "b n"]
 ) -> tuple[Float[Array, " f"], Float[Array, " f"]]:
     """Mean and standard deviation of each feature over all tiles of all slides.
@@ -53,87 +46,84 @@ def moments(
     x = jnp.where(mask[..., None], x, 0).astype(_at_least_float32(x.dtype))
     count = jnp.maximum(mask.sum(), 1)
     mean = x.sum((0, 1)) / count
-    away = jnp.where(mask[..., None], x - mean[None, None], 0)
-    std = jnp.sqrt((away**2).sum((0, 1)) / count)
+    centred = jnp.where(mask[..., None], x - mean[None, None], 0)
+    std = jnp.sqrt((centred**2).sum((0, 1)) / count)
     return mean, jnp.where(std > 1e-6 * jnp.abs(mean), std, 1)
 
 
-def attend(
+def attention_pool(
     embed: Callable,
     x: Num[Array, "b n f"],
     mask: Bool[Array, "b n"],
     *,
     chunk: int,
     key: Key[Array, ""] | None = None,
-    how: Normaliser = Normaliser.softmax,
+    normaliser: Normaliser = Normaliser.softmax,
     power: float = 2.0,
-) -> Attended:
+) -> AttentionPooled:
     """Attention pooling, `normalise(logits) @ h`, at the memory of `chunk` tiles.
 
     Equals embedding the bag at once, in value and gradient (Ilse et al. 2018, eq. 7).
     The softmax is kept online: a running maximum, numerator and denominator
     (Milakov & Gimelshein 2018); `checkpoint` embeds each chunk again on the way back,
-    so what is kept per chunk is one pooled vector. One chunk is embedded once. For
-    sparsemax several are embedded twice: no weight is known before the last logit.
+    so what is kept per chunk is one pooled vector. A single chunk is embedded once.
+    Sparsemax embeds several chunks twice: no weight is known before the last logit.
 
     Args:
-        embed: (x [b m f], key) -> (h [b m d], logits [b m k]); of each tile by itself.
-        x: the bags' tiles; what stands behind the mask, NaN included, has no effect.
+        embed: (x [b m f], key) -> (h [b m d], logits [b m k]), tile by tile.
+        x: tiles of the bags; what stands behind the mask, NaN included, has no effect.
         mask: True where there is a tile.
         chunk: tiles embedded at a time.
         key: for `embed`'s dropout, folded with the chunk's number.
-        how: weights are made of logits.
-        power: of the squared average.
+        normaliser: rule by which logits become weights.
+        power: exponent of the squared average.
     """
     b = len(x)
     out, weights = jax.eval_shape(embed, x[:, :1], key)
     k, d, dtype = weights.shape[-1], out.shape[-1], _at_least_float32(weights.dtype)
-    nothing = jnp.zeros((b, k, d), dtype)
+    zeros, lowest = jnp.zeros((b, k, d), dtype), jnp.finfo(dtype).min
 
-    def embedded(x, mask, key):
+    def embed_masked(x, mask, key):
         h, logits = embed(jnp.where(mask[..., None], x, 0), key)
         return h.astype(dtype), jnp.swapaxes(logits, 1, 2).astype(dtype)
 
-    if how is Normaliser.sparsemax:
-        return _attend_twice(embedded, nothing, x, mask, chunk, key, how)
-    start = (
-        jnp.full((b, k), jnp.finfo(dtype).min, dtype),
-        jnp.zeros((b, k), dtype),
-        nothing,
-    )
+    if normaliser is Normaliser.sparsemax:
+        return _pool_in_two_passes(
+            embed_masked, zeros, x, mask, chunk=chunk, key=key, normaliser=normaliser
+        )
 
     def absorb(carry, key, x, mask):
         top, total, pooled = carry
-        h, logits = embedded(x, mask, key)
-        u = log_weights(logits, how, power)
-        there = jnp.where(mask[:, None], u, jnp.finfo(dtype).min)
-        higher = jnp.maximum(top, lax.stop_gradient(there.max(-1)))
-        fade = jnp.exp(top - higher)
-        w = jnp.where(mask[:, None], jnp.exp(there - higher[..., None]), 0)
-        total = total * fade + w.sum(-1)
-        seen = jnp.einsum("bkn,bnd->bkd", w, h)
-        return (higher, total, pooled * fade[..., None] + seen), logits
+        h, logits = embed_masked(x, mask, key)
+        u = jnp.where(mask[:, None], log_weights(logits, normaliser, power), lowest)
+        new_top = jnp.maximum(top, lax.stop_gradient(u.max(-1)))
+        scale = jnp.exp(top - new_top)
+        w = jnp.where(mask[:, None], jnp.exp(u - new_top[..., None]), 0)
+        total = total * scale + w.sum(-1)
+        pooled = pooled * scale[..., None] + jnp.einsum("bkn,bnd->bkd", w, h)
+        return (new_top, total, pooled), logits
 
-    (_, total, pooled), logits = _over_chunks(absorb, start, (x, mask), chunk, key)
+    start = jnp.full((b, k), lowest, dtype), jnp.zeros((b, k), dtype), zeros
+    (_, total, pooled), logits = _scan_chunks(absorb, start, (x, mask), chunk, key)
     pooled /= jnp.where(total > 0, total, 1)[..., None]
-    return Attended(pooled, jnp.concatenate(logits, -1))
+    return AttentionPooled(pooled, jnp.concatenate(logits, -1))
 
 
-def maximum(
+def max_pool(
     embed: Callable,
     x: Num[Array, "b n f"],
     mask: Bool[Array, "b n"],
     *,
     chunk: int,
     key: Key[Array, ""] | None = None,
-) -> Maximum:
-    """The greatest value of each feature over a slide's tiles, chunk by chunk.
+) -> MaxPooled:
+    """Maximum of each feature over a slide's tiles, chunk by chunk.
 
     Equal to the dense maximum in value and gradient; of equal tiles the first wins.
 
     Args:
         embed: (x [b m f], key) -> h [b m d].
-        x: the bags' tiles.
+        x: tiles of the bags.
         mask: True where there is a tile; a slide without one pools to zero.
         chunk: tiles embedded at a time.
         key: for `embed`'s dropout, folded with the chunk's number.
@@ -150,97 +140,61 @@ def maximum(
         best, winner, first = carry
         h = embed(jnp.where(mask[..., None], x, 0), key).astype(dtype)
         h = jnp.where(mask[..., None], h, -jnp.inf)
-        here = h.argmax(1)
-        value = jnp.take_along_axis(h, here[:, None], 1)[:, 0]
+        index = h.argmax(1)
+        value = jnp.take_along_axis(h, index[:, None], 1)[:, 0]
         better = value > best
-        winner = jnp.where(better, first + here.astype(jnp.int32), winner)
+        winner = jnp.where(better, first + index.astype(jnp.int32), winner)
         carry = jnp.where(better, value, best), winner, first + x.shape[1]
         return carry, None
 
-    (best, winner, _), _ = _over_chunks(absorb, start, (x, mask), chunk, key)
-    return Maximum(jnp.where(jnp.isfinite(best), best, 0), winner)
+    (best, winner, _), _ = _scan_chunks(absorb, start, (x, mask), chunk, key)
+    return MaxPooled(jnp.where(jnp.isfinite(best), best, 0), winner)
 
 
-def instance_loss(
-    judge: Callable,
-    logits: Float[Array, "b k n"],
-    mask: Bool[Array, "b n"],
-    label: Int[Array, " b"],
-    *,
-    n_classes: int,
-    sampled: int,
-    subtyping: bool,
-) -> Float[Array, " b"]:
-    """CLAM's clustering of the most and least attended tiles (Lu et al. 2021, eq. 5-6).
+def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
+    """Mean of each feature over a map, followed by its standard deviation.
 
-    Under the true class's clustering layer the `sampled` most attended tiles are
-    positive and the `sampled` least attended negative. With `subtyping` (classes
-    exclude each other) the most attended tiles of every other class are negative under
-    its layer, and the sum is divided by the number of classes. The choice has no
-    gradient.
-
-    Args:
-        judge: indices [b s] -> logits [b s c 2] of those tiles under every layer.
-        logits: attention before it is normalised, one branch, or one for each class.
-        mask: True where there is a tile; a slide with fewer than `sampled` gives all.
-        label: the slide's class.
-        n_classes: c.
-        sampled: tiles taken from each end.
-        subtyping: whether the other classes' layers learn too.
+    The deviation distinguishes a mixture of two textures from a third texture with the
+    same mean.
     """
-    sampled = min(sampled, mask.shape[-1])
-    logits = lax.stop_gradient(logits)
-    mine = jax.nn.one_hot(label, n_classes, dtype=bool)
-    there = jnp.arange(sampled)[None] < mask.sum(-1, keepdims=True)
-
-    def loss_of(c: int) -> Float[Array, " b"]:
-        branch = logits[:, min(c, logits.shape[1] - 1)]
-        top = lax.top_k(jnp.where(mask, branch, -jnp.inf), sampled)[1]
-        low = lax.top_k(jnp.where(mask, -branch, -jnp.inf), sampled)[1]
-        verdict = jax.nn.log_softmax(judge(jnp.concatenate([top, low], 1))[:, :, c])
-        high, low = jnp.split(verdict, 2, axis=1)
-        count = jnp.maximum(there.sum(-1), 1)
-        mean = lambda surprise: jnp.where(there, -surprise, 0).sum(-1) / count
-        inside = (mean(high[..., 1]) + mean(low[..., 0])) / 2
-        outside = mean(high[..., 0]) if subtyping else jnp.zeros_like(inside)
-        return jnp.where(mine[:, c], inside, outside)
-
-    total = sum(loss_of(c) for c in range(n_classes))
-    return total / n_classes if subtyping else total
+    cells = cells.astype(_at_least_float32(cells.dtype))
+    mean = cells.mean((1, 2), keepdims=True)
+    variance = ((cells - mean) ** 2).mean((1, 2))
+    return jnp.concatenate([mean[:, 0, 0], jnp.sqrt(variance + 1e-6)], -1)
 
 
 def _at_least_float32(dtype):
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _attend_twice(embedded, nothing, x, mask, chunk, key, how):
-    """For weights that rest on all logits: these first, then the weighted sum."""
+def _pool_in_two_passes(embed, zeros, x, mask, *, chunk, key, normaliser):
+    """Logits of all tiles first, then the weighted sum: for weights that need all."""
     if x.shape[1] <= chunk:
-        h, logits = embedded(x, mask, key)
-        w = normalise(logits, mask[:, None], how)
-        return Attended(jnp.einsum("bkn,bnd->bkd", w, h), logits)
+        h, logits = embed(x, mask, key)
+        w = normalise(logits, mask[:, None], normaliser)
+        return AttentionPooled(jnp.einsum("bkn,bnd->bkd", w, h), logits)
 
-    def see(carry, key, x, mask):
-        return carry, embedded(x, mask, key)[1]
+    def only_logits(carry, key, x, mask):
+        return carry, embed(x, mask, key)[1]
 
-    def add(pooled, key, x, mask, w):
-        h, _ = embedded(x, mask, key)
+    def weighted_sum(pooled, key, x, mask, w):
+        h, _ = embed(x, mask, key)
         return pooled + jnp.einsum("bnk,bnd->bkd", w, h), None
 
-    # The key draws the same dropout in both.
-    _, logits = _over_chunks(see, (), (x, mask), chunk, key)
+    # The key draws the same dropout in both passes.
+    _, logits = _scan_chunks(only_logits, (), (x, mask), chunk, key)
     logits = jnp.concatenate(logits, -1)
-    w = jnp.swapaxes(normalise(logits, mask[:, None], how), 1, 2)
-    pooled, _ = _over_chunks(add, nothing, (x, mask, w), chunk, key)
-    return Attended(pooled, logits)
+    w = jnp.swapaxes(normalise(logits, mask[:, None], normaliser), 1, 2)
+    pooled, _ = _scan_chunks(weighted_sum, zeros, (x, mask, w), chunk, key)
+    return AttentionPooled(pooled, logits)
 
 
-def _over_chunks(absorb, carry, parts, chunk, key):
-    """Feeds `absorb` chunk by chunk; returns the last carry and the list of outputs.
+def _scan_chunks(absorb, carry, parts, chunk, key):
+    """Scans `absorb` over chunks of tiles; returns the last carry and all outputs.
 
     Args:
         absorb: (carry, key, *parts of a chunk) -> (carry, output [... chunk] or None).
-        carry: before the first chunk.
+        carry: initial value.
         parts: arrays [b n ...].
         chunk: tiles at a time.
         key: folded with the chunk's number, or None.
@@ -270,15 +224,3 @@ def _over_chunks(absorb, carry, parts, chunk, key):
         carry, out = jax.checkpoint(absorb)(carry, last, *tail)
         outs.append(out)
     return carry, outs
-
-
-def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
-    """Mean of each feature over a map and, behind all of these, its deviation.
-
-    The deviation tells a mixture of two textures from either, which their mean does
-    not tell from a third one.
-    """
-    cells = cells.astype(jnp.promote_types(cells.dtype, jnp.float32))
-    mean = cells.mean((1, 2), keepdims=True)
-    variance = ((cells - mean) ** 2).mean((1, 2))
-    return jnp.concatenate([mean[:, 0, 0], jnp.sqrt(variance + 1e-6)], -1)

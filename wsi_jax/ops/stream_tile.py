@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Num
 
 from wsi_jax.ops.convolution import valid_conv
-from wsi_jax.ops.maps import Ops, max_pool
+from wsi_jax.ops.trunk_ops import Ops, max_pool
 
 
 class StreamError(ValueError):

@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
-from wsi_jax.ops.maps import Ops
+from wsi_jax.ops.trunk_ops import Ops
 from wsi_jax.ops.stream_tile import (
     Field,
     Piece,

@@ -1,11 +1,11 @@
-"""The zoom environment: a slide at low resolution, of which some tiles are seen closer.
+"""SASHA's environment: a slide at low resolution, whose tiles are zoomed into.
 
-Of one slide: a row of `d` features for each of `n` tiles. To zoom into a tile is to
-replace its row by what its children at high resolution say, and to update the rows that
-are like it, once each. Callers vmap over slides. SASHA (arXiv:2507.05077).
+The state of one slide is a row of `d` features for each of `n` tiles. A zoom into a
+tile replaces its row by that of its children at high resolution, and updates the rows
+similar to it, once each. Callers vmap over slides. SASHA (arXiv:2507.05077).
 
-This is the environment word for word, at the cost of all rows at every step;
-`ops.episode` plays the same episodes at the cost of the rows that change.
+This is the reference, at the cost of all rows at every step; `ops.episode` plays the
+same episodes at the cost of the rows that change.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Num, PyTree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What zooming does to the other tiles.
+    """Rules by which a zoom changes the rows of other tiles.
 
     Attributes:
-        tau: cosine from which on tiles are alike.
-        once: a row is updated when a tile like it is first zoomed into, and then no
-            more; else whenever there is one, until it is zoomed into itself.
-        signed: opposite rows are unlike; else their cosine's size counts.
-        freeze: once no row is left to update, zooming changes nothing more.
+        tau: least cosine between the rows of similar tiles.
+        once: whether a row is updated only at the first zoom into a similar tile; else
+            at each, until its own tile is zoomed into.
+        signed: whether opposite rows are dissimilar; else the cosine's size counts.
+        freeze: whether zooms change nothing more once no row is left to update.
     """
 
     tau: float = 0.95
@@ -36,16 +36,16 @@ class Rules:
     freeze: bool = False
 
 
-class Zoom(NamedTuple):
-    """A slide that is being looked at.
+class ZoomState(NamedTuple):
+    """State of a slide in an episode.
 
     Attributes:
-        rows: [n d], as each tile is known by now; 0 behind the mask.
+        rows: [n d], current row of each tile; 0 behind the mask.
         mask: [n], True where there is a tile.
-        visited: [n], which tiles were zoomed into.
-        eligible: [n], which rows may still be updated.
-        step: steps taken.
-        horizon: steps after which nothing changes any more.
+        visited: [n], True for tiles that were zoomed into.
+        eligible: [n], True for rows that may still be updated.
+        step: number of steps taken.
+        horizon: number of steps after which nothing changes.
     """
 
     rows: Float[Array, "n d"]
@@ -56,7 +56,7 @@ class Zoom(NamedTuple):
     horizon: Int[Array, ""]
 
 
-def ratio(fraction: float) -> Fraction:
+def as_ratio(fraction: float) -> Fraction:
     """The ratio of small integers that a decimal fraction stands for: 3/20 for 0.15.
 
     Of denominators up to 46,340, whose square is the largest below 2**31.
@@ -65,11 +65,11 @@ def ratio(fraction: float) -> Fraction:
 
 
 def horizon(fraction: float, count: Int[Array, "*b"] | int) -> Int32[Array, "*b"]:
-    """Steps to zoom into that fraction of the tiles: one or more, of as many as are.
+    """Number of steps that zoom into a fraction of `count` tiles, 1 to `count`.
 
-    Rounded up, exactly: `ratio(fraction) * count` in integers of 32 bits.
+    Rounded up, exactly: `as_ratio(fraction) * count` in integers of 32 bits.
     """
-    share, count = ratio(fraction), jnp.asarray(count, jnp.int32)
+    share, count = as_ratio(fraction), jnp.asarray(count, jnp.int32)
     whole, rest = jnp.divmod(count, share.denominator)
     # The negative of a floor is a ceiling.
     steps = whole * share.numerator - -rest * share.numerator // share.denominator
@@ -78,10 +78,10 @@ def horizon(fraction: float, count: Int[Array, "*b"] | int) -> Int32[Array, "*b"
 
 def reset(
     z: Num[Array, "n d"], mask: Bool[Array, " n"], horizon: Int[Array, ""] | int
-) -> Zoom:
-    """A slide before the first step: each tile as at low resolution."""
+) -> ZoomState:
+    """State before the first step: the rows at low resolution, z."""
     wide = jnp.promote_types(z.dtype, jnp.float32)
-    return Zoom(
+    return ZoomState(
         rows=jnp.where(mask[:, None], z, 0).astype(wide),
         mask=mask,
         visited=jnp.zeros_like(mask),
@@ -91,76 +91,122 @@ def reset(
     )
 
 
-def unit(rows: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """Rows of length 1, whose products are cosines; a row of zeros stays one."""
+def unit_rows(rows: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """Rows scaled to length 1, so that products are cosines; zero rows stay zero."""
     return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-8)
 
 
 def step(
-    state: Zoom,
+    state: ZoomState,
     action: Int[Array, ""],
     v: Float[Array, " d"],
     update: Callable,
     rules: Rules,
-) -> tuple[Zoom, Bool[Array, " n"]]:
-    """Zooms into one tile; also tells which rows were updated, the tile's own aside.
+) -> tuple[ZoomState, Bool[Array, " n"]]:
+    """Zooms into one tile.
 
     Args:
-        state: before the step.
-        action: the tile.
+        state: state before the step.
+        action: index of the tile.
         v: its row at high resolution.
-        update: (v [d], z [d], rows [n d]) -> [n d], the rows once it is known that a
-            tile like them, which was z, is v.
-        rules: of the environment.
+        update: (v [d], z [d], rows [n d]) -> updated rows [n d], after a zoom into a
+            similar tile turned its row from z into v.
+        rules: rules of the environment.
+
+    Returns:
+        The state after the step; which rows were updated, the tile's own left out.
     """
     live = state.step < state.horizon
     moves = live & state.eligible.any() if rules.freeze else live
-    zoomed = jnp.arange(len(state.mask)) == action
+    chosen = jnp.arange(len(state.mask)) == action
     z = state.rows[action]
     # At full precision, for tiles are alike or not: there is nothing in between.
-    cos = jnp.matmul(unit(state.rows), unit(z), precision="highest")
+    cos = jnp.matmul(unit_rows(state.rows), unit_rows(z), precision="highest")
     similar = (cos if rules.signed else jnp.abs(cos)) >= rules.tau
-    changed = similar & state.eligible & ~zoomed & moves
+    changed = similar & state.eligible & ~chosen & moves
     rows = jnp.where(changed[:, None], update(v, z, state.rows), state.rows)
-    rows = jnp.where((zoomed & moves)[:, None], v[None], rows)
+    rows = jnp.where((chosen & moves)[:, None], v[None], rows)
     # The tile itself, by name: a row of zeros is not similar to itself.
-    gone = zoomed | similar if rules.once else zoomed
+    gone = chosen | similar if rules.once else chosen
     after = state._replace(
         rows=rows,
-        visited=state.visited | (zoomed & live),
+        visited=state.visited | (chosen & live),
         eligible=state.eligible & ~(gone & moves),
         step=state.step + live,
     )
     return after, changed
 
 
-def walk(
-    state: Zoom,
+def play_steps(
+    state: ZoomState,
     v: Float[Array, "n d"],
     update: Callable,
     policy: Callable,
     rules: Rules,
     steps: int,
-    see: Callable = lambda rows: rows,
-) -> tuple[Zoom, tuple[Int[Array, " t"], PyTree]]:
+    observe: Callable = lambda rows: rows,
+) -> tuple[ZoomState, tuple[Int[Array, " t"], PyTree]]:
     """Plays `steps` steps of an episode.
 
     Args:
-        state: before the first.
-        v: each tile at high resolution.
-        update: of rows, as for `step`.
-        policy: (step, rows [n d], allowed [n]) -> the tile to zoom into.
-        rules: of the environment.
-        steps: more than the state's horizon change nothing.
-        see: rows [n d] -> what is kept of each state.
+        state: state before the first step.
+        v: rows of all tiles at high resolution.
+        update: updater of rows, as for `step`.
+        policy: (step, rows [n d], allowed [n]) -> index of the tile to zoom into.
+        rules: rules of the environment.
+        steps: number of steps; those behind the state's horizon change nothing.
+        observe: rows [n d] -> what is kept of each state.
 
     Returns:
-        The last state; the tiles zoomed into; what was seen before each step.
+        The last state; the tiles zoomed into; the observation before each step.
     """
 
     def one(state, _):
         action = policy(state.step, state.rows, state.mask & ~state.visited)
         after, _ = step(state, action, v[action], update, rules)
-        return after, (action, see(state.rows))
+        return after, (action, observe(state.rows))
 
     return lax.scan(one, state, length=steps)
+
+
+def updater_loss(
+    update: Callable,
+    z: Float[Array, "n d"],
+    v: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    tiles: Int[Array, " m"],
+    rules: Rules,
+    *,
+    itself: bool,
+    chunk: int,
+) -> Float[Array, ""]:
+    """Mean squared error of the rows that a zoom updates, on one slide.
+
+    The mean over the rows similar to a tile, and of these the mean over the tiles that
+    have any.
+
+    Args:
+        update: updater of rows, as for `step`.
+        z: rows of all tiles at low resolution.
+        v: rows of all tiles at high resolution.
+        mask: True where there is a tile.
+        tiles: indices of the tiles that are zoomed into, each by itself.
+        rules: rules by which tiles are similar.
+        itself: whether a tile counts as similar to itself.
+        chunk: tiles zoomed into at a time.
+    """
+    # Neither values nor gradients behind the mask may count.
+    z, v = (jnp.where(mask[:, None], rows, 0) for rows in (z, v))
+    units, index = unit_rows(z), jnp.arange(len(z))
+
+    def one(tile):
+        cos = jnp.matmul(units, units[tile], precision="highest")
+        cos = cos if rules.signed else jnp.abs(cos)
+        similar = (cos >= rules.tau) & mask & mask[tile]
+        similar &= itself | (index != tile)
+        error = ((update(v[tile], z[tile], z) - v) ** 2).mean(-1)
+        return jnp.where(similar, error, 0).sum(), similar.sum()
+
+    total, count = lax.map(one, tiles, batch_size=chunk)
+    each = total / jnp.maximum(count, 1)
+    return each.sum() / jnp.maximum((count > 0).sum(), 1)

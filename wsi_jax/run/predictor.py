@@ -20,7 +20,7 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.files import write_text
-from wsi_jax.ops.prior import probabilities
+from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.zoom_figure import zooms
 from wsi_jax.run.prediction_inputs import INPUTS

@@ -13,7 +13,7 @@ from wsi_jax.data.features import config_hash
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
-from wsi_jax.ops import prior
+from wsi_jax.ops import class_prior
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.fit_stage import StepAccount, fit_stage
 from wsi_jax.run.inputs import Source
@@ -247,7 +247,7 @@ def correction(plan: Train, labels: np.ndarray, c: int) -> tuple[float, ...]:
         labels: class of each training slide, or tile [n].
         c: number of classes.
     """
-    return prior.log_prior(labels, c) if plan.classes_equal else ()
+    return class_prior.log_prior(labels, c) if plan.classes_equal else ()
 
 
 def validation_metrics(
@@ -259,7 +259,7 @@ def validation_metrics(
     """
     half = None
     if p.shape[1] == 2:
-        half = float(prior.probabilities(np.zeros(2), log_prior)[1])
+        half = float(class_prior.probabilities(np.zeros(2), log_prior)[1])
     return {name: float(v) for name, v in slide_metrics(labels, p, half).items()}
 
 
@@ -274,7 +274,7 @@ def predict(
     key = jax.random.key(0)
     for batch, lengths in source.evaluation(part):
         said = jax.device_get(method.predict(params, source.put(batch), key))
-        p = prior.probabilities(said.logits, log_prior)
+        p = class_prior.probabilities(said.logits, log_prior)
         for i, n in enumerate(lengths):
             trace = said.trace and {name: v[i] for name, v in said.trace.items()}
             yield p[i], said.attention[i, :n], float(said.counts["flops"][i]), trace

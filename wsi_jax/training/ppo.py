@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from wsi_jax.ops.episode import Episode, Slides
 from wsi_jax.ops.episode_states import verdicts
-from wsi_jax.ops.returns import Reward, advantages, normalise, rewards, surrogate
+from wsi_jax.ops.advantages import Reward, advantages, normalise, rewards, surrogate
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.supervised import weighted_mean
 

@@ -13,7 +13,7 @@ of a row in on-the-fly inference. Not measured here: the slides are 700 GB.
 
 from experiments.configs.camelyon16 import sasha
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.ops.returns import Reward
+from wsi_jax.ops.advantages import Reward
 from wsi_jax.run.config import Experiment
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule

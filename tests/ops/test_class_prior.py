@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from wsi_jax.ops.prior import log_prior, probabilities
+from wsi_jax.ops.class_prior import log_prior, probabilities
 
 
 def test_likelihoods_become_the_posterior():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.ops.weights import (
+from wsi_jax.ops.attention_weights import (
     Normaliser,
     log_weights,
     normalise,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import sasha
 
-from wsi_jax.ops import returns
-from wsi_jax.ops.returns import Reward
+from wsi_jax.ops import advantages as adv
+from wsi_jax.ops.advantages import Reward
 
 EVERY = jnp.ones((2, 13), bool)
 close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6)
@@ -18,12 +18,12 @@ def test_advantages_are_the_fixture(shared, name):
     x = sasha.load(shared, "gae")
     gamma, lam = (float(part[1:]) for part in name.split("_"))
     rewards, values = x["rewards"], x["values"]
-    advantages = returns.advantages(rewards, values, EVERY, gamma=gamma, lam=lam)
+    advantages = adv.advantages(rewards, values, EVERY, gamma=gamma, lam=lam)
     close(advantages, x[f"{name}/adv"])
     close(advantages + values, x[f"{name}/returns"])
-    normal = returns.normalise(advantages, EVERY)
+    normal = adv.normalise(advantages, EVERY)
     close(normal.ravel(), x[f"{name}/adv_normalised_flat"])
-    to_go = returns.advantages(rewards, 0 * values, EVERY, gamma=gamma, lam=1.0)
+    to_go = adv.advantages(rewards, 0 * values, EVERY, gamma=gamma, lam=1.0)
     close(to_go.ravel(), x[f"{name}/reward_to_go_flat"])
 
 
@@ -31,7 +31,7 @@ def test_the_first_release_never_saw_the_last_reward(shared):
     """As if it were no surprise."""
     x = sasha.load(shared, "gae")
     expected = x["rewards"].at[:, -1].set(x["values"][:, -1])
-    found = returns.advantages(expected, x["values"], EVERY, gamma=1.0, lam=0.95)
+    found = adv.advantages(expected, x["values"], EVERY, gamma=1.0, lam=0.95)
     close(found, x["v2025_g1.0_l0.95/adv"])
 
 
@@ -39,22 +39,22 @@ def test_steps_behind_the_mask_have_no_effect(key):
     keys = jax.random.split(key)
     rewards, values = (jax.random.normal(k, (2, 13)) for k in keys)
     mask = jnp.arange(13)[None] < jnp.array([[9], [0]])
-    run = lambda r, v, m: returns.advantages(r, v, m, gamma=0.9, lam=0.8)
+    run = lambda r, v, m: adv.advantages(r, v, m, gamma=0.9, lam=0.8)
     junk = lambda x: jnp.where(mask, x, jnp.nan)
     found = run(junk(rewards), junk(values), mask)
     close(found[:1, :9], run(rewards[:1, :9], values[:1, :9], mask[:1, :9]))
     assert (found[~mask] == 0).all()
-    normal = returns.normalise(found, mask)
-    close(normal[0, :9], returns.normalise(found[0, :9], mask[0, :9]))
+    normal = adv.normalise(found, mask)
+    close(normal[0, :9], adv.normalise(found[0, :9], mask[0, :9]))
     assert (normal[~mask] == 0).all()
-    assert (returns.normalise(found[1], mask[1]) == 0).all()
+    assert (adv.normalise(found[1], mask[1]) == 0).all()
 
 
 def test_normal_is_a_mean_of_0_and_a_deviation_of_1():
     """The unbiased one, of what is unmasked; what is masked has no effect."""
     rng = np.random.default_rng(0)
     x, mask = 5 + 3 * rng.normal(size=(4, 7)), rng.random((4, 7)) < 0.6
-    normal = returns.normalise(jnp.asarray(np.where(mask, x, np.nan)), jnp.array(mask))
+    normal = adv.normalise(jnp.asarray(np.where(mask, x, np.nan)), jnp.array(mask))
     found = np.asarray(normal)[mask]
     assert abs(found.mean()) < 1e-6
     assert found.std(ddof=1) == pytest.approx(1, abs=1e-6)
@@ -64,13 +64,13 @@ def test_normal_is_a_mean_of_0_and_a_deviation_of_1():
 
 def test_an_episode_gains_what_its_loss_falls():
     losses = jnp.array([[3.0, 2.0, 2.5, 0.5]])
-    close(returns.rewards(losses, Reward.gain), [[1, -0.5, 2]])
-    close(returns.rewards(losses, Reward.loss), [[-2, -2.5, -0.5]])
-    close(returns.rewards(losses, Reward.delta), [[-2, -0.5, 2]])
+    close(adv.rewards(losses, Reward.gain), [[1, -0.5, 2]])
+    close(adv.rewards(losses, Reward.loss), [[-2, -2.5, -0.5]])
+    close(adv.rewards(losses, Reward.delta), [[-2, -0.5, 2]])
 
 
 def test_a_surrogate_gains_nothing_beyond_the_clip():
-    gain = jax.vmap(jax.grad(lambda log, a: returns.surrogate(log, a, 0.2)))
+    gain = jax.vmap(jax.grad(lambda log, a: adv.surrogate(log, a, 0.2)))
     log = jnp.log(jnp.array([1.0, 1.3, 1.3, 0.7, 0.7]))
     advantages = jnp.array([2.0, 2.0, -2.0, 2.0, -2.0])
     close(gain(log, advantages), [2, 0, -2.6, 1.4, 0])

@@ -1,0 +1,104 @@
+"""Supervised losses of SASHA's nets on a batch: HAFED, updater and ranking."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from wsi_jax.nets.hafed import hafed_losses
+from wsi_jax.nets.sasha import ZoomNets
+from wsi_jax.ops import zoom_env
+from wsi_jax.ops.sampling import log_attention
+from wsi_jax.types import Bag
+
+
+def hafed_loss(
+    nets: ZoomNets, params: PyTree, batch: Bag, key: Key[Array, ""]
+) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
+    """HAFED's loss on the children of all tiles, some of the top masked."""
+    high = nets.standardised(params, batch.x.high)
+
+    def one(key, high, mask, label):
+        net = nets.hafed
+        uniforms = net.uniforms(key, len(high)) if net.mask_rate else None
+        output = net.apply(params["hafed"], high, mask, uniforms)
+        return hafed_losses(output, label, mask), output.logits
+
+    keys = jax.random.split(key, len(batch.target))
+    losses, logits = jax.vmap(one)(keys, high, batch.mask, batch.target)
+    right = (logits.argmax(-1) == batch.target).astype(jnp.float32)
+    return sum(losses), {"accuracy": right, "slide_loss": losses.slide}
+
+
+def partial_zoom_loss(
+    nets: ZoomNets, params: PyTree, batch: Bag, key: Key[Array, ""]
+) -> Float[Array, " b"]:
+    """HAFED's cross-entropy on slides with a random share of tiles at high resolution."""
+    keys = jax.random.split(jax.random.fold_in(key, 1))
+    share = jax.random.uniform(keys[0], (len(batch.target), 1))
+    at_high = jax.random.uniform(keys[1], batch.mask.shape) < share
+    rows = nets.rows(params, batch.x)
+    state = jnp.where(at_high[..., None], rows.high, rows.low)
+    logits, _ = nets.classify(params, state, batch.mask)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.target)
+
+
+def updater_loss(
+    nets: ZoomNets,
+    params: PyTree,
+    batch: Bag,
+    key: Key[Array, ""],
+    rules: zoom_env.Rules,
+    *,
+    anchors: int,
+    itself: bool,
+    chunk: int,
+) -> Float[Array, " b"]:
+    """Mean squared error of updated rows (`ops.zoom_env.updater_loss`).
+
+    Args:
+        nets: SASHA's nets.
+        params: parameters of HAFED and the updater.
+        batch: slides.
+        key: draws the tiles that are zoomed into.
+        rules: rules by which tiles are alike.
+        anchors: number of tiles of a slide that are zoomed into, each by itself.
+        itself: whether a tile counts as like itself.
+        chunk: tiles zoomed into at a time.
+    """
+    update = lambda *x: nets.updater.apply(params["updater"], *x)
+
+    def one(key, z, v, mask):
+        chance = jnp.where(mask | ~mask.any(), 0.0, -jnp.inf)
+        tiles = jax.random.categorical(key, chance, shape=(anchors,))
+        return zoom_env.updater_loss(
+            update, z, v, mask, tiles, rules, itself=itself, chunk=chunk
+        )
+
+    keys = jax.random.split(key, len(batch.target))
+    low, high = jax.lax.stop_gradient(nets.rows(params, batch.x))
+    return jax.vmap(one)(keys, low, high, batch.mask)
+
+
+def ranking_loss(
+    nets: ZoomNets, params: PyTree, batch: Bag, rank: Callable
+) -> Float[Array, " b"]:
+    """Distance of a ranking of tiles from HAFED's attention at high resolution.
+
+    Kullback-Leibler divergence of the softmax of the ranking's logits, for tiles at low
+    resolution, from the attention over the same tiles when all are zoomed into.
+
+    Args:
+        nets: SASHA's nets.
+        params: parameters of all.
+        batch: slides.
+        rank: (params, rows [*m d]) -> logits [*m].
+    """
+    clean = lambda x: jnp.where(batch.mask[..., None], x, 0)
+    rows = jax.lax.stop_gradient(jax.tree.map(clean, nets.rows(params, batch.x)))
+    _, attention = nets.classify(params, rows.high, batch.mask)
+    log_p = jax.vmap(log_attention)(rank(params, rows.low), batch.mask)
+    log_p = jnp.where(batch.mask, log_p, 0)  # -inf behind the mask, where it is 0
+    return optax.losses.kl_divergence(log_p, jax.lax.stop_gradient(attention))
