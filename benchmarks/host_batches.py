@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import device
-from wsi_jax.nets.foundation_models import known
+from wsi_jax.nets.foundation_models import foundation_model
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.training.flops import count_flops
@@ -44,7 +44,7 @@ def fed(platform: str) -> Fed:
         tiny = ViTEncoder(width=64, depth=2, heads=2, hidden=256, native_px=64)
         subject = Fed(name="vit_tiny16", encoder=tiny, px=64, tiles=8)
     else:
-        large = known("uni").encoder
+        large = foundation_model("uni").encoder
         subject = Fed(name="vit_l16", encoder=large, px=224, tiles=256)
     subject.encoder.dtype = Dtype.bfloat16
     return subject

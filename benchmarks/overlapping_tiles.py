@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
-from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.ops.stream_tile import StreamError, field, length
 from wsi_jax.ops.streaming import Net, windows_of
+from wsi_jax.ops.trunk_ops import DENSE
 
 
 def halo(

@@ -1,7 +1,7 @@
 """PPO on every row of every state: what `train.ppo` does, word for word, at full cost.
 
-Episodes are played by `ops.zoom`, their states are stacked [b e t n d], and at every
-epoch actor and critic see all of them, as in the code released with SASHA.
+Episodes are played by `ops.zoom_env`, their states are stacked [b e t n d], and at
+every epoch actor and critic see all of them, as in the code released with SASHA.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import optax
 from jax import lax
 
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import Slides
-from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.advantages import advantages, normalise, rewards, surrogate
+from wsi_jax.ops.attention_weights import masked_softmax
+from wsi_jax.ops.episode import Slides
 from wsi_jax.ops.sampling import entropy, log_attention
 from wsi_jax.training.actor_critic import Agent
 from wsi_jax.training.ppo import PPO
@@ -40,7 +40,9 @@ def play(slides: Slides, update: Callable, act: Callable, keys, rules, steps: in
     def one(key, z, v, mask, horizon):
         choose = lambda *state: policy(key, *state)
         start = zoom_env.reset(z, mask, horizon)
-        end, (actions, states) = zoom_env.walk(start, v, update, choose, rules, steps)
+        end, (actions, states) = zoom_env.play_steps(
+            start, v, update, choose, rules, steps
+        )
         return Stacked(actions, jnp.concatenate([states, end.rows[None]]))
 
     return jax.vmap(jax.vmap(one, (0, None, None, None, None)))(keys, *slides)
@@ -80,7 +82,7 @@ def train(
     def look(params):
         each = jax.vmap(jax.vmap(jax.vmap(log_attention)))
         log_p = each(agent.act(params, states), allowed)
-        scores, values = agent.rows(params, states)
+        scores, values = agent.project_rows(params, states)
         weights = masked_softmax(scores[..., 0], mask)
         pooled = jnp.einsum("betn,betnp->betp", weights, values)
         chosen = jnp.take_along_axis(log_p, episode.actions[..., None], -1)[..., 0]

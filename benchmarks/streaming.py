@@ -25,8 +25,8 @@ from benchmarks import record
 from benchmarks.device import peaks
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.ops.streaming import fitting, plan, stream
+from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import temporaries

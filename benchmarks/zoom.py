@@ -26,7 +26,7 @@ from benchmarks import record, stacked
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import Episode, Slides, Update, play, sampler
+from wsi_jax.ops.episode import Episode, RowUpdater, Slides, play, sampler
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent
@@ -91,7 +91,7 @@ def optimiser() -> optax.GradientTransformation:
 
 def episodes(x: Given, steps: int) -> Episode:
     """Two on each slide."""
-    rows = Update.of(NETS["updater"], x.params["updater"])
+    rows = RowUpdater.of(NETS["updater"], x.params["updater"])
     how = {"steps": steps, "episodes": CONFIG.episodes, "chunk": ROWS}
     return play(x.slides, rows, x.act, sampler(x.keys), RULES, **how)
 
@@ -99,7 +99,7 @@ def episodes(x: Given, steps: int) -> Episode:
 def update(x: Given, steps: int):
     """Parameters and losses by epoch, after an update."""
     tx, weight = optimiser(), jnp.ones(len(x.label))
-    classify = with_params(x, "hafed", "rows")
+    classify = with_params(x, "hafed", "row_logits")
     args = classify, x.slides, x.label, weight, episodes(x, steps), CONFIG
     gained = ppo.experience(AGENT, x.agent, *args)
     params, _, metrics = ppo.improve(
@@ -145,7 +145,7 @@ def row(n: int, slides: int, times: int, plain: bool) -> dict:
     """Slides of n tiles, side by side."""
     x = given(slides, n)
     steps = int(zoom_env.horizon(SHARE, n))
-    units = zoom_env.unit(x.slides.z[0])
+    units = zoom_env.unit_rows(x.slides.z[0])
     fast, played = (run(f, x, steps, times) for f in (update, episodes))
     out = {
         "n": n,

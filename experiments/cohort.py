@@ -95,7 +95,7 @@ def resume(
         return report
     parts = [use_fold(cohort, fold) for fold in range(config.data.folds)] or [cohort]
     trunks = () if config.precomputed else config.trunks.values()
-    seen = tuple(name for trunk in trunks for name in trunk.seen())
+    seen = tuple(name for trunk in trunks for name in trunk.training_ids())
     found = [check_cohort(part, seen) for part in parts]
     print(format_counts(found[0]), flush=True)  # of folds, the first stands for all
     tx = config.train.optimiser.make(config.train.steps)

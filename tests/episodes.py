@@ -11,7 +11,7 @@ from benchmarks import stacked
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import Slides, Update, play, sampler
+from wsi_jax.ops.episode import RowUpdater, Slides, play, sampler
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training.actor_critic import Agent
 
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
         return {name: self.params[name] for name in ("actor", "critic")}
 
     def classify(self, x):
-        return apply(self.params, "hafed", x, method="rows")
+        return apply(self.params, "hafed", x, method="row_logits")
 
     def classify_state(self, x, mask):
         return apply(self.params, "hafed", x, mask, method="classify").logits
@@ -55,7 +55,7 @@ class Problem(NamedTuple):
     def play(self, choose=None, rules=RULES, chunk=3):
         return play(
             self.slides,
-            Update.of(NETS["updater"], self.params["updater"]),
+            RowUpdater.of(NETS["updater"], self.params["updater"]),
             lambda x: apply(self.params, "actor", x),
             choose or sampler(self.keys),
             rules,

@@ -17,7 +17,7 @@ import jax
 from wsi_jax.config_io import from_plain
 from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.weights_metadata import Origin, to_metadata
+from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.checks import MANIFEST
 from wsi_jax.run.predictor import Predictor, load
 from wsi_jax.types import Takes
@@ -55,14 +55,14 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     told = json.loads((run / "config.json").read_text())
     # What it began with has learnt, too.
     begun = from_plain(told["config"]).trunks.values()
-    before = (name for trunk in begun for name in trunk.seen())
+    before = (name for trunk in begun for name in trunk.training_ids())
     names = tuple(sorted({*before, *seen(cohort)}))
     made = told | {"config": {"mpp": mpp(predictor)}}
-    origin = Origin(method.trunk.describe(), cohort.classes, names, made)
+    origin = WeightsMetadata(method.trunk.describe(), cohort.classes, names, made)
     # Of a scorer and a judge, the judge's.
     params = predictor.params.get("judge", predictor.params)
     net = jax.device_get(params["trunk"]["params"])
-    pretrained.save(out, net, to_metadata(origin))
+    pretrained.save(out, net, to_header(origin))
 
 
 def mpp(predictor: Predictor) -> float:

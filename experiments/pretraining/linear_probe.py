@@ -12,7 +12,7 @@ from experiments.pretraining.baseline import regression
 from experiments.pretraining.tile_sets import TileSets, evaluation_tiles
 from wsi_jax.config_io import TYPE, from_plain
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.nets.weights_metadata import read_origin
+from wsi_jax.nets.weights_metadata import read_weights_metadata
 from wsi_jax.run.config import RunError
 from wsi_jax.training.compile import compile_encoder, split
 
@@ -54,7 +54,7 @@ def trunk_of(weights: str, mpp: float, sets: TileSets) -> Trunk:
     flag = f"--config.beside={weights}"
     if not pathlib.Path(weights).is_file():
         raise RunError(f"{flag}: no such file")
-    origin = read_origin(weights)
+    origin = read_weights_metadata(weights)
     made = origin.made.get("config", {}) if origin else {}
     if TYPE not in made:
         raise RunError(f"{flag}: no weights of experiments.pretraining.pretrain_tiles")
@@ -64,7 +64,7 @@ def trunk_of(weights: str, mpp: float, sets: TileSets) -> Trunk:
             f"{flag} is for {config.mpp:g} um/px, and tiles are seen at {mpp:g}; give "
             f"weights for these, or --config.mpp={config.mpp:g}"
         )
-    known = sorted(set(origin.seen) & set(sets.test.cluster))
+    known = sorted(set(origin.training_ids) & set(sets.test.cluster))
     if known:
         raise RunError(
             f"{flag} has learnt from {len(known)} clusters of test tiles, {known[0]} "

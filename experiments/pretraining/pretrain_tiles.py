@@ -36,7 +36,7 @@ from wsi_jax import config_io
 from wsi_jax.evals.cost import Meter
 from wsi_jax.locks import locked
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.weights_metadata import Origin, to_metadata
+from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.provenance import provenance
 from wsi_jax.run.config import RunError, check_claim, claim, write_json
 from wsi_jax.run.fit_stage import StepAccount, fit_stage
@@ -110,7 +110,7 @@ class PretrainFolder(Pretrain):
             classes=self.classes,
             val=self.val,
             seed=self.val_seed,
-            seen=self.method.encoder.seen(),
+            seen=self.method.encoder.training_ids(),
         )
         return load_tiles(index, tile_mpp=self.tile_mpp, mpp=self.mpp)
 
@@ -252,13 +252,13 @@ def save_encoder(
     """
     encoder = config.method.encoder
     made = {"config": config_io.to_plain(config)} | provenance()
-    seen = tuple(sorted({*sets.seen, *encoder.seen()}))
+    seen = tuple(sorted({*sets.seen, *encoder.training_ids()}))
     fc = {"fc": params["fc"]} if "fc" in params else {}
     if fc and log_prior:
         fc["fc"] = fc["fc"] | {"bias": fc["fc"]["bias"] + np.float32(log_prior)}
-    origin = Origin(encoder.describe(), sets.classes if fc else (), seen, made)
+    origin = WeightsMetadata(encoder.describe(), sets.classes if fc else (), seen, made)
     net = jax.device_get(params["encoder"]["params"] | fc)
-    pretrained.save(path, net, to_metadata(origin))
+    pretrained.save(path, net, to_header(origin))
 
 
 def check_tiles(config: Pretrain, sets: TileSets) -> None:

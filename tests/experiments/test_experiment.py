@@ -14,7 +14,7 @@ from wsi_jax.config_io import from_plain
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.nets.weights_metadata import Origin, to_metadata
+from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment, Manifest, RunError, read_csv, write_csv
 from wsi_jax.run.predictor import load
@@ -202,8 +202,10 @@ def test_an_encoder_of_another_resolution_stops_the_run(short, tmp_path):
 
     def learnt_at(mpp):
         path = tmp_path / f"{mpp}.safetensors"
-        made = Origin(encoder.describe(), ("a", "b"), (), {"config": {"mpp": mpp}})
-        pretrained.save(path, net, to_metadata(made))
+        made = WeightsMetadata(
+            encoder.describe(), ("a", "b"), (), {"config": {"mpp": mpp}}
+        )
+        pretrained.save(path, net, to_header(made))
         return dataclasses.replace(encoder, weights=str(path))
 
     short.encoder = learnt_at(1.96)

@@ -15,7 +15,7 @@ from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import ConvNeXtEncoder
-from wsi_jax.nets.weights_metadata import read_origin, to_metadata
+from wsi_jax.nets.weights_metadata import read_weights_metadata, to_header
 from wsi_jax.run.config import write_json
 from wsi_jax.run.predictor import load
 from wsi_jax.slides.grid import Grid
@@ -65,12 +65,12 @@ def test_features_are_those_of_the_trunk(run, weights):
 
 
 def test_weights_say_what_they_have_learnt_from(run, weights, manifest):
-    origin = read_origin(weights)
-    assert set(origin.seen) == clusters(manifest, "train", "val")
-    assert not set(origin.seen) & clusters(manifest, "test")
+    origin = read_weights_metadata(weights)
+    assert set(origin.training_ids) == clusters(manifest, "train", "val")
+    assert not set(origin.training_ids) & clusters(manifest, "test")
     assert origin.classes == ("normal", "tumor")
     encoder = dataclasses.replace(TRUNK, weights=str(weights))
-    assert encoder.seen() == origin.seen
+    assert encoder.training_ids() == origin.training_ids
     assert encoder.trained_mpp() == 2.0
     assert {"commit", "date", "versions"} <= origin.made.keys()
 
@@ -92,8 +92,8 @@ def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
     """Trained on from weights that had seen more, it has seen that as well."""
     params = jax.device_get(TRUNK.params()["params"])
     first = tmp_path / "first.safetensors"
-    origin = read_origin(weights)._replace(seen=("elsewhere:1",))
-    pretrained.save(first, params, to_metadata(origin))
+    origin = read_weights_metadata(weights)._replace(training_ids=("elsewhere:1",))
+    pretrained.save(first, params, to_header(origin))
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     told = config_io.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
@@ -101,8 +101,8 @@ def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
     config["config"]["method"]["trunk"] = told
     write_json(folder / "config.json", config)
     export(folder, tmp_path / "second.safetensors")
-    seen = read_origin(tmp_path / "second.safetensors").seen
-    assert set(seen) == {"elsewhere:1", *read_origin(weights).seen}
+    seen = read_weights_metadata(tmp_path / "second.safetensors").training_ids
+    assert set(seen) == {"elsewhere:1", *read_weights_metadata(weights).training_ids}
 
 
 def test_what_has_no_trunk_of_its_own_is_refused(run, finished, tmp_path):

@@ -37,7 +37,11 @@ from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.pretrained import WeightsError
-from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata
+from wsi_jax.nets.weights_metadata import (
+    WeightsMetadata,
+    read_weights_metadata,
+    to_header,
+)
 from wsi_jax.run import checks
 from wsi_jax.run.config import RunError
 from wsi_jax.training.augment import Augment
@@ -52,11 +56,11 @@ def config(tiles):
 
 
 def test_weights_say_what_made_them(trained, tiles):
-    origin = read_origin(trained / "encoder.safetensors")
+    origin = read_weights_metadata(trained / "encoder.safetensors")
     assert origin.classes == tuple(sorted(KINDS))
     with open(tiles / "index.csv", newline="") as file:
         clusters = {row["cluster"] for row in csv.DictReader(file)}
-    assert set(origin.seen) == {c for c in clusters if split_of(c) == "encoder"}
+    assert set(origin.training_ids) == {c for c in clusters if split_of(c) == "encoder"}
     assert {"config", "commit", "date", "versions"} <= origin.made.keys()
     made = config_io.from_plain(origin.made["config"])
     assert made == small(tiles)
@@ -181,10 +185,8 @@ def test_what_weights_have_seen_is_handed_on(config, tmp_path):
     """Trained on from weights, an encoder has seen what they have seen."""
     encoder = Encoder(stages=1, width=8)
     path = tmp_path / "first.safetensors"
-    origin = Origin(encoder.describe(), ("a", "b"), ("elsewhere:1",), {})
-    pretrained.save(
-        path, jax.device_get(encoder.params()["params"]), to_metadata(origin)
-    )
+    origin = WeightsMetadata(encoder.describe(), ("a", "b"), ("elsewhere:1",), {})
+    pretrained.save(path, jax.device_get(encoder.params()["params"]), to_header(origin))
     config.method.encoder.weights = str(path)
     method = config.method.stages(Task(KINDS), optax.identity())[0].method
     params = jax.jit(method.init)(jax.random.key(0), None).params
@@ -192,7 +194,7 @@ def test_what_weights_have_seen_is_handed_on(config, tmp_path):
     np.testing.assert_array_equal(first, encoder.params()["params"]["conv1"]["kernel"])
     sets = config.sets()
     pretrain_tiles.save_encoder(tmp_path / "next.safetensors", params, config, sets)
-    seen = read_origin(tmp_path / "next.safetensors").seen
+    seen = read_weights_metadata(tmp_path / "next.safetensors").training_ids
     assert set(seen) == {*sets.seen, "elsewhere:1"}
 
 
@@ -206,8 +208,8 @@ def test_a_cohort_is_refused_that_the_encoder_has_seen(tiny, manifest, tmp_path)
 
     def with_seen(*seen):
         path = tmp_path / "weights.safetensors"
-        origin = Origin(encoder.describe(), ("a", "b"), seen, {})
-        pretrained.save(path, net, to_metadata(origin))
+        origin = WeightsMetadata(encoder.describe(), ("a", "b"), seen, {})
+        pretrained.save(path, net, to_header(origin))
         return dataclasses.replace(encoder, weights=str(path))
 
     config.encoder = with_seen(cluster_of("test").split(";")[0])
@@ -219,7 +221,7 @@ def test_a_cohort_is_refused_that_the_encoder_has_seen(tiny, manifest, tmp_path)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "features").exists()
     innocent = with_seen(cluster_of("train").split(";")[0], "colon_n:1")
-    checks.check_cohort(config.data.cohort(), innocent.seen())
+    checks.check_cohort(config.data.cohort(), innocent.training_ids())
 
 
 def test_statistics_do_not_depend_on_how_a_tile_lies():

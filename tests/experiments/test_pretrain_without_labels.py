@@ -16,7 +16,11 @@ from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax import config_io
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata
+from wsi_jax.nets.weights_metadata import (
+    WeightsMetadata,
+    read_weights_metadata,
+    to_header,
+)
 from wsi_jax.run.config import RunError
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.log import read_metrics
@@ -48,9 +52,11 @@ def probed(path, config):
 
 
 def test_weights_are_as_of_any_encoder_but_for_the_classifier(alike, trained, tiles):
-    origin, other = (read_origin(f / "encoder.safetensors") for f in (alike, trained))
+    origin, other = (
+        read_weights_metadata(f / "encoder.safetensors") for f in (alike, trained)
+    )
     assert origin.classes == ()
-    assert origin.seen == other.seen
+    assert origin.training_ids == other.training_ids
     assert origin.encoder == other.encoder
     config = config_io.from_plain(origin.made["config"])
     assert config == without_labels(tiles, trained / "encoder.safetensors")
@@ -106,18 +112,21 @@ def test_an_encoder_beside_that_cannot_be_is_refused(tiles, trained, tmp_path):
     refused("gone: no such file", "gone")
     good = trained / "encoder.safetensors"
     refused(r"for 2 um/px, and tiles are seen at 1", good, mpp=1.0)
-    config, origin = small(tiles), read_origin(good)
+    config, origin = small(tiles), read_weights_metadata(good)
     net = jax.device_get(config.method.encoder.params()["params"])
 
     def saying(origin):
-        pretrained.save(tmp_path / "other", net, to_metadata(origin))
+        pretrained.save(tmp_path / "other", net, to_header(origin))
         return tmp_path / "other"
 
     # As `experiments.pretraining.export_encoder` leaves it.
-    plain = Origin(origin.encoder, (), (), {"config": {"mpp": 2.0}})
+    plain = WeightsMetadata(origin.encoder, (), (), {"config": {"mpp": 2.0}})
     refused("no weights of experiments", saying(plain))
     tested = config.sets().test.cluster[0]
-    refused(f"1 clusters of test .*{tested}", saying(origin._replace(seen=(tested,))))
+    refused(
+        f"1 clusters of test .*{tested}",
+        saying(origin._replace(training_ids=(tested,))),
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.attention_weights import masked_softmax
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Takes

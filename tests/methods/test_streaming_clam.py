@@ -11,8 +11,8 @@ from trunks import assert_same
 from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
-from wsi_jax.ops.augment import turn
 from wsi_jax.ops.attention_weights import Normaliser
+from wsi_jax.ops.augment import turn
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.training.optimiser import Thaw

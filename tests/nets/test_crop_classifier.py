@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wsi_jax.nets.crop_classifier import CropClassifier
-from wsi_jax.nets.crop_classifier import CropHead
+from wsi_jax.nets.crop_classifier import CropClassifier, CropHead
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 
 
@@ -34,7 +33,7 @@ def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
     """Two slides of two tissues each, one at either magnification; one is stained."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
     reader = CropClassifier(
-        trunk, CropHead(2, magnifications=2, width=8, unit=False), False, None,
+        trunk, CropHead(2, magnifications=2, width=8, unit_length=False), False, None,
         centred=centred,
     )  # fmt: skip
     params = reader.init(jax.random.key(1))
@@ -63,13 +62,13 @@ def test_what_was_not_read_is_no_part_of_the_mean():
 def test_a_verdict_is_of_what_every_attention_pools():
     """In a row, each by its own softmax of log weights and logits."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    head = CropHead(3, width=5, gated=4, branches=2)
+    head = CropHead(3, width=5, attention_width=4, branches=2)
     reader = CropClassifier(trunk, head, False, None)
     params = jax.tree.map(lambda a: 3 * a, reader.init(jax.random.key(1)))
     h = jax.random.normal(jax.random.key(0), (2, 6, 5))
     prior = jax.random.uniform(jax.random.key(2), (2, 6)).at[1, 4:].set(0)
-    weights = reader.reweigh(params, prior, h)
-    logits = reader.attend(params, h)
+    weights = reader.posterior_weights(params, prior, h)
+    logits = reader.attention_logits(params, h)
     assert weights.shape == logits.shape == (2, 2, 6)
     own = params["head"]["params"]["attention"]
     dense = lambda name, x: x @ own[name]["kernel"] + own[name]["bias"][None]

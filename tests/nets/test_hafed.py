@@ -12,8 +12,13 @@ import sasha
 
 from wsi_jax.nets import hafed
 from wsi_jax.nets.hafed import HAFED, Uniforms
-from wsi_jax.ops.attention_weights import diversity, drop_best
-from wsi_jax.ops.attention_weights import Normaliser, normalise
+from wsi_jax.ops.attention_weights import (
+    Normaliser,
+    diversity,
+    mask_top_k,
+    mean_attention,
+    normalise,
+)
 
 ARCHIVES = pytest.mark.parametrize(
     "name", ["hafed_d32", "hafed_d32_tcga_m1x1_m2x1", "hafed_d384"]
@@ -30,9 +35,9 @@ def test_verdict_is_the_fixture(shared, name):
     @jax.jit
     def run(params):
         rows, _ = net.apply(params, u, method="aggregate")
-        scores, projected = net.apply(params, rows, method="rows")
+        scores, projected = net.apply(params, rows, method="row_logits")
         alone = net.apply(params, rows, mask, method="classify")
-        by_rows = hafed.from_rows(scores, projected, mask)
+        by_rows = mean_attention(scores, mask) @ projected
         return net.apply(params, u, mask), rows, scores, alone, by_rows
 
     verdict, rows, scores, alone, by_rows = run(params)
@@ -58,7 +63,7 @@ def test_losses_and_gradients_are_the_fixture(shared, name):
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(params):
         verdict = net.apply(params, u, mask)
-        losses = hafed.losses(verdict, x["label"][0], mask)
+        losses = hafed.hafed_losses(verdict, x["label"][0], mask)
         # The released code compares tiles of the second attention, not branches.
         columns = diversity(verdict.attention.T[: len(verdict.attention)])
         return sum(losses[:3]) + columns, losses
@@ -85,7 +90,7 @@ def test_masking_of_the_best_is_the_fixture(shared, name):
     x = sasha.load(shared, name)
     net, params = sasha.hafed(x, "param")
     top = int(x["stkim/n_top1"]), int(x["stkim/n_top2"])
-    net = net.clone(top=top, drop=float(x["stkim/mask_drop"]))
+    net = net.clone(top=top, mask_rate=float(x["stkim/mask_drop"]))
     uniforms = Uniforms(x["stkim/u_block1"], x["stkim/u_block2"])
     u, mask = x["x"][0], jnp.ones(x["x"].shape[1], bool)
     verdict = jax.jit(net.apply)(params, u, mask, uniforms)
@@ -100,7 +105,7 @@ def test_masking_of_the_best_is_the_fixture(shared, name):
 
 def test_padding_is_invisible(key):
     """Even NaN, in value and gradient, and even where fewer tiles are than `top`."""
-    net = HAFED(3, 8, branches=(2, 3), top=(2, 7), drop=0.5)
+    net = HAFED(3, 8, branches=(2, 3), top=(2, 7), mask_rate=0.5)
     keys = jax.random.split(key, 3)
     u = jax.random.normal(keys[0], (5, 4, 8))
     params = jax.jit(net.init)(keys[1], u, jnp.ones(5, bool))
@@ -110,7 +115,7 @@ def test_padding_is_invisible(key):
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(params, u, mask, uniforms):
         verdict = net.apply(params, u, mask, uniforms)
-        return sum(hafed.losses(verdict, jnp.int32(1), mask)), verdict.attention
+        return sum(hafed.hafed_losses(verdict, jnp.int32(1), mask)), verdict.attention
 
     whole = run(
         params, u, jnp.ones(5, bool), uniforms._replace(children=uniforms[0][:5])
@@ -129,11 +134,11 @@ def test_only_the_best_are_dropped_and_as_many_as_their_share():
     scores = jnp.array([3.0, 9.0, jnp.inf, 7.0, 5.0, 1.0])
     mask = jnp.array([True, True, False, True, True, True])
     uniform = jnp.array([0.9, 0.2, 0.1])  # of 9, 7 and 5
-    left = drop_best(scores, mask, uniform, 0.7)
+    left = mask_top_k(scores, mask, uniform, 0.7)
     np.testing.assert_array_equal(left, [1, 1, 0, 0, 0, 1])
-    np.testing.assert_array_equal(drop_best(scores, mask, uniform, 0.3), mask)
+    np.testing.assert_array_equal(mask_top_k(scores, mask, uniform, 0.3), mask)
     none = jnp.zeros(6, bool)
-    np.testing.assert_array_equal(drop_best(scores, none, uniform, 0.7), none)
+    np.testing.assert_array_equal(mask_top_k(scores, none, uniform, 0.7), none)
 
 
 def test_a_layer_begins_within_its_bound(key):
@@ -155,7 +160,7 @@ def test_every_normaliser_is_the_same_row_by_row(key):
     keys = jax.random.split(key, 3)
     x = 3 * jax.random.normal(keys[0], (6, 4, 8))
     mask = jnp.arange(6) < 5
-    of = lambda how: HAFED(3, 8, (2, 3), top=(2, 3), drop=0.5, normaliser=how)
+    of = lambda how: HAFED(3, 8, (2, 3), top=(2, 3), mask_rate=0.5, normaliser=how)
     params = jax.jit(of(Normaliser.softmax).init)(jax.random.key(1), x, mask)
     uniforms = of(Normaliser.softmax).uniforms(keys[2], 6)
     others = [how for how in Normaliser if how is not Normaliser.sparsemax]
@@ -167,8 +172,8 @@ def test_every_normaliser_is_the_same_row_by_row(key):
             rows, over = net.apply(params, x, method="aggregate")
             scores = jnp.swapaxes(net.bind(params).over_children(x), -1, -2)
             by_hand = normalise(scores, jnp.ones_like(scores, bool), net.normaliser)
-            logits, values = net.apply(params, rows, method="rows")
-            by_rows = hafed.from_rows(logits, values, mask)
+            logits, values = net.apply(params, rows, method="row_logits")
+            by_rows = mean_attention(logits, mask) @ values
             trained = net.apply(params, x, mask, uniforms).attention
             whole = net.apply(params, x, mask).logits
             found.append(((over, by_hand), (by_rows, whole), trained))

@@ -11,9 +11,9 @@ import pytest
 import sasha
 
 from wsi_jax.nets.policy import Critic
-from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.attention_weights import masked_softmax
 from wsi_jax.ops.sampling import entropy, log_attention
-from wsi_jax.ops.zoom_env import unit
+from wsi_jax.ops.zoom_env import unit_rows
 
 SIZES = pytest.mark.parametrize("d", [32, 384])
 close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
@@ -25,7 +25,7 @@ def test_updater_is_the_fixture(shared, d):
     net, params = sasha.updater(x, "param")
     a, alike = x["a_t"], x["C"]
     v, z, rows, wanted = x["V"][a], x["Z"][a], x["Z"][alike], x["V"][alike]
-    close(unit(x["Z"]) @ unit(z), x["cos"])
+    close(unit_rows(x["Z"]) @ unit_rows(z), x["cos"])
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -57,7 +57,7 @@ def test_actor_and_critic_are_the_fixture(shared, d):
     def run(rows, allowed, action):
         every = jnp.ones_like(allowed)
         logits = act.apply(p, rows)
-        scores, values = rate.apply(q, rows, method="rows")
+        scores, values = rate.apply(q, rows, method="project_rows")
         attention = masked_softmax(scores[:, 0], every)
         value = rate.apply(q, attention @ values, jnp.zeros(2), method="value")
         masked, free = (log_attention(logits, m) for m in (allowed, every))

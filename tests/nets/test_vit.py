@@ -12,13 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from wsi_jax import config_io
 from wsi_jax.nets import foundation_models, pretrained
-from wsi_jax.nets.crop_classifier import CropClassifier
-from wsi_jax.nets.crop_classifier import CropHead
+from wsi_jax.nets.crop_classifier import CropClassifier, CropHead
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.transformer import Bias, Mlp
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.nets.weights_metadata import Origin, to_metadata
+from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.ops import position_embedding
 from wsi_jax.types import Dtype
 
@@ -124,9 +123,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", foundation_models.names())
+@pytest.mark.parametrize("name", foundation_models.model_names())
 def test_every_known_encoder_can_be_built(name):
-    it = foundation_models.known(name)
+    it = foundation_models.foundation_model(name)
     it.encoder.check_tile("grid.size_px", it.tile_px)
     if name in COUNTS:
         assert sizes(it.encoder)[0] == COUNTS[name]
@@ -134,21 +133,21 @@ def test_every_known_encoder_can_be_built(name):
     made, params = first.make(), {"params": shapes(first)}
     tiles = jax.ShapeDtypeStruct((2, it.tile_px, it.tile_px, 3), jnp.uint8)
     assert jax.eval_shape(made.apply, params, tiles).shape == (2, made.dim)
-    assert f"| `{name}` |" in foundation_models.table()
+    assert f"| `{name}` |" in foundation_models.markdown_table()
 
 
 def test_a_dinov3_has_as_many_tensors_as_its_file():
-    assert sizes(foundation_models.known("dinov3_s").encoder)[1] == 162
+    assert sizes(foundation_models.foundation_model("dinov3_s").encoder)[1] == 162
 
 
 def test_an_unknown_encoder_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"'virchov2'.*did you mean virchow2"):
-        foundation_models.known("virchov2")
+        foundation_models.foundation_model("virchov2")
 
 
 def test_every_known_encoder_is_new():
-    foundation_models.known("uni").encoder.weights = "mine.safetensors"
-    assert foundation_models.known("uni").encoder.weights == ""
+    foundation_models.foundation_model("uni").encoder.weights = "mine.safetensors"
+    assert foundation_models.foundation_model("uni").encoder.weights == ""
 
 
 def test_a_file_has_its_classifier_and_mask_token_ignored(tmp_path):
@@ -183,15 +182,15 @@ def test_all_that_does_not_fit_is_named(tmp_path):
 
 def test_weights_of_other_heads_are_refused_though_their_shapes_agree(tmp_path):
     encoder, path = ViTEncoder(**TINY), tmp_path / "ours.safetensors"
-    origin = Origin(encoder.describe(), (), (), {})
-    pretrained.save(path, drawn(encoder), to_metadata(origin))
+    origin = WeightsMetadata(encoder.describe(), (), (), {})
+    pretrained.save(path, drawn(encoder), to_header(origin))
     other = ViTEncoder(**TINY | {"heads": 4}, weights=str(path))
     with pytest.raises(
         WeightsError, match="an encoder of heads=2; this one has heads=4"
     ):
         other.params()
     encoder.weights = str(path)
-    assert encoder.seen() == ()
+    assert encoder.training_ids() == ()
 
 
 def split(tensors, name, names):
@@ -297,7 +296,9 @@ def test_rotary_positions_turn_patches_alone_and_tell_how_far_apart_they_are():
     assert not jnp.allclose(turned[:, 2:], q[:, 2:])
     norms = lambda a: jnp.linalg.norm(a, axis=-1)
     np.testing.assert_allclose(norms(turned), norms(q), rtol=1e-5)
-    said = jnp.einsum("bqhd,bkhd->qk", turned, position_embedding.rotate(k, turns))[2:, 2:]
+    said = jnp.einsum("bqhd,bkhd->qk", turned, position_embedding.rotate(k, turns))[
+        2:, 2:
+    ]
     said = said.reshape(2, 3, 2, 3)
     right = [said[0, x, 0, x + 1] for x in (0, 1)] + [said[1, 0, 1, 1]]
     np.testing.assert_allclose(right, 3 * [right[0]], rtol=1e-4)
@@ -351,7 +352,7 @@ def test_every_parameter_learns_but_the_bias_that_is_left_out():
 
 def test_a_random_one_begins_with_its_layer_scale_and_sees_any_multiple():
     encoder = ViTEncoder(**TINY, layer_scale=0.25)
-    params = jax.jit(lambda key: encoder.begin(key, None))(jax.random.key(0))
+    params = jax.jit(lambda key: encoder.init_on_batch(key, None))(jax.random.key(0))
     assert (params["params"]["blocks"]["0"]["ls1"]["gamma"] == 0.25).all()
     seen = lambda side: jax.eval_shape(encoder.make().apply, params, pixels(side))
     assert seen(12).shape == (2, 8)

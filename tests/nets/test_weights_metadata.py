@@ -6,7 +6,11 @@ from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.pretrained import WeightsError
-from wsi_jax.nets.weights_metadata import Origin, read_origin, to_metadata
+from wsi_jax.nets.weights_metadata import (
+    WeightsMetadata,
+    read_weights_metadata,
+    to_header,
+)
 
 SMALL = {"width": 4, "stages": 2}
 
@@ -19,24 +23,27 @@ def weights(tmp_path_factory):
     fc = {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}
     seen = ("tumor:1", "Gewebe:ü")
     made = {"commit": "abc", "config": {"val": 0.1}}
-    origin = Origin(encoder.describe(), ("normal", "tumor"), seen, made)
+    origin = WeightsMetadata(encoder.describe(), ("normal", "tumor"), seen, made)
     net = jax.device_get(encoder.params()["params"]) | {"fc": fc}
-    pretrained.save(path, net, to_metadata(origin))
+    pretrained.save(path, net, to_header(origin))
     return str(path), origin
 
 
 def test_an_origin_comes_back_as_it_was(weights):
     path, origin = weights
-    assert read_origin(path) == origin
+    assert read_weights_metadata(path) == origin
 
 
 def test_an_encoder_of_the_same_kind_takes_them_and_knows_what_they_saw(weights):
     path, origin = weights
     encoder = Encoder(**SMALL, weights=path)
-    assert encoder.seen() == origin.seen
+    assert encoder.training_ids() == origin.training_ids
     fresh = Encoder(**SMALL).params()
     jax.tree.map(np.testing.assert_array_equal, encoder.params(), fresh)
-    assert Encoder(**SMALL | {"stages": 1}, weights=path).seen() == origin.seen
+    assert (
+        Encoder(**SMALL | {"stages": 1}, weights=path).training_ids()
+        == origin.training_ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,7 @@ def test_another_encoder_is_refused_even_where_all_shapes_agree(
     weights, change, message
 ):
     encoder = Encoder(**SMALL | change, weights=weights[0])
-    for use in (encoder.seen, encoder.params):
+    for use in (encoder.training_ids, encoder.params):
         with pytest.raises(WeightsError, match=message):
             use()
 
@@ -66,9 +73,9 @@ def test_weights_made_elsewhere_say_nothing(tmp_path):
     path = tmp_path / "foreign.safetensors"
     net = jax.device_get(Encoder(**SMALL).params()["params"])
     pretrained.save(path, net, {"format": "pt"})
-    assert read_origin(path) is None
-    assert Encoder(**SMALL, weights=str(path)).seen() == ()
-    assert Encoder(**SMALL).seen() == ()
+    assert read_weights_metadata(path) is None
+    assert Encoder(**SMALL, weights=str(path)).training_ids() == ()
+    assert Encoder(**SMALL).training_ids() == ()
     path.write_bytes(b"no weights at all, and long enough to be read")
     with pytest.raises(WeightsError, match="not a safetensors file"):
-        Encoder(**SMALL, weights=str(path)).seen()
+        Encoder(**SMALL, weights=str(path)).training_ids()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.ops.crop_grid import Cells, by_chunks, gather
+from wsi_jax.ops.crop_grid import Cells, gather, map_in_chunks
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.slide import open_slide
 
@@ -71,7 +71,9 @@ def test_chunks_change_nothing_but_memory(x64):
     )
     kernel = jnp.linspace(-1, 1, 144).reshape(48, 3)
     encode = lambda kernel: lambda x: jnp.tanh(x.reshape(len(x), -1) / 255 @ kernel)
-    energy = lambda kernel, chunk: (by_chunks(encode(kernel), crops, chunk) ** 2).sum()
+    energy = lambda kernel, chunk: (
+        map_in_chunks(encode(kernel), crops, chunk) ** 2
+    ).sum()
     whole, value = jax.grad(energy)(kernel, None), energy(kernel, None)
     for chunk in (1, 6, 9, 100):
         np.testing.assert_allclose(energy(kernel, chunk), value, rtol=1e-12)

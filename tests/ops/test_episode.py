@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import sasha
 
-from wsi_jax.ops import episode_states
-from wsi_jax.ops.episode import Slides, Update, greedy, play
-from wsi_jax.ops.episode_states import Versions
+from wsi_jax.ops.episode import RowUpdater, Slides, greedy, play
+from wsi_jax.ops.episode_states import (
+    RowVersions,
+    state_logits,
+)
 from wsi_jax.ops.zoom_env import Rules
 
 
 def states_of(slides, episode, steps):
     """Every row of every state [b e t n d]."""
-    of = Versions(slides.z, episode.estimated, slides.v)
-    look = lambda step, kind, slide, episode, of: episode_states.select(kind, of)
-    return episode_states.along(look, slides, episode, of, steps=steps, chunk=4)
+    versions = RowVersions(slides.z, episode.estimated, slides.v)
+    rows = lambda step, kind, slide, episode, own: select_version(kind, own)
+    return map_states(rows, slides, episode, versions, steps=steps, chunk=4)
 
 
 @pytest.mark.parametrize("d", [32, 384])
@@ -38,18 +40,16 @@ def test_episodes_are_the_fixture(shared, d):
             z[None], v[None], jnp.ones((1, len(z)), bool), jnp.array([steps])
         )
         episode = play(
-            slides, Update.of(updater, q), functools.partial(actor.apply, r), greedy,
-            Rules(signed=False), steps=steps, episodes=1, chunk=5,
+            slides, RowUpdater.of(updater, q), functools.partial(actor.apply, r),
+            greedy, Rules(signed=False), steps=steps, episodes=1, chunk=5,
         )  # fmt: skip
-        classify = functools.partial(hafed.apply, p, method="rows")
-        logits = episode_states.verdicts(
-            classify, slides, episode, steps=steps + 1, chunk=4
-        )
+        classify = functools.partial(hafed.apply, p, method="row_logits")
+        logits = state_logits(classify, slides, episode, steps=steps + 1, chunk=4)
         return episode, states_of(slides, episode, steps + 1)[0, 0], logits[0, 0]
 
     episode, states, logits = run(w["Z"], w["V"])
     np.testing.assert_array_equal(episode.actions[0, 0], x["actions"])
-    changed = episode.estimated_at[0] == np.arange(steps)[:, None]
+    changed = episode.estimate_step[0] == np.arange(steps)[:, None]
     np.testing.assert_array_equal(changed, x["tsu_rows_changed"])
     close = functools.partial(np.testing.assert_allclose, atol=1e-4)
     if "states" in x:
@@ -70,7 +70,7 @@ def test_states_are_those_of_the_environment(x64, signed):
     def run():
         episode, plain = problem.play(rules=rules), problem.play_stacked(rules)
         steps = episodes.STEPS + 1
-        logits = episode_states.verdicts(
+        logits = state_logits(
             problem.classify, problem.slides, episode, steps=steps, chunk=4
         )
         each = jax.vmap(jax.vmap(problem.classify_state, (0, None)), (0, None))
@@ -83,16 +83,18 @@ def test_states_are_those_of_the_environment(x64, signed):
     assert ((episode.actions == plain.actions) | ~live).all()
     chex.assert_trees_all_close((states, logits), (plain.states, wanted), atol=1e-12)
     # There is something to be seen: rows are updated, some many steps after another.
-    assert (episode.estimated_at < episodes.STEPS).sum() > 20
-    assert len(np.unique(episode.estimated_at)) > 3
+    assert (episode.estimate_step < episodes.STEPS).sum() > 20
+    assert len(np.unique(episode.estimate_step)) > 3
 
 
 def test_no_tile_is_zoomed_into_twice_nor_updated_thereafter():
     problem = episodes.problem()
     episode, steps = jax.jit(problem.play)(), episodes.STEPS
-    zoomed = np.asarray(episode.zoomed_at < steps).sum(-1)
-    np.testing.assert_array_equal(zoomed, problem.slides.horizon[:, None].repeat(2, 1))
-    late = (episode.estimated_at < steps) & (episode.estimated_at >= episode.zoomed_at)
+    count = np.asarray(episode.zoom_step < steps).sum(-1)
+    np.testing.assert_array_equal(count, problem.slides.horizon[:, None].repeat(2, 1))
+    late = (episode.estimate_step < steps) & (
+        episode.estimate_step >= episode.zoom_step
+    )
     assert not late.any()
     first, second = np.moveaxis(np.asarray(episode.actions), 1, 0)
     assert (first != second).any()
@@ -110,7 +112,7 @@ def test_padding_is_invisible():
 
     def run(problem):
         episode = problem.play()
-        logits = episode_states.verdicts(
+        logits = state_logits(
             problem.classify, problem.slides, episode, steps=episodes.STEPS, chunk=4
         )
         return episode, logits
@@ -119,8 +121,8 @@ def test_padding_is_invisible():
     found, same = jax.jit(lambda: run(padded))()
     b, n = plain.slides.mask.shape
     behind = lambda a: a[:, :, n:]
-    assert (behind(found.zoomed_at) == episodes.STEPS).all()
-    assert (behind(found.estimated_at) == episodes.STEPS).all()
+    assert (behind(found.zoom_step) == episodes.STEPS).all()
+    assert (behind(found.estimate_step) == episodes.STEPS).all()
     found = jax.tree.map(lambda a: a[:b, :, :n], found)
     live = jnp.arange(episodes.STEPS)[None, None] < plain.slides.horizon[:, None, None]
     taken = lambda e: e._replace(actions=jnp.where(live, e.actions, -1))
@@ -130,5 +132,5 @@ def test_padding_is_invisible():
 
 @pytest.mark.parametrize("rules", [Rules(once=False), Rules(freeze=True)])
 def test_rules_that_versions_cannot_follow_are_refused(rules):
-    with pytest.raises(ValueError, match=r"ops\.zoom\.walk"):
+    with pytest.raises(ValueError, match=r"play_steps"):
         episodes.problem().play(rules=rules)

@@ -11,11 +11,9 @@ from trunks import NECK, NEXT, TINY, assert_same, image, trunk
 
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.ops.trunk_ops import DENSE, Ops
 from wsi_jax.ops.stream_tile import StreamError, Tissue
 from wsi_jax.ops.streaming import masked, plan, stream
-from wsi_jax.ops.wavefront import stream_wide
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.ops.trunk_ops import DENSE, Ops
 
 
 def value_and_gradients(forward, params, x, weight=1.0):
@@ -264,15 +262,6 @@ def reference(numbers):
 
     chex.assert_equal(len(params), len(learnt) - 1)
     return net, params
-
-
-def test_four_devices_are_one(x64):
-    """Columns of tiles as a wavefront, more than divide among them."""
-    net, params = trunk(TINY)
-    x, mesh = image(51, 70, b=2), make_mesh(jax.devices()[:4])
-    wide = lambda p, x: stream_wide(net, p, x, (16, 16), mesh)
-    dense = value_and_gradients(lambda p, x: net(p, x, DENSE), params, x)
-    assert_same(value_and_gradients(wide, params, x), dense)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -43,7 +43,7 @@ def greedy(nets, params, z, v, rules, steps, free):
         logits = actor.apply(params[2], rows)
         return jnp.where(allowed | free, logits, -jnp.inf).argmax()
 
-    def see(rows):
+    def observe(rows):
         return rows, hafed.apply(params[0], rows, mask, method="classify").logits
 
     def again(state, action):
@@ -51,10 +51,13 @@ def greedy(nets, params, z, v, rules, steps, free):
         return state, (changed, state.eligible)
 
     start = zoom_env.reset(z, mask, steps)
-    end, (actions, seen) = zoom_env.walk(start, v, update, policy, rules, steps, see)
+    end, (actions, before) = zoom_env.play_steps(
+        start, v, update, policy, rules, steps, observe
+    )
     _, rows = jax.lax.scan(again, start, actions)
-    seen = jax.tree.map(lambda a, b: jnp.append(a, b[None], 0), seen, see(end.rows))
-    return actions, *seen, *rows
+    last = observe(end.rows)
+    states = jax.tree.map(lambda a, b: jnp.append(a, b[None], 0), before, last)
+    return actions, *states, *rows
 
 
 @pytest.mark.parametrize("name", EPISODES)

@@ -12,9 +12,9 @@ import pytest
 import sasha
 
 from benchmarks import stacked
-from wsi_jax.ops.episode import Slides, Update, play
-from wsi_jax.ops.episode_states import verdicts
 from wsi_jax.ops.advantages import Reward
+from wsi_jax.ops.episode import RowUpdater, Slides, play
+from wsi_jax.ops.episode_states import state_logits
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
@@ -57,12 +57,12 @@ def test_an_update_is_the_fixture(shared):
     @jax.jit
     def gain(params):
         episode = play(
-            slides, Update.of(updater, q),
+            slides, RowUpdater.of(updater, q),
             lambda x: agent.act(params, x), lambda step, log_p: actions[..., step],
             Rules(signed=False), steps=steps, episodes=2, chunk=8,
         )  # fmt: skip
         return ppo.experience(
-            agent, params, lambda x: hafed.apply(p, x, method="rows"), slides,
+            agent, params, lambda x: hafed.apply(p, x, method="row_logits"), slides,
             label[None], jnp.ones(1), episode, config,
         )  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_an_update_is_the_fixture(shared):
     params = {"actor": before_actor, "critic": before_critic}
     gained = gain(params)
     allowed = (
-        np.asarray(gained.episode.zoomed_at[0])[:, None] >= np.arange(steps)[:, None]
+        np.asarray(gained.episode.zoom_step[0])[:, None] >= np.arange(steps)[:, None]
     )
     np.testing.assert_array_equal(allowed.reshape(26, -1), x["allowed"])
     close(gained.log_p.ravel(), x["old_logprob_masked"])
@@ -152,7 +152,7 @@ def test_rewards_add_up_to_what_the_loss_falls_by():
         episode = problem.play()
         gained = gain(problem, params, episode, config)
         args, steps = (problem.classify, problem.slides, episode), episodes.STEPS + 1
-        logits = verdicts(*args, steps=steps, chunk=3)
+        logits = state_logits(*args, steps=steps, chunk=3)
         return gained.target[..., 0], logits
 
     target, logits = run(problem.agent)

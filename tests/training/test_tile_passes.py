@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from trunks import TINY, assert_same, image, trunk
 
-from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.ops.stream_tile import Tissue
 from wsi_jax.ops.streaming import cut, masked, plan
+from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.tile_passes import (
     Route,

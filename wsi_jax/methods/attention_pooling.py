@@ -25,8 +25,8 @@ from jax import lax
 from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.attention_weights import Normaliser, normalise
+from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import alone, scale_learning_rate
@@ -177,18 +177,18 @@ class Scorer:
         self.config, self.cells, self.classes = config, cells, len(task.classes)
         self.renew, self.chunk = config.renew, config.score_chunk
         self.sizes = config.learnt, 0
-        self.scoring = config.reader(self.classes, trunk=config.scorer)
+        self.scoring = config.classifier(self.classes, trunk=config.scorer)
         self.fast = self.scoring
         if config.precision:
             trunk = dataclasses.replace(config.scorer, dtype=config.precision)
-            self.fast = config.reader(self.classes, trunk=trunk)
+            self.fast = config.classifier(self.classes, trunk=trunk)
 
     def init(self, key):
         return {"scorer": self.scoring.init(key)}
 
     def begin(self, key, params, tiles, mask):
         which = jnp.zeros(mask.shape, jnp.int32)
-        known = self.scoring.begin(key, params["scorer"], tiles, which, mask)
+        known = self.scoring.init_on_crops(key, params["scorer"], tiles, which, mask)
         return params | {"scorer": known}
 
     def scorer(self, params):
@@ -268,7 +268,7 @@ class Judge(Scorer):
     def __init__(self, config: AttentionPooling, task: Task, cells: Cells):
         super().__init__(config, task, cells)
         self.sizes, self.renew = (config.best, config.worst), 1
-        self.reader = config.reader(self.classes, gated=config.attention)
+        self.reader = config.classifier(self.classes, attention_width=config.attention)
 
     def init(self, key):
         keys = jax.random.split(key)
@@ -278,7 +278,7 @@ class Judge(Scorer):
         keys = jax.random.split(key)
         params = super().begin(keys[0], params, tiles, mask)
         which = jnp.zeros(mask.shape, jnp.int32)
-        judge = self.reader.begin(keys[1], params["judge"], tiles, which, mask)
+        judge = self.reader.init_on_crops(keys[1], params["judge"], tiles, which, mask)
         return params | {"judge": judge}
 
     def count(self, mask, train):
@@ -305,7 +305,7 @@ class Judge(Scorer):
         h = self.reader.embed(params["judge"], tiles, which, mask)
         if self.config.pooling is Pooling.max:
             return self._by_max(params["judge"], mask, h)
-        said = self.reader.attend(params["judge"], h)
+        said = self.reader.attention_logits(params["judge"], h)
         how = self.config.normaliser, self.config.power
         weights = normalise(said, mask[:, None], *how)
         return self.reader.classify(params["judge"], weights, h), weights[:, 0]

@@ -26,8 +26,8 @@ from jax import lax
 from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.ops import sampling
+from wsi_jax.ops.attention_weights import masked_softmax
 from wsi_jax.ops.crop_grid import Cells
-from wsi_jax.ops.pooling import masked_softmax
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
@@ -232,11 +232,13 @@ class _Net:
             cell_px, cells.ratios, config.attention, config.layers, config.relative,
             dtype,
         )  # fmt: skip
-        self.reader = config.reader(
-            len(task.classes), magnifications=m, tells=config.tells, unit=config.unit,
-            gated=config.gated, branches=config.branches, centred=config.centred,
+        self.reader = config.classifier(
+            len(task.classes), magnifications=m, by_magnification=config.tells,
+            unit_length=config.unit,
+            attention_width=config.gated, branches=config.branches,
+            centred=config.centred,
         )  # fmt: skip
-        self.begin = self.reader.begin
+        self.begin = self.reader.init_on_crops
 
     def init(self, key):
         keys = jax.random.split(key)
@@ -318,14 +320,16 @@ class _Net:
         """In each attention on what crops show [b m n]; in one where there is none."""
         if not self.config.gated:
             return weights[:, None]
-        return self.reader.reweigh(params, weights, h)
+        return self.reader.posterior_weights(params, weights, h)
 
     def loss_alone(self, params, weights, h, which, label):
         """Of the verdicts by the crops of one magnification, their mean [b]."""
         parts = [jnp.where(which == i, weights, 0) for i in range(len(self.cells.mpps))]
         there = jnp.stack([part.sum(1) > 0 for part in parts], 1)
         each = [
-            self.reader.classify(params, self.reader.reweigh(params, part, h), h)
+            self.reader.classify(
+                params, self.reader.posterior_weights(params, part, h), h
+            )
             for part in parts
         ]
         losses = jnp.stack([cross_entropy(logits, label) for logits in each], 1)

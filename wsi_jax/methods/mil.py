@@ -11,8 +11,8 @@ import optax
 from wsi_jax.config_io import COUNT
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
 from wsi_jax.nets.clam import Clam
-from wsi_jax.ops import pooling
-from wsi_jax.ops.attention_weights import Normaliser
+from wsi_jax.ops.attention_weights import Normaliser, masked_softmax
+from wsi_jax.ops.pooling import attention_pool, feature_moments, max_pool
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task
@@ -61,9 +61,9 @@ class Mean(Pool):
                 h = _embed(net, params, x, key)
                 return h, jnp.zeros((*h.shape[:2], 1))
 
-            seen = pooling.attend(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
-            logits = net.apply(params, seen.pooled[:, 0], method="classify")
-            return logits, pooling.masked_softmax(seen.logits[:, 0], bag.mask)
+            pooled = attention_pool(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
+            logits = net.apply(params, pooled.pooled[:, 0], method="classify")
+            return logits, masked_softmax(pooled.logits[:, 0], bag.mask)
 
         return _one_stage(net, forward, tx)
 
@@ -80,7 +80,7 @@ class Max(Pool):
 
         def forward(params, bag, key):
             embed = lambda x, key: _embed(net, params, x, key)
-            best = pooling.maximum(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
+            best = max_pool(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
             count = lambda winner, mask: jnp.zeros(mask.shape).at[winner].add(1) * mask
             attention = jax.vmap(count)(best.winner, bag.mask) / best.winner.shape[-1]
             return net.apply(params, best.pooled, method="classify"), attention
@@ -154,7 +154,7 @@ def _attention_stage(
     clam = Clam(net, config.chunk, normaliser=config.normaliser, **clustering)
 
     def forward(params, bag, key):
-        return clam.verdict(params, bag.x, bag.mask, key)
+        return clam.predict(params, bag.x, bag.mask, key)
 
     def loss(params, bag, key):
         return clam.loss(params, bag.x, bag.mask, bag.target, key)
@@ -169,7 +169,7 @@ def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
         params = net.init(key, bag.x[:1, :1])
         if not net.standardise:
             return params
-        return with_statistics(params, *pooling.moments(bag.x, bag.mask))
+        return with_statistics(params, *feature_moments(bag.x, bag.mask))
 
     def cross_entropy(params, bag, key):
         logits, _ = forward(params, bag, key)

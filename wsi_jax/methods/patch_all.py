@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.nets.crop_classifier import CropOptions
-from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.ops.attention_weights import Normaliser, normalise
+from wsi_jax.ops.crop_grid import Cells
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import scale_learning_rate
@@ -91,11 +91,11 @@ class _Net:
 
     def __init__(self, config: PatchAll, task: Task, cells: Cells):
         self.config, self.cells, self.ahead = config, cells, config.ahead
-        self.reader = config.reader(
-            len(task.classes), gated=config.attention, branches=config.branches,
-            centred=config.centred,
+        self.reader = config.classifier(
+            len(task.classes), attention_width=config.attention,
+            branches=config.branches, centred=config.centred,
         )  # fmt: skip
-        self.init, self.begin = self.reader.init, self.reader.begin
+        self.init, self.begin = self.reader.init, self.reader.init_on_crops
 
     def count(self, mask):
         return padded(int(mask.sum((1, 2)).max()), 16)
@@ -121,7 +121,7 @@ class _Net:
         """Logits [b c] and attention [b n], the mean of all."""
         which = jnp.zeros(mask.shape, jnp.int32)
         h = self.reader.embed(params, crops, which, mask)
-        said = self.reader.attend(params, h)
+        said = self.reader.attention_logits(params, h)
         attention = normalise(said, mask[:, None], self.config.normaliser)
         return self.reader.classify(params, attention, h), attention.mean(1)
 

@@ -20,19 +20,18 @@ import optax
 
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
-from wsi_jax.nets.sasha import ZoomNets, is_distilled
-from wsi_jax.nets.zoom_losses import (
+from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_zoomer
+from wsi_jax.nets.sasha_losses import (
     hafed_loss,
     partial_zoom_loss,
     ranking_loss,
     updater_loss,
 )
-from wsi_jax.nets.sasha import zoomer
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import Slides, play, sampler
-from wsi_jax.ops.pooling import moments
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy, follow
+from wsi_jax.ops.episode import Slides, play, sampler
+from wsi_jax.ops.pooling import feature_moments
+from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy, rollout
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent
 from wsi_jax.training.flops import count_flops
@@ -217,7 +216,7 @@ class _Stages:
         """Made for the features they meet, whose number no config tells."""
         d, config, dtype = rows.shape[-1], self.config, self.config.dtype.value
         how = {"dtype": dtype}
-        attention = {"top": config.top, "drop": config.drop}
+        attention = {"top": config.top, "mask_rate": config.drop}
         attention |= {"normaliser": config.normaliser}
         return ZoomNets(
             HAFED(self.classes, d, config.branches, **attention, **how),
@@ -261,7 +260,7 @@ class _Stages:
         b, _, k, _ = x.high.shape
         both = jnp.concatenate([x.low, x.high.reshape(b, -1, d)], 1)
         masks = jnp.concatenate([batch.mask, batch.mask.repeat(k, 1)], 1)
-        mean, std = moments(both, masks)
+        mean, std = feature_moments(both, masks)
         return {"mean": mean, "std": std}
 
     def distil(self, params, x: Zooms) -> Zooms:
@@ -279,7 +278,7 @@ class _Stages:
         rows = nets.rows(params, batch.x)
         said = nets.classify(params, rows.high if high else rows.low, batch.mask)
         zooms = high * batch.mask.sum(-1)
-        read = lambda x: nets.scores(params, x)
+        read = lambda x: nets.row_logits(params, x)
         return Prediction(*said, self.counts(batch, zooms, read))
 
     # The updater.
@@ -370,12 +369,12 @@ class _Stages:
             agent = Agent.of(nets.actor, nets.critic)
             act = lambda x: nets.act(known, x)
             episode = play(
-                slides, nets.update(known), act, sampler(keys), self.rules(),
+                slides, nets.row_updater(known), act, sampler(keys), self.rules(),
                 steps=steps, episodes=episodes, chunk=config.rows,
             )  # fmt: skip
             gained = ppo.experience(
-                agent, params, lambda x: nets.scores(known, x), slides, batch.target,
-                batch.weight, episode, config.ppo,
+                agent, params, lambda x: nets.row_logits(known, x), slides,
+                batch.target, batch.weight, episode, config.ppo,
             )  # fmt: skip
             params, opt, metrics = ppo.improve(
                 agent, tx, params, state.opt, gained, config.ppo
@@ -393,13 +392,13 @@ class _Stages:
     def zoomer(self) -> Zoomer | None:
         """The policy's own way, where it need not read all."""
         share = self.config.share
-        return zoomer(self.nets, share, self.rules()) if share < 1 else None
+        return policy_zoomer(self.nets, share, self.rules()) if share < 1 else None
 
     def slides(self, params, batch, share) -> tuple[Slides, int]:
         """Slides to play on, and the steps on the fullest there could be."""
         rows = self.nets(batch.x.low).rows(params, batch.x)
         steps = zoom_env.horizon(share, batch.mask.sum(-1))
-        most = max(1, math.ceil(zoom_env.ratio(share) * batch.mask.shape[1]))
+        most = max(1, math.ceil(zoom_env.as_ratio(share) * batch.mask.shape[1]))
         return Slides.of(*rows, batch.mask, steps), most
 
     def verdict(self, params, batch, key, way: Strategy, liking):
@@ -407,16 +406,19 @@ class _Stages:
         share = self.config.share if way.share is None else way.share
         if share in (0, 1):
             return self.whole(params, batch, high=share == 1)
-        nets, update = self.nets(batch.x.low), self.nets(batch.x.low).update(params)
+        nets, update = (
+            self.nets(batch.x.low),
+            self.nets(batch.x.low).row_updater(params),
+        )
         slides, steps = self.slides(params, batch, share)
         act = lambda x: liking(params, x)
-        read = lambda x: nets.scores(params, x)
-        known = follow(
+        read = lambda x: nets.row_logits(params, x)
+        known = rollout(
             way, slides, update, act, read, self.rules(), key,
             steps=steps, chunk=self.config.rows, states=self.config.ppo.chunk,
         )  # fmt: skip
         trace = {"order": known.order, "steps": slides.horizon, "logits": known.logits}
-        renew = lambda x: update.finish(update.row(x))
+        renew = lambda x: update.output_layers(update.row_terms(x))
         passes = 1 if way.rules(self.rules()).once else slides.horizon
         counts = self.counts(batch, slides.horizon, read, act, renew, passes=passes)
         said = nets.classify(params, known.rows, known.mask)

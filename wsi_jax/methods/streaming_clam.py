@@ -23,11 +23,11 @@ from wsi_jax.nets.clam import Clam
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.trunk import Trunk
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.augment import shift_hsv, turn
-from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.ops.stream_tile import StreamError, Tissue, field
 from wsi_jax.ops.streaming import Plan, plan, stream, windows_of
-from wsi_jax.ops.attention_weights import Normaliser
+from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import Thaw
 from wsi_jax.training.streamed import StreamedTraining, slide_keys
@@ -271,7 +271,7 @@ class _Net:
         return self.clam.loss(head, x, mask, label, key)
 
     def verdict(self, head, x, mask):
-        return self.clam.verdict(head, x, mask)
+        return self.clam.predict(head, x, mask)
 
     def plan(self, params, tile_px=None, dtype=jnp.uint8) -> Plan:
         """For tiles of the configured side, or of another shape."""
@@ -329,7 +329,7 @@ class _Net:
         def predict(params, batch, key):
             del key
             x, mask = bags(params, batch)
-            logits, attention = self.clam.verdict(params["head"], x, mask)
+            logits, attention = self.clam.predict(params["head"], x, mask)
             work = count_flops(lambda p, b: bags(p, b)[0], params, batch)
             flops = jnp.full(len(mask), work / len(mask), jnp.float32)
             counts = {"tiles": mask.sum(-1), "flops": flops}

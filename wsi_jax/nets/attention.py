@@ -94,7 +94,7 @@ def torch_linear(
     bias: bool = True,
     name: str | None = None,
 ) -> nn.Dense:
-    """Fully connected layer with PyTorch's initial draw; dtype None follows the input."""
+    """Dense layer with PyTorch's initial draw; dtype None follows the input's."""
     init = torch_uniform(fan_in)
     return nn.Dense(features, bias, dtype, kernel_init=init, bias_init=init, name=name)
 
@@ -182,7 +182,7 @@ class AttentionHead(nn.Module):
         mask: Bool[Array, "b n"] | None = None,
         normaliser: Normaliser = Normaliser.softmax,
     ) -> tuple[Float[Array, "b c"], Float[Array, "b k n"]]:
-        """Logits and attention of whole bags at once; without a mask no tile is padding."""
+        """Logits and attention of whole bags; without a mask there is no padding."""
         mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
         h, logits = self.embed(jnp.where(mask[..., None], x, 0))
         attention = normalise(jnp.swapaxes(logits, 1, 2), mask[:, None], normaliser)
@@ -203,7 +203,7 @@ class AttentionHead(nn.Module):
         return jnp.einsum("bcd,cd->bc", pooled, kernel) + self.bias[None]
 
     def instance_logits(self, h: Float[Array, "b s d"]) -> Float[Array, "b s c 2"]:
-        """Logits (negative, positive) of tiles under each class's instance classifier."""
+        """Logits (negative, positive) of tiles by each class's instance classifier."""
         h, kernel = _promoted(h, self.instance_kernel)
         return jnp.einsum("bsd,cdo->bsco", h, kernel) + self.instance_bias[None, None]
 

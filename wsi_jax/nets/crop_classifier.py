@@ -1,34 +1,218 @@
-"""What becomes of crops: their features, the pooled one, the verdict."""
+"""Classification of slides by their crops: trunk, head, and the options of methods."""
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from wsi_jax.nets.crop_classifier import CropHead, with_statistics
+from wsi_jax.nets.attention import GatedAttention, Standardise, with_statistics
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import augment_crops
-from wsi_jax.ops.crop_grid import by_chunks
 from wsi_jax.ops.attention_weights import posterior
+from wsi_jax.ops.augment import augment_crops
+from wsi_jax.ops.crop_grid import map_in_chunks
 from wsi_jax.types import Bag
+
+
+class CropHead(nn.Module):
+    """Embedding of crops, attention over them, and classifier of their pooled features.
+
+    Attributes:
+        n_classes: c.
+        magnifications: number of magnifications; each is standardised by itself, since
+            what all its crops share would hide how they differ.
+        width: width of the embedding.
+        by_magnification: whether each magnification has channels of its own in the
+            embedding, with zeros in those of the others.
+        unit_length: whether embeddings have length 1: the variance of the estimate is
+            then least where cells are drawn by their attention (Katharopoulos & Fleuret
+            2019).
+        attention_width: hidden width of a gated attention over the crops; 0 for none.
+        branches: m, number of such attentions; the classifier gets what each of them
+            pools. A single one may settle on uninformative crops.
+        dtype: dtype of the embedding.
+    """
+
+    n_classes: int
+    magnifications: int = 1
+    width: int = 64
+    by_magnification: bool = False
+    unit_length: bool = True
+    attention_width: int = 0
+    branches: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        self.standardise = Standardise(self.magnifications)
+        self.fc = nn.Dense(self.width, dtype=self.dtype)
+        if self.attention_width:
+            self.attention = GatedAttention(
+                self.branches, self.attention_width, dtype=self.dtype
+            )
+        self.classifier = nn.Dense(self.n_classes)
+
+    def embed(
+        self, x: Float[Array, "*n f"], magnification: Int[Array, "*n"]
+    ) -> Float[Array, "*n d"]:
+        """Embedding of each crop, from its trunk features and its magnification."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        h = nn.relu(self.fc(self.standardise(x, magnification))).astype(wide)
+        if self.by_magnification:
+            own = jax.nn.one_hot(magnification, self.magnifications, dtype=wide)
+            h = (own[..., None] * h[..., None, :]).reshape(*magnification.shape, -1)
+        if not self.unit_length:
+            return h
+        # An epsilon under the root, which has no gradient at an embedding of zero.
+        return h / jnp.sqrt((h**2).sum(-1, keepdims=True) + 1e-12)
+
+    def attention_logits(self, h: Float[Array, "*n d"]) -> Float[Array, "*n m"]:
+        """Attention logits of crops by their embedding (Ilse et al. 2018, eq. 9)."""
+        return self.attention(h)
+
+    def classify(self, pooled: Float[Array, "b d"]) -> Float[Array, "b c"]:
+        """Logits of the slide's classes, from the pooled features of all branches."""
+        return self.classifier(pooled)
+
+    def __call__(
+        self, x: Float[Array, "*n f"], magnification: Int[Array, "*n"]
+    ) -> Float[Array, "*n c"]:
+        """Logits of single crops; creates every parameter, for `init`."""
+        h = self.embed(x, magnification)
+        if self.attention_width:
+            self.attention_logits(h)
+            h = jnp.concatenate([h] * self.branches, -1)
+        return self.classify(h)
+
+
+class CropClassifier:
+    """Trunk and head of a method that classifies slides by crops, as pure functions.
+
+    Parameters are {"trunk": ..., "head": ...}; other entries are left alone.
+
+    Args:
+        trunk: trunk of the crops; trained from its weights where it has some.
+        head: embedding, attention and classifier.
+        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
+        chunk: crops encoded at a time; None for all.
+        trainable: whether the trunk has a gradient, which is most of the work.
+        centred: whether the mean over the slide's crops of the same magnification is
+            subtracted from features, which hides what a slide shares, such as stain.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        head: CropHead,
+        deviation: bool,
+        chunk: int | None,
+        trainable: bool = True,
+        centred: bool = False,
+    ):
+        self.trunk, self.head, self.chunk = trunk, head, chunk
+        self.trainable, self.centred = trainable, centred
+        net = trunk.pooled(deviation)
+        self.apply, self.dim = net.apply, net.dim
+
+    def init(self, key: Array) -> PyTree:
+        """New parameters; `init_on_crops` then adapts them to crops."""
+        keys = jax.random.split(key)
+        one = jnp.zeros((1, self.dim)), jnp.zeros(1, jnp.int32)
+        trunk = self.trunk.make().init(keys[0])
+        return {"trunk": trunk, "head": self.head.init(keys[1], *one)}
+
+    def init_on_crops(
+        self,
+        key: Array,
+        params: PyTree,
+        crops: Num[Array, "b n s s 3"],
+        magnification: Int[Array, "b n"],
+        mask: Bool[Array, "b n"],
+    ) -> PyTree:
+        """Parameters with the trunk's weights and the statistics of some crops."""
+        # Crops that were not read are replaced by a typical one, the first.
+        crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
+        flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
+        params = params | {"trunk": self.trunk.init_on_batch(key, flat)}
+        x = self._features(params, crops, magnification, mask)
+        head = _standardised(params["head"], x, magnification, mask)
+        return params | {"head": head}
+
+    def encode(
+        self, params: PyTree, crops: Num[Array, "b n s s 3"]
+    ) -> Float[Array, "b n f"]:
+        """The trunk's features of crops."""
+        trunk = params["trunk"]
+        trunk = trunk if self.trainable else lax.stop_gradient(trunk)
+        return map_in_chunks(
+            lambda pixels: self.apply(trunk, pixels), crops, self.chunk
+        )
+
+    def embed(
+        self,
+        params: PyTree,
+        crops: Num[Array, "b n s s 3"],
+        magnification: Int[Array, "b n"],
+        mask: Bool[Array, "b n"],
+    ) -> Float[Array, "b n d"]:
+        """The head's embedding of crops; arbitrary behind the mask."""
+        x = self._features(params, crops, magnification, mask)
+        return self.head.apply(params["head"], x, magnification, method="embed")
+
+    def _features(self, params, crops, magnification, mask):
+        x = self.encode(params, crops)
+        if not self.centred:
+            return x
+        own = _one_hot(self.head.magnifications, x, magnification, mask)
+        count = jnp.maximum(own.sum(1), 1)[..., None]
+        mean = jnp.einsum("bnm,bnf->bmf", own, x) / count
+        return x - jnp.einsum("bnm,bmf->bnf", own, mean)
+
+    def attention_logits(
+        self, params: PyTree, h: Float[Array, "b n d"]
+    ) -> Float[Array, "b m n"]:
+        """Logits of each attention over crops, by their embedding."""
+        logits = self.head.apply(params["head"], h, method="attention_logits")
+        return jnp.moveaxis(logits, -1, 1)
+
+    def posterior_weights(
+        self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]
+    ) -> Float[Array, "b m n"]:
+        """Weights times exp(attention logits of the crops), scaled to a sum of 1.
+
+        Without an attention over crops they are only scaled. Zeros where all are 0.
+        """
+        prior = weights[:, None]
+        if not self.head.attention_width:
+            return posterior(prior, jnp.zeros_like(prior))
+        logits = self.attention_logits(params, h)
+        return posterior(jnp.broadcast_to(prior, logits.shape), logits)
+
+    def classify(
+        self, params: PyTree, weights: Float[Array, "b m n"], h: Float[Array, "b n d"]
+    ) -> Float[Array, "b c"]:
+        """Logits of slides, from their crops' embeddings and weights by attention."""
+        pooled = jnp.einsum("bmn,bnd->bmd", weights, h).reshape(len(h), -1)
+        return self.head.apply(params["head"], pooled, method="classify")
 
 
 @dataclasses.dataclass(kw_only=True)
 class CropOptions:
-    """What methods have in common that learn from crops, or tiles, end to end.
+    """Options that methods share that learn from crops, or tiles, end to end.
 
     Attributes:
-        trunk: of the crops; trained from its weights where it has some.
-        width: of a crop's feature.
+        trunk: trunk of the crops; trained from its weights where it has some.
+        width: width of a crop's embedding.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
-        trunk_rate: the trunk's rate of learning, as a share of the rest's; at 0 it
-            stays as its weights are.
-        augment: turn and flip crops in training, and restain them.
-        stain: most that the log gain of each stain changes by, crop by crop.
-        resident: for slides of megapixels, such as BACH's: they lie on the device.
+        trunk_rate: the trunk's learning rate, as a share of the rest's; at 0 it stays
+            as its weights are.
+        augment: whether training crops are rotated, flipped and stained differently.
+        stain: greatest change of the log gain of each stain, drawn for each crop.
+        resident: whether slides lie on the device, for slides of megapixels, such as
+            BACH's.
         chunk: crops encoded at a time; None for all. Fewer take less memory and
             encode twice.
     """
@@ -56,142 +240,54 @@ class CropOptions:
         trunk = dataclasses.replace(self.trunk, weights="")
         return dataclasses.replace(self, trunk=trunk)
 
-    def reader(
+    def classifier(
         self,
         classes: int,
         *,
         trunk: Trunk | None = None,
-        magnifications: int = 1,
-        tells: bool = False,
-        unit: bool = False,
-        gated: int = 0,
-        branches: int = 1,
         centred: bool = False,
-    ) -> "CropClassifier":
+        unit_length: bool = False,
+        **head,
+    ) -> CropClassifier:
         """Trunk and head.
 
         Args:
-            classes: to be told apart.
-            trunk: another one than the method's.
-            magnifications, tells, unit, gated, branches: as `CropHead` has them.
+            classes: number of classes.
+            trunk: a trunk other than the method's.
             centred: as `CropClassifier` has it.
+            unit_length, head: further fields of `CropHead`.
         """
         trunk = trunk or self.trunk
-        head = CropHead(
-            classes, magnifications, self.width, tells, unit, gated, branches,
-            dtype=trunk.dtype.value,
-        )  # fmt: skip
-        learns = self.trunk_rate > 0
-        return CropClassifier(trunk, head, self.deviation, self.chunk, learns, centred)
+        dtype = trunk.dtype.value
+        net = CropHead(
+            classes, width=self.width, unit_length=unit_length, dtype=dtype, **head
+        )
+        trainable = self.trunk_rate > 0
+        return CropClassifier(
+            trunk, net, self.deviation, self.chunk, trainable, centred
+        )
 
     def augmented(
         self, key: Array, crops: Num[Array, "b n s s 3"]
     ) -> Num[Array, "b n s s 3"]:
-        """Crops as training sees them."""
+        """Crops for a training step."""
         return augment_crops(key, crops, stain=self.stain) if self.augment else crops
 
 
-class CropClassifier:
-    """Trunk and head of a method that judges slides by crops, as pure functions.
+def _one_hot(magnifications, x, magnification, mask):
+    own = jax.nn.one_hot(magnification, magnifications, dtype=x.dtype)
+    return own * mask[..., None]
 
-    Parameters are {"trunk": ..., "head": ...}; whatever else there is is left alone.
 
-    Args:
-        trunk: of the crops; trained from its weights where it has some.
-        head: what becomes of a crop's features.
-        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
-        chunk: crops encoded at a time; None for all.
-        learns: whether the trunk has a gradient, which is most of the work.
-        centred: features are told from the mean of the slide's crops of the same
-            magnification, which hides what all of a slide has, such as its stain.
-    """
-
-    def __init__(
-        self,
-        trunk: Trunk,
-        head: CropHead,
-        deviation: bool,
-        chunk: int | None,
-        learns: bool = True,
-        centred: bool = False,
-    ):
-        self.trunk, self.head, self.chunk = trunk, head, chunk
-        self.learns, self.centred = learns, centred
-        net = trunk.pooled(deviation)
-        self.apply, self.dim = net.apply, net.dim
-
-    def init(self, key: Array) -> PyTree:
-        """New parameters; `begin` tells them what crops are like."""
-        keys = jax.random.split(key)
-        one = jnp.zeros((1, self.dim)), jnp.zeros(1, jnp.int32)
-        trunk = self.trunk.make().init(keys[0])
-        return {"trunk": trunk, "head": self.head.init(keys[1], *one)}
-
-    def begin(
-        self,
-        key: Array,
-        params: PyTree,
-        crops: Num[Array, "b n s s 3"],
-        which: Int[Array, "b n"],
-        mask: Bool[Array, "b n"],
-    ) -> PyTree:
-        """Parameters with the trunk's weights and the statistics of some crops."""
-        # What was not read is like anything, here like the first crop.
-        crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
-        flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
-        params = params | {"trunk": self.trunk.begin(key, flat)}
-        x = self._features(params, crops, which, mask)
-        return params | {"head": with_statistics(params["head"], x, which, mask)}
-
-    def encode(
-        self, params: PyTree, crops: Num[Array, "b n s s 3"]
-    ) -> Float[Array, "b n f"]:
-        """The trunk's features of crops."""
-        trunk = params["trunk"]
-        trunk = trunk if self.learns else lax.stop_gradient(trunk)
-        return by_chunks(lambda pixels: self.apply(trunk, pixels), crops, self.chunk)
-
-    def embed(
-        self,
-        params: PyTree,
-        crops: Num[Array, "b n s s 3"],
-        which: Int[Array, "b n"],
-        mask: Bool[Array, "b n"],
-    ) -> Float[Array, "b n d"]:
-        """The head's features of crops of some magnifications, where there are some."""
-        x = self._features(params, crops, which, mask)
-        return self.head.apply(params["head"], x, which, method="embed")
-
-    def _features(self, params, crops, which, mask):
-        x = self.encode(params, crops)
-        if not self.centred:
-            return x
-        mine = jax.nn.one_hot(which, self.head.magnifications, dtype=x.dtype)
-        mine *= mask[..., None]
-        count = jnp.maximum(mine.sum(1), 1)[..., None]
-        mean = jnp.einsum("bnm,bnf->bmf", mine, x) / count
-        return x - jnp.einsum("bnm,bmf->bnf", mine, mean)
-
-    def attend(self, params: PyTree, h: Float[Array, "b n d"]) -> Float[Array, "b m n"]:
-        """Logits of each attention on crops, by their features."""
-        return jnp.moveaxis(self.head.apply(params["head"], h, method="attend"), -1, 1)
-
-    def reweigh(
-        self, params: PyTree, weights: Float[Array, "b n"], h: Float[Array, "b n d"]
-    ) -> Float[Array, "b m n"]:
-        """Weights times exp(attention on what crops show), scaled to a sum of 1.
-
-        Without that attention they are only scaled. Zeros where nothing weighs.
-        """
-        prior = weights[:, None]
-        if not self.head.gated:
-            return posterior(prior, jnp.zeros_like(prior))
-        logits = self.attend(params, h)
-        return posterior(jnp.broadcast_to(prior, logits.shape), logits)
-
-    def classify(
-        self, params: PyTree, weights: Float[Array, "b m n"], h: Float[Array, "b n d"]
-    ) -> Float[Array, "b c"]:
-        """Logits of slides, of their crops' features and weights in each attention."""
-        pooled = jnp.einsum("bmn,bnd->bmd", weights, h).reshape(len(h), -1)
-        return self.head.apply(params["head"], pooled, method="classify")
+def _standardised(params, x, magnification, mask):
+    """Parameters of a `CropHead` with the statistics of features [b n f] of crops."""
+    old = params["params"]["standardise"]
+    own = _one_hot(len(old["mean"]), x, magnification, mask)
+    count = jnp.maximum(own.sum((0, 1)), 1)[:, None]
+    mean = jnp.einsum("bnm,bnf->mf", own, x) / count
+    variance = jnp.einsum("bnm,bnmf->mf", own, (x[:, :, None] - mean[None, None]) ** 2)
+    std = jnp.sqrt(variance / count)
+    new = {"mean": mean, "std": jnp.where(std > 1e-6 * jnp.abs(mean), std, 1)}
+    return with_statistics(
+        params, **jax.tree.map(lambda a, b: jnp.where(count > 1, a, b), new, old)
+    )

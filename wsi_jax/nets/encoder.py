@@ -1,4 +1,4 @@
-"""Convolutional encoders: a trunk and its pooling to one vector per tile."""
+"""Convolutional encoders of tiles: ResNet and ConvNeXt, with average pooling."""
 
 import dataclasses
 import enum
@@ -18,7 +18,7 @@ _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class Depth(enum.Enum):
-    """Layers with weights in the whole ResNet."""
+    """ResNet by its number of layers."""
 
     resnet18 = 18
     resnet34 = 34
@@ -29,15 +29,15 @@ class Depth(enum.Enum):
 class Encoder(Trunk):
     """A ResNet and global average pooling.
 
-    Without `weights` the trunk is random: a real but weak baseline, whose features keep
-    colour and texture and know nothing of tissue. The features usual in the CLAM
+    Without `weights` the trunk is random: a weak baseline, whose features keep colour
+    and texture. The features usual in the CLAM
     literature are `depth=resnet50, stages=3, norm=frozen` with ImageNet weights:
     1,024 numbers for each tile.
 
     Attributes:
         depth: which ResNet.
-        stages: of its four, how many; each doubles the stride and the features.
-        width: channels after the first convolution; pretrained weights have 64.
+        stages: number of its four stages; each doubles the stride and the features.
+        width: channels after the first convolution; 64 in pretrained weights.
         norm: frozen for weights trained with BatchNorm; layer for random ones, whose
             features would grow with depth otherwise.
     """
@@ -52,18 +52,18 @@ class Encoder(Trunk):
         "width": COUNT,
         "seed": SEED,
     }
-    binding: ClassVar[tuple[str, ...]] = ("depth", "width", "norm", "mean", "std")
-    shaping: ClassVar[tuple[str, ...]] = ("depth", "stages", "width", "norm")
+    weight_fields: ClassVar[tuple[str, ...]] = ("depth", "width", "norm", "mean", "std")
+    shape_fields: ClassVar[tuple[str, ...]] = ("depth", "stages", "width", "norm")
 
     @property
     def name(self) -> str:
         return self.depth.name
 
     def trunk(self) -> ResNet:
-        """The trunk alone, for maps of features [b y x d].
+        """The net without pooling: pixels to maps of features [b y x d].
 
         Raises:
-            ValueError: there is no such number of stages.
+            ValueError: the number of stages is not 1 to 4.
         """
         if not 1 <= self.stages <= 4:
             raise ValueError(f"stages is {self.stages}; a ResNet has 1 to 4")
@@ -77,19 +77,19 @@ class Encoder(Trunk):
             std=self.std,
         )
 
-    def beyond(self) -> tuple[str, ...]:
+    def ignored_prefixes(self) -> tuple[str, ...]:
         """The classifier, and the stages that a shorter trunk leaves out."""
         return ("fc.", *(f"layer{i}." for i in range(self.stages + 1, 5)))
 
-    def begin(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
-        """Frozen norms without weights take their statistics from the batch."""
+    def init_on_batch(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
+        """Initial parameters; frozen norms without weights get the batch's moments."""
         params = self.make().init(key)
         if self.norm is NormKind.frozen and not self.weights:
             return calibrate(self.trunk(), params, batch.x)
         return params
 
     def check(self, name: str) -> None:
-        """Refuses a frozen norm without weights, too."""
+        """Refuses missing files of weights, and a frozen norm without weights."""
         if not self.weights and self.norm is NormKind.frozen:
             raise ValueError(
                 f"--config.{name}.norm=frozen takes its statistics from weights: add "
@@ -104,10 +104,10 @@ class ConvNeXtEncoder(Trunk):
     """A ConvNeXt (Liu et al. 2022) and global average pooling.
 
     Attributes:
-        blocks: in each stage, one number for each stage wanted.
+        blocks: number of blocks in each stage.
         width: channels of the first stage; each further stage doubles it.
-        stem: side of the squares that the first convolution cuts the image into, px.
-        scale: of each block's branch at first; 1e-6 when trained on very much.
+        stem: kernel size and stride of the first convolution, in pixels.
+        scale: initial layer scale of each block; 1e-6 for training on very much data.
     """
 
     blocks: tuple[int, ...] = (3, 3, 9, 3)
@@ -115,11 +115,11 @@ class ConvNeXtEncoder(Trunk):
     stem: int = 4
     scale: float = 1e-6
 
-    binding: ClassVar[tuple[str, ...]] = ("width", "stem", "mean", "std")
-    shaping: ClassVar[tuple[str, ...]] = ("blocks", "width", "stem")
+    weight_fields: ClassVar[tuple[str, ...]] = ("width", "stem", "mean", "std")
+    shape_fields: ClassVar[tuple[str, ...]] = ("blocks", "width", "stem")
 
     def validate(self) -> None:
-        """Raises ValueError for a trunk that cannot be."""
+        """Raises ValueError for options that describe no net."""
         if not self.blocks or min(*self.blocks, self.width, self.stem) < 1:
             raise ValueError(
                 f"a trunk of blocks={self.blocks}, width={self.width}, stem="
@@ -131,7 +131,7 @@ class ConvNeXtEncoder(Trunk):
         return "convnext"
 
     def trunk(self) -> ConvNeXt:
-        """The trunk alone, for maps of features [b y x d]."""
+        """The net without pooling: pixels to maps of features [b y x d]."""
         return ConvNeXt(
             blocks=tuple(self.blocks),
             width=self.width,
@@ -142,6 +142,6 @@ class ConvNeXtEncoder(Trunk):
             std=self.std,
         )
 
-    def beyond(self) -> tuple[str, ...]:
+    def ignored_prefixes(self) -> tuple[str, ...]:
         """The classifier, and the stages that a shorter trunk leaves out."""
         return ("fc.", "head.", *(f"stages.{i}." for i in range(len(self.blocks), 4)))

@@ -1,4 +1,4 @@
-"""Encoders whose weights are to be had: `encoders.toml`, read."""
+"""Published foundation models, as listed in `encoders.toml`."""
 
 import dataclasses
 import difflib
@@ -18,18 +18,19 @@ RECIPE = (
 
 
 @dataclasses.dataclass(kw_only=True)
-class Known:
-    """Facts of an encoder that others have trained.
+class FoundationModel:
+    """A published encoder.
 
     Attributes:
-        title: its name, and its paper.
+        title: name and paper.
         hub: repository on huggingface.co with its weights.
-        file: there; if it is no safetensors file, it has to be made one.
-        encoder: to be given the path of that file as its `weights`.
+        file: file of the weights there; one that is no safetensors file must be
+            converted.
+        encoder: the encoder, without weights: set `weights` to the path of that file.
         gated: whether the repository asks for consent first.
-        tile_px: side of the tiles that it was made for.
-        mpp: um/px of these tiles; None where it has learnt from photographs.
-        note: what else there is to know.
+        tile_px: side of the tiles it was trained on, in pixels.
+        mpp: um/px of these tiles; None where it was trained on photographs.
+        note: remarks.
     """
 
     title: str
@@ -42,49 +43,49 @@ class Known:
     note: str = ""
 
 
-def names() -> tuple[str, ...]:
-    """Of all there are, in the order of the file."""
+def model_names() -> tuple[str, ...]:
+    """Names of all models, in the order of the file."""
     return tuple(_read())
 
 
-def known(name: str) -> Known:
-    """The facts of one; its encoder is a new one each time.
+def foundation_model(name: str) -> FoundationModel:
+    """A published encoder by its name, a new copy each time.
 
     Raises:
-        ValueError: naming the nearest.
+        ValueError: for an unknown name, naming the nearest.
     """
-    read = _read()
-    if name not in read:
-        near = difflib.get_close_matches(name, read, 1) or [", ".join(read)]
+    models = _read()
+    if name not in models:
+        near = difflib.get_close_matches(name, models, 1) or [", ".join(models)]
         raise ValueError(f"no encoder {name!r} is known; did you mean {near[0]}?")
-    told = read[name]
-    return Known(**told | {"encoder": _encoder(told["encoder"])})
+    fields = models[name]
+    return FoundationModel(**fields | {"encoder": _encoder(fields["encoder"])})
 
 
-def table() -> str:
-    """All of them in Markdown: what to fetch, what it wants, what it gives."""
+def markdown_table() -> str:
+    """Table of all models in Markdown: weights, tiles, colours and output."""
     header = "| name | encoder | weights | tiles | mean; std | output | note |"
     lines = [header, "|---" * 7 + "|"]
-    for name in names():
-        it = known(name)
-        net = it.encoder
-        where = f"[`{it.hub}`](https://huggingface.co/{it.hub}): `{it.file}`"
+    for name in model_names():
+        model = foundation_model(name)
+        net = model.encoder
+        where = f"[`{model.hub}`](https://huggingface.co/{model.hub}): `{model.file}`"
         colours = (", ".join(f"{v:.3g}" for v in rgb) for rgb in (net.mean, net.std))
         cells = (
             f"`{name}`",
-            it.title,
-            where + (", gated" if it.gated else ""),
-            f"{it.tile_px} px" + (f" at {it.mpp:g} um/px" if it.mpp else ""),
+            model.title,
+            where + (", gated" if model.gated else ""),
+            f"{model.tile_px} px" + (f" at {model.mpp:g} um/px" if model.mpp else ""),
             "; ".join(colours),
             f"{net.output.name.replace('_', ' ')}, {net.make().dim:,}",
-            it.note,
+            model.note,
         )
         lines.append("| " + " | ".join(cells) + " |")
-    said = (
+    footnote = (
         "A `.bin` is a pickle, which is never loaded here; make it a safetensors file "
         f"where PyTorch is installed, of a source that you trust: `{RECIPE}`"
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", footnote])
 
 
 @functools.cache
@@ -93,7 +94,7 @@ def _read():
         return tomllib.load(file)
 
 
-def _encoder(told) -> ViTEncoder:
+def _encoder(fields) -> ViTEncoder:
     kinds = {field.name: field.type for field in dataclasses.fields(ViTEncoder)}
 
     def value(name, plain):
@@ -102,4 +103,4 @@ def _encoder(told) -> ViTEncoder:
             return kind[plain]
         return tuple(plain) if isinstance(plain, list) else plain
 
-    return ViTEncoder(**{name: value(name, plain) for name, plain in told.items()})
+    return ViTEncoder(**{name: value(name, plain) for name, plain in fields.items()})

@@ -133,7 +133,7 @@ class HAFED(nn.Module):
         mask: Bool[Array, " n"],
         uniforms: Uniforms | None = None,
     ) -> HafedOutput:
-        """Prediction from the children of every tile; with `uniforms` as in training."""
+        """Prediction from the children of all tiles; with `uniforms` as in training."""
         uniforms = uniforms or Uniforms(None, None)
         children = jnp.where(mask[:, None, None], children, 0)
         x, attention = self.aggregate(children, uniforms.children)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num, PyTree
 
 
 class NormKind(enum.Enum):
-    """Which normalisation a trunk uses.
+    """Kind of normalisation in a trunk.
 
     frozen: BatchNorm whose statistics are constants: those of pretrained weights, or of
         a first batch (`calibrate`).
@@ -32,9 +32,9 @@ class Norm(nn.Module):
     which receive no gradient: weight decay must leave them out too.
 
     Attributes:
-        kind: which normalisation.
+        kind: kind of normalisation.
         eps: added to the variance; pretrained weights expect PyTorch's 1e-5.
-        groups: of a group norm; gcd(groups, d) of them.
+        groups: number of groups of a group norm; at most gcd(groups, d).
     """
 
     kind: NormKind
@@ -53,32 +53,32 @@ class Norm(nn.Module):
                 mean = self.param("mean", zeros, (d,), jnp.float32)
                 var = self.param("var", ones, (d,), jnp.float32)
                 mean, var = lax.stop_gradient((mean, var))
-                y = self._whiten(y, _along(y, mean), _along(y, var))
+                y = self._whiten(y, _per_channel(y, mean), _per_channel(y, var))
             case NormKind.layer:
                 y = self._whiten(y, *_moments(y, -1))
             case NormKind.group:
                 y = y.reshape(*y.shape[:-1], math.gcd(self.groups, d), -1)
                 y = self._whiten(y, *_moments(y, (1, 2, 4))).reshape(x.shape)
-        return (_along(y, scale) * y + _along(y, bias)).astype(x.dtype)
+        return (_per_channel(y, scale) * y + _per_channel(y, bias)).astype(x.dtype)
 
     def _whiten(self, y, mean, var):
         return (y - mean) * lax.rsqrt(var + self.eps)
 
 
 def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTree:
-    """Gives each frozen norm of new parameters the statistics of what reaches it.
+    """Sets the statistics of frozen norms to those of their input on a batch.
 
     The data-dependent initialisation of Salimans & Kingma (2016, sec. 3): every norm
     whitens the batch as the norms before it, already calibrated, hand it on. A trunk
-    then trains from scratch without any statistic of its input, which layer and group
-    norms take and which hides how an image is coloured.
+    then trains from scratch without statistics of single images, as layer and group
+    norms use them, which hide an image's colours.
 
     Args:
         net: a trunk.
-        params: of it; frozen norms have mean 0 and variance 1.
-        x: a batch that is like what is to come.
+        params: new parameters, whose frozen norms have mean 0 and variance 1.
+        x: a typical batch.
     """
-    found = {}
+    statistics = {}
 
     def whiten(norm, args, kwargs, context):
         if not isinstance(context.module, Norm) or context.method_name != "__call__":
@@ -87,13 +87,13 @@ def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTre
         mean, var = _moments(
             y.astype(jnp.promote_types(y.dtype, jnp.float32)), (0, 1, 2)
         )
-        found[context.module.path] = mean.reshape(-1), var.reshape(-1)
+        statistics[context.module.path] = mean.reshape(-1), var.reshape(-1)
         return norm(((y - mean) * lax.rsqrt(var + context.module.eps)).astype(y.dtype))
 
     with nn.intercept_methods(whiten):
         net.apply(params, x)
     flat = traverse_util.flatten_dict(params["params"])
-    for path, (mean, var) in found.items():
+    for path, (mean, var) in statistics.items():
         flat |= {(*path, "mean"): mean, (*path, "var"): var}
     return params | {"params": traverse_util.unflatten_dict(flat)}
 
@@ -102,6 +102,6 @@ def _moments(y, axes):
     return y.mean(axes, keepdims=True), y.var(axes, keepdims=True)
 
 
-def _along(y, a):
-    """Per-channel `a` in y's dtype and rank."""
+def _per_channel(y, a):
+    """`a` [d] broadcast against y [... d], in its dtype."""
     return jnp.expand_dims(a, range(y.ndim - a.ndim)).astype(y.dtype)

@@ -1,4 +1,4 @@
-"""The first line of every trunk: grey levels to what pretrained weights expect."""
+"""Standardisation of pixels, the first line of every trunk."""
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -10,13 +10,13 @@ RGB = tuple[float, float, float]
 def standardise(
     x: Num[Array, "b h w 3"], mean: RGB, std: RGB, dtype: DTypeLike
 ) -> Float[Array, "b h w 3"]:
-    """Shifts and scales colours; computed in float32 at least.
+    """Subtracts the mean colour and divides by its deviation, in float32 at least.
 
     Args:
-        x: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
-        mean: of red, green, blue in the pretraining images, where white is 1.
+        x: pixels, 0 to 255 in any dtype: floats are not scaled to 1.
+        mean: mean of red, green, blue in the pretraining images, where white is 1.
         std: their standard deviation.
-        dtype: of the result.
+        dtype: dtype of the result.
     """
     wide = jnp.promote_types(dtype, jnp.float32)
     mean, std = (255 * jnp.array(v, wide)[None, None, None] for v in (mean, std))

@@ -35,7 +35,7 @@ def hafed_loss(
 def partial_zoom_loss(
     nets: ZoomNets, params: PyTree, batch: Bag, key: Key[Array, ""]
 ) -> Float[Array, " b"]:
-    """HAFED's cross-entropy on slides with a random share of tiles at high resolution."""
+    """HAFED's cross-entropy with a random share of the tiles at high resolution."""
     keys = jax.random.split(jax.random.fold_in(key, 1))
     share = jax.random.uniform(keys[0], (len(batch.target), 1))
     at_high = jax.random.uniform(keys[1], batch.mask.shape) < share

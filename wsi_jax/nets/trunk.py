@@ -1,4 +1,4 @@
-"""What every encoder has: weights, where they come from, and what made them."""
+"""Base class of encoders: weights, where they come from, and what they expect."""
 
 import abc
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num, PyTree
 
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.weights_metadata import Origin, read_origin
+from wsi_jax.nets.weights_metadata import WeightsMetadata, read_weights_metadata
 from wsi_jax.ops.pooling import mean_and_deviation
 from wsi_jax.types import Bag, Dtype
 
@@ -23,9 +23,9 @@ class TileEncoder(NamedTuple):
     """An encoder as pure functions, not yet compiled.
 
     Attributes:
-        init: key -> params: the weights of the file, or random ones drawn with the key.
-        apply: (params, grey levels [b h w 3]) -> features [b d], at least float32.
-        dim: d.
+        init: key -> params: the weights of a file, or random ones.
+        apply: (params, pixels [b h w 3], 0 to 255) -> features [b d], at least float32.
+        dim: d, number of features.
     """
 
     init: Callable
@@ -35,13 +35,15 @@ class TileEncoder(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Trunk(abc.ABC):
-    """What every trunk with weights has.
+    """Options of an encoder, from which its net is made.
 
     Attributes:
-        dtype: of the convolutions.
-        weights: a `.safetensors` file with torchvision's or timm's names; or "".
-        seed: of random weights, for a trunk that is not trained.
-        mean: of red, green, blue in the pretraining images, ImageNet's; white is 1.
+        dtype: dtype of convolutions and matmuls.
+        weights: a `.safetensors` file with torchvision's or timm's names; "" for random
+            weights.
+        seed: seed of random weights, for a trunk that is not trained.
+        mean: mean of red, green, blue in the pretraining images, where white is 1;
+            ImageNet's.
         std: their standard deviation.
     """
 
@@ -51,29 +53,30 @@ class Trunk(abc.ABC):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
-    # What weights are of no use without. A trunk may stop before theirs; shapes tell.
-    binding: ClassVar[tuple[str, ...]]
-    # What their shapes follow from.
-    shaping: ClassVar[tuple[str, ...]]
+    # Fields that must equal those the weights were trained with. Fields that shapes
+    # depend on need no check, and a trunk may have fewer stages than its weights.
+    weight_fields: ClassVar[tuple[str, ...]]
+    # Fields that the shapes of parameters depend on.
+    shape_fields: ClassVar[tuple[str, ...]]
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """What it is called."""
+        """Short name of the architecture."""
 
     @abc.abstractmethod
     def trunk(self) -> nn.Module:
-        """The trunk alone, for maps of features [b y x d]."""
+        """The net without pooling: pixels to maps of features [b y x d]."""
 
     @abc.abstractmethod
-    def beyond(self) -> tuple[str, ...]:
-        """First parts of names in files of weights that the trunk does without."""
+    def ignored_prefixes(self) -> tuple[str, ...]:
+        """Prefixes of names in files of weights that the trunk does not have."""
 
     def make(self) -> TileEncoder:
-        """The pure functions of the trunk and global average pooling.
+        """The encoder as pure functions: trunk and global average pooling.
 
         Raises:
-            ValueError: the trunk cannot be made.
+            ValueError: the options describe no net.
         """
         net = self.trunk()
 
@@ -84,7 +87,7 @@ class Trunk(abc.ABC):
         return TileEncoder(self.init(net), apply, net.dim)
 
     def pooled(self, deviation: bool) -> TileEncoder:
-        """As `make`; or, of the trunk's map, means and behind them deviations."""
+        """As `make`; with `deviation`, means and deviations over the trunk's map."""
         made, net = self.make(), self.trunk()
         if not deviation:
             return made
@@ -92,38 +95,40 @@ class Trunk(abc.ABC):
         return TileEncoder(made.init, apply, 2 * net.dim)
 
     def init(self, net: nn.Module) -> Callable:
-        """key -> params of the trunk: those of the file, or random ones."""
+        """A function key -> params of the trunk: those of the file, or random ones."""
 
         def init(key):
             side = 64 // self.multiple_px * self.multiple_px or self.multiple_px
             one = jnp.zeros((1, side, side, 3), jnp.uint8)
             if not self.weights:
                 return net.init(key, one)
-            self._origin()
+            self._metadata()
             like = jax.eval_shape(net.init, key, one)["params"]
             try:
-                found = pretrained.load(self.weights, like, self.beyond(), self.rename)
+                params = pretrained.load(
+                    self.weights, like, self.ignored_prefixes(), self.rename
+                )
             except pretrained.WeightsError as error:
-                here = self.describe()
-                told = ", ".join(f"{name}={here[name]}" for name in self.shaping)
+                own = self.describe()
+                fields = ", ".join(f"{name}={own[name]}" for name in self.shape_fields)
                 raise pretrained.WeightsError(
-                    f"{error}; the encoder has {told}"
+                    f"{error}; the encoder has {fields}"
                 ) from error
-            return {"params": found}
+            return {"params": params}
 
         return init
 
     def rename(self, name: str) -> tuple[str, int]:
-        """Our name for a tensor of a file, and which part of ours it is."""
+        """Our name for a tensor in a file, and its position where ours packs some."""
         return name, 0
 
     @property
     def multiple_px(self) -> int:
-        """What the sides of tiles are multiples of."""
+        """Number of pixels that the sides of tiles must be multiples of."""
         return 1
 
     def check_tile(self, flag: str, size_px: int) -> None:
-        """Refuses tiles that the trunk cannot see; `flag` is their side's.
+        """Refuses a size of tiles that the trunk cannot take; `flag` is its flag.
 
         Raises:
             ValueError: naming the flag.
@@ -137,7 +142,7 @@ class Trunk(abc.ABC):
             )
 
     def check(self, name: str) -> None:
-        """Refuses weights that are not there; `name` is the trunk's in the config.
+        """Refuses missing files of weights; `name` is the trunk's name in the config.
 
         Raises:
             ValueError: naming the flag.
@@ -145,55 +150,55 @@ class Trunk(abc.ABC):
         if self.weights and not os.path.isfile(self.weights):
             raise ValueError(f"--config.{name}.weights={self.weights}: no such file")
 
-    def begin(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
-        """The parameters of a trunk that is to be trained on such batches."""
+    def init_on_batch(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
+        """Initial parameters of a trunk that is trained on batches like this one."""
         del batch
         return self.make().init(key)
 
     def params(self) -> PyTree:
-        """The parameters of a frozen encoder: those of the file, or of the seed."""
+        """Parameters of a frozen encoder: those of the file, or drawn by the seed."""
         return self.make().init(jax.random.key(self.seed))
 
     def provenance(self) -> str:
-        """Where the parameters come from: "sha256:..." of a file, or "random:seed"."""
+        """Source of the parameters: "sha256:..." of a file, or "random:seed"."""
         if not self.weights:
             return f"random:{self.seed}"
         with open(self.weights, "rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
-    def seen(self) -> tuple[str, ...]:
-        """Clusters, slides and patients that the weights say they have learnt from.
+    def training_ids(self) -> tuple[str, ...]:
+        """Clusters, slides and patients that the weights were trained on.
 
         Raises:
             WeightsError: the weights were made for another encoder than this.
         """
-        origin = self._origin()
-        return origin.seen if origin else ()
+        metadata = self._metadata()
+        return metadata.training_ids if metadata else ()
 
     def trained_mpp(self) -> float | None:
-        """um/px of the tiles that the weights have learnt from; None where unknown."""
-        origin = self._origin()
-        config = origin.made.get("config", {}) if origin else {}
+        """um/px of the tiles that the weights were trained on; None if unknown."""
+        metadata = self._metadata()
+        config = metadata.made.get("config", {}) if metadata else {}
         return config.get("mpp")
 
     def describe(self) -> dict[str, str]:
-        """All that decides the features, to be stored beside them."""
+        """All options that decide the features, to be stored beside them."""
         plain = dataclasses.asdict(self) | {"weights": self.provenance()}
         named = lambda v: v.name if isinstance(v, enum.Enum) else str(v)
         return {name: named(value) for name, value in plain.items() if name != "seed"}
 
-    def _origin(self) -> Origin | None:
-        """Of the weights; None of random ones and of those made elsewhere."""
-        origin = read_origin(self.weights) if self.weights else None
-        if origin is None:
+    def _metadata(self) -> WeightsMetadata | None:
+        """Metadata of the weights; None for random weights and other software's."""
+        metadata = read_weights_metadata(self.weights) if self.weights else None
+        if metadata is None:
             return None
         # Layer and group norms have the same parameters: no shape would disagree.
-        here = self.describe()
-        wrong = [n for n in self.binding if origin.encoder.get(n) != here[n]]
+        own, theirs = self.describe(), metadata.encoder
+        wrong = [name for name in self.weight_fields if theirs.get(name) != own[name]]
         if wrong:
-            have = ", ".join(f"{name}={here[name]}" for name in wrong)
-            want = ", ".join(f"{name}={origin.encoder.get(name)}" for name in wrong)
+            have = ", ".join(f"{name}={own[name]}" for name in wrong)
+            want = ", ".join(f"{name}={theirs.get(name)}" for name in wrong)
             raise pretrained.WeightsError(
                 f"{self.weights} was made for an encoder of {want}; this one has {have}"
             )
-        return origin
+        return metadata

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Num
 
 from wsi_jax.nets.pixels import RGB, standardise
 from wsi_jax.nets.transformer import INIT, Bias, Block, Blocks, Mlp, norm
-from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 from wsi_jax.ops.position_embedding import angles, resize
 from wsi_jax.ops.stream_tile import StreamError
+from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 
 class Positions(enum.Enum):

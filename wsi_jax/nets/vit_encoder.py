@@ -1,4 +1,4 @@
-"""Vision transformers as encoders of tiles."""
+"""Vision-transformer encoders of tiles."""
 
 import dataclasses
 import enum
@@ -14,11 +14,11 @@ from wsi_jax.nets.vit_names import rename
 
 
 class Output(enum.Enum):
-    """What becomes of a tile's tokens.
+    """Features that are made of a tile's tokens.
 
     class_token: the class token.
-    class_and_mean: behind it the mean of the patches' tokens.
-    mean: that alone.
+    class_and_mean: the class token, followed by the mean of the patch tokens.
+    mean: the mean of the patch tokens.
     """
 
     class_token = "class_token"
@@ -30,24 +30,24 @@ class Output(enum.Enum):
 class ViTEncoder(Trunk):
     """A vision transformer (Dosovitskiy et al. 2021); by itself a ViT-S/16.
 
-    `nets.known` has those whose weights are to be had. Methods that take maps of
-    features get the patches' tokens; a method that streams refuses it.
+    `nets.foundation_models` lists published ones. Methods that take maps of features
+    get the patch tokens; a method that streams refuses a ViT.
 
     Attributes:
-        width: of a token.
-        depth: blocks.
-        heads: of each attention.
-        hidden: numbers that a block's first linear layer makes, gates included.
-        patch: side of a patch, px; tiles are multiples of it.
-        registers: tokens for the blocks alone, read by no output (Darcet et al. 2024).
-        mlp: between attentions.
-        positions: how a token tells where it is.
-        bias: of queries, keys and values.
-        layer_scale: of each branch at first; 0 for none.
+        width: width of a token.
+        depth: number of blocks.
+        heads: number of attention heads.
+        hidden: hidden width of the feedforward layers, gates included.
+        patch: side of a patch, in pixels; tiles are multiples of it.
+        registers: number of register tokens, read by no output (Darcet et al. 2024).
+        mlp: kind of feedforward layers.
+        positions: kind of position embedding.
+        bias: which of queries, keys and values have a bias.
+        layer_scale: initial scale of each residual branch; 0 for none.
         native_px: side of the tiles that learned positions are for; interpolated on
             others.
         eps: added to the variance in norms.
-        output: what becomes of the tokens.
+        output: features that are made of the tokens.
     """
 
     width: int = 384
@@ -64,16 +64,16 @@ class ViTEncoder(Trunk):
     eps: float = 1e-6
     output: Output = Output.class_token
 
-    binding: ClassVar[tuple[str, ...]] = (
+    weight_fields: ClassVar[tuple[str, ...]] = (
         "heads", "mlp", "positions", "bias", "eps", "mean", "std",
     )  # fmt: skip
-    shaping: ClassVar[tuple[str, ...]] = (
+    shape_fields: ClassVar[tuple[str, ...]] = (
         "width", "depth", "hidden", "patch", "registers", "mlp", "positions", "bias",
         "layer_scale", "native_px",
     )  # fmt: skip
 
     def validate(self) -> None:
-        """Raises ValueError for a transformer that cannot be."""
+        """Raises ValueError for options that describe no transformer."""
         least = min(self.width, self.depth, self.heads, self.hidden, self.patch)
         if least < 1 or self.registers < 0 or self.layer_scale < 0:
             raise ValueError(
@@ -103,18 +103,18 @@ class ViTEncoder(Trunk):
         return "vit"
 
     def trunk(self) -> ViT:
-        """The trunk alone, for the map of the patches [b y x d].
+        """The net: pixels to maps of patch tokens [b y x d].
 
         Raises:
-            ValueError: there is no such transformer.
+            ValueError: the options describe no transformer.
         """
         self.validate()
-        names = (*self.shaping, "heads", "eps", "mean", "std")
+        names = (*self.shape_fields, "heads", "eps", "mean", "std")
         options = {name: getattr(self, name) for name in names}
         return ViT(**options, dtype=self.dtype.value)
 
     def make(self) -> TileEncoder:
-        """The pure functions of the trunk and what becomes of its tokens."""
+        """The encoder as pure functions: pixels to the features of `output`."""
         net = self.trunk()
 
         def apply(params: PyTree, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
@@ -132,17 +132,17 @@ class ViTEncoder(Trunk):
         twice = self.output is Output.class_and_mean
         return TileEncoder(self.init(net), apply, net.dim * (2 if twice else 1))
 
-    def beyond(self) -> tuple[str, ...]:
-        """Classifiers, and what only pre-training needs."""
+    def ignored_prefixes(self) -> tuple[str, ...]:
+        """Prefixes of classifiers, and of parameters that only pre-training uses."""
         return (
             "fc.", "head.", "pooler.", "mask_token", "local_cls_norm.", "rope_embed.",
         )  # fmt: skip
 
     def rename(self, name: str) -> tuple[str, int]:
-        """timm's name for a tensor that DINOv2, DINOv3 or transformers saved."""
+        """timm's name and position for a tensor of DINOv2, DINOv3 or transformers."""
         return rename(name)
 
     @property
     def multiple_px(self) -> int:
-        """A patch."""
+        """Side of a patch, in pixels."""
         return self.patch

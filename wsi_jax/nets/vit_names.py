@@ -1,7 +1,7 @@
-"""What files other than timm's call the parameters of a vision transformer."""
+"""Names of a vision transformer's parameters in files other than timm's."""
 
-# Part of a name, what timm has in its place, and which part of timm's tensor it is,
-# where that holds several. In this order.
+# (part of a name, timm's part of the name, position in timm's tensor where that packs
+# several); applied in this order.
 _THEIRS = (
     # DINOv2's and DINOv3's own.
     ("register_tokens", "reg_token", 0),
@@ -37,7 +37,7 @@ _THEIRS = (
 
 
 def rename(name: str) -> tuple[str, int]:
-    """timm's name, and which part of that tensor; as `pretrained.load` asks for it."""
+    """timm's name and the position in its tensor, for `pretrained.load`."""
     which = 0
     for theirs, ours, part in _THEIRS:
         if theirs in name:

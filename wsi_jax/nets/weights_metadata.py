@@ -1,4 +1,4 @@
-"""What a file of weights says of itself: whose they are, and what they learnt from."""
+"""Metadata in a file of weights: its encoder, its classes, and its training data."""
 
 import json
 import os
@@ -9,37 +9,40 @@ from wsi_jax.nets import pretrained
 KEY = "wsi_jax"
 
 
-class Origin(NamedTuple):
-    """Kept in the header of every file of weights that was made here.
+class WeightsMetadata(NamedTuple):
+    """Metadata in the header of every file of weights that `wsi_jax` has written.
 
     Attributes:
-        encoder: of the weights, as `Encoder.describe` has it.
-        classes: that it was taught, in the order of the classifier.
-        seen: clusters of tiles, slides and patients that it has learnt from or was
-            chosen on, that no test slide may come from.
+        encoder: description of the encoder, by `Trunk.describe`.
+        classes: classes that it was trained on, in the order of the classifier.
+        training_ids: clusters of tiles, slides and patients that it was trained or
+            selected on; no test slide may be among them.
         made: config, commit, date, machine and versions.
     """
 
     encoder: dict[str, str]
     classes: tuple[str, ...]
-    seen: tuple[str, ...]
+    training_ids: tuple[str, ...]
     made: dict[str, Any]
 
 
-def to_metadata(origin: Origin) -> dict[str, str]:
-    """An origin as `pretrained.save` takes it."""
-    return {KEY: json.dumps(origin._asdict())}
+def to_header(metadata: WeightsMetadata) -> dict[str, str]:
+    """Header entries for `pretrained.save`."""
+    plain = metadata._asdict()
+    plain["seen"] = plain.pop("training_ids")
+    return {KEY: json.dumps(plain)}
 
 
-def read_origin(path: str | os.PathLike) -> Origin | None:
-    """The origin of a file of weights; None of one that was made elsewhere.
+def read_weights_metadata(path: str | os.PathLike) -> WeightsMetadata | None:
+    """Metadata of a file of weights; None for files of other software.
 
     Raises:
         WeightsError: the file is no safetensors file.
     """
-    metadata = pretrained.read_metadata(path)
-    if KEY not in metadata:
+    header = pretrained.read_metadata(path)
+    if KEY not in header:
         return None
-    plain = json.loads(metadata[KEY])
-    sequences = {name: tuple(plain[name]) for name in ("classes", "seen")}
-    return Origin(**plain | sequences)
+    plain = json.loads(header[KEY])
+    plain["training_ids"] = tuple(plain.pop("seen"))
+    plain["classes"] = tuple(plain["classes"])
+    return WeightsMetadata(**plain)

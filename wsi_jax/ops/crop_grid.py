@@ -131,7 +131,7 @@ def gather(
     return jax.vmap(one)(which, yx)
 
 
-def by_chunks(
+def map_in_chunks(
     encode: Callable, crops: Num[Array, "b n s s 3"], chunk: int | None
 ) -> Float[Array, "b n d"]:
     """Encodes crops at the memory of one chunk; the way back encodes them again.

@@ -180,7 +180,7 @@ def _update_rows(changed, rows, logits, terms, updater, act, chunk):
     `terms` are those of the zooms [b e h] and of the rows [b n h].
     """
     ordinal = jnp.cumsum(changed.reshape(-1), dtype=jnp.int32)
-    b, episodes, n = changed.shape
+    _, episodes, n = changed.shape
     zoom_terms, row_terms = (a.reshape(-1, a.shape[-1]) for a in terms)
 
     def update_chunk(carry):

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
-from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.attention_weights import masked_softmax
 
 
 class Estimator(enum.Enum):

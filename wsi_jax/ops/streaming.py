@@ -26,7 +26,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
-from wsi_jax.ops.trunk_ops import Ops
 from wsi_jax.ops.stream_tile import (
     Field,
     Piece,
@@ -36,6 +35,7 @@ from wsi_jax.ops.stream_tile import (
     field,
     length,
 )
+from wsi_jax.ops.trunk_ops import Ops
 
 # (params, map, ops) -> map
 Net = Callable[[PyTree, Any, Ops], Any]

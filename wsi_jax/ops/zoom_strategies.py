@@ -135,9 +135,9 @@ def rollout(
             slides, updater, act, choose, rules, steps=steps, episodes=1, chunk=chunk
         )
         result = _last_state(slides, episode, steps)
-        logits = state_logits(
-            classify, slides, episode, steps=steps + 1, chunk=states
-        )[:, 0]
+        logits = state_logits(classify, slides, episode, steps=steps + 1, chunk=states)[
+            :, 0
+        ]
     else:
         result, logits = _play_in_env(
             slides, updater, act, classify, rules, scores, steps
@@ -185,7 +185,7 @@ def _play_in_env(slides, updater, act, classify, rules, scores, steps):
 
 
 def highest_first(scores: Float[Array, "*b n"]) -> Callable:
-    """A choice for `ops.episode.play`: the tile with the highest score of those left."""
+    """A choice for `ops.episode.play`: the highest score among the tiles left."""
 
     def choose(step, log_p):
         del step
@@ -195,9 +195,7 @@ def highest_first(scores: Float[Array, "*b n"]) -> Callable:
     return choose
 
 
-def evenly_spaced(
-    mask: Bool[Array, " n"], steps: Int[Array, ""]
-) -> Float[Array, " n"]:
+def evenly_spaced(mask: Bool[Array, " n"], steps: Int[Array, ""]) -> Float[Array, " n"]:
     """Scores of 1 for `steps` tiles spaced evenly among the masked, 0 for the rest.
 
     Tiles come row by row: among all of a slide they lie as on a slanted grid.

@@ -6,9 +6,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from wsi_jax.ops.attention_weights import masked_softmax
 from wsi_jax.ops.episode import Episode, Slides
-from wsi_jax.ops.episode_states import along, pool, select, versions
-from wsi_jax.ops.pooling import masked_softmax
+from wsi_jax.ops.episode_states import (
+    map_states,
+    pool_versions,
+    row_versions,
+    select_version,
+)
 from wsi_jax.ops.sampling import entropy, log_attention
 
 
@@ -17,13 +22,13 @@ class Agent(NamedTuple):
 
     Attributes:
         act: (params, rows [*m d]) -> logits [*m].
-        rows: (params, rows [*m d]) -> (scores [*m 1], what is pooled [*m p]).
+        project_rows: (params, rows [*m d]) -> (scores [*m 1], what is pooled [*m p]).
         value: (params, pooled [*m p], clock [*m 2]) -> [*m]; the clock tells the shares
             of the steps taken and of the tiles visited.
     """
 
     act: Callable
-    rows: Callable
+    project_rows: Callable
     value: Callable
 
     @classmethod
@@ -33,7 +38,7 @@ class Agent(NamedTuple):
             lambda params, *x: critic.apply(params["critic"], *x, method=name)
         )
         act = lambda params, x: actor.apply(params["actor"], x)
-        return cls(act, part("rows"), part("value"))
+        return cls(act, part("project_rows"), part("value"))
 
 
 class PolicyEval(NamedTuple):
@@ -74,14 +79,14 @@ def evaluate_policy(
         logits, scores, pooled = of
         allowed = slide.mask
         if masked:
-            allowed &= episode.zoomed_at >= step
-        log_p = log_attention(select(kind, logits), allowed)
-        weights = masked_softmax(select(kind, scores)[:, 0], slide.mask)
+            allowed &= episode.zoom_step >= step
+        log_p = log_attention(select_version(kind, logits), allowed)
+        weights = masked_softmax(select_version(kind, scores)[:, 0], slide.mask)
         share = lambda whole: step / jnp.maximum(whole, 1).astype(weights.dtype)
         clock = jnp.stack([share(slide.horizon), share(slide.mask.sum())])
-        value = agent.value(params, pool(weights, kind, pooled), clock)
+        value = agent.value(params, pool_versions(weights, kind, pooled), clock)
         return PolicyEval(log_p[episode.actions[step]], entropy(log_p), value)
 
-    of_rows = lambda rows: (agent.act(params, rows), *agent.rows(params, rows))
-    of, steps = versions(of_rows, slides, episode), episode.actions.shape[-1]
-    return along(one, slides, episode, of, steps=steps, chunk=chunk)
+    of_rows = lambda rows: (agent.act(params, rows), *agent.project_rows(params, rows))
+    of, steps = row_versions(of_rows, slides, episode), episode.actions.shape[-1]
+    return map_states(one, slides, episode, of, steps=steps, chunk=chunk)

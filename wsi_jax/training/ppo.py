@@ -14,9 +14,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from wsi_jax.ops.episode import Episode, Slides
-from wsi_jax.ops.episode_states import verdicts
 from wsi_jax.ops.advantages import Reward, advantages, normalise, rewards, surrogate
+from wsi_jax.ops.episode import Episode, Slides
+from wsi_jax.ops.episode_states import state_logits
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.supervised import weighted_mean
 
@@ -117,7 +117,9 @@ def experience(
     steps = episode.actions.shape[-1]
     live = jnp.arange(steps)[None] < slides.horizon[:, None]
     live = jnp.broadcast_to(live[:, None], episode.actions.shape)
-    logits = verdicts(classify, slides, episode, steps=steps + 1, chunk=config.chunk)
+    logits = state_logits(
+        classify, slides, episode, steps=steps + 1, chunk=config.chunk
+    )
     surprise = optax.softmax_cross_entropy_with_integer_labels
     losses = surprise(logits, jnp.broadcast_to(label[:, None, None], logits.shape[:-1]))
     then = evaluate_policy(

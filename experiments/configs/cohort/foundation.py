@@ -10,13 +10,13 @@ file is to be had. On an accelerator add `--config.encoder.dtype=bfloat16`.
 """
 
 from experiments.configs.cohort import abmil
-from wsi_jax.nets.foundation_models import known
+from wsi_jax.nets.foundation_models import foundation_model
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
 
 
 def get_config(name: str = "lunit_s16") -> Experiment:
-    chosen = known(name)
+    chosen = foundation_model(name)
     config = abmil.get_config()
     config.run_dir = f"runs/{name}"
     config.encoder = chosen.encoder
