@@ -13,6 +13,8 @@ import sasha
 from wsi_jax.ops.episode import RowUpdater, Slides, greedy, play
 from wsi_jax.ops.episode_states import (
     RowVersions,
+    map_states,
+    select_version,
     state_logits,
 )
 from wsi_jax.ops.zoom_env import Rules
