@@ -29,7 +29,7 @@ from benchmarks import record
 from benchmarks.comparisons import attention_pooling_runs, crops, picture
 from benchmarks.run_folder import Cohort, Run
 from benchmarks.zoom_runs import zoom_runs
-from wsi_jax.nets.weights_metadata import read_origin
+from wsi_jax.nets.weights_metadata import read_weights_metadata
 
 OVERVIEW = 8
 COSTS = ("slides", "tiles", "bytes_decoded", "wall_s", "peak_host_bytes")
@@ -78,7 +78,7 @@ def phantoms(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
 def phantom_row(run: Run) -> dict:
     """One method on one cohort."""
     weights = run.config["encoder.weights"]
-    origin = read_origin(weights) if weights else None
+    origin = read_weights_metadata(weights) if weights else None
     again = origin and origin.made["config"]["method"]["encoder"]["weights"]
     slides = run.lines("slides.csv")
     sides = [int(slide[name]) for slide in slides for name in ("height", "width")]

@@ -19,7 +19,7 @@ from wsi_jax.nets import foundation_models
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FACTS = {"encoders": foundation_models.table}
+FACTS = {"encoders": foundation_models.markdown_table}
 
 TABLES = tomllib.loads((ROOT / "benchmarks" / "tables.toml").read_text("utf-8"))
 
