@@ -239,8 +239,8 @@ def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):
         ("--config.tissue.sauce=MASK", "did you mean --config.tissue.source?"),
         ("--config.tissue.source=MUSK", "--config.tissue.source=MUSK"),
         ("--config.grid.size_px=big", "--config.grid.size_px=big: not a whole number"),
-        ("--config.grid.mpp=-1", "--config.grid.mpp=-1.0 must be positive"),
-        ("--config.grid.min_tissue=25", "--config.grid.min_tissue=25.0 is a fraction"),
+        ("--config.grid.mpp=-1", "--config.grid.mpp=-1.0: above 0"),
+        ("--config.grid.min_tissue=25", "--config.grid.min_tissue=25.0: from 0 to 1"),
         ("--config.tissue.min_area_um2=-1", "--config.tissue.min_area_um2=-1.0"),
     ],
 )

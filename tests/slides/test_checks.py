@@ -68,9 +68,9 @@ def test_directories_are_read_in_every_layout(tmp_path, big, order):
             tiff.write(one, tile=(64, 48), photometric="rgb", subfiletype=kind)
         tiff.write(image[..., 0].astype(np.uint16), rowsperstrip=9)
     first, second, third = read_directories(path)
-    assert first == (0, (150, 210), (64, 48), (8, 8, 8), 3, 2, (), True)
+    assert first == (0, (150, 210), (64, 48), (8, 8, 8), 3, 2, ())
     assert second[:3] == (1, (75, 105), (64, 48))
-    assert third == (0, (150, 210), (0, 0), (16,), 1, 1, (), True)
+    assert third == (0, (150, 210), (0, 0), (16,), 1, 1, ())
 
 
 def test_a_large_ndpi_has_offsets_of_eight_bytes(tmp_path):

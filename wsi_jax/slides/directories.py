@@ -10,20 +10,13 @@ from typing import BinaryIO, NamedTuple
 
 from wsi_jax.slides import limits
 
-# Tags by their names in TIFF 6.0, and what they are where they are missing.
-_TAGS = {
-    254: ("kind", (0,)),
-    256: ("width", (0,)),
-    257: ("height", (0,)),
-    258: ("bits", (1,)),
-    262: ("photometric", (1,)),
-    277: ("samples", (1,)),
-    322: ("tile_width", (0,)),
-    323: ("tile_height", (0,)),
-    330: ("below", ()),
-    338: ("extra", ()),
-}
-_NDPI = 65420
+# Codes of tags: NewSubfileType, ImageWidth, ImageLength, BitsPerSample,
+# PhotometricInterpretation, SamplesPerPixel, TileWidth, TileLength, ExtraSamples.
+_KIND, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 254, 256, 257, 258, 262, 277
+_TILE_WIDTH, _TILE_HEIGHT, _EXTRA = 322, 323, 338
+_SUB_DIRECTORIES, _NDPI = 330, 65420
+_MISSING = {_BITS: (1,), _PHOTOMETRIC: (1,), _SAMPLES: (1,), _EXTRA: ()}
+_TAGS = {_KIND, _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _SUB_DIRECTORIES, *_MISSING}
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
@@ -38,7 +31,6 @@ class Directory(NamedTuple):
         samples: number of samples of a pixel.
         photometric: 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr.
         extra: meaning of each further sample: 1 or 2 opacity, 0 anything.
-        is_main: whether it stands in the file's own chain, not below another image.
     """
 
     kind: int
@@ -48,7 +40,6 @@ class Directory(NamedTuple):
     samples: int
     photometric: int
     extra: tuple[int, ...]
-    is_main: bool
 
 
 class _Layout(NamedTuple):
@@ -79,9 +70,9 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
         layout, first = _start(file)
         if layout is None:
             return []
-        directories, visited, waiting = [], set(), [(first, True)]
+        directories, visited, waiting = [], set(), [first]
         while waiting:
-            at, is_main = waiting.pop()
+            at = waiting.pop()
             while at:
                 if at in visited:
                     raise ValueError("its image directories go in a circle")
@@ -94,8 +85,8 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
                     tags, following = _read(file, layout, at)
                 except struct.error:  # the file ends before
                     break
-                directories.append(_directory(tags, is_main))
-                waiting += [(offset, False) for offset in tags.get("below", ())]
+                directories.append(_directory(tags))
+                waiting += tags.get(_SUB_DIRECTORIES, ())
                 at = following
         return directories
 
@@ -119,7 +110,7 @@ def _start(file):
     ndpi = small._replace(following="Q", ndpi=True)
     try:
         (long,) = ndpi.unpack(file, 4, "Q")
-        if "ndpi" in _read(file, ndpi, long)[0]:
+        if _NDPI in _read(file, ndpi, long)[0]:
             return ndpi, long
     except (struct.error, ValueError):
         pass
@@ -127,7 +118,7 @@ def _start(file):
 
 
 def _read(file, layout, at):
-    """{name: values} of the tags of a directory that matter here, and what follows."""
+    """{code: values} of the tags in `_TAGS`, and the offset of the next directory."""
     (n,) = layout.unpack(file, at, layout.count)
     if n > limits.TAGS:
         raise ValueError(f"more than {limits.TAGS} tags in an image directory")
@@ -143,7 +134,7 @@ def _read(file, layout, at):
     for i in range(n):
         code, kind, count, offset = fields[4 * i : 4 * i + 4]
         if code == _NDPI:
-            tags["ndpi"] = (1,)
+            tags[code] = (1,)
         if code not in _TAGS or kind not in _TYPES or count > limits.DIRECTORIES:
             continue
         values = f"{count}{_TYPES[kind]}"
@@ -151,19 +142,18 @@ def _read(file, layout, at):
             offset = begin + (i + 1) * entry - struct.calcsize("=" + layout.offset)
         else:
             offset |= upper[i] << 32
-        tags[_TAGS[code][0]] = layout.unpack(file, offset, values)
+        tags[code] = layout.unpack(file, offset, values)
     return tags, following
 
 
-def _directory(tags, is_main):
-    values = {name: tags.get(name) or missing for name, missing in _TAGS.values()}
+def _directory(tags):
+    values = lambda code: tags.get(code) or _MISSING.get(code, (0,))
     return Directory(
-        kind=values["kind"][0],
-        shape=(values["height"][0], values["width"][0]),
-        tile=(values["tile_height"][0], values["tile_width"][0]),
-        bits=values["bits"],
-        samples=values["samples"][0],
-        photometric=values["photometric"][0],
-        extra=values["extra"],
-        is_main=is_main,
+        kind=values(_KIND)[0],
+        shape=(values(_HEIGHT)[0], values(_WIDTH)[0]),
+        tile=(values(_TILE_HEIGHT)[0], values(_TILE_WIDTH)[0]),
+        bits=values(_BITS),
+        samples=values(_SAMPLES)[0],
+        photometric=values(_PHOTOMETRIC)[0],
+        extra=values(_EXTRA),
     )

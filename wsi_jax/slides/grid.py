@@ -1,9 +1,14 @@
 """The fixed grid of tiles on the tissue of a slide."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from wsi_jax import config_io
 
 # A tile may overstep the slide by this much of a pixel: rounding, not pixels.
 _HAIR_PX = 1e-6
@@ -25,20 +30,16 @@ class Grid:
     overlap_px: int = 0
     min_tissue: float = 0.25
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **{"mpp": (config_io.POSITIVE, math.inf), "size_px": config_io.COUNT},
+        "min_tissue": (0, 1),
+    }
+
     def validate(self) -> None:
-        """Raises ValueError naming the flag that is wrong."""
-        if self.mpp <= 0:
-            raise ValueError(f"--config.grid.mpp={self.mpp} must be positive")
-        if self.size_px < 1:
-            raise ValueError(f"--config.grid.size_px={self.size_px} must be positive")
-        if not 0 <= self.overlap_px < self.size_px:
-            raise ValueError(
-                f"--config.grid.overlap_px={self.overlap_px} must be at least 0 and "
-                f"less than --config.grid.size_px={self.size_px}"
-            )
-        if not 0 <= self.min_tissue <= 1:
-            raise ValueError(
-                f"--config.grid.min_tissue={self.min_tissue} is a fraction, 0 to 1"
+        """Raises FieldError where tiles would not move on."""
+        if self.overlap_px >= self.size_px:
+            raise config_io.FieldError(
+                "overlap_px", f"less than size_px={self.size_px}"
             )
 
 
@@ -67,7 +68,7 @@ def tile_grid(
     Returns:
         int32, row by row.
     """
-    grid.validate()
+    config_io.validate(grid, "config.grid")
     stride = grid.size_px - grid.overlap_px
     # An overhanging tile has at least one pixel whose centre is on the slide.
     inside = 0.5 if overhang else grid.size_px - _HAIR_PX

@@ -2,11 +2,16 @@
 
 import dataclasses
 import enum
+import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 from skimage import filters
+
+from wsi_jax import config_io
 
 
 class Background(enum.Enum):
@@ -51,19 +56,16 @@ class Tissue:
     saturation: tuple[float, float] = (0.05, 0.15)
     intensity: tuple[float, float] = (0.04, 0.16)
 
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "mpp": (config_io.POSITIVE, math.inf)
+    }
+
     def validate(self) -> None:
-        """Raises ValueError naming the flag that is wrong."""
-        if self.mpp <= 0:
-            raise ValueError(f"--config.tissue.mpp={self.mpp} must be positive")
-        for name in ("smooth_um", "min_area_um2", "max_hole_um2"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"--config.tissue.{name}={value} is negative")
+        """Raises FieldError where the bounds of a threshold are none."""
         for name in ("saturation", "intensity"):
             low, high = getattr(self, name)
             if not 0 <= low <= high <= 1:
-                raise ValueError(
-                    f"--config.tissue.{name}=({low}, {high}) must rise within 0 to 1"
-                )
+                raise config_io.FieldError(name, "two numbers that rise within 0 to 1")
 
 
 def tissue_mask(
