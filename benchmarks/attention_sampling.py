@@ -5,7 +5,7 @@
 
 Both read with the same threads, encode with the same trunk, held if it has weights, and
 read the next batch while one is learnt from. They are timed in batches of as many
-slides, and trained as `attention_needle.py` and `patch_needle.py` say; how many crops
+slides, and trained as the variants `needle` and `every_tile` say; how many crops
 are sampled is fixed. `finest`: patch-all at the finest magnification. `every`:
 patch-all at each of three, their seconds summed; sampling then chooses among the three,
 with the losses of `phantom/attention_sampling.py` and more steps, and is judged beside
@@ -24,13 +24,12 @@ from collections.abc import Sequence
 from benchmarks import record
 from benchmarks.look_costs import cost, speed
 from benchmarks.run_folder import Cohort, Run, over_cohorts
-from experiments import cohort as experiment
 from experiments.bach import Bach
-from experiments.configs.phantom import attention_needle, patch_needle
-from experiments.configs.phantom import attention_sampling as magnifications
-from experiments.configs.pretrain import detail
+from experiments.configs.phantom import attention_sampling as configs
+from experiments.configs.pretrain import tiles
 from wsi_jax.data.bach import MPP
 from wsi_jax.evals.intervals import Interval, delong, delong_difference
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import Experiment, Manifest
 
 MPPS, CROPS, DRAWS = (1.0, 2.0, 4.0), 64, 2
@@ -41,12 +40,12 @@ BATCHES = 6
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
     """`CROPS` crops of each slide; a verdict rests on `DRAWS` draws of as many."""
-    config = attention_needle.get_config()
+    config = configs.needle()
     config.method = dataclasses.replace(
         config.method, mpps=tuple(mpps), crops=CROPS, draws=DRAWS, **trunk(weights)
     )
     if len(mpps) > 1:  # as the config in which one of several is learnt
-        chosen = magnifications.get_config().method
+        chosen = configs.magnifications().method
         names = ("alone", "spread", "tells")
         held = {name: getattr(chosen, name) for name in names}
         config.method = dataclasses.replace(config.method, **held)
@@ -56,14 +55,14 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
 
 def patch_all(weights: str, mpp: float) -> Experiment:
     """Every tile at one magnification, side by side."""
-    config = patch_needle.get_config()
+    config = configs.every_tile()
     config.method = dataclasses.replace(config.method, mpp=mpp, **trunk(weights))
     return abutting(config)
 
 
 def trunk(weights: str) -> dict:
     """Of below a millisecond a tile: held where it knows something, or else trained."""
-    made = dataclasses.replace(detail.get_config().method.encoder, weights=weights)
+    made = dataclasses.replace(tiles.tile_encoder().method.encoder, weights=weights)
     return {"trunk": made} | ({} if weights else {"trunk_rate": 1.0})
 
 

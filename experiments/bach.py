@@ -1,6 +1,6 @@
 """BACH, from its folder: 400 fields of breast tissue in four classes, by folds.
 
-    python -m experiments.bach --config experiments/configs/bach/abmil.py \
+    python -m experiments.bach --config experiments/configs/bach.py:abmil \
         --config.data.root=ICIAR2018_BACH_Challenge \
         --config.encoder.weights=resnet50.safetensors
 
@@ -12,10 +12,10 @@ drawn first.
 import dataclasses
 import os
 
-from experiments.cohort import launch
 from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
 from experiments.phantoms.making import practising
 from experiments.phantoms.presets import practice_limits
+from wsi_jax.cli import launch
 from wsi_jax.data.bach import MPP, read_bach
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits

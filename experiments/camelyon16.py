@@ -1,7 +1,7 @@
 """CAMELYON16, from its folders: 270 training and 129 test slides, tumour or not.
 
     python -m experiments.camelyon16 \
-        --config experiments/configs/camelyon16/clam_sb.py \
+        --config experiments/configs/camelyon16.py:clam_sb \
         --config.data.root=CAMELYON16 --config.encoder.weights=resnet50.safetensors
 
 The official test set tests; the validation slides are drawn from the training slides.
@@ -13,10 +13,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
-from experiments.cohort import launch
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
 from experiments.phantoms.making import practising
 from experiments.phantoms.presets import LAWS, practice_limits
+from wsi_jax.cli import launch
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.importers import Slides, from_streaming_clam
@@ -105,7 +105,7 @@ def check_practice(config: MakeCohort) -> None:
             "experiments.phantoms.make_cohort --config experiments/configs/practice.py "
             f"--config.preset={name} "
             "--config.out=FOLDER` and run `python -m experiments.cohort --config "
-            "experiments/configs/cohort/quick.py "
+            "wsi_jax/configs/quick.py "
             "--config.data.manifest=FOLDER/slides.csv`"
         )
 

@@ -1,6 +1,6 @@
 """TCGA-LUAD against TCGA-LUSC: two folders of lung slides, and which is which.
 
-    python -m experiments.tcga_nsclc --config experiments/configs/tcga_nsclc/sasha.py \
+    python -m experiments.tcga_nsclc --config experiments/configs/tcga_nsclc.py \
         --config.data.luad=TCGA-LUAD --config.data.lusc=TCGA-LUSC \
         --config.encoder.weights=resnet50.safetensors
 
@@ -15,7 +15,7 @@ from collections import defaultdict
 
 from absl import logging
 
-from experiments.cohort import launch
+from wsi_jax.cli import launch
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.split_files import read_sasha_split
 from wsi_jax.data.splits import Split, assign_folds, assign_splits

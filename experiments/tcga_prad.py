@@ -1,6 +1,6 @@
 """TCGA-PRAD, from the GDC's files: prostate slides and the Gleason grade of each man.
 
-    python -m experiments.tcga_prad --config experiments/configs/tcga_prad/abmil.py \
+    python -m experiments.tcga_prad --config experiments/configs/tcga_prad.py:abmil \
         --config.data.root=TCGA-PRAD --config.data.clinical=clinical.tsv \
         --config.encoder.weights=resnet50.safetensors
 
@@ -10,7 +10,7 @@ the report on the whole prostate: a slide need not show it.
 
 import dataclasses
 
-from experiments.cohort import launch
+from wsi_jax.cli import launch
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tcga import Grading, read_tcga_prad

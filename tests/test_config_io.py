@@ -13,8 +13,8 @@ import sys
 import pytest
 
 from experiments.configs import demo
-from experiments.configs.camelyon16 import abmil, clam_mb, sasha
 from wsi_jax import config_io
+from wsi_jax.configs import abmil, clam_mb, sasha
 from wsi_jax.methods import mil
 from wsi_jax.slides.grid import Grid
 
@@ -145,6 +145,7 @@ def test_fields_have_the_names_of_the_command_at_hand():
     ("path", "value", "message"),
     [
         ("train.steps", 0, "--config.train.steps=0: 1 or more"),
+        ("grid", {"mpp": 1.0}, "--config.grid={'mpp': 1.0}: not Grid(...) in the conf"),
         ("train.steps", "many", "--config.train.steps='many': not a whole number"),
         ("train.seed", 2**32, "--config.train.seed=4294967296: from 0 to 4294967295"),
         ("train.optimiser.learning_rate", math.nan, "=nan: not a finite number"),
@@ -181,14 +182,21 @@ def test_stages_of_their_own_length_are_named_by_their_own_flags():
 
 
 def every_config():
-    """Of all files of experiments/configs, by each of their arguments that is known."""
-    for path in sorted(pathlib.Path(demo.__file__).parent.rglob("*.py")):
+    """Of all config files, in each variant that there is."""
+    folders = pathlib.Path(demo.__file__).parent, pathlib.Path(abmil.__file__).parent
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         if path.name != "__init__.py":
-            get_config = runpy.run_path(str(path))["get_config"]
-            wants = inspect.signature(get_config).parameters
-            yield get_config("uni") if wants else get_config()
+            module = runpy.run_path(str(path))
+            takes_encoder = (
+                "encoder" in inspect.signature(module["get_config"]).parameters
+            )
+            for argument in ["uni"] if takes_encoder else module.get("VARIANTS", ()):
+                yield module["get_config"](argument)
+            yield module["get_config"]()
 
 
 def test_every_config_that_we_give_has_fields_of_their_types():
-    for config in every_config():
+    configs = list(every_config())
+    assert len(configs) > 50
+    for config in configs:
         config_io.check_types(config)

@@ -25,7 +25,9 @@ FLOORS = {
     "report": 2,
     "methods": 3,
     "run": 4,
+    "configs": 5,
     "__init__": 5,
+    "cli": 6,
 }
 SIDEWAYS = {("data", "slides"), ("report", "slides")}
 ONLY_IN = {
@@ -38,8 +40,9 @@ ONLY_IN = {
     "orbax": {"training"},
     "safetensors": {"nets"},
     "matplotlib": {"report"},
+    "ml_collections": {"cli"},
+    "typer": {"cli"},
     "jinja2": {"report"},
-    "ml_collections": set(),
     "rich": {"run"},
 }
 NOT_IN = {"jax": {"slides", "evals", "report"}, "optax": {"slides", "data", "ops"}}

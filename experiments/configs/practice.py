@@ -1,14 +1,63 @@
-"""A practice cohort of 60 slides, drawn in about a minute.
+"""What practice cohorts and practice tiles are made of; one variant for each command.
 
     python -m experiments.phantoms.make_cohort \
         --config experiments/configs/practice.py \
         --config.preset=plain --config.out=cohorts/plain
 
-Real tiles instead of drawn ones: `--config.tiles=FOLDER`, a folder with an index.csv.
+60 slides, drawn in about a minute. Real tiles instead of drawn ones:
+`--config.tiles=FOLDER`, a folder of tiles by class with an index.csv (file, class,
+cluster), as LC25000 sorted into clusters.
+
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/practice.py:phantom \
+        --config.tiles=FOLDER --config.preset=needle --config.out=cohorts/needle
+    python -m experiments.phantoms.certify --cohort cohorts/needle
+
+A phantom: slides whose signal is where the preset says, 240 of them of 3,000 px a side
+and more, 80 test slides of either class. The tiles have 1 um/px; scanned at .45 to .5
+they lose nothing, and at .25 would gain nothing and take four times as long.
+
+    python -m experiments.phantoms.make_bach \
+        --config experiments/configs/practice.py:bach \
+        --config.tiles=LC25000 --config.out=cohorts/bach
+
+BACH's layout: 400 fields, 3.8 GB. Then, as on BACH itself, `experiments.bach` with
+`--config.data.root=cohorts/bach --config.data.patients=cohorts/bach/patients.csv`.
+
+    python -m experiments.phantoms.make_tiles \
+        --config experiments/configs/practice.py:tiles --config.out=tiles
+
+Drawn tiles for the pre-training of encoders (`experiments/configs/pretrain`).
 """
 
+from typing import Any
+
+from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.make_bach import MakeBach
 from experiments.phantoms.make_cohort import MakeCohort
+from experiments.phantoms.make_tiles import MakeTiles
+from wsi_jax.run.config_file import choose
 
 
-def get_config() -> MakeCohort:
-    return MakeCohort()
+def get_config(variant: str = "cohort") -> Any:
+    return choose(variant, VARIANTS)()
+
+
+def phantom() -> MakeCohort:
+    return MakeCohort(
+        side_px=1700,
+        n_train=80,
+        n_val=0,
+        n_test=160,
+        prevalence=0.5,
+        suspect_share=0.3,
+        nuisance=Nuisance(mpps=(0.452, 0.486, 0.5)),
+    )
+
+
+VARIANTS = {
+    "cohort": MakeCohort,
+    "phantom": phantom,
+    "bach": MakeBach,
+    "tiles": MakeTiles,
+}

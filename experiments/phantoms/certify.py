@@ -19,11 +19,11 @@ from absl import app, flags, logging
 from PIL import Image
 from scipy import ndimage
 
-from experiments.cohort import explain
 from experiments.phantoms import probe
 from experiments.phantoms.making import made_with
 from experiments.phantoms.presets import LAWS, Preset
 from experiments.phantoms.synthetic import CELL_PX, GLASS, LESION, SHAM, TISSUE
+from wsi_jax.cli import errors_in_one_line
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
 from wsi_jax.files import write_text
@@ -66,10 +66,8 @@ def main(argv) -> None:
     """Certifies the cohort on the command line; an error is one message."""
     del argv
     folder = pathlib.Path(COHORT.value)
-    try:
+    with errors_in_one_line(folder):
         rows = certify(folder)["rows"]
-    except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(explain(error, folder)) from error
     for row in rows:
         logging.info(
             "%-22s %5s um/px  AUC %s [%s, %s]  %s",

@@ -1,7 +1,7 @@
 """Makes a practice cohort in BACH's layout: flat fields of four classes.
 
     python -m experiments.phantoms.make_bach \
-        --config experiments/configs/bach/practice.py \
+        --config experiments/configs/practice.py:bach \
         --config.tiles=LC25000 --config.out=cohorts/bach
 
 Fields are mosaics of real tiles, or of drawn ones without `--config.tiles`
@@ -19,16 +19,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
-from absl import flags
 from PIL import Image
 
-from experiments import commandline
-from experiments.cohort import explain
 from experiments.phantoms.bach_fields import Field, Fields, draw_field, plan
 from experiments.phantoms.making import MakeCohortError, claim, in_parallel
 from experiments.phantoms.presets import Preset
 from experiments.phantoms.texture_sources import Folder, Textures
 from wsi_jax import config_io
+from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.files import replacing, write_text
@@ -77,14 +75,11 @@ class MakeBach(Fields):
             raise FieldError("kinds", f"four, for {', '.join(CLASSES)}")
 
 
-def main(argv) -> None:
-    """Makes the cohort on the command line; an error of the user's is one message."""
-    del argv
-    config = flags.FLAGS.config
-    try:
+def main(config: MakeBach, name: str) -> None:
+    """Makes what the command line asks for."""
+    del name
+    with errors_in_one_line(config.out):
         make_bach(config)
-    except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
 
 
 def make_bach(config: MakeBach) -> pathlib.Path:
@@ -149,4 +144,4 @@ def _truth(out, field):
 
 
 if __name__ == "__main__":
-    commandline.launch(main, "MakeBach")
+    launch(main, "MakeBach")

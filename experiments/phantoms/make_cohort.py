@@ -17,16 +17,15 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from PIL import Image
 from skimage import measure
 
-from experiments import commandline
-from experiments.cohort import explain
 from experiments.phantoms import synthetic
 from experiments.phantoms.making import MakeCohortError, claim, in_parallel
 from experiments.phantoms.texture_sources import Folder, Textures, TileSource
 from wsi_jax import config_io
+from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.cohort import COLUMNS, read_manifest
 from wsi_jax.data.lint import format_counts, lint
@@ -76,14 +75,11 @@ class MakeCohort(synthetic.Practice):
             raise FieldError("nuisance.quality", "least and most, as (70,90)")
 
 
-def main(argv) -> None:
-    """Makes the cohort on the command line; an error of the user's is one message."""
-    del argv
-    config = flags.FLAGS.config
-    try:
+def main(config: MakeCohort, name: str) -> None:
+    """Makes what the command line asks for."""
+    del name
+    with errors_in_one_line(config.out):
         make_cohort(config)
-    except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
 
 
 def make_cohort(config: MakeCohort) -> pathlib.Path:
@@ -245,4 +241,4 @@ def _write_manifest(out, slides, names):
 
 
 if __name__ == "__main__":
-    commandline.launch(main, "MakeCohort")
+    launch(main, "MakeCohort")

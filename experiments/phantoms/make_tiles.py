@@ -1,7 +1,7 @@
 """Makes a folder of labelled tiles, drawn as those of practice cohorts are.
 
     python -m experiments.phantoms.make_tiles \
-        --config experiments/configs/pretrain/textures.py \
+        --config experiments/configs/practice.py:tiles \
         --config.out=tiles
 
 For `experiments.pretraining.pretrain_tiles`: of all styles only those that no practice
@@ -15,15 +15,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
-from absl import flags
 from PIL import Image
 
-from experiments import commandline
-from experiments.cohort import explain
 from experiments.phantoms.making import MakeCohortError, claim, in_parallel
 from experiments.phantoms.textures import Kind, draw
 from experiments.tile_clusters import INDEX, split_of
 from wsi_jax import config_io
+from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.config_io import COUNT, POSITIVE, FieldError
 from wsi_jax.files import replacing
 from wsi_jax.run.config import write_csv
@@ -119,15 +117,12 @@ def _make(config, kind, style) -> None:
             Image.fromarray(tile).save(temporary, "png")
 
 
-def main(argv) -> None:
-    """Draws what the command line asks for; an error of the user's is one message."""
-    del argv
-    config = flags.FLAGS.config
-    try:
+def main(config: MakeTiles, name: str) -> None:
+    """Makes what the command line asks for."""
+    del name
+    with errors_in_one_line(config.out):
         print(make_tiles(config))
-    except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
 
 
 if __name__ == "__main__":
-    commandline.launch(main, "MakeTiles")
+    launch(main, "MakeTiles")

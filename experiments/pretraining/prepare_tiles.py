@@ -1,7 +1,7 @@
 """The tissue tiles of a cohort as records, many to a file, for training from afar.
 
     python -m experiments.pretraining.prepare_tiles \
-        --config experiments/configs/pretrain/prepare.py \
+        --config experiments/configs/pretrain/prepare_tiles.py \
         --config.data.manifest=my_slides.csv --config.out=prepared
 
 For `experiments.pretraining.pretrain_tiles` (`configs/pretrain/prepared.py`), and for
@@ -15,10 +15,8 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import flags, logging
+from absl import logging
 
-from experiments import commandline
-from experiments.cohort import explain
 from experiments.pretraining.preparing import (
     Encoding,
     PreparedSlide,
@@ -26,6 +24,7 @@ from experiments.pretraining.preparing import (
     write_tiles,
 )
 from wsi_jax import config_io
+from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
@@ -108,16 +107,13 @@ def prepare(config: PrepareTiles) -> pathlib.Path:
     return out
 
 
-def main(argv) -> None:
-    """Does what the command line asks for; an error of the user's is one message."""
-    del argv
+def main(config: PrepareTiles, name: str) -> None:
+    """Prepares the tiles that the command line asks for."""
+    del name
     logging.set_verbosity(logging.WARNING)
-    config = flags.FLAGS.config
-    try:
+    with errors_in_one_line(config.out):
         print(prepare(config))
-    except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(explain(error, pathlib.Path(config.out))) from error
 
 
 if __name__ == "__main__":
-    commandline.launch(main, "PrepareTiles")
+    launch(main, "PrepareTiles")

@@ -1,7 +1,7 @@
 """Labelled tiles in, an encoder of tiles out, as weights that say what made them.
 
     python -m experiments.pretraining.pretrain_tiles \
-        --config experiments/configs/pretrain/lc25000.py --config.tiles=FOLDER
+        --config experiments/configs/pretrain/tiles.py:lc25000 --config.tiles=FOLDER
 
 The folder of the run gets `encoder.safetensors`, for `--config.encoder.weights` of the
 other experiments. Its header names the clusters that it has learnt from, and a cohort
@@ -19,10 +19,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
-from experiments import commandline
-from experiments.cohort import MEND, accounted, device_bytes, explain
 from experiments.pretraining.linear_probe import probe, trunk_of
 from experiments.pretraining.patch_camelyon import MPP, load_patch_camelyon
 from experiments.pretraining.prepared import load_prepared
@@ -33,14 +31,16 @@ from experiments.pretraining.tile_judge import evaluator_for
 from experiments.pretraining.tile_report import evaluate, text, write_predictions
 from experiments.pretraining.tile_sets import TileSets, training_tiles
 from wsi_jax import config_io
-from wsi_jax.evals.cost import Meter
+from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.locks import locked
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.provenance import provenance
 from wsi_jax.run.config import RunError, check_claim, claim, write_json
+from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.fit_stage import StepAccount, fit_stage
 from wsi_jax.run.progress import progress
+from wsi_jax.run.run_experiment import OTHER_FOLDER
 from wsi_jax.run.train import class_weights, correction
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_method, make_mesh, split
@@ -188,13 +188,12 @@ def resume(
     check_groups(groups, sets.classes)
     check_tiles(config, sets)
     beside = trunk_of(config.beside, config.mpp, sets) if config.beside else None
-    stack.enter_context(locked(folder, MEND))
+    stack.enter_context(locked(folder, OTHER_FOLDER))
     check_claim(folder, config)  # another run may have come before the lock
     claim(folder, config)
 
     account = folder / "cost.json"
-    meter = Meter(device_bytes=device_bytes, journal=account.with_suffix(".jsonl"))
-    stack.enter_context(accounted(account, meter))
+    meter = stack.enter_context(open_account(account))
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.method.stages(Task(sets.classes), tx)
     plan = dataclasses.replace(config.train, **stage.overrides)
@@ -231,7 +230,7 @@ def resume(
     p = judge.test(params)
     test.enter(0)
     meter.enter("test", tiles=len(p))
-    write_json(account, meter.as_dict())
+    write_account(account, meter)
     write_predictions(folder / "predictions.csv", sets, p)
     q = probe(beside, beside.params(), sets, mesh, plan.batch) if beside else None
     metrics = evaluate(sets, p, q, groups, plan.seed)
@@ -283,22 +282,15 @@ def check_groups(groups, classes: tuple[str, ...]) -> None:
             )
 
 
-def main(argv) -> None:
-    """Runs the config on the command line; an error of the user's is one message."""
-    del argv
+def main(config: Pretrain, name: str) -> None:
+    """Does what is left of a pre-training, and prints its metrics."""
     logging.set_verbosity(logging.WARNING)
-    config, file = flags.FLAGS.config, flags.FLAGS["config"].config_filename
-    folder = pathlib.Path(
-        config.run_dir or pathlib.Path("runs") / pathlib.Path(file).stem
-    )
-    config = dataclasses.replace(config, run_dir="")
-    try:
-        weights = run(config, folder)
-    except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(explain(error, folder)) from error
+    folder = pathlib.Path(config.run_dir or f"runs/{name}")
+    with errors_in_one_line(folder):
+        weights = run(dataclasses.replace(config, run_dir=""), folder)
     print(text(json.loads((folder / "metrics.json").read_text())))
     print(f"weights: {weights}")
 
 
 if __name__ == "__main__":
-    commandline.launch(main, "Pretrain")
+    launch(main, "Pretrain")

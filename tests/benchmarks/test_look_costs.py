@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.attention_sampling import overview_only
 from benchmarks.look_costs import BATCH, Cost, cost, speed
-from experiments.configs.phantom import patch_needle
+from experiments.configs.phantom import attention_sampling
 from wsi_jax.data.cohort import Cohort, Row
 
 READ, FORWARD, OVERVIEW, LOOK = 1e-3, 2e-3, 5e-3, 3e-3
@@ -37,7 +37,9 @@ def test_what_is_predicted(passes):
 def test_too_few_slides_to_time_are_refused():
     rows = [Row(f"s{i}", f"s{i}.tif", "normal", "", "") for i in range(2 * BATCH - 1)]
     with pytest.raises(ValueError, match=f"{2 * BATCH - 1} slides: {2 * BATCH} or"):
-        cost(patch_needle.get_config(), Cohort(tuple(rows), ("normal", "tumor")), 1)
+        cost(
+            attention_sampling.every_tile(), Cohort(tuple(rows), ("normal", "tumor")), 1
+        )
 
 
 def test_no_auc_is_told_without_a_certificate(tmp_path):

@@ -9,8 +9,8 @@ from scipy.special import expit
 
 from benchmarks.run_folder import Run
 from benchmarks.zoom_runs import AGAINST, differences, settings, strategy_rows
-from experiments.configs.camelyon16 import sasha_paper as camelyon16_paper
-from experiments.configs.phantom import sasha, sasha_paper
+from experiments.configs import camelyon16
+from experiments.configs.phantom import sasha
 from wsi_jax.config_io import flatten, to_plain
 from wsi_jax.evals.intervals import delong, delong_difference
 
@@ -120,9 +120,9 @@ def test_no_gap_is_closed_where_none_is_certain(runs, better):
 
 def test_a_run_has_our_settings_or_the_papers(runs):
     configs = (
-        sasha.get_config(),
-        sasha_paper.get_config(),
-        camelyon16_paper.get_config(),
+        sasha.ours(),
+        sasha.paper(),
+        camelyon16.get_config("sasha_paper"),
     )
     assert [settings(flatten(to_plain(one))) for one in configs] == [
         "ours",

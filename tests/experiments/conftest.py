@@ -7,10 +7,10 @@ import runpy
 import labelled_tiles
 import pytest
 
-from experiments import cohort as experiment
 from experiments.phantoms.artefacts import Nuisance
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
 from experiments.pretraining import pretrain_tiles
+from wsi_jax.run import run_experiment as experiment
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
 

@@ -18,12 +18,10 @@ import time
 import h5py
 import numpy as np
 import pytest
-from absl import flags
-from ml_collections import config_flags
 from PIL import Image
+from words import config_from
 
-from experiments import cohort as experiment
-from experiments import commandline
+from wsi_jax import cli
 from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import (
     Origin,
@@ -33,6 +31,7 @@ from wsi_jax.data.features import (
     write_features,
 )
 from wsi_jax.run import checks
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError, check_claim, read_json
 from wsi_jax.run.encode import Encoded
 from wsi_jax.slides.tissue import Source
@@ -128,17 +127,11 @@ def command(tiny_file, tiny, monkeypatch, tmp_path):
             "--config.train.steps": 4,
         }
         line = [f"{name}={value}" for name, value in named.items()]
-        argv = ["cohort", "--config", str(tiny_file), *line, *words]
-        monkeypatch.setattr(sys, "argv", argv)
-        config_flags.DEFINE_config_file("config")
         try:
-            commandline.parse(argv)
-            experiment.main(argv[:1])
+            with config_from("--config", tiny_file, *line, *words) as config:
+                cli.train_config(config, "tiny")
         except SystemExit as stop:
             return stop.code
-        finally:
-            for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
-                delattr(flags.FLAGS, name)
         return None
 
     return run
@@ -230,7 +223,7 @@ def test_a_damaged_file_of_a_run_is_named(tiny, tmp_path, name, text):
     ],
 )
 def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):
-    assert experiment.explain(error, tmp_path).startswith(message)
+    assert cli.error_message(error, tmp_path).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +467,7 @@ def test_a_disk_that_fills_up_while_features_are_written(disk):
     for name in ("a.h5", "b.h5"):
         with pytest.raises(OSError, match=rf"{name}'$") as caught:
             write_features(folder / name, x, yx, ORIGIN)
-        assert "no space left on its disk" in experiment.explain(caught.value, folder)
+        assert "no space left on its disk" in cli.error_message(caught.value, folder)
     assert sorted(p.name for p in folder.iterdir()) == ["a.h5", "ballast"]
     assert is_whole(folder / "a.h5", "c")
 

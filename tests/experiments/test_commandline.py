@@ -1,46 +1,36 @@
 """What is typed wrong stops the run with one line that says how to type it."""
 
-import functools
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from ml_collections import config_flags
 from safetensors.numpy import save_file
+from words import config_from
 
-from experiments import cohort, commandline
+from wsi_jax import cli, configs
 from wsi_jax.nets.encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
 from wsi_jax.run.config import RunError
 
-CONFIGS = pathlib.Path(commandline.__file__).parent / "configs"
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture
-def read(tiny_file, monkeypatch):
+def read(tiny_file):
     """The config that words on a command line make, or what `then` does with it."""
 
-    def from_words(
-        *words,
-        file=tiny_file,
-        then=lambda argv: flags.FLAGS.config,
-        parse=commandline.parse,
-    ):
-        argv = ["cohort", *(("--config", str(file)) if file else ()), *words]
-        monkeypatch.setattr(sys, "argv", argv)
-        config_flags.DEFINE_config_file("config")
-        try:
-            return then(parse(argv))
-        finally:
-            for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
-                delattr(flags.FLAGS, name)
+    def from_words(*words, file=tiny_file, then=lambda config: config, **kwargs):
+        words = [*(("--config", file) if file else ()), *words]
+        with config_from(*words, **kwargs) as config:
+            return then(config)
 
     return from_words
+
+
+def train(config):
+    cli.train_config(config, "tiny")
 
 
 def test_every_kind_of_field_can_be_set(read):
@@ -150,19 +140,18 @@ def test_a_field_of_another_type_in_the_file_is_one_line(
     assert old in text
     file.write_text(text.replace(old, new))
     with pytest.raises(SystemExit) as caught:
-        read(file=file, then=cohort.main)
+        read(file=file, then=train)
     assert message in caught.value.code
     assert len(caught.value.code.splitlines()) == 1
 
 
-def test_a_config_of_another_command_names_that(read, tiny_file):
-    practice = CONFIGS / "practice.py"
-    with pytest.raises(SystemExit, match=r"a MakeCohort, .* experiments\.make_cohort$"):
+def test_a_config_of_another_command_names_that(read):
+    practice = "experiments/configs/practice.py"
+    with pytest.raises(SystemExit, match=r"a MakeCohort, .*\.phantoms\.make_cohort$"):
         read(file=practice)
-    take = functools.partial(commandline.parse, kind="MakeCohort")
     with pytest.raises(SystemExit, match=r"an Experiment, .* experiments\.cohort$"):
-        read(parse=take)
-    read(file=practice, parse=take)
+        read(kind="MakeCohort")
+    read(file=practice, kind="MakeCohort")
 
 
 def test_a_missing_file_names_its_neighbour(read, tiny_file):
@@ -180,7 +169,7 @@ def test_an_error_of_the_cohort_is_one_line(read, tmp_path):
     folder = tmp_path / "run"
     words = "--config.data.manifest=gone.csv", f"--config.run_dir={folder}"
     with pytest.raises(SystemExit) as caught:
-        read(*words, then=cohort.main)
+        read(*words, then=train)
     assert caught.value.code.startswith("CohortError: gone.csv: no such manifest")
     assert len(caught.value.code.splitlines()) == 1
     assert not folder.exists()
@@ -199,15 +188,11 @@ def test_the_process_ends_with_that_line(tiny_file):
     assert done.stderr == line + "\n"
 
 
-def foundation(name):
-    return f"{CONFIGS / 'cohort' / 'foundation.py'}:{name}"
-
-
 def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(
     read, tmp_path
 ):
     words = ["--config.encoder.dtype=bfloat16"]
-    config = read(*words, file=foundation("virchow2"))
+    config = read(*words, file=configs.config_path("abmil:virchow2"))
     assert config.encoder.output is Output.class_and_mean
     assert (config.grid.mpp, config.grid.size_px) == (0.5, 224)
     with pytest.raises(
@@ -217,13 +202,42 @@ def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(
     path = tmp_path / "mine.safetensors"
     save_file({"x": np.zeros(1)}, path)
     words += [f"--config.encoder.weights={path}"]
-    read(*words, file=foundation("virchow2")).validate()
+    read(*words, file=configs.config_path("abmil:virchow2")).validate()
     words += ["--config.grid.size_px=256"]
-    config = read(*words, file=foundation("virchow2"))
+    config = read(*words, file=configs.config_path("abmil:virchow2"))
     with pytest.raises(RunError, match=r"size_px=256 .* 14 px; make it 252 or 266"):
         config.validate()
 
 
 def test_an_encoder_that_is_not_known_is_refused(read):
     with pytest.raises(SystemExit, match=r"'virchov2' .*did you mean virchow2"):
-        read(file=foundation("virchov2"))
+        read(file=configs.config_path("abmil:virchov2"))
+
+
+def test_a_variant_that_there_is_not_is_refused_with_those_there_are(read):
+    match = r"no 'papr' among ours, paper; did you mean paper\?$"
+    with pytest.raises(SystemExit, match=match):
+        read(file=configs.config_path("sasha:papr"))
+
+
+def wsi_jax(*words):
+    return subprocess.run(
+        [sys.executable, "-c", "from wsi_jax.cli import app; app()", *words],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_lists_methods_and_trains_one(tmp_path):
+    """`--method` and `--manifest` stand for a config file and a field of it."""
+    lines = wsi_jax("list").stdout.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert {"abmil", "clam_sb", "sasha", "streaming_clam"} <= {*names}
+    words = "--method", "quick", "--manifest", str(tmp_path / "gone.csv")
+    done = wsi_jax("train", *words, "--config.train.steps=3")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"CohortError: {tmp_path}/gone.csv: no such manifest")
+    done = wsi_jax("extract", *words, "--config.encoder.stage=3")
+    assert "did you mean --config.encoder.stages?" in done.stderr
+    done = wsi_jax("train", "--method", "abml")
+    assert "did you mean abmil?" in done.stderr

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cohort as experiment
 from wsi_jax.config_io import from_plain
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment, Manifest, RunError, read_csv, write_csv
 from wsi_jax.run.predictor import load

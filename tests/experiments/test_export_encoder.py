@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cohort as experiment
 from experiments.pretraining.export_encoder import ExportError, export
 from wsi_jax import config_io
 from wsi_jax.data.cohort import CohortError, read_manifest
@@ -16,6 +15,7 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.weights_metadata import read_weights_metadata, to_header
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import write_json
 from wsi_jax.run.predictor import load
 from wsi_jax.slides.grid import Grid

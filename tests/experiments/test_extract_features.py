@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cohort, extract_features
-from experiments.configs.cohort import streaming_clam
+from wsi_jax.configs import streaming_clam
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.features import read_features
 from wsi_jax.data.tiles import Reading
@@ -26,6 +25,7 @@ from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import executor as workers
 from wsi_jax.run import extract as extraction
 from wsi_jax.run import extract_distributed as spreading
+from wsi_jax.run import extract_features, run_experiment
 from wsi_jax.run.config import Experiment, Manifest, RunError
 from wsi_jax.run.executor import Executor
 from wsi_jax.run.extract_distributed import WorkerError, spread, work
@@ -257,7 +257,7 @@ def test_a_run_has_them_made_and_encodes_nothing_itself(
 ):
     config = across_workers(config, cluster, tmp_path)
     found, meter = Cohort(config.data.slides(), ()), Meter()
-    slides, _ = cohort.read_slides(
+    slides, _ = run_experiment.read_slides(
         config, found, tmp_path, make_mesh(), meter, check=lambda slides: None
     )
     assert {slide["status"] for slide in slides} == {"encoded"}

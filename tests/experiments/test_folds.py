@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pytest
 
-from experiments import cohort as experiment
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment
+from wsi_jax.run.evaluate import evaluate, write_predictions
 from wsi_jax.run.train import Predicted, Predictions
 
 CONFIG = Experiment(method=SASHA())  # its own way to zoom is called "policy"
@@ -73,7 +73,7 @@ def test_folds_of_one_order_have_the_auc_of_their_model(models):
         logits = log_odds(rng, labels)
         truth = slide_metrics(labels, probabilities(logits), 0.5)
         tested = cross_validated(rng, cohort, labels, logits, models)
-        metrics, _ = experiment.evaluate(CONFIG, cohort, tested)
+        metrics, _ = evaluate(CONFIG, cohort, tested)
         gaps.append(metrics["test.auc"] - truth["auc"])
         if models is SAME:
             for name in ("calibration_error", "log_loss", "average_precision"):
@@ -94,14 +94,14 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
     positive = np.array([0.3, 0.1, 0.9, 0.7])
     made = predicted(cohort, np.stack([1 - positive, positive], -1))
     tested = [Predictions(made[:2], 0.2), Predictions(made[2:], 0.8)]
-    metrics, verdicts = experiment.evaluate(CONFIG, cohort, tested)
+    metrics, verdicts = evaluate(CONFIG, cohort, tested)
     assert [CLASSES[v.called] for v in verdicts] == ["tumor", "normal"] * 2
     assert metrics["test.balanced_accuracy"] == metrics["test.f1"] == 1
     assert "test.threshold" not in metrics
     assert [metrics[f"test.fold.{k}.threshold"] for k in (0, 1)] == [0.2, 0.8]
     # The slide at .7 of one fold lies above the one at .3 of the other.
     assert (metrics["test.auc"], metrics["test.auc_pooled"]) == (1, 0.75)
-    experiment.write_predictions(tmp_path / "p.csv", verdicts, cohort)
+    write_predictions(tmp_path / "p.csv", verdicts, cohort)
     with open(tmp_path / "p.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["fold"] for line in lines] == ["0", "0", "1", "1"]
@@ -130,7 +130,7 @@ def test_an_opponent_equal_to_the_method_has_equal_metrics(folds):
             Predictions(predicted(cohort, p, p), cut, {"rival": cut})
             for p, cut in zip(every, cuts, strict=True)
         ]
-    metrics, _ = experiment.evaluate(CONFIG, cohort, tested)
+    metrics, _ = evaluate(CONFIG, cohort, tested)
     of = lambda way: {
         name.removeprefix(f"test.inference.{way}."): value
         for name, value in metrics.items()
@@ -149,7 +149,7 @@ def test_an_opponent_decides_at_a_threshold_of_its_own():
     p = probabilities(log_odds(rng, labels))
     half = np.stack([1 - p[:, 1] / 2, p[:, 1] / 2], -1)
     tested = [Predictions(predicted(cohort, p, half), 0.3, {"rival": 0.15})]
-    metrics, _ = experiment.evaluate(CONFIG, cohort, tested)
+    metrics, _ = evaluate(CONFIG, cohort, tested)
     for name in ("auc", "balanced_accuracy", "f1"):
         assert (
             metrics[f"test.inference.rival.{name}"]

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from experiments import import_cohort
 from wsi_jax.data.cohort import read_manifest
+from wsi_jax.run import import_cohort
 
 DATASET = "case_id,slide_id,label\n" + "".join(
     f"patient_{i},slide_{i},{label}\n"

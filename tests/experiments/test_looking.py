@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import wsi_jax
-from experiments import cohort as experiment
 from experiments.pretraining.export_encoder import export
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.log import read_metrics

@@ -8,7 +8,6 @@ import runpy
 import numpy as np
 import pytest
 
-from experiments import cohort as experiment
 from experiments.bach import Bach
 from experiments.phantoms.bach_fields import Field, draw_field, plan
 from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
@@ -17,6 +16,7 @@ from experiments.phantoms.texture_sources import Folder, SourceError
 from wsi_jax.data.bach import CLASSES, MPP, read_bach
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.splits import use_fold
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import check_cohort
 from wsi_jax.slides.slide import MppError, open_slide
 

@@ -4,15 +4,13 @@ import errno
 import json
 import os
 import shutil
-import sys
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from ml_collections import config_flags
 from PIL import Image
+from words import config_from
 
-from experiments import commandline
 from experiments.camelyon16 import Camelyon16
 from experiments.phantoms import certify as certifier
 from experiments.phantoms import make_cohort
@@ -28,23 +26,19 @@ SMALL = {"n_train": 4, "n_val": 2, "n_test": 4, "side_px": 512, "styles": 8}
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, request):
+def command(tmp_path, request):
     """Runs make_cohort with these words in this process; what it ends with."""
 
     def run(*words):
         given = {"out": tmp_path / "cohort", "workers": 2} | SMALL
         line = [f"--config.{name}={value}" for name, value in given.items()]
         file = str(request.config.rootpath / PRACTICE)
-        argv = ["make_cohort", "--config", file, *line, *words]
-        monkeypatch.setattr(sys, "argv", argv)
-        config_flags.DEFINE_config_file("config")
+        words = "--config", file, *line, *words
         try:
-            make_cohort.main(commandline.parse(argv, "MakeCohort"))
+            with config_from(*words, kind="MakeCohort") as config:
+                make_cohort.main(config, "cohort")
         except SystemExit as stop:
             return stop.code
-        finally:
-            for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
-                delattr(flags.FLAGS, name)
         return None
 
     return run

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import wsi_jax
-from experiments import cohort as experiment
 from wsi_jax.data.cohort import Row
 from wsi_jax.run import extract as extraction
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError
 from wsi_jax.run.inputs import elsewhere
 from wsi_jax.slides.slide import SlideError, open_slide

@@ -12,8 +12,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from experiments import predict
-from wsi_jax.run.predictor import as_row
+from wsi_jax import cli
+from wsi_jax.run.predict_slides import open_run, prediction_key
+from wsi_jax.run.predictor import Predictor, as_row
 from wsi_jax.slides.slide import open_slide
 
 
@@ -41,14 +42,13 @@ def write(pixels, tmp_path):
 
 
 @pytest.fixture
-def command(finished, tmp_path, monkeypatch):
+def command(finished, tmp_path):
     """command(*words) judges slides; the lines of predictions.csv, by slide_id."""
     out = tmp_path / "out"
 
     def judge(*words, run=finished):
         argv = ["predict", "--run", str(run), "--out", str(out), *map(str, words)]
-        monkeypatch.setattr("sys.argv", argv)
-        predict.main()
+        cli.app(argv, standalone_mode=False)
         return judge.lines()
 
     def lines():
@@ -102,7 +102,7 @@ def test_where_all_slides_are_refused_the_command_fails(command, write, capsys):
     printed = capsys.readouterr()
     assert lines["a"]["reason"] in printed.err
     assert "--config" not in printed.err
-    assert "0 of 2 slides have a verdict" in printed.out
+    assert "0 of 2 slides have a prediction" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_what_cannot_be_meant_is_one_line(
 @pytest.fixture
 def judged(monkeypatch):
     """The names of the slides that were judged since it was last emptied."""
-    names, together = [], predict.Predictor.together
+    names, together = [], Predictor.together
 
     def watched(self, rows, **how):
         names.extend(row.slide_id for row in rows)
         return together(self, rows, **how)
 
-    monkeypatch.setattr(predict.Predictor, "together", watched)
+    monkeypatch.setattr(Predictor, "together", watched)
     return names
 
 
@@ -167,11 +167,11 @@ def test_a_verdict_is_kept_while_nothing_it_hangs_on_changes(
 
 
 def test_keys_of_verdicts(finished, write, pixels, tmp_path):
-    predictor = predict.opened(finished, False)
+    predictor = open_run(finished, False)
     mask, path = tmp_path / "mask.png", write("a.tif")
     Image.fromarray(np.ones((9, 9), np.uint8)).save(mask)
     row = as_row(path, 0.5)
-    key = lambda row=row, share=0.1: predict.key_of(predictor, row, share)
+    key = lambda row=row, share=0.1: prediction_key(predictor, row, share)
     masked = dataclasses.replace(row, mask_path=str(mask))
     keys = [key(), key(as_row(path, 0.25)), key(share=0.2), key(masked)]
     Image.fromarray(np.eye(9, dtype=np.uint8)).save(mask)
@@ -179,10 +179,10 @@ def test_keys_of_verdicts(finished, write, pixels, tmp_path):
     keys.append(key(dataclasses.replace(row, slide_id="b")))
     write("a.tif", pixels=pixels[::-1])
     keys.append(key())
-    predictor = predict.opened(finished, False, refuse_unfamiliar_stains=True)
+    predictor = open_run(finished, False, refuse_unfamiliar_stains=True)
     keys.append(key())
     strict = edited(finished, tmp_path / "run", lambda card: card.update(threshold=0.9))
-    predictor = predict.opened(strict, False)
+    predictor = open_run(strict, False)
     keys.append(key())
     predictor.params = jax.tree.map(lambda a: a + 1, predictor.params)
     del predictor.digest

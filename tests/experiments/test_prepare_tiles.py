@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.configs.pretrain import prepare, prepared
+from experiments.configs.pretrain import prepare_tiles, prepared
 from experiments.pretraining.prepare_tiles import prepare as write
 from experiments.pretraining.prepared import PreparedTiles
 from experiments.pretraining.pretrain_tiles import PretrainPrepared
@@ -31,7 +31,7 @@ def config(tmp_path_factory):
     lines.append(("gone.png", "tumor", "train", 1.0))
     with open(folder / "cohort.csv", "w", newline="") as file:
         csv.writer(file).writerows(lines)
-    made = prepare.get_config()
+    made = prepare_tiles.get_config()
     made.data.manifest = str(folder / "cohort.csv")
     made.out = str(tmp_path_factory.mktemp("out") / "prepared")
     made.grid, made.tissue = Grid(mpp=2.0, size_px=32), Tissue(mpp=8.0)
@@ -64,6 +64,6 @@ def test_a_cohort_is_written_once_and_trained_on(config):
 
 def test_what_is_missing_is_named():
     with pytest.raises(RunError, match=r"add --config.out=FOLDER"):
-        write(prepare.get_config())
+        write(prepare_tiles.get_config())
     with pytest.raises(RunError, match=r"add --config.tiles=FOLDER"):
         prepared.get_config().sets()

@@ -15,14 +15,8 @@ import pytest
 from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
-from experiments import cohort
-from experiments.configs.pretrain import (
-    lc25000,
-    patch_camelyon,
-    simclr,
-    unlabelled,
-    vit_s,
-)
+from experiments.configs.pretrain import patch_camelyon, prepared
+from experiments.configs.pretrain import tiles as tile_configs
 from experiments.pretraining import baseline, pretrain_tiles
 from experiments.pretraining.patch_camelyon import MPP
 from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
@@ -42,7 +36,7 @@ from wsi_jax.nets.weights_metadata import (
     read_weights_metadata,
     to_header,
 )
-from wsi_jax.run import checks
+from wsi_jax.run import checks, run_experiment
 from wsi_jax.run.config import RunError
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.log import read_metrics
@@ -217,7 +211,7 @@ def test_a_cohort_is_refused_that_the_encoder_has_seen(tiny, manifest, tmp_path)
     with pytest.raises(
         CohortError, match=r"test slide 'test_.*encoder has learnt from"
     ):
-        cohort.run(config, tmp_path / "run")
+        run_experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "features").exists()
     innocent = with_seen(cluster_of("train").split(";")[0], "colon_n:1")
@@ -256,9 +250,16 @@ def test_clusters_are_resampled_and_not_tiles():
     assert 0.8 < sure["accuracy_lo"] < 0.95  # forty clusters: Wilson's 0.912
 
 
-@pytest.mark.parametrize("module", [lc25000, patch_camelyon, simclr, unlabelled, vit_s])
-def test_configs_are_whole(module):
-    config = module.get_config()
+@pytest.mark.parametrize(
+    "get_config",
+    [
+        patch_camelyon.get_config,
+        *prepared.VARIANTS.values(),
+        *tile_configs.VARIANTS.values(),
+    ],
+)
+def test_configs_are_whole(get_config):
+    config = get_config()
     config_io.validate(config)
     assert config_io.from_plain(config_io.to_plain(config)) == config
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import wsi_jax
-from experiments import predict
+from wsi_jax import cli
 from wsi_jax.data.cohort import Row
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run.tiling import Tiling, tile_slide
@@ -129,8 +129,8 @@ def test_a_broken_file_is_recorded_and_the_others_go_on(
         folder / "kidney-48-5.tif",
     ]
     words = ["predict", "--run", str(finished), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr("sys.argv", [*words, *map(str, names)])
-    predict.main()
+    words += map(str, names)
+    cli.app(words, standalone_mode=False)
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         lines = {line["slide_id"]: line for line in csv.DictReader(file)}
     assert len(lines) == 4
@@ -148,16 +148,14 @@ def test_a_broken_file_is_recorded_and_the_others_go_on(
         assert reason in lines[name]["reason"]
     assert capsys.readouterr().err.count("refused: ") == 3
     written = (tmp_path / "out" / "CMU-1-Small-Region.pyramid.png").stat().st_mtime_ns
-    predict.main()  # again: what has a verdict keeps it
+    cli.app(words, standalone_mode=False)  # again: what has a verdict keeps it
     assert capsys.readouterr().err.count("refused: ") == 3
     picture = tmp_path / "out" / "CMU-1-Small-Region.pyramid.png"
     assert picture.stat().st_mtime_ns == written
 
 
-def test_slides_of_one_name_are_not_predicted_into_one_line(
-    finished, tmp_path, monkeypatch
-):
+def test_slides_of_one_name_are_not_predicted_into_one_line(finished, tmp_path):
     words = ["predict", "--run", str(finished), "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", [*words, "a/slide.svs", "b/Slide.tif"])
+    words += ["a/slide.svs", "b/Slide.tif"]
     with pytest.raises(SystemExit, match=r"a/slide\.svs, b/Slide\.tif"):
-        predict.main()
+        cli.app(words, standalone_mode=False)

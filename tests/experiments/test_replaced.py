@@ -13,8 +13,8 @@ import jax
 import pytest
 
 import wsi_jax
-from experiments import cohort as experiment
 from wsi_jax.data.cohort import read_manifest
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run import train
 from wsi_jax.run.config import RunError
 from wsi_jax.run.predictor import CARD

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import wsi_jax
-from experiments import cohort as experiment
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.evals.cost import WORK
 from wsi_jax.methods import mil
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import learnt_stains, note_stains
 from wsi_jax.run.config import RunError
 from wsi_jax.slides.slide import SlideError, open_slide

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from experiments import cohort as experiment
 from experiments.tcga_prad import TcgaPrad
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.data.tcga import Grading
+from wsi_jax.run import run_experiment as experiment
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 import wsi_jax
-from experiments import cohort as experiment
-from experiments import predict
 from experiments.camelyon16 import Camelyon16
+from wsi_jax import cli
 from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import check_same_slides
 from wsi_jax.run.config import RunError
 from wsi_jax.run.tiling import TiledSlide
@@ -78,8 +78,7 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
 
     out = folder / "verdicts"
     argv = ["predict", "--run", str(folder), "--out", str(out), "--saliency"]
-    monkeypatch.setattr("sys.argv", [*argv, slides[name]["path"]])
-    predict.main()
+    cli.app([*argv, slides[name]["path"]], standalone_mode=False)
     with Image.open(out / f"{name}_saliency.png") as drawn:
         assert np.asarray(drawn).std() > 5
 

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 import wsi_jax
-from experiments import cohort as experiment
-from experiments import predict
+from wsi_jax import cli
 from wsi_jax.data.cohort import in_split, read_manifest
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
+from wsi_jax.run import predict_slides
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.predictor import Predictor
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import StageConfig
@@ -57,8 +58,7 @@ def command(zooming, tmp_path, monkeypatch):
 
     def run(*words, run=zooming):
         argv = ["predict", "--run", str(run), "--out", str(out), *map(str, words)]
-        monkeypatch.setattr("sys.argv", argv)
-        predict.main()
+        cli.app(argv, standalone_mode=False)
         return {line["slide_id"]: line for line in table(out / "predictions.csv")}
 
     run.out = out
@@ -131,7 +131,7 @@ def test_the_command_draws_and_lists_the_path_of_each_slide(
 def test_what_was_judged_before_it_stopped_is_not_judged_again(
     slides, command, asked, monkeypatch
 ):
-    paths, draw = list(slides.values()), predict.line
+    paths, draw = list(slides.values()), predict_slides.draw
 
     def stop(predictor, row, *how):
         if row.path == paths[3]:
@@ -139,7 +139,7 @@ def test_what_was_judged_before_it_stopped_is_not_judged_again(
         return draw(predictor, row, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "line", stop)
+        patch.setattr(predict_slides, "draw", stop)
         with pytest.raises(KeyboardInterrupt):
             command("--together", 2, *paths)
     assert len(table(command.out / "predictions.csv")) == 3

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cohort as experiment
 from wsi_jax.config_io import from_plain
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError
 from wsi_jax.run.predictor import Card, Predictor
 from wsi_jax.run.zoom_inputs import both

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import wsi_jax
-from experiments import cohort as experiment
 from wsi_jax.methods import sasha
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
+from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.predictor import as_row
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError

@@ -247,7 +247,7 @@ class Experiment:
             ):
                 raise RunError(
                     f"--config.{name}={value!r}: give an object in the config file, as "
-                    f"{name}={example}; experiments/configs has a file for each method"
+                    f"{name}={example}; wsi_jax/configs has a file for each method"
                 )
 
     def _check_thaw(self):

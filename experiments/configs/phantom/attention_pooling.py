@@ -6,12 +6,12 @@
         --config.method.scorer.weights=encoder.safetensors \
         --config.method.trunk.weights=encoder.safetensors
 
-The encoder is that of `pretrain/detail.py`; both nets go on from it. `--config.method.
-normaliser=SOFTMAX` pools as ABMIL does, `--config.method.worst=0` takes the best tiles
-alone, `--config.method.joint=True` trains both nets at once.
+The encoder is that of `pretrain/tiles.py:tile_encoder`; both nets go on from it.
+`--config.method.normaliser=SOFTMAX` pools as ABMIL does, `--config.method.worst=0`
+takes the best tiles alone, `--config.method.joint=True` trains both nets at once.
 """
 
-from experiments.configs.pretrain import detail
+from experiments.configs.pretrain import tiles
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.run.config import Experiment, Manifest
@@ -21,14 +21,14 @@ from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:
-    pretrained = detail.get_config()
+    pretrained = tiles.tile_encoder()
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
         encoder=None,
         method=AttentionPooling(
             scorer=pretrained.method.encoder,
-            trunk=detail.get_config().method.encoder,
+            trunk=tiles.tile_encoder().method.encoder,
             mpp=pretrained.mpp,
             tile_px=32,
             learnt=4,

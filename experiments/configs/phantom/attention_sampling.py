@@ -1,42 +1,67 @@
-"""A practice cohort, three magnifications: which of them tells is for the net to learn.
+"""Crops of practice slides, chosen: which magnification tells, or where needles are.
 
     python -m experiments.phantoms.make_cohort \
-        --config experiments/configs/phantom/cohort.py \
+        --config experiments/configs/practice.py:phantom \
         --config.preset=fine_only --config.n_train=480 --config.n_val=40 \
         --config.n_test=40 --config.side_px=896 --config.suspect_share=0.12 \
         --config.out=cohorts/fine_only
     python -m experiments.cohort \
-        --config experiments/configs/phantom/attention_sampling.py \
+        --config experiments/configs/phantom/attention_sampling.py:magnifications \
         --config.data.manifest=cohorts/fine_only/slides.csv \
-        --config.method.trunk.weights=runs/unlabelled/encoder.safetensors
+        --config.method.trunk.weights=runs/prepared_unlabelled/encoder.safetensors
 
-One config and one encoder, that of `pretrain/unlabelled.py`, for `fine_only`, `mid`,
-`coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
-waves of `mid`, the middle ones less than the gutter between two blocks of
-`coarse_only`. There are many, as they are small. The encoder stays as it is: one that
-has still to learn what is seen at a magnification draws attention to whichever it
-learns first, or learns slides by heart. So does the head where slides are few: with 160
-of `null` attention went to 768 um, where all crops are alike. `alone` makes what each
-magnification says as weighty as if it were the only one; `spread` holds attention where
-none says more.
+One config and one encoder, `pretrain/prepared.py:unlabelled`, for `fine_only`, `mid`,
+`coarse_only` and `null`: which of three magnifications tells is for the net to learn.
+Crops see 8 um, 32 um and 768 um: the finest less than most waves of `mid`, the middle
+ones less than the gutter between two blocks of `coarse_only`. There are many, as they
+are small. The encoder stays as it is: one that has still to learn what is seen at a
+magnification draws attention to whichever it learns first, or learns slides by heart.
+So does the head where slides are few: with 160 of `null` attention went to 768 um,
+where all crops are alike. `alone` makes what each magnification says as weighty as if
+it were the only one; `spread` holds attention where none says more.
+
+    python -m experiments.phantoms.make_cohort \
+        --config experiments/configs/practice.py:phantom \
+        --config.preset=needle --config.n_train=120 --config.n_val=40 \
+        --config.styles=400 --config.out=cohorts/needle
+    python -m experiments.cohort \
+        --config experiments/configs/phantom/attention_sampling.py:needle \
+        --config.data.manifest=cohorts/needle/slides.csv \
+        --config.method.trunk.weights=encoder.safetensors
+
+`needle`: a few crops of 32 um, where the overview is suspicious. The encoder is that of
+`pretrain/tiles.py:tile_encoder`, and stays as it is: too few crops show a lesion to
+learn from them what one looks like and where to look at once. Colours of the overview
+are told from those of the slide's own tissue, and crops from the slide's other crops:
+what a slide has throughout, such as its stain, tells nothing of its label. What to see
+in crops is learnt first, from crops from anywhere, and by several attentions, of which
+one alone often settled on nothing. `--config.method.crops=64` reads more,
+`--config.method.look=UNIFORM` looks nowhere, and the variant `every_tile` reads, pools
+and trains on all tiles that `needle` chooses from.
 """
 
-from experiments.configs.pretrain import unlabelled
+from experiments.configs.pretrain import prepared, tiles
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.run.config import Experiment, Manifest
+from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Thaw
 
 
-def get_config() -> Experiment:
+def get_config(variant: str = "magnifications") -> Experiment:
+    return choose(variant, VARIANTS)()
+
+
+def magnifications() -> Experiment:
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=16.0, size_px=4, min_tissue=0.5),
         encoder=None,
         method=AttentionSampling(
-            trunk=unlabelled.get_config().method.encoder,
+            trunk=prepared.unlabelled().method.encoder,
             trunk_rate=0.0,
             mpps=(1.0, 4.0, 96.0),
             crop_px=8,
@@ -64,3 +89,66 @@ def get_config() -> Experiment:
         ),
         reading=Reading(threads=4),
     )
+
+
+def needle() -> Experiment:
+    pretrained = tiles.tile_encoder()
+    return Experiment(
+        data=Manifest(classes=("normal", "tumor")),
+        grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
+        encoder=None,
+        method=AttentionSampling(
+            trunk=pretrained.method.encoder,
+            mpps=(pretrained.mpp,),
+            crop_px=32,
+            crops=16,
+            attention=16,
+            layers=1,
+            relative=True,
+            width=128,
+            unit=False,
+            centred=True,
+            gated=64,
+            branches=8,
+            trunk_rate=0.0,
+            thaw=Thaw(frozen=80),
+            entropy=0.0,
+        ),
+        train=Train(
+            steps=240,
+            batch=32,
+            balanced=True,
+            class_weights=False,
+            validate_every=25,
+            save_every=100,
+            patience=0,
+            optimiser=Optimiser(learning_rate=3e-3, warmup=0.1, weight_decay=1e-3),
+        ),
+        reading=Reading(threads=4),
+    )
+
+
+def every_tile() -> Experiment:
+    config = needle()
+    sampling = config.method
+    config.method = PatchAll(
+        trunk=sampling.trunk,
+        mpp=sampling.mpps[0],
+        tile_px=sampling.crop_px,
+        width=sampling.width,
+        deviation=sampling.deviation,
+        trunk_rate=sampling.trunk_rate,
+        centred=sampling.centred,
+        attention=sampling.gated,
+        branches=sampling.branches,
+    )
+    config.train.batch, config.train.steps = 8, 150
+    config.train.validate_every = 50
+    return config
+
+
+VARIANTS = {
+    "magnifications": magnifications,
+    "needle": needle,
+    "every_tile": every_tile,
+}

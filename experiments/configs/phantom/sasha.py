@@ -4,24 +4,36 @@
         --config.data.manifest=cohorts/needle/slides.csv \
         --config.encoder.weights=encoder.safetensors
 
-The encoder is that of `pretrain/drawn.py`; its tiles of 32 px show 32 um at 1 um/px
-and 128 um at 4 um/px. The policy begins with the ranking and departs from it slowly:
-begun with nothing it did not learn on every cohort. What other ways to choose as many
-tiles say stands beside, in `metrics.json` and in the report.
+The encoder is that of `pretrain/tiles.py:drawn`; its tiles of 32 px show 32 um
+at 1 um/px and 128 um at 4 um/px. The policy begins with the ranking and departs from it
+slowly: begun with nothing it did not learn on every cohort. Other strategies of as many
+zooms stand beside it, in `metrics.json` and in the report.
+
+`sasha.py:paper` trains as its authors' code does, features not standardised; the
+docstring of `wsi_jax/configs/sasha.py` says what of that code is not here. An epoch is
+that of a cohort with 120 training slides. Features may be shared (`--config.features`).
 """
 
-from experiments.configs.pretrain import drawn
+from experiments.configs.pretrain import tiles
+from wsi_jax.configs.sasha import as_published
 from wsi_jax.data.bags import Loading
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.run.config import Experiment, Manifest
+from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import StageConfig, Train
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.training.ppo import PPO
 
+SLIDES = 120  # of the training split of a cohort: an epoch
 
-def get_config() -> Experiment:
-    pretrained = drawn.get_config()
+
+def get_config(variant: str = "ours") -> Experiment:
+    return choose(variant, VARIANTS)()
+
+
+def ours() -> Experiment:
+    pretrained = tiles.drawn()
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=4 * pretrained.mpp, size_px=32, min_tissue=0.5),
@@ -55,3 +67,12 @@ def get_config() -> Experiment:
         train=Train(balanced=True, class_weights=False, patience=0),
         loading=Loading(min_bucket=64),
     )
+
+
+def paper() -> Experiment:
+    config = ours()
+    config.method, config.train.balanced = as_published(SLIDES), False
+    return config
+
+
+VARIANTS = {"ours": ours, "paper": paper}

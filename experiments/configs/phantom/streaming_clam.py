@@ -1,7 +1,7 @@
 """A practice cohort, whole slides: a small ConvNeXt at 0.5 um/px, from random weights.
 
     python -m experiments.phantoms.make_cohort \
-        --config experiments/configs/phantom/cohort.py \
+        --config experiments/configs/practice.py:phantom \
         --config.preset=fine_only --config.n_train=40 --config.n_val=20 \
         --config.out=cohorts/fine_only
     python -m experiments.cohort \
@@ -10,11 +10,19 @@
 
 For another seed, set it twice: `--config.seed` of the cohort draws other slides,
 `--config.train.seed` other weights.
+
+What it learns from nothing, learnt otherwise by CLAM-SB on tiles, so that the trunk
+never learns: `frozen_trunk` leaves it as drawn, the same cells and head; and
+`frozen_encoder` takes one that knows real tissue by its detail, of
+`pretrain/tiles.py:phantom` (`--config.encoder.weights=encoder.safetensors`), whose
+tiles of 128 px at 1 um/px are the cells that are streamed here.
 """
 
+from experiments.configs.pretrain import tiles
+from wsi_jax.methods.mil import CLAM
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.run.config import Experiment, Manifest
+from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
@@ -22,20 +30,17 @@ from wsi_jax.training.optimiser import Optimiser
 EPOCH = 20  # of 40 slides, two to a batch: one of each class
 
 
-def get_config() -> Experiment:
+def get_config(variant: str = "streamed") -> Experiment:
+    return choose(variant, VARIANTS)()
+
+
+def streamed() -> Experiment:
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=0.5, size_px=256, min_tissue=0.5),
         encoder=None,
         method=StreamingCLAM(
-            trunk=ConvNeXtEncoder(
-                blocks=(1,),
-                width=32,
-                stem=8,
-                scale=1.0,
-                mean=(0.7, 0.55, 0.7),
-                std=(0.2, 0.2, 0.2),
-            ),
+            trunk=tiles.small_convnext(stem=8),
             tile_px=256,
             pool=32,
             augment=Augment(hue=0.0, saturation=0.0, value=0.0),
@@ -53,3 +58,33 @@ def get_config() -> Experiment:
             optimiser=Optimiser(learning_rate=2e-3, warmup=0.1, weight_decay=1e-3),
         ),
     )
+
+
+def frozen_trunk() -> Experiment:
+    config = streamed()
+    return Experiment(
+        data=config.data,
+        grid=config.grid,
+        encoder=config.method.trunk,
+        method=CLAM(width=64, attention=32, standardise=True),
+        train=Train(
+            steps=400,
+            validate_every=20,
+            save_every=100,
+            optimiser=Optimiser(learning_rate=1e-3),
+        ),
+    )
+
+
+def frozen_encoder() -> Experiment:
+    config, pretrained = frozen_trunk(), tiles.phantom()
+    config.grid = Grid(mpp=pretrained.mpp, size_px=128, min_tissue=0.5)
+    config.encoder = pretrained.method.encoder
+    return config
+
+
+VARIANTS = {
+    "streamed": streamed,
+    "frozen_trunk": frozen_trunk,
+    "frozen_encoder": frozen_encoder,
+}

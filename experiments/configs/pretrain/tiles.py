@@ -1,0 +1,163 @@
+"""Encoders from a folder of labelled tiles; one variant for each kind of encoder.
+
+    python -m experiments.pretraining.pretrain_tiles \
+        --config experiments/configs/pretrain/tiles.py:lc25000 --config.tiles=FOLDER
+
+`lc25000`: 2 um/px, from LC25000's tiles, sorted into clusters of origin. It learns from
+clusters that practice slides are never made of, so that any practice cohort of the same
+folder may use it. To see what such an encoder can learn from more tiles, and never for
+a cohort: `--config.part=train_and_encoder`.
+
+`phantom`: 1 um/px, for phantoms. Nine tiles of ten are shown on the coarse look of
+another, as the foci of a phantom are, and fields are half a tile wide: an encoder that
+has learnt colour and density finds nothing in `fine_only`.
+
+`overview_encoder`: 2 um/px, for crops of 32 px; as `phantom`, and small: a crop takes
+below a millisecond on one core of a CPU.
+
+`simclr`: 1 um/px, from tiles whose labels it does not see. Labels serve a linear probe
+alone: it learns from training clusters, is chosen on validation clusters and tested on
+those of the test. `--config.beside=encoder.safetensors` reports, on the same tiles, the
+probe of an encoder trained with labels. Not measured at this length.
+
+`vit_s`: a ViT-S/16 of 1 um/px from random weights. Tiles may have any side that 16
+divides; then `--config.method.encoder.native_px` is to be that side. The mean of the
+patches' tokens serves better than a class token where tiles are few (Beyer et al.
+2022), branches that begin small (Touvron et al. 2021) and a long rise of the rate keep
+the first steps from running away. 22 million parameters want an accelerator, and more
+tiles than LC25000 has. Not measured.
+
+From tiles that are drawn, for practice cohorts of drawn tissue:
+
+    python -m experiments.phantoms.make_tiles \
+        --config experiments/configs/practice.py:tiles --config.out=tiles
+    python -m experiments.pretraining.pretrain_tiles \
+        --config experiments/configs/pretrain/tiles.py:drawn --config.tiles=tiles
+
+`drawn`: as `phantom`, on fields of 38 px. SASHA sees whole slides at 4 um/px by this
+encoder before it zooms: there it is to tell the coarse look, which says where a closer
+look pays, and which 1 um/px looks past.
+
+`tile_encoder`: as `drawn`, with a trunk that takes a fifth of a millisecond for a tile
+of 32 px on one core of a CPU: for methods that encode every tile of a slide many times.
+"""
+
+from experiments.pretraining.pretrain_tiles import PretrainFolder
+from experiments.pretraining.sim_clr import SimCLR
+from experiments.pretraining.tile_classifier import TileClassifier
+from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.vit_encoder import Output, ViTEncoder
+from wsi_jax.run.config_file import choose
+from wsi_jax.training.augment import Augment
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser
+
+
+def get_config(variant: str = "lc25000") -> PretrainFolder:
+    return choose(variant, VARIANTS)()
+
+
+def lc25000() -> PretrainFolder:
+    return PretrainFolder(
+        mpp=2.0,
+        groups=(("colon_n", "colon_aca"), ("lung_n", "lung_aca", "lung_scc")),
+        method=TileClassifier(encoder=Encoder(width=16, norm=NormKind.group)),
+        train=Train(
+            steps=1800,
+            batch=32,
+            validate_every=150,
+            save_every=150,
+            patience=0,
+            class_weights=False,
+            optimiser=Optimiser(learning_rate=5e-3, weight_decay=0.05, warmup=0.1),
+        ),
+    )
+
+
+def phantom() -> PretrainFolder:
+    config = lc25000()
+    config.mpp = 1.0
+    config.method.augment = Augment(crop=0.5, borrow=0.9)
+    config.train.steps = 4200
+    config.train.validate_every = config.train.save_every = 300
+    return config
+
+
+def overview_encoder() -> PretrainFolder:
+    config = lc25000()
+    config.method = TileClassifier(
+        encoder=small_convnext(stem=4),
+        augment=Augment(crop=0.3, borrow=0.8, borrow_px=4),
+    )
+    config.train.batch, config.train.optimiser.learning_rate = 64, 2e-3
+    config.train.optimiser.weight_decay = 1e-3
+    return config
+
+
+def drawn() -> PretrainFolder:
+    config = phantom()
+    config.groups = ()
+    config.method.augment = Augment(crop=0.15, blur=1.0, borrow=0.9, borrow_px=8)
+    config.method.coarser = 4
+    config.train.batch, config.train.steps = 64, 600
+    return config
+
+
+def tile_encoder() -> PretrainFolder:
+    config = drawn()
+    config.method.encoder = small_convnext(stem=4)
+    config.method.coarser = 1
+    config.train.optimiser.learning_rate = 2e-3
+    config.train.optimiser.weight_decay = 1e-3
+    return config
+
+
+def simclr() -> PretrainFolder:
+    config = lc25000()
+    config.mpp, config.groups = 1.0, ()
+    config.method = SimCLR(encoder=config.method.encoder)
+    config.train.batch, config.train.steps = 128, 4200
+    config.train.validate_every = config.train.save_every = 300
+    config.train.optimiser.learning_rate = 2e-3
+    config.train.optimiser.weight_decay = 1e-3
+    return config
+
+
+def vit_s() -> PretrainFolder:
+    encoder = ViTEncoder(layer_scale=0.1, output=Output.mean, native_px=224)
+    return PretrainFolder(
+        method=TileClassifier(encoder=encoder),
+        train=Train(
+            steps=20_000,
+            batch=128,
+            validate_every=1000,
+            save_every=1000,
+            patience=0,
+            class_weights=False,
+            optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.05, warmup=0.1),
+        ),
+    )
+
+
+def small_convnext(stem: int) -> ConvNeXtEncoder:
+    """One block of 32 features; `stem` is the stride of the first layer, in pixels."""
+    return ConvNeXtEncoder(
+        blocks=(1,),
+        width=32,
+        stem=stem,
+        scale=1.0,
+        mean=(0.7, 0.55, 0.7),
+        std=(0.2, 0.2, 0.2),
+    )
+
+
+VARIANTS = {
+    "lc25000": lc25000,
+    "phantom": phantom,
+    "overview_encoder": overview_encoder,
+    "simclr": simclr,
+    "vit_s": vit_s,
+    "drawn": drawn,
+    "tile_encoder": tile_encoder,
+}

@@ -1,0 +1,56 @@
+"""End-to-end attention pooling: all tiles are scored, the best and worst 64 pooled.
+
+    wsi-jax train --method attention_pooling --manifest my_slides.csv \
+        --config.method.scorer.weights=resnet50.safetensors \
+        --config.method.trunk.weights=resnet50.safetensors
+
+After Liu, Zuo et al. 2024 and their patent: two ResNet-50, fully connected layers of
+128, squared-average attention. Tile size, k, m and schedule could not be had: those
+here are ours, for some 240 training slides.
+"""
+
+from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.run.config import Experiment
+from wsi_jax.slides.grid import Grid
+from wsi_jax.training.loop import StageConfig, Train
+from wsi_jax.training.optimiser import Optimiser
+from wsi_jax.types import Dtype
+
+EPOCH = 61  # of 243 slides, four at a time
+
+
+def get_config() -> Experiment:
+    optimiser = lambda: Optimiser(learning_rate=1e-4)
+    scoring = StageConfig(
+        steps=20 * EPOCH, batch=4, validate_every=EPOCH, optimiser=optimiser()
+    )
+    return Experiment(
+        grid=Grid(mpp=8.0, size_px=14, min_tissue=0.25),
+        encoder=None,
+        method=AttentionPooling(
+            scorer=trunk(),
+            trunk=trunk(),
+            mpp=0.5,
+            tile_px=224,
+            renew=EPOCH,
+            scoring=scoring,
+            precision=Dtype.bfloat16,
+            score_chunk=512,
+            stain=0.1,
+        ),
+        train=Train(
+            steps=40 * EPOCH,
+            batch=4,
+            class_weights=False,
+            validate_every=EPOCH,
+            save_every=EPOCH,
+            optimiser=optimiser(),
+        ),
+    )
+
+
+def trunk() -> Encoder:
+    """ResNet-50 as ImageNet has trained it, once weights are named."""
+    return Encoder(depth=Depth.resnet50, norm=NormKind.frozen, dtype=Dtype.bfloat16)

@@ -1,0 +1,50 @@
+"""Attention sampling: an overview says where, and how magnified, to crop a slide.
+
+    wsi-jax train --method attention_sampling --manifest my_slides.csv \
+        --config.method.trunk.weights=resnet50.safetensors
+
+After Zhang et al. 2021, whose crops, nets and schedule could not be had: those here are
+ours. Crops weigh by what they show, too, in several attentions: without these needles
+were not learnt on every practice cohort.
+"""
+
+from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.norm import NormKind
+from wsi_jax.run.config import Experiment
+from wsi_jax.slides.grid import Grid
+from wsi_jax.training.loop import Train
+from wsi_jax.training.optimiser import Optimiser, Thaw
+from wsi_jax.types import Dtype
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        grid=Grid(mpp=8.0, size_px=16, min_tissue=0.25),
+        encoder=None,
+        method=AttentionSampling(
+            trunk=Encoder(
+                depth=Depth.resnet50,
+                stages=3,
+                norm=NormKind.frozen,
+                dtype=Dtype.bfloat16,
+            ),
+            mpps=(0.5, 1.0, 2.0),
+            crop_px=224,
+            crops=64,
+            gated=128,
+            branches=8,
+            chunk=64,
+            stain=0.1,
+            thaw=Thaw(frozen=500),
+        ),
+        train=Train(
+            steps=10_000,
+            batch=4,
+            balanced=True,
+            class_weights=False,
+            validate_every=200,
+            save_every=200,
+            optimiser=Optimiser(learning_rate=1e-4),
+        ),
+    )

@@ -1,0 +1,93 @@
+"""Another tool's CSVs and splits, written as a manifest of ours."""
+
+import argparse
+import pathlib
+import sys
+
+from wsi_jax.data import importers
+from wsi_jax.data.cohort import Cohort, CohortError, read_manifest, write_manifest
+from wsi_jax.data.lint import format_counts, lint
+from wsi_jax.data.split_files import write_clam
+from wsi_jax.data.splits import Split, assign_splits
+
+SOURCES = ("clam", "sasha", "torchmil", "streaming_clam", "trident", "manifest")
+
+
+def read(args: argparse.Namespace) -> Cohort:
+    """The cohort that the command line names."""
+    tables, tool = args.csv, args.source
+    expected = 3 if tool == "streaming_clam" else 1
+    if len(tables) != expected:
+        raise CohortError(f"--from {tool}: --csv takes {expected} files")
+    if tool == "manifest":
+        return read_manifest(tables[0], args.classes)
+    if args.slides is None:
+        raise CohortError("where are the slides? add --slides FOLDER")
+    for tools, flag in ((("sasha", "torchmil"), "splits"), (("trident",), "wsis")):
+        if tool in tools and getattr(args, flag) is None:
+            raise CohortError(f"--from {tool}: add --{flag} FILE")
+    slides = importers.Slides(
+        folder=args.slides,
+        label=args.label,
+        classes=tuple(args.classes),
+        complete=not args.allow_missing,
+    )
+    if tool == "clam":
+        return importers.from_clam(tables[0], args.splits, slides)
+    if tool == "sasha":
+        return importers.from_sasha(tables[0], args.splits, slides)
+    if tool == "torchmil":
+        return importers.from_torchmil(tables[0], args.splits, slides)
+    if tool == "streaming_clam":
+        return importers.from_streaming_clam(*tables, slides)
+    return importers.from_trident(tables[0], args.wsis, slides)
+
+
+def check(cohort: Cohort) -> str:
+    """The counts, of splits as a run would draw them where none are named.
+
+    Raises:
+        CohortError: what a run would refuse.
+    """
+    n = sum(not row.split for row in cohort.rows)
+    if not n:
+        return format_counts(lint(cohort))
+    drawn = f"{n} slides have no split: a run draws it, here with its default seed\n"
+    return drawn + format_counts(lint(assign_splits(cohort, Split())))
+
+
+def main(description: str = __doc__) -> None:
+    """Imports the cohort on the command line."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--from", required=True, choices=SOURCES, dest="source")
+    parser.add_argument("--csv", required=True, nargs="+", help="slides and labels")
+    parser.add_argument("--splits", help="file that says which slide trains and tests")
+    parser.add_argument("--wsis", help="TRIDENT's list, wsi,mpp")
+    parser.add_argument("--slides", help="folder that holds the slides")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="our manifest")
+    parser.add_argument("--label", default="label", help="column of the labels")
+    parser.add_argument("--classes", nargs="+", default=(), help="labels, in order")
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out slides not there",
+    )
+    parser.add_argument("--clam", help="folder for the cohort in CLAM's form")
+    args = parser.parse_args()
+    try:
+        cohort = read(args)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_manifest(args.out, cohort)
+        if args.clam:
+            write_clam(args.clam, cohort)
+    except (CohortError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"{args.out}: {len(cohort.rows)} slides, classes {cohort.classes}")
+    try:
+        print(check(cohort))
+    except CohortError as error:
+        print(f"a run will refuse {args.out}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
