@@ -37,10 +37,9 @@ class Grid:
 
     def validate(self) -> None:
         """Raises FieldError where tiles would not move on."""
-        if self.overlap_px >= self.size_px:
-            raise config_io.FieldError(
-                "overlap_px", f"less than size_px={self.size_px}"
-            )
+        if 0 < self.size_px <= self.overlap_px:
+            reason = f"less than size_px={self.size_px}"
+            raise config_io.FieldError("overlap_px", reason)
 
 
 def tile_grid(
