@@ -99,7 +99,7 @@ def train(
         value,
         live,
         gamma=config.gamma,
-        lam=config.lam,
+        lam=config.gae_lambda,
     )
     target, advantage = advantage + value, jax.vmap(normalise)(advantage, live)
 

@@ -29,12 +29,12 @@ from wsi_jax.ops.zoom_strategies import STRATEGIES, Choice, Strategy
 AGAINST = ("random", "grid", "low_attention", "ranking", "full_resolution")
 # What the paper's code does otherwise, whatever the cohort.
 PAPER = {
-    "method.signed": False,
-    "method.itself": True,
-    "method.clock": False,
-    "method.warm": False,
-    "method.ppo.masked": False,
-    "method.ppo.reward": "loss",
+    "method.updater.signed_cosine": False,
+    "method.updater.include_self": True,
+    "method.policy.critic_clock": False,
+    "method.policy.init_from_ranking": False,
+    "method.policy.mask_visited": False,
+    "method.policy.reward": "loss",
 }
 
 
@@ -47,7 +47,7 @@ def settings(config: Mapping) -> str:
     """Whose they are, of a run's config."""
     if all(config.get(name, False) == value for name, value in PAPER.items()):
         return "paper"
-    return "ours" if config.get("method.warm") else "ours, cold"
+    return "ours" if config.get("method.policy.init_from_ranking") else "ours, cold"
 
 
 def tiles_of(run: Run) -> np.ndarray:
@@ -89,7 +89,7 @@ def lesions_within_a_child(run: Run) -> float:
 
 def strategy_rows(run: Run) -> list[dict]:
     """One row for each strategy."""
-    share, children = run.config["method.share"], run.config["method.children"]
+    share, children = run.config["method.zoom_share"], run.config["method.children"]
     about = run.cohort.about() | {"settings": settings(run.config), "share": share}
     about["lesions_within_a_child"] = lesions_within_a_child(run)
     (positive, scores), tiles, rows = run.scores(), tiles_of(run), []
@@ -112,7 +112,9 @@ def differences(runs: Sequence[Run]) -> list[dict]:
     groups, rows = {}, []
     for run in runs:
         group = run.cohort.config["preset"], settings(run.config)
-        groups.setdefault((*group, run.config["method.share"]), []).append(run.scores())
+        groups.setdefault((*group, run.config["method.zoom_share"]), []).append(
+            run.scores()
+        )
     for (preset, whose, share), cohorts in groups.items():
         mean = {
             name: np.mean([delong(y, p[name]).value for y, p in cohorts])

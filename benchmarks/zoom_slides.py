@@ -73,7 +73,7 @@ def tiled_slides(folder: pathlib.Path) -> list[TiledSlide]:
 
 def trained(share: float):
     """Stages with their parameters as they begin, for features of the encoder."""
-    method, d = SASHA(share=share), TILING.encoder.make().dim
+    method, d = SASHA(zoom_share=share), TILING.encoder.make().dim
     stages = method.stages(Task(("normal", "tumor")), optax.identity())
     x = Zooms(np.zeros((1, 64, d), np.float32), np.zeros((1, 64, d), np.float32))
     bag = Bag(x, np.ones((1, 64), bool), np.zeros(1, np.int32), np.ones(1, np.float32))

@@ -31,7 +31,7 @@ def runs(tmp_path):
         run = tmp_path / f"run_{seed}"
         run.mkdir()
         data = {"manifest": str(cohort / "slides.csv")}
-        method = {"share": 0.2, "children": 4, "warm": True}
+        method = to_plain(sasha.get_config().method)
         grid = {"mpp": 4.0, "size_px": 32}  # children of 32 um
         config = {"data": data, "method": method, "grid": grid}
         areas = ["t,train,tumor,1", "s0,test,normal,0", "s1,test,tumor,1023"]
@@ -129,15 +129,14 @@ def test_a_run_has_our_settings_or_the_papers(runs):
         "paper",
         "paper",
     ]
-    cold = dataclasses.replace(configs[0].method, warm=False)
+    policy = dataclasses.replace(configs[0].method.policy, init_from_ranking=False)
+    cold = dataclasses.replace(configs[0].method, policy=policy)
     cold = flatten(to_plain(dataclasses.replace(configs[0], method=cold)))
     assert settings(cold) == "ours, cold"
     one, other = runs[0]
     path = other.folder / "config.json"
     made = json.loads(path.read_text())
-    paper = {"signed": False, "itself": True, "clock": False, "warm": False}
-    paper["ppo"] = {"masked": False, "reward": "loss"}
-    made["config"]["method"] |= paper
+    made["config"]["method"] = to_plain(configs[1].method)
     path.write_text(json.dumps(made))
     other = Run(other.folder)
     gaps = differences([one, other])

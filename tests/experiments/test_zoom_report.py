@@ -14,12 +14,11 @@ from wsi_jax.data.cohort import in_split, read_manifest
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.patch_all import PatchAll
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.run import predict_slides
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.predictor import Predictor
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import StageConfig
 
 SHARE, CHILDREN = 0.25, 2
 
@@ -32,12 +31,13 @@ def table(path):
 @pytest.fixture(scope="module")
 def zooming(tiny, tmp_path_factory):
     """A finished run that zooms into a quarter of the tiles; not to be changed."""
-    config, course = tiny(), StageConfig(steps=6, batch=8, validate_every=3)
+    config, course = tiny(), {"steps": 6, "batch": 8, "validate_every": 3}
     config.features, config.heatmaps = "", 2
     config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)
     config.method = SASHA(
-        children=CHILDREN, share=SHARE, branches=(1, 2), standardise=True, tau=0.5,
-        hafed=course, updater=course, policy=course,
+        children=CHILDREN, zoom_share=SHARE, standardise=True,
+        hafed=HAFEDStage(**course, branches=(1, 2)),
+        updater=UpdaterStage(**course, min_cosine=0.5), policy=PolicyStage(**course),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("zooming") / "run"
     experiment.run(config, folder)

@@ -10,7 +10,7 @@ import pytest
 
 import wsi_jax
 from wsi_jax.methods import sasha
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
 from wsi_jax.run import run_experiment as experiment
@@ -18,8 +18,6 @@ from wsi_jax.run.predictor import as_row
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh
-from wsi_jax.training.loop import StageConfig
-from wsi_jax.training.ppo import PPO
 
 # Each costs a program.
 NAMES = "grid", "low_resolution", "full_resolution"
@@ -30,13 +28,14 @@ TOLD = "ranking", *STRATEGIES
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A finished run of the tiny cohort, of few steps, on one device."""
-    config, course = tiny(), StageConfig(steps=2, batch=8, validate_every=2)
+    config, course = tiny(), {"steps": 2, "batch": 8, "validate_every": 2}
     config.features, config.heatmaps = "", 0
     config.encoder = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
     config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)
     config.method = SASHA(
-        children=2, standardise=True, tau=0.8, branches=(1, 2), ppo=PPO(chunk=1),
-        hafed=course, updater=course, policy=course,
+        children=2, standardise=True, hafed=HAFEDStage(**course, branches=(1, 2)),
+        updater=UpdaterStage(**course, min_cosine=0.8),
+        policy=PolicyStage(**course, chunk=1),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("zooming") / "run"
     with pytest.MonkeyPatch.context() as patch:

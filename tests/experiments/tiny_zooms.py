@@ -43,8 +43,8 @@ class Toy:
     leads: bool = False
 
     takes: ClassVar[Takes] = Takes.zooms
-    way: ClassVar[str] = "look"
-    ways: ClassVar[str] = "Who looked"
+    strategy: ClassVar[str] = "look"
+    strategies_note: ClassVar[str] = "Who looked"
 
     def trained(self):
         return self

@@ -19,7 +19,7 @@ from wsi_jax.methods import mil
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.methods.streaming_clam import Augment as Lenses
 from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
@@ -29,7 +29,6 @@ from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule
-from wsi_jax.training.ppo import PPO
 from wsi_jax.types import Bag, Looks, Method, Task, TrainState, Zooms
 
 SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}
@@ -71,9 +70,7 @@ TILES = {
     ),
 }
 # Stages with a course have optimisers of their own.
-COURSE = StageConfig(
-    optimiser=Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
-)
+ADAM = Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
 SIFTS = AttentionPooling(
     scorer=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
     trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
@@ -83,7 +80,7 @@ SIFTS = AttentionPooling(
     best=2,
     worst=2,
     renew=3,
-    scoring=COURSE,
+    scoring=StageConfig(optimiser=ADAM),
     candidates=12,
     width=8,  # of 4 the one best tile of a slide may stay the wrong one
     attention=3,
@@ -117,15 +114,12 @@ LOOKS = {
 ZOOMS = {
     "sasha": SASHA(
         children=2,
-        share=0.2,
-        branches=(2, 2),
-        top=(4, 4),
-        drop=0.25,
-        tau=0.8,
-        ppo=PPO(epochs=1, chunk=6),
-        hafed=COURSE,
-        updater=COURSE,
-        policy=COURSE,
+        zoom_share=0.2,
+        hafed=HAFEDStage(
+            branches=(2, 2), mask_top=(4, 4), mask_rate=0.25, optimiser=ADAM
+        ),
+        updater=UpdaterStage(min_cosine=0.8, optimiser=ADAM),
+        policy=PolicyStage(steps=2000, batch=4, epochs=1, chunk=6, optimiser=ADAM),
     )
 }
 TASK = Task(("normal", "tumor"))
@@ -193,7 +187,7 @@ def case_of(config, bag, i=0, tiles=None, **form) -> Case:
 def children_read(config, i, mask):
     """And the tiles themselves: all, or of the last stages a share of the tiles'."""
     n = mask.sum(-1)
-    zoomed = n if i < 2 else np.ceil(config.share * n - 1e-3)
+    zoomed = n if i < 2 else np.ceil(config.zoom_share * n - 1e-3)
     return n + config.children**2 * zoomed
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import chex
 import jax
@@ -11,15 +12,14 @@ import optax
 import pytest
 from scipy.special import rel_entr, softmax
 
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax import config_io
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Updater
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.zoom_strategies import STRATEGIES
 from wsi_jax.training.compile import compile_each, compile_method, make_mesh, split
-from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser
-from wsi_jax.training.ppo import PPO
 from wsi_jax.types import Bag, Task, Zooms
 
 TASK = Task(("normal", "tumor", "other"))
@@ -28,19 +28,21 @@ COUNTS = np.array([16, 16, 15, 12, 16, 9, 16, 0])
 MASK = np.arange(16) < COUNTS[:, None]
 NAMES = ("policy", "ranking", *STRATEGIES)
 ZOOMING = tuple(name for name in NAMES if "resolution" not in name)
-course = lambda rate: StageConfig(optimiser=Optimiser(learning_rate=rate, warmup=0.0))
+ADAM = Optimiser(learning_rate=1e-2, warmup=0.0)
 CONFIG = SASHA(
     children=2,
-    share=0.25,
-    branches=(1, 2),
-    top=(2, 4),
-    tau=0.8,
-    ppo=PPO(episodes=4, epochs=2, chunk=5),
-    hafed=course(1e-2),
-    updater=course(1e-2),
-    policy=course(1e-2),
+    zoom_share=0.25,
+    hafed=HAFEDStage(branches=(1, 2), mask_top=(2, 4), optimiser=ADAM),
+    updater=UpdaterStage(min_cosine=0.8, optimiser=ADAM),
+    policy=PolicyStage(episodes=4, epochs=2, chunk=5, optimiser=ADAM),
 )
 STEPS = np.ceil(0.25 * COUNTS).astype(int)
+
+
+def replaced(**stages):
+    """The config with other fields of its stages."""
+    made = {n: dataclasses.replace(getattr(CONFIG, n), **f) for n, f in stages.items()}
+    return dataclasses.replace(CONFIG, **made)
 
 
 def slides(seed=0) -> Bag:
@@ -196,7 +198,9 @@ def test_rows_are_updated_as_the_way_has_it():
 def test_a_global_update_is_of_every_row_at_every_step():
     """Again and again, until a tile is zoomed into itself."""
     params, told = fresh().params, said()["all_updated"]
-    hafed = functools.partial(apply, HAFED(3, 6, CONFIG.branches), params["hafed"])
+    hafed = functools.partial(
+        apply, HAFED(3, 6, CONFIG.hafed.branches), params["hafed"]
+    )
     z, children = (x[2, : COUNTS[2]] for x in slides().x)
     v, _ = hafed(children, method="aggregate")
     left, order = np.ones(len(z), bool), []
@@ -227,9 +231,9 @@ def test_the_ranking_is_as_wrong_as_it_is_far_from_the_attention():
     assert "ranking" not in fresh().params
 
 
-def test_a_warm_policy_begins_with_the_ranking():
+def test_a_policy_may_start_from_the_ranking():
     """Which then is trained as the actor, and only where that is asked for."""
-    *_, ranking, policy = dataclasses.replace(CONFIG, warm=True).stages(TASK)
+    *_, ranking, policy = replaced(policy={"init_from_ranking": True}).stages(TASK)
     bag, key = slides(), jax.random.key(0)
     learnt = jax.eval_shape(ranking.method.init, key, bag).params
     begun = jax.eval_shape(policy.method.init, key, bag).params
@@ -264,7 +268,7 @@ def test_distilled_slides_are_judged_as_they_were():
 @pytest.mark.parametrize("share", [0.99, 1.0])
 def test_a_share_of_one_is_full_resolution(share):
     """Also where every tile is zoomed into, one after another."""
-    *_, stage = dataclasses.replace(CONFIG, share=share).stages(TASK)
+    *_, stage = dataclasses.replace(CONFIG, zoom_share=share).stages(TASK)
     predict = compile_each(stage.method.predict, ONE)
     found = predict(fresh().params, split(slides(), ONE), jax.random.key(0))
     wanted = said()["full_resolution"]
@@ -282,8 +286,8 @@ def test_a_stage_changes_its_own_part_alone(name):
     same = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
     changed = {part for part in before if not same(before[part], state.params[part])}
     assert changed == own.get(name, {name})
-    course = getattr(CONFIG, {"ranking": "updater"}.get(name, name))
-    assert stage.overrides["steps"] == course.steps
+    config = getattr(CONFIG, {"ranking": "updater"}.get(name, name))
+    assert stage.overrides["steps"] == config.steps
 
 
 def few(z, v):
@@ -294,8 +298,7 @@ def few(z, v):
 
 def error(bag, **fields):
     """Of the updater, as validation has it."""
-    config = dataclasses.replace(CONFIG, **fields)
-    measure = jax.jit(config.stages(TASK)[1].validate)
+    measure = jax.jit(replaced(updater=fields).stages(TASK)[1].validate)
     return float(measure(fresh().params, bag, jax.random.key(0))["loss"][0])
 
 
@@ -310,10 +313,10 @@ def test_the_updater_is_wrong_by_what_it_makes_of_tiles_alike():
     assert error(few(-z, v)) != pytest.approx(wanted, rel=1e-2)
     alone = few(np.eye(6), np.ones((6, 6)))
     assert error(alone) == 0
-    assert error(alone, itself=True) > 0
+    assert error(alone, include_self=True) > 0
     opposite = few(np.eye(6)[[0, 0]] * [[1], [-1]], v[:2])
     assert error(opposite) == 0
-    assert error(opposite, signed=False) > 0
+    assert error(opposite, signed_cosine=False) > 0
 
 
 def test_features_are_standardised_as_they_come():
@@ -335,7 +338,7 @@ def test_an_episode_is_judged_by_the_normaliser_of_its_config():
     """The fast path's last verdict is that on the rows as they are in the end."""
     told = []
     for how in (Normaliser.softmax, Normaliser.squared_average):
-        config = dataclasses.replace(CONFIG, normaliser=how)
+        config = replaced(hafed={"normaliser": how})
         predict = jax.jit(config.stages(TASK)[-1].method.predict)
         found = predict(fresh().params, split(slides(), ONE), jax.random.key(0))
         # A slide of fewer steps than the fullest ends earlier.
@@ -373,26 +376,26 @@ def test_a_policy_learns_to_zoom_where_it_pays():
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("path", "value"),
     [
-        {"share": 0.0},
-        {"share": 1.1},
-        {"drop": 1.0},
-        {"anchors": 0},
-        {"rows": 0},
-        {"branches": (0, 5)},
-        {"top": (10, 0)},
-        {"once": False},
-        {"normaliser": Normaliser.sparsemax},
+        ("zoom_share", 0.0),
+        ("zoom_share", 1.1),
+        ("hafed.mask_rate", 1.0),
+        ("hafed.branches", (0, 5)),
+        ("hafed.mask_top", (10, 0)),
+        ("hafed.normaliser", Normaliser.sparsemax),
+        ("updater.anchors", 0),
+        ("updater.rows", 0),
+        ("policy.epochs", 0),
+        ("policy.gae_lambda", 1.5),
+        ("policy.clip", 0.0),
+        ("policy.optimiser.accumulate", 2),
     ],
 )
-def test_a_wrong_field_is_named_with_its_flag(fields):
-    SASHA().validate()
-    (name,) = fields
-    with pytest.raises(ValueError, match=rf"--config\.method\.{name}="):
-        SASHA(**fields).validate()
-    with pytest.raises(ValueError, match=r"--config\.method\.ppo\.epochs=0"):
-        SASHA(ppo=PPO(epochs=0)).validate()
-    course = StageConfig(optimiser=Optimiser(accumulate=2))
-    with pytest.raises(ValueError, match=r"policy\.optimiser\.accumulate=2: .*batch"):
-        SASHA(policy=course).validate()
+def test_a_wrong_field_is_named_with_its_flag(path, value):
+    config = SASHA()
+    config_io.validate(config, "config.method")
+    *parents, name = path.split(".")
+    setattr(functools.reduce(getattr, parents, config), name, value)
+    with pytest.raises(ValueError, match=rf"^--config\.method\.{re.escape(path)}="):
+        config_io.validate(config, "config.method")

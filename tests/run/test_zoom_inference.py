@@ -9,7 +9,7 @@ from PIL import Image
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, UpdaterStage
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
 from wsi_jax.run.prediction_inputs import ZoomInput, padded_bag
@@ -27,7 +27,13 @@ TILING = Tiling(
     tissue=Tissue(mpp=8.0),
     encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=8, scale=1.0),
 )
-METHOD = SASHA(children=K, share=0.2, branches=(1, 2), tau=0.8, standardise=True)
+METHOD = SASHA(
+    children=K,
+    zoom_share=0.2,
+    standardise=True,
+    hafed=HAFEDStage(branches=(1, 2)),
+    updater=UpdaterStage(min_cosine=0.8),
+)
 STAGE = METHOD.stages(Task(("normal", "tumor")))[-1]
 ONE = make_mesh(jax.devices()[:1])
 READING = Reading(threads=2)
@@ -112,7 +118,7 @@ def test_it_is_the_verdict_of_the_method_on_all_features(found, together, params
 
 def test_a_share_of_the_tiles_is_zoomed_into_each_once(found, together):
     for one, seen in zip(together[0], found, strict=True):
-        assert len(one.order) == zoom_env.horizon(METHOD.share, len(seen.yx)) > 3
+        assert len(one.order) == zoom_env.horizon(METHOD.zoom_share, len(seen.yx)) > 3
         assert len(set(one.order.tolist())) == len(one.order)
         assert 0 <= one.order.min() <= one.order.max() < len(seen.yx)
         np.testing.assert_array_equal(one.kept, np.arange(len(seen.yx)))

@@ -3,7 +3,7 @@
     wsi-jax train --method sasha --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors
 
-`--config.method.share=0.1` zooms into a tenth (SASHA-0.1). `sasha:paper` trains as the
+`--config.method.zoom_share=0.1` zooms into a tenth (SASHA-0.1). `sasha:paper` trains as the
 authors' code does (2026): one slide a step, rewards that grow with what is left of an
 episode, a critic without a clock, an unmasked new policy against a masked old one,
 opposite rows that are alike, and an updater that learns from the row zoomed into.
@@ -11,16 +11,15 @@ Theirs and not here: branches compared by the wrong axis, a freeze once every ti
 like one seen, several updates of a row in on-the-fly inference.
 """
 
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.ops.advantages import Reward
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import StageConfig, Train
+from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Schedule
-from wsi_jax.training.ppo import PPO
 
 SLIDES = 242  # of the authors' training split of CAMELYON16: an epoch
 
@@ -33,7 +32,7 @@ def ours() -> Experiment:
     return Experiment(
         grid=Grid(mpp=2.0, size_px=256),
         encoder=Encoder(depth=Depth.resnet50, stages=3, norm=NormKind.frozen),
-        method=SASHA(standardise=True, warm=True),
+        method=SASHA(standardise=True, policy=PolicyStage(init_from_ranking=True)),
         train=Train(balanced=True, class_weights=False),
     )
 
@@ -47,25 +46,30 @@ def paper() -> Experiment:
 def as_published(slides: int) -> SASHA:
     """The method as the authors train it on so many slides."""
 
-    def stage(epochs, rate, decay, clip_norm=0.0, **kwargs):
+    def schedule(epochs, rate, decay, clip_norm=0.0, **kwargs):
         """One slide a step, without warm-up."""
         kwargs |= {"weight_decay": decay, "clip_norm": clip_norm}
-        return StageConfig(
-            steps=epochs * slides,
-            batch=1,
-            validate_every=slides,
-            optimiser=Optimiser(learning_rate=rate, warmup=0.0, **kwargs),
-        )
+        return {
+            "steps": epochs * slides,
+            "batch": 1,
+            "validate_every": slides,
+            "optimiser": Optimiser(learning_rate=rate, warmup=0.0, **kwargs),
+        }
 
     return SASHA(
-        signed=False,
-        anchors=1,
-        itself=True,
-        clock=False,
-        ppo=PPO(reward=Reward.loss, masked=False),
-        hafed=stage(50, 4.14e-4, 1e-5),
-        updater=stage(1000, 4e-5, 4e-4),
-        policy=stage(15, 1e-5, 1e-4, clip_norm=0.5, schedule=Schedule.constant),
+        hafed=HAFEDStage(**schedule(50, 4.14e-4, 1e-5)),
+        updater=UpdaterStage(
+            signed_cosine=False,
+            anchors=1,
+            include_self=True,
+            **schedule(1000, 4e-5, 4e-4),
+        ),
+        policy=PolicyStage(
+            critic_clock=False,
+            reward=Reward.loss,
+            mask_visited=False,
+            **schedule(15, 1e-5, 1e-4, clip_norm=0.5, schedule=Schedule.constant),
+        ),
     )
 
 

@@ -132,7 +132,7 @@ class AttentionSampling(CropOptions):
     takes: ClassVar[Takes] = Takes.looks
     overviews: ClassVar[bool] = True
     all_tiles: ClassVar[bool] = False
-    ways: ClassVar[str] = (
+    strategies_note: ClassVar[str] = (
         "Crops of a verdict: several draws averaged (sampled), or the cells with the "
         "most attention (top)"
     )
@@ -161,7 +161,7 @@ class AttentionSampling(CropOptions):
             )
 
     @property
-    def way(self) -> str:
+    def strategy(self) -> str:
         """What the way to come by a verdict is called."""
         return self.inference.value
 

@@ -1,23 +1,23 @@
-"""SASHA: see a slide at low resolution, and learn where to zoom (arXiv:2507.05077).
+"""SASHA: read a slide at low resolution, and learn where to zoom (arXiv:2507.05077).
 
-Three trainings in a row. `hafed`: attention over the children of every tile, and over
-tiles, makes rows and verdicts of features at high resolution. `updater`: what a row is
-like once a tile like it is seen closer. `policy`: which tile to zoom into next, by PPO,
-rewarded with what the verdict gains. A verdict then takes the children of a tenth or a
-fifth of the tiles; what other ways to choose as many would have said is told beside it.
-One of these is learnt too: `ranking` is taught HAFED's attention, and chooses at once;
-a policy that is `warm` begins with it.
+Three trainings in a row. `hafed` classifies slides at high resolution: attention over
+the children of a tile makes its row, attention over tiles classifies the rows.
+`updater` predicts how a row changes once a tile like it was zoomed into. `policy`
+learns by PPO which tile to zoom into next, rewarded by the fall of the classifier's
+loss. A prediction then reads the children of a tenth or a fifth of the tiles; those of
+other strategies with as many zooms are reported beside it. One of them, `ranking`, is
+learnt: it predicts HAFED's attention at high resolution and chooses all tiles at once.
 """
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from wsi_jax.config_io import COUNT, FieldError
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_zoomer
@@ -27,38 +27,92 @@ from wsi_jax.nets.sasha_losses import (
     ranking_loss,
     updater_loss,
 )
-from wsi_jax.ops import zoom_env
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.ops.episode import Slides, play, sampler
 from wsi_jax.ops.pooling import feature_moments
-from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy, rollout
+from wsi_jax.ops.zoom_env import Rules
+from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy
 from wsi_jax.training import ppo
-from wsi_jax.training.actor_critic import Agent
-from wsi_jax.training.flops import count_flops
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, alone
-from wsi_jax.training.ppo import PPO
-from wsi_jax.training.supervised import plain_mean, supervised
-from wsi_jax.types import (
-    Dtype,
-    Method,
-    Prediction,
-    Stage,
-    Takes,
-    Task,
-    TrainState,
-    Zoomer,
-    Zooms,
-)
+from wsi_jax.training.supervised import supervised
+from wsi_jax.training.zoom_prediction import ZoomPrediction
+from wsi_jax.types import Dtype, Stage, Takes, Task
 
 
-def _updater() -> StageConfig:
-    return StageConfig(optimiser=Optimiser(learning_rate=1e-3, weight_decay=4e-4))
+@dataclasses.dataclass(kw_only=True)
+class HAFEDStage(StageConfig):
+    """HAFED, and how long it is trained.
+
+    Attributes:
+        branches: numbers of attentions over children and over tiles.
+        mask_top: numbers of the best children and tiles, some masked in training.
+        mask_rate: share of these that is masked.
+        partial_zoom_weight: weight of a second loss, on slides of which only a share is
+            at high resolution, as in predictions. The paper has none.
+        normaliser: how attention logits become weights; the paper's is the softmax.
+    """
+
+    branches: tuple[int, int] = (1, 5)
+    mask_top: tuple[int, int] = (10, 20)
+    mask_rate: float = 0.24
+    partial_zoom_weight: float = 0.0
+    normaliser: Normaliser = Normaliser.softmax
+
+    def validate(self) -> None:
+        """Refuses attentions of no branches or tiles, and sparsemax."""
+        super().validate()
+        for name in ("branches", "mask_top"):
+            if min(getattr(self, name)) < 1:
+                raise FieldError(name, "1 or more each")
+        if not 0 <= self.mask_rate < 1:
+            raise FieldError("mask_rate", "0 or more, below 1")
+        if self.normaliser is Normaliser.sparsemax:
+            raise FieldError(
+                "normaliser",
+                "episodes need weights that each row has by itself, and a sparsemax "
+                "weight depends on all others; any other will do",
+            )
 
 
-def _policy() -> StageConfig:
-    rates = {"learning_rate": 3e-4, "weight_decay": 1e-4, "clip_norm": 0.5}
-    return StageConfig(steps=1000, batch=8, optimiser=Optimiser(**rates))
+@dataclasses.dataclass(kw_only=True)
+class UpdaterStage(StageConfig):
+    """The updater of rows, and how long it and the ranking are trained.
+
+    Attributes:
+        min_cosine: cosine from which a row is like the one zoomed into, and is updated.
+        signed_cosine: whether opposite rows are unlike.
+        anchors: tiles of a slide that are zoomed into in one step of training.
+        include_self: whether the row zoomed into is learnt from too, as in the released
+            code.
+        rows: rows updated at a time.
+    """
+
+    min_cosine: float = 0.95
+    signed_cosine: bool = True
+    anchors: int = 4
+    include_self: bool = False
+    rows: int = 16
+    optimiser: Optimiser = dataclasses.field(
+        default_factory=lambda: Optimiser(learning_rate=1e-3, weight_decay=4e-4)
+    )
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **StageConfig.bounds,
+        **{"anchors": COUNT, "rows": COUNT},
+    }
+
+
+@dataclasses.dataclass(kw_only=True)
+class PolicyStage(ppo.PPO):
+    """The policy, and how it is trained by PPO.
+
+    Attributes:
+        init_from_ranking: start from the ranking; the paper's starts untrained.
+        critic_clock: whether the critic knows how much of the episode is over.
+    """
+
+    init_from_ranking: bool = False
+    critic_clock: bool = True
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -69,95 +123,37 @@ class SASHA:
     `children`-th of its um/px.
 
     Attributes:
-        children: to a side of a tile.
-        share: of the tiles that are zoomed into.
-        branches: attentions over children, and over tiles.
-        top: the best children, and tiles, of which training masks some.
-        drop: share of these.
-        mixed: weight of a second loss of HAFED, on slides of which a share is seen at
-            high resolution, as it will have to judge them. The paper has none.
-        tau: cosine from which on a row is updated when another is zoomed into.
-        once: a row is updated once at most. Training has no other way.
-        signed: opposite rows are unlike.
+        children: children to a side of a tile.
+        zoom_share: share of the tiles that are zoomed into.
         standardise: shift and scale features by the statistics of the first batch, for
             encoders whose features vary little about a large mean; there the cosine of
             any two tiles is near 1.
-        anchors: tiles of a slide that are zoomed into in one step of the updater's
-            training.
-        itself: whether the updater also learns from the row zoomed into, as the
-            released code has it.
-        warm: the policy begins with the net that ranks tiles by what HAFED's attention
-            at high resolution would be, not with one that knows nothing. The paper's
-            begins with nothing.
-        clock: whether the critic sees how much of the episode is over.
-        ppo: how the policy learns.
-        hafed: its training.
-        updater: its training, and that of the ranking, which learns from the same rows.
-        policy: its training; each batch is `ppo.epochs` updates.
-        rows: updated at a time.
-        dtype: of the matmuls.
-        normaliser: how logits of HAFED's attentions become weights; what is published
-            is the softmax, and sparsemax is refused.
+        dtype: type of the matmuls.
+        hafed: the classifier.
+        updater: the updater of rows.
+        policy: the policy.
     """
 
     children: int = 4
-    share: float = 0.2
-    branches: tuple[int, int] = (1, 5)
-    top: tuple[int, int] = (10, 20)
-    drop: float = 0.24
-    mixed: float = 0.0
-    tau: float = 0.95
-    once: bool = True
-    signed: bool = True
+    zoom_share: float = 0.2
     standardise: bool = False
-    anchors: int = 4
-    itself: bool = False
-    warm: bool = False
-    clock: bool = True
-    ppo: PPO = dataclasses.field(default_factory=PPO)
-    hafed: StageConfig = dataclasses.field(default_factory=StageConfig)
-    updater: StageConfig = dataclasses.field(default_factory=_updater)
-    policy: StageConfig = dataclasses.field(default_factory=_policy)
-    rows: int = 16
     dtype: Dtype = Dtype.float32
-    normaliser: Normaliser = Normaliser.softmax
+    hafed: HAFEDStage = dataclasses.field(default_factory=HAFEDStage)
+    updater: UpdaterStage = dataclasses.field(default_factory=UpdaterStage)
+    policy: PolicyStage = dataclasses.field(default_factory=PolicyStage)
 
     takes: ClassVar[Takes] = Takes.zooms
-    way: ClassVar[str] = "policy"
-    ways: ClassVar[str] = (
+    strategy: ClassVar[str] = "policy"
+    strategies_note: ClassVar[str] = (
         "Tiles that are zoomed into, as many for all: chosen by the policy, at once by "
         "a net that was taught their attention at high resolution (ranking), at "
         "random, evenly, by their attention at low resolution, or at high (oracle)"
     )
 
     def validate(self) -> None:
-        """Raises ValueError naming the flag that is wrong."""
-        self.ppo.validate()
-        if (several := self.policy.optimiser.accumulate) > 1:
-            raise ValueError(
-                f"--config.method.policy.optimiser.accumulate={several}: a batch is "
-                "learnt from ppo.epochs times, and these would be put together in "
-                "place of batches; set --config.method.policy.batch instead"
-            )
-        if not 0 < self.share <= 1:
-            raise ValueError(f"--config.method.share={self.share}: above 0, 1 at most")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"--config.method.drop={self.drop}: 0 or more, below 1")
-        for name in ("anchors", "rows", "branches", "top"):
-            value = getattr(self, name)
-            if min(np.atleast_1d(value)) < 1:
-                raise ValueError(f"--config.method.{name}={value}: 1 or more")
-        if not self.once:
-            raise ValueError(
-                "--config.method.once=False: episodes are learnt from rows that change "
-                "once; the verdict all_updated of every run has rows updated again"
-            )
-        if self.normaliser is Normaliser.sparsemax:
-            raise ValueError(
-                "--config.method.normaliser=sparsemax: an episode is judged by weights "
-                "that each row has by itself, and a sparsemax weight rests on all the "
-                "others; any other normaliser will do"
-            )
+        """Refuses a share of no tiles, or of more than all."""
+        if not 0 < self.zoom_share <= 1:
+            raise FieldError("zoom_share", "above 0, 1 at most")
 
     def trained(self) -> "SASHA":
         """The method as its checkpoint needs it."""
@@ -169,92 +165,49 @@ class SASHA:
         """Stages in a row, each with an optimiser of its own: `tx` is not used."""
         del tx
         made = _Stages(self, task)
-        own = lambda course, times=1: course.optimiser.make(times * course.steps)
-        agent = own(self.policy, self.ppo.epochs)
-        return (
-            Stage(
-                "hafed",
-                made.hafed(alone("hafed", own(self.hafed))),
-                overrides=self.hafed.overrides(),
-                distil=made.distil,
-            ),
-            Stage(
-                "updater",
-                made.updater(alone("updater", own(self.updater))),
-                overrides=self.updater.overrides(monitor="-loss"),
-                validate=made.validate_updater,
-            ),
-            Stage(
-                "ranking",
-                made.ranking(alone(made.ranks, own(self.updater))),
-                overrides=self.updater.overrides(monitor="-loss"),
-                validate=made.validate_ranking,
-                baseline=True,
-                inherited=self.warm,
-            ),
-            Stage(
-                "policy",
-                made.policy(agent, Strategy()),
-                overrides=self.policy.overrides(),
-                alternatives={
-                    name: made.policy(agent, way) for name, way in STRATEGIES.items()
-                },
-                zoomer=made.zoomer(),
-            ),
-        )
+        return made.hafed(), made.updater(), made.ranking(), made.policy()
 
 
 class _Stages:
-    """The trainings, and the verdicts of each, as pure functions of batches."""
+    """The trainings in a row, as pure functions of batches."""
 
     def __init__(self, config: SASHA, task: Task):
         self.config, self.classes = config, len(task.classes)
-        # What the policy finds among the parameters by its name, it begins with.
-        self.ranks = "actor" if config.warm else "ranking"
+        updater = config.updater
+        self.rules = Rules(tau=updater.min_cosine, signed=updater.signed_cosine)
+        self.prediction = ZoomPrediction(
+            self.nets, self.rules, config.zoom_share, config.children,
+            chunk=updater.rows, states=config.policy.chunk,
+        )  # fmt: skip
 
     def nets(self, rows) -> ZoomNets:
-        """Made for the features they meet, whose number no config tells."""
-        d, config, dtype = rows.shape[-1], self.config, self.config.dtype.value
-        how = {"dtype": dtype}
-        attention = {"top": config.top, "mask_rate": config.drop}
-        attention |= {"normaliser": config.normaliser}
+        """Nets for rows of as many features as these."""
+        d, hafed, dtype = rows.shape[-1], self.config.hafed, self.config.dtype.value
         return ZoomNets(
-            HAFED(self.classes, d, config.branches, **attention, **how),
-            Updater(d, **how),
-            Actor(d, **how),
-            Critic(d, config.clock, **how),
-        )
+            HAFED(
+                self.classes, d, hafed.branches, top=hafed.mask_top,
+                mask_rate=hafed.mask_rate, normaliser=hafed.normaliser, dtype=dtype,
+            ),
+            Updater(d, dtype=dtype),
+            Actor(d, dtype=dtype),
+            Critic(d, self.config.policy.critic_clock, dtype=dtype),
+        )  # fmt: skip
 
-    def rules(self) -> zoom_env.Rules:
-        """Of the environment."""
-        config = self.config
-        return zoom_env.Rules(tau=config.tau, once=config.once, signed=config.signed)
-
-    # HAFED.
-
-    def hafed(self, tx) -> Method:
-        """Trained on the children of all tiles."""
-
-        def init(key, batch):
-            known = self.statistics(batch)
-            nets = self.nets(batch.x.low)
-            return {"standardise": known, "hafed": nets.init("hafed", key)}
-
-        def loss(params, batch, key):
-            nets = self.nets(batch.x.low)
-            total, metrics = hafed_loss(nets, params, batch, key)
-            if self.config.mixed:
-                mixed = partial_zoom_loss(nets, params, batch, key)
-                metrics["partial_zoom_loss"] = mixed
-                total += self.config.mixed * mixed
-            return total, metrics
-
-        return supervised(init, loss, self.full, tx)
+    def init(self, key, batch, *trees):
+        """Initial parameters of HAFED and of other nets, by the names of the trees."""
+        nets = self.nets(batch.x.low)
+        if not trees:
+            statistics = self.statistics(batch)
+            return {"standardise": statistics, "hafed": nets.init("hafed", key)}
+        *earlier, tree = trees
+        before, own = jax.random.split(key)
+        params = self.init(jax.random.split(before)[1], batch, *earlier)
+        return params | {tree: nets.init("actor" if tree == "ranking" else tree, own)}
 
     def statistics(self, batch):
         """Mean and deviation of features [d], at both resolutions together."""
         x, d = batch.x, batch.x.low.shape[-1]
-        # What has been distilled is standardised, and the stage before knows how.
+        # Distilled rows are standardised already.
         if not self.config.standardise or is_distilled(x):
             return {"mean": jnp.zeros(d), "std": jnp.ones(d)}
         b, _, k, _ = x.high.shape
@@ -263,177 +216,84 @@ class _Stages:
         mean, std = feature_moments(both, masks)
         return {"mean": mean, "std": std}
 
-    def distil(self, params, x: Zooms) -> Zooms:
-        """Rows of all tiles at both resolutions."""
-        return self.nets(x.low).rows(params, x)
-
-    def full(self, params, batch, key):
-        """Verdict on all children."""
-        del key
-        return self.whole(params, batch, high=True)
-
-    def whole(self, params, batch, high: bool):
-        """Verdict on all tiles, seen at one resolution."""
-        nets = self.nets(batch.x.low)
-        rows = nets.rows(params, batch.x)
-        said = nets.classify(params, rows.high if high else rows.low, batch.mask)
-        zooms = high * batch.mask.sum(-1)
-        read = lambda x: nets.row_logits(params, x)
-        return Prediction(*said, self.counts(batch, zooms, read))
-
-    # The updater.
-
-    def updater(self, tx) -> Method:
-        """Trained to tell rows at high resolution from a zoom into one like them."""
-
-        def init(key, batch):
-            keys = jax.random.split(key)
-            params = self.hafed(optax.identity()).init(keys[0], batch).params
-            nets = self.nets(batch.x.low)
-            return params | {"updater": nets.init("updater", keys[1])}
+    def hafed(self) -> Stage:
+        """The classifier, trained on the children of all tiles."""
+        config = self.config.hafed
 
         def loss(params, batch, key):
-            return self.errors(params, batch, key, self.config.anchors), {}
-
-        return supervised(init, loss, self.full, tx)
-
-    def validate_updater(self, params, batch, key):
-        """The same, with many tiles zoomed into, ever the same ones."""
-        return {"loss": self.errors(params, batch, key, 16 * self.config.anchors)}
-
-    def errors(self, params, batch, key, anchors):
-        """Mean squared error of the updated rows [b]."""
-        config = self.config
-        return updater_loss(
-            self.nets(batch.x.low), params, batch, key, self.rules(),
-            anchors=anchors, itself=config.itself, chunk=config.anchors,
-        )  # fmt: skip
-
-    # What the policy is held against: one that ranks tiles at once.
-
-    def ranking(self, tx) -> Method:
-        """Trained to tell HAFED's attention from low resolution."""
-
-        def init(key, batch):
-            keys = jax.random.split(key)
-            params = self.updater(optax.identity()).init(keys[0], batch).params
             nets = self.nets(batch.x.low)
-            return params | {self.ranks: nets.init("actor", keys[1])}
+            total, metrics = hafed_loss(nets, params, batch, key)
+            if config.partial_zoom_weight:
+                partial = partial_zoom_loss(nets, params, batch, key)
+                metrics["partial_zoom_loss"] = partial
+                total += config.partial_zoom_weight * partial
+            return total, metrics
 
-        def loss(params, batch, key):
-            del key
-            return self.astray(params, batch), {}
-
-        def predict(params, batch, key):
-            return self.verdict(params, batch, key, AT_ONCE, self.rank(batch.x.low))
-
-        return supervised(init, loss, predict, tx)
-
-    def validate_ranking(self, params, batch, key):
-        """The same, on slides it has not learnt from."""
-        del key
-        return {"loss": self.astray(params, batch)}
-
-    def astray(self, params, batch):
-        """How far the ranking is from HAFED's attention [b]."""
-        nets, rank = self.nets(batch.x.low), self.rank(batch.x.low)
-        return ranking_loss(nets, params, batch, rank)
-
-    def rank(self, rows):
-        """(params, rows [*m d]) -> logit of each tile, at once and for good."""
-        act = self.nets(rows).act
-        return lambda params, x: act({"actor": params[self.ranks]}, x)
-
-    # The policy.
-
-    def policy(self, tx, way: Strategy) -> Method:
-        """Trained by episodes on slides of which all is known."""
-        tx = ppo.optimiser(tx, tx)
-        config = self.config
-
-        def init(key, batch):
-            key, *keys = jax.random.split(key, 4)
-            params = self.updater(optax.identity()).init(keys[0], batch).params
-            nets = self.nets(batch.x.low)
-            params |= {"actor": nets.init("actor", keys[1])}
-            params |= {"critic": nets.init("critic", keys[2])}
-            return TrainState(jnp.int32(0), params, tx.init(_agent(params)), key)
-
-        def step(state, batch):
-            params, known = _agent(state.params), state.params
-            key = jax.random.fold_in(state.key, state.step)
-            nets = self.nets(batch.x.low)
-            slides, steps = self.slides(known, batch, config.share)
-            episodes = config.ppo.episodes
-            keys = jax.random.split(key, (len(batch.target), episodes))
-            agent = Agent.of(nets.actor, nets.critic)
-            act = lambda x: nets.act(known, x)
-            episode = play(
-                slides, nets.row_updater(known), act, sampler(keys), self.rules(),
-                steps=steps, episodes=episodes, chunk=config.rows,
-            )  # fmt: skip
-            gained = ppo.experience(
-                agent, params, lambda x: nets.row_logits(known, x), slides,
-                batch.target, batch.weight, episode, config.ppo,
-            )  # fmt: skip
-            params, opt, metrics = ppo.improve(
-                agent, tx, params, state.opt, gained, config.ppo
-            )
-            metrics = {name: values.mean() for name, values in metrics.items()}
-            metrics["loss"] = metrics["actor_loss"] + metrics["critic_loss"]
-            metrics["gain"] = plain_mean(gained.gain.mean(1), batch.weight)
-            return TrainState(state.step + 1, known | params, opt, state.key), metrics
-
-        def predict(params, batch, key):
-            return self.verdict(params, batch, key, way, self.nets(batch.x.low).act)
-
-        return Method(init, step, predict)
-
-    def zoomer(self) -> Zoomer | None:
-        """The policy's own way, where it need not read all."""
-        share = self.config.share
-        return policy_zoomer(self.nets, share, self.rules()) if share < 1 else None
-
-    def slides(self, params, batch, share) -> tuple[Slides, int]:
-        """Slides to play on, and the steps on the fullest there could be."""
-        rows = self.nets(batch.x.low).rows(params, batch.x)
-        steps = zoom_env.horizon(share, batch.mask.sum(-1))
-        most = max(1, math.ceil(zoom_env.as_ratio(share) * batch.mask.shape[1]))
-        return Slides.of(*rows, batch.mask, steps), most
-
-    def verdict(self, params, batch, key, way: Strategy, liking):
-        """Of one way to zoom, by what `liking` makes of (params, rows)."""
-        share = self.config.share if way.share is None else way.share
-        if share in (0, 1):
-            return self.whole(params, batch, high=share == 1)
-        nets, update = (
-            self.nets(batch.x.low),
-            self.nets(batch.x.low).row_updater(params),
+        tx, predict = alone("hafed", config.make_optimiser()), self.prediction.at_high
+        return Stage(
+            "hafed",
+            supervised(self.init, loss, predict, tx),
+            overrides=config.overrides(),
+            distil=lambda params, x: self.nets(x.low).rows(params, x),
         )
-        slides, steps = self.slides(params, batch, share)
-        act = lambda x: liking(params, x)
-        read = lambda x: nets.row_logits(params, x)
-        known = rollout(
-            way, slides, update, act, read, self.rules(), key,
-            steps=steps, chunk=self.config.rows, states=self.config.ppo.chunk,
-        )  # fmt: skip
-        trace = {"order": known.order, "steps": slides.horizon, "logits": known.logits}
-        renew = lambda x: update.output_layers(update.row_terms(x))
-        passes = 1 if way.rules(self.rules()).once else slides.horizon
-        counts = self.counts(batch, slides.horizon, read, act, renew, passes=passes)
-        said = nets.classify(params, known.rows, known.mask)
-        return Prediction(*said, counts, trace)
 
-    def counts(self, batch, zooms, *scored, passes=1):
-        """Tiles read, and FLOPs where each of `scored` sees every row so often."""
-        row = jax.ShapeDtypeStruct((1, batch.x.low.shape[-1]), jnp.float32)
-        each, tiles = sum(count_flops(f, row) for f in scored), batch.mask.sum(-1)
-        return {
-            "tiles": tiles + self.config.children**2 * zooms,
-            "flops": tiles.astype(jnp.float32) * each * passes,
-        }
+    def updater(self) -> Stage:
+        """The updater, trained to predict rows at high resolution."""
+        config = self.config.updater
 
+        def loss(params, batch, key, anchors=config.anchors):
+            """Mean squared error of the updated rows [b]."""
+            return updater_loss(
+                self.nets(batch.x.low), params, batch, key, self.rules,
+                anchors=anchors, itself=config.include_self, chunk=config.anchors,
+            )  # fmt: skip
 
-def _agent(params):
-    """What the policy's training changes."""
-    return {name: params[name] for name in ("actor", "critic")}
+        measure = lambda *args: loss(*args, 16 * config.anchors)
+        return self._by_loss(loss, measure, self.prediction.at_high, "updater")
+
+    def ranking(self) -> Stage:
+        """The baseline that ranks all tiles at once, by HAFED's attention."""
+        inherited = self.config.policy.init_from_ranking
+        # The policy starts from a tree that has the name of its own.
+        tree = "actor" if inherited else "ranking"
+
+        def act(batch):
+            actor = self.nets(batch.x.low).act
+            return lambda params, x: actor({"actor": params[tree]}, x)
+
+        def loss(params, batch, key):
+            """Divergence [b] of the ranking from HAFED's attention."""
+            del key
+            return ranking_loss(self.nets(batch.x.low), params, batch, act(batch))
+
+        def predict(params, batch, key):
+            return self.prediction.by(AT_ONCE, params, batch, key, act(batch))
+
+        stage = self._by_loss(loss, loss, predict, "updater", tree)
+        return stage._replace(name="ranking", baseline=True, inherited=inherited)
+
+    def _by_loss(self, loss, measure, predict, *trees) -> Stage:
+        """A stage that trains the last of its trees, and is validated by a loss."""
+        config = self.config.updater
+        init = lambda key, batch: self.init(key, batch, *trees)
+        tx = alone(trees[-1], config.make_optimiser())
+        return Stage(
+            trees[-1],
+            supervised(init, lambda *args: (loss(*args), {}), predict, tx),
+            overrides=config.overrides(monitor="-loss"),
+            validate=lambda *args: {"loss": measure(*args)},
+        )
+
+    def policy(self) -> Stage:
+        """The policy, trained by episodes, and the other strategies."""
+        config, share = self.config.policy, self.config.zoom_share
+        init = lambda key, batch: self.init(key, batch, "updater")
+        by = lambda strategy: ppo.policy_method(init, self.prediction, strategy, config)
+        return Stage(
+            "policy",
+            by(Strategy()),
+            overrides=config.overrides(),
+            alternatives={name: by(strategy) for name, strategy in STRATEGIES.items()},
+            # Where all tiles are read anyway, there is nothing to read on demand.
+            zoomer=policy_zoomer(self.nets, share, self.rules) if share < 1 else None,
+        )

@@ -123,7 +123,7 @@ def strategy_metrics(
         return {}
     names = [f"{name}{end}" for name in NAMES for end in ("", "_lo", "_hi")]
     names += ECE
-    by, thresholds = {config.method.way: metrics}, {}
+    by, thresholds = {config.method.strategy: metrics}, {}
     apart = predictions[0].fold is not None
     folds = np.array([one.fold for one in predictions]) if apart else None
     for name in predictions[0].others:

@@ -65,7 +65,7 @@ def write(
         metrics=headline(summary, names(summary)),
         n_slides=len(verdicts),
         n_patients=int(summary["n_patients"]),
-        results=results(summary, getattr(config.method, "ways", "")),
+        results=results(summary, getattr(config.method, "strategies_note", "")),
         cohort=tables.counts(
             [{"split": r.split, "site": r.site, "label": r.label} for r in cohort.rows],
             ("split", "site"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import optax
 
 from wsi_jax.config_io import COUNT, SEED, FieldError
 from wsi_jax.training.optimiser import Optimiser
@@ -88,6 +89,10 @@ class StageConfig:
     def validate(self) -> None:
         """Refuses an optimiser that waits for more batches than there are."""
         check_updates(self.steps, self.optimiser)
+
+    def make_optimiser(self, times: int = 1) -> optax.GradientTransformation:
+        """The stage's optimiser, for so many updates a batch."""
+        return self.optimiser.make(times * self.steps)
 
     def overrides(self, **more: Any) -> dict[str, Any]:
         """The fields of `Train` that this stage replaces."""

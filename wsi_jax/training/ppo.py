@@ -1,12 +1,13 @@
 """Proximal policy optimisation of a policy that zooms (Schulman et al. 2017).
 
-A batch is `b` slides with `e` episodes of `t` steps on each. All of it is one program:
-episodes are played, weighed and learnt from without leaving the device.
+A batch is `b` slides with `e` episodes of `t` steps on each. All of it is one program
+that does not leave the device.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,64 +15,83 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from wsi_jax.config_io import COUNT, POSITIVE, FieldError
 from wsi_jax.ops.advantages import Reward, advantages, normalise, rewards, surrogate
-from wsi_jax.ops.episode import Episode, Slides
+from wsi_jax.ops.episode import Episode, Slides, play, sampler
 from wsi_jax.ops.episode_states import state_logits
+from wsi_jax.ops.zoom_strategies import Strategy
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
-from wsi_jax.training.supervised import weighted_mean
+from wsi_jax.training.loop import StageConfig
+from wsi_jax.training.optimiser import Optimiser
+from wsi_jax.training.supervised import plain_mean, weighted_mean
+from wsi_jax.training.zoom_prediction import ZoomPrediction
+from wsi_jax.types import Method, TrainState
 
 
 @dataclasses.dataclass(kw_only=True)
-class PPO:
-    """How a policy learns from episodes.
+class PPO(StageConfig):
+    """How a policy learns from episodes; a batch makes `epochs` updates.
 
     Attributes:
-        episodes: played on each slide before each update.
+        episodes: episodes played on each slide before each update.
         epochs: gradient steps of an update, each on all steps of all its episodes.
         clip: how far the ratio of probabilities may go from 1 and still gain.
-        gamma: discount.
-        lam: of the advantages; what lies ahead decays by it.
-        entropy: reward for that of the policy.
-        reward: of a step.
-        masked: whether the new policy, like the old, never goes to a tile again. The
+        gamma: discount of rewards.
+        gae_lambda: decay of later errors in the advantages.
+        entropy: weight of the policy's entropy.
+        reward: reward of a step.
+        mask_visited: whether the new policy, like the old, never returns to a tile. The
             released code compares an unmasked policy with a masked one.
-        chunk: states weighed at a time.
+        chunk: states evaluated at a time.
     """
 
     episodes: int = 2
     epochs: int = 4
     clip: float = 0.2
     gamma: float = 1.0
-    lam: float = 0.94
+    gae_lambda: float = 0.94
     entropy: float = 0.001
     reward: Reward = Reward.gain
-    masked: bool = True
+    mask_visited: bool = True
     chunk: int = 25
+    steps: int = 1000
+    batch: int = 8
+    optimiser: Optimiser = dataclasses.field(
+        default_factory=lambda: Optimiser(
+            learning_rate=3e-4, weight_decay=1e-4, clip_norm=0.5
+        )
+    )
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **StageConfig.bounds,
+        **dict.fromkeys(("episodes", "epochs", "chunk"), COUNT),
+        **dict.fromkeys(("gamma", "gae_lambda"), (0, 1)),
+        "clip": (POSITIVE, math.inf),
+    }
 
     def validate(self) -> None:
-        """Raises ValueError naming the flag that is wrong."""
-        for name in ("episodes", "epochs", "chunk"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"--config.method.ppo.{name}={value}: 1 or more")
-        for name in ("gamma", "lam"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise ValueError(f"--config.method.ppo.{name}={value}: from 0 to 1")
-        if self.clip <= 0:
-            raise ValueError(f"--config.method.ppo.clip={self.clip}: above 0")
+        """Refuses an optimiser that accumulates over batches."""
+        super().validate()
+        if self.optimiser.accumulate > 1:
+            raise FieldError(
+                "optimiser.accumulate",
+                "each batch makes epochs updates, and these would be accumulated in "
+                "place of batches; raise the batch instead",
+            )
 
 
 class Experience(NamedTuple):
-    """Episodes and what is to be learnt from them; constants.
+    """Episodes and what is learnt from them; constants.
 
     Attributes:
-        slides: on which they were played.
-        episode: as played.
-        live: [b e t], the steps that were taken.
-        log_p: [b e t], of the actions, when they were taken.
+        slides: the slides that were played on.
+        episode: the episodes.
+        live: [b e t], True for steps that were taken.
+        log_p: [b e t], log-probabilities of the actions when they were taken.
         advantage: [b e t], normalised over a slide's episodes.
-        target: [b e t], of the critic.
+        target: [b e t], the critic's targets.
         gain: [b e], what the classifier's loss fell by in an episode.
-        weight: [b], of the slides.
+        weight: [b], weights of the slides.
     """
 
     slides: Slides
@@ -87,7 +107,7 @@ class Experience(NamedTuple):
 def optimiser(
     actor: optax.GradientTransformation, critic: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """One of both, each with its own moments and its own gradient's norm."""
+    """Actor and critic apart, each with its own moments and gradient norm."""
     labels = {"actor": "actor", "critic": "critic"}
     return optax.partition({"actor": actor, "critic": critic}, labels)
 
@@ -102,17 +122,17 @@ def experience(
     episode: Episode,
     config: PPO,
 ) -> Experience:
-    """What the agent that played episodes is to learn from them.
+    """Rewards, advantages and targets of episodes.
 
     Args:
         agent: actor and critic.
-        params: of both, with which the episodes were played.
-        classify: whose loss is to fall: rows [*m d] -> (scores [*m k], values [*m c]).
-        slides: on which the episodes are.
-        label: of the slides.
-        weight: of the slides.
-        episode: as played.
-        config: of the learning.
+        params: their parameters when the episodes were played.
+        classify: rows [*m d] -> (scores [*m k], values [*m c]); its loss is to fall.
+        slides: the slides.
+        label: class of each slide.
+        weight: weight of each slide.
+        episode: the episodes.
+        config: discounts and rewards.
     """
     steps = episode.actions.shape[-1]
     live = jnp.arange(steps)[None] < slides.horizon[:, None]
@@ -120,49 +140,52 @@ def experience(
     logits = state_logits(
         classify, slides, episode, steps=steps + 1, chunk=config.chunk
     )
-    surprise = optax.softmax_cross_entropy_with_integer_labels
-    losses = surprise(logits, jnp.broadcast_to(label[:, None, None], logits.shape[:-1]))
-    then = evaluate_policy(
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    losses = cross_entropy(
+        logits, jnp.broadcast_to(label[:, None, None], logits.shape[:-1])
+    )
+    old = evaluate_policy(
         agent, params, slides, episode, masked=True, chunk=config.chunk
     )
     advantage = advantages(
         rewards(losses, config.reward),
-        then.value,
+        old.value,
         live,
         gamma=config.gamma,
-        lam=config.lam,
+        lam=config.gae_lambda,
     )
     return Experience(
         slides=slides,
         episode=episode,
         live=live,
-        log_p=then.log_p,
+        log_p=old.log_p,
         advantage=jax.vmap(normalise)(advantage, live),
-        target=advantage + then.value,
+        target=advantage + old.value,
         gain=losses[..., 0] - losses[..., -1],
         weight=weight,
     )
 
 
 def loss(
-    agent: Agent, params: PyTree, gained: Experience, config: PPO
+    agent: Agent, params: PyTree, experience: Experience, config: PPO
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Of actor and critic together, which share no parameter; and each by itself."""
-    slides, episode, live = gained.slides, gained.episode, gained.live
-    how = {"masked": config.masked, "chunk": config.chunk}
-    now = evaluate_policy(agent, params, slides, episode, **how)
+    """Loss of actor and critic, which share no parameter; and each as a metric."""
+    slides, episode, live = experience.slides, experience.episode, experience.live
+    new = evaluate_policy(
+        agent, params, slides, episode, masked=config.mask_visited, chunk=config.chunk
+    )
 
     def mean(x):
-        """Over a slide's steps, then over slides."""
+        """Mean over a slide's steps, then over slides."""
         each = jnp.where(live, x, 0).sum((1, 2)) / jnp.maximum(live.sum((1, 2)), 1)
-        return weighted_mean(each, gained.weight)
+        return weighted_mean(each, experience.weight)
 
-    log_ratio = jnp.where(live, now.log_p - gained.log_p, 0)
-    gain = mean(surrogate(log_ratio, gained.advantage, config.clip))
-    spread = mean(now.entropy)
-    actor = -gain - config.entropy * spread
-    critic = mean((now.value - gained.target) ** 2)
-    metrics = {"actor_loss": actor, "critic_loss": critic, "entropy": spread}
+    log_ratio = jnp.where(live, new.log_p - experience.log_p, 0)
+    gain = mean(surrogate(log_ratio, experience.advantage, config.clip))
+    entropy = mean(new.entropy)
+    actor = -gain - config.entropy * entropy
+    critic = mean((new.value - experience.target) ** 2)
+    metrics = {"actor_loss": actor, "critic_loss": critic, "entropy": entropy}
     return actor + critic, metrics
 
 
@@ -171,24 +194,24 @@ def improve(
     tx: optax.GradientTransformation,
     params: PyTree,
     opt: PyTree,
-    gained: Experience,
+    experience: Experience,
     config: PPO,
 ) -> tuple[PyTree, PyTree, dict[str, Float[Array, " epochs"]]]:
-    """Learns from episodes; returns parameters, optimiser's state and metrics by epoch.
+    """Parameters and optimiser's state after learning; metrics of each epoch.
 
     Args:
         agent: actor and critic.
-        tx: of both; see `optimiser`.
-        params: of both.
+        tx: their optimiser; see `optimiser`.
+        params: their parameters.
         opt: state of `tx`.
-        gained: what there is to learn from.
+        experience: what is learnt from.
         config: of the learning.
     """
 
     def epoch(carry, _):
         params, opt = carry
-        of = lambda params: loss(agent, params, gained, config)
-        grads, metrics = jax.grad(of, has_aux=True)(params)
+        loss_of = lambda params: loss(agent, params, experience, config)
+        grads, metrics = jax.grad(loss_of, has_aux=True)(params)
         updates, opt = tx.update(grads, opt, params)
         for name in ("actor", "critic"):
             metrics[f"{name}_grad_norm"] = optax.tree.norm(grads[name])
@@ -196,3 +219,56 @@ def improve(
 
     (params, opt), metrics = lax.scan(epoch, (params, opt), length=config.epochs)
     return params, opt, metrics
+
+
+def policy_method(
+    init_nets: Callable, prediction: ZoomPrediction, strategy: Strategy, config: PPO
+) -> Method:
+    """The Method of a policy on slides read at both resolutions.
+
+    Args:
+        init_nets: (key, batch) -> parameters of all nets but actor and critic, which
+            are not trained.
+        prediction: predicts, and has the nets and the rules of the environment.
+        strategy: which tiles a prediction zooms into.
+        config: how the policy learns.
+    """
+    tx = optimiser(*[config.make_optimiser(config.epochs)] * 2)
+
+    def init(key, batch):
+        key, *keys = jax.random.split(key, 4)
+        nets = prediction.nets(batch.x.low)
+        agent = {
+            "actor": nets.init("actor", keys[1]),
+            "critic": nets.init("critic", keys[2]),
+        }
+        params = init_nets(jax.random.split(keys[0])[1], batch) | agent
+        return TrainState(jnp.int32(0), params, tx.init(agent), key)
+
+    def step(state, batch):
+        params, nets = state.params, prediction.nets(batch.x.low)
+        key = jax.random.fold_in(state.key, state.step)
+        keys = jax.random.split(key, (len(batch.target), config.episodes))
+        slides, steps = prediction.slides(params, batch)
+        episode = play(
+            slides, nets.row_updater(params), lambda x: nets.act(params, x), sampler(keys),
+            prediction.rules, steps=steps, episodes=config.episodes,
+            chunk=prediction.chunk,
+        )  # fmt: skip
+        agent = Agent.of(nets.actor, nets.critic)
+        learnt = {name: params[name] for name in ("actor", "critic")}
+        gained = experience(
+            agent, learnt, lambda x: nets.row_logits(params, x), slides,
+            batch.target, batch.weight, episode, config,
+        )  # fmt: skip
+        learnt, opt, metrics = improve(agent, tx, learnt, state.opt, gained, config)
+        metrics = {name: values.mean() for name, values in metrics.items()}
+        metrics["loss"] = metrics["actor_loss"] + metrics["critic_loss"]
+        metrics["gain"] = plain_mean(gained.gain.mean(1), batch.weight)
+        return TrainState(state.step + 1, params | learnt, opt, state.key), metrics
+
+    def predict(params, batch, key):
+        act = prediction.nets(batch.x.low).act
+        return prediction.by(strategy, params, batch, key, act)
+
+    return Method(init, step, predict)

@@ -17,13 +17,12 @@ that of a cohort with 120 training slides. Features may be shared (`--config.fea
 from experiments.configs.pretrain import tiles
 from wsi_jax.configs.sasha import as_published
 from wsi_jax.data.bags import Loading
-from wsi_jax.methods.sasha import SASHA
+from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import StageConfig, Train
+from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
-from wsi_jax.training.ppo import PPO
 
 SLIDES = 120  # of the training split of a cohort: an epoch
 
@@ -40,22 +39,22 @@ def ours() -> Experiment:
         encoder=pretrained.method.encoder,
         method=SASHA(
             standardise=True,
-            tau=0.5,
-            warm=True,
-            ppo=PPO(episodes=8),
-            hafed=StageConfig(
+            hafed=HAFEDStage(
                 steps=200,
                 batch=8,
                 validate_every=50,
                 optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
             ),
-            updater=StageConfig(
+            updater=UpdaterStage(
+                min_cosine=0.5,
                 steps=600,
                 batch=8,
                 validate_every=100,
                 optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
             ),
-            policy=StageConfig(
+            policy=PolicyStage(
+                init_from_ranking=True,
+                episodes=8,
                 steps=400,
                 batch=8,
                 validate_every=50,
