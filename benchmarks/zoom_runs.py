@@ -111,10 +111,9 @@ def differences(runs: Sequence[Run]) -> list[dict]:
     """The policy less other strategies: by preset, whose settings, and share."""
     groups, rows = {}, []
     for run in runs:
-        group = run.cohort.config["preset"], settings(run.config)
-        groups.setdefault((*group, run.config["method.zoom_share"]), []).append(
-            run.scores()
-        )
+        share = run.config["method.zoom_share"]
+        group = run.cohort.config["preset"], settings(run.config), share
+        groups.setdefault(group, []).append(run.scores())
     for (preset, whose, share), cohorts in groups.items():
         mean = {
             name: np.mean([delong(y, p[name]).value for y, p in cohorts])

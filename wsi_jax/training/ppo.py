@@ -251,8 +251,8 @@ def policy_method(
         keys = jax.random.split(key, (len(batch.target), config.episodes))
         slides, steps = prediction.slides(params, batch)
         episode = play(
-            slides, nets.row_updater(params), lambda x: nets.act(params, x), sampler(keys),
-            prediction.rules, steps=steps, episodes=config.episodes,
+            slides, nets.row_updater(params), lambda x: nets.act(params, x),
+            sampler(keys), prediction.rules, steps=steps, episodes=config.episodes,
             chunk=prediction.chunk,
         )  # fmt: skip
         agent = Agent.of(nets.actor, nets.critic)
