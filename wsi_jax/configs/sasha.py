@@ -3,9 +3,9 @@
     wsi-jax train --method sasha --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors
 
-`--config.method.zoom_share=0.1` zooms into a tenth (SASHA-0.1). `sasha:paper` trains as the
-authors' code does (2026): one slide a step, rewards that grow with what is left of an
-episode, a critic without a clock, an unmasked new policy against a masked old one,
+`--config.method.zoom_share=0.1` zooms into a tenth (SASHA-0.1). `sasha:paper` trains as
+the authors' code does (2026): one slide a step, rewards that grow with what is left of
+an episode, a critic without a clock, an unmasked new policy against a masked old one,
 opposite rows that are alike, and an updater that learns from the row zoomed into.
 Theirs and not here: branches compared by the wrong axis, a freeze once every tile was
 like one seen, several updates of a row in on-the-fly inference.
