@@ -56,13 +56,13 @@ def peaks() -> tuple[dict[str, float], str]:
         if device.device_kind.startswith(name):
             return {"bfloat16": bfloat16, "float32": float32}, "data sheet"
     n = 1536 if device.platform == "cpu" else 8192
-    found = {}
+    peaks_by_dtype = {}
     for dtype in ("bfloat16", "float32"):
         run = jax.jit(jnp.matmul)
         x = jnp.ones((n, n), dtype)
         seconds = [_clock(run, x, x) for _ in range(12)]
-        found[dtype] = 2 * n**3 / min(seconds)
-    return found, f"matmul of {n}"
+        peaks_by_dtype[dtype] = 2 * n**3 / min(seconds)
+    return peaks_by_dtype, f"matmul of {n}"
 
 
 def _clock(run: Callable, *args) -> float:

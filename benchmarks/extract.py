@@ -91,15 +91,15 @@ def row(rows: list[Row], ready: Ready, threads: int, batch: int) -> dict:
     alone, meter = seconds_of_batch(ready, batch), Meter()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        found = extract(
+        slides = extract(
             rows, ready, pathlib.Path(folder), batch=batch,
             reading=Reading(threads=threads), meter=meter, progress=Silent,
         )  # fmt: skip
         wall_s = time.perf_counter() - began
     spent = meter.as_dict()
-    survey_s = spent["span.tiling.wall_s"]
-    tiles = sum(one["tiles"] for one in found if one["status"] == "encoded")
-    busy_s = min(-(-tiles // batch) * alone, wall_s - survey_s)
+    tiling_s = spent["span.tiling.wall_s"]
+    tiles = sum(one["tiles"] for one in slides if one["status"] == "encoded")
+    busy_s = min(-(-tiles // batch) * alone, wall_s - tiling_s)
     return {
         "encoder": ready.tiling.encoder.name,
         "threads": threads,
@@ -109,9 +109,9 @@ def row(rows: list[Row], ready: Ready, threads: int, batch: int) -> dict:
         "seconds": wall_s,
         "slides_per_s": spent["slides"] / wall_s,
         "tiles_per_s": spent["tiles"] / wall_s,
-        "survey_percent": 100 * survey_s / wall_s,
+        "survey_percent": 100 * tiling_s / wall_s,
         "wait_percent": 100 * spent["span.wait.wall_s"] / wall_s,
-        "device_waited_percent": 100 * (1 - busy_s / (wall_s - survey_s)),
+        "device_waited_percent": 100 * (1 - busy_s / (wall_s - tiling_s)),
         "mb_decoded": spent["bytes_decoded"] / 1e6,
     }
 

@@ -69,7 +69,7 @@ def measure_fed(
     draw = np.random.default_rng(0).integers
     host = [draw(0, 256, shape, np.uint8) for _ in range(AHEAD + 1)]
     flops, few = count_flops(net.apply, params, host[0]), host[0][:2]
-    found = error(jax.jit(net.apply)(params, few), exact(subject, params, few))
+    relative_error = error(jax.jit(net.apply)(params, few), exact(subject, params, few))
     params = jax.device_put(params)
     head = {"subject": subject.name, "px": subject.px, "tiles": subject.tiles}
     held = device.timed(
@@ -86,7 +86,7 @@ def measure_fed(
             "flops": flops,
             "mfu": flops / seconds / peaks[dtype],
             "peak_from": peak_from,
-            "relative_error": found,
+            "relative_error": relative_error,
         }
 
 

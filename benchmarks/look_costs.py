@@ -75,12 +75,12 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     meter, config = Meter(), timed(config)
     whole = min(batches, len(part.rows) // BATCH)
     part = part._replace(rows=part.rows[: BATCH * whole])
-    found = extraction.look(
+    slides = extraction.look(
         part.rows, config.tiling(), reading=config.reading, meter=meter,
         progress=progress,
     )  # fmt: skip
     mesh = make_mesh(jax.devices()[:1])
-    source = LookSource(config, found, mesh)
+    source = LookSource(config, slides, mesh)
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.stages(Task(part.classes), tx)
     method = compile_method(stage.method, mesh)
@@ -99,9 +99,9 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
         verdicts.clear()
         began = time.perf_counter()
         for batch, _ in source.evaluation(part):
-            said = method.predict(state.params, batch, jax.random.key(0))
-            jax.block_until_ready(said.logits)
-            tiles += said.counts["tiles"].tolist()
+            prediction = method.predict(state.params, batch, jax.random.key(0))
+            jax.block_until_ready(prediction.logits)
+            tiles += prediction.counts["tiles"].tolist()
             verdicts.append(time.perf_counter() - began)
             began = time.perf_counter()
     return Cost(

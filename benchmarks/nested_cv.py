@@ -32,13 +32,8 @@ def nested(
     Scores of different folds come from different models without a common scale: a
     learner is chosen by the AUC of pairs within inner groups, and whoever judges counts
     pairs within outer groups (`evals.intervals.delong(..., groups=outer)`). Such an AUC
-    is right on average however small the groups are: of 60 slides with a true AUC of
-    .850 it is .851 in groups of 12, .851 in groups of 5 and .849 in groups of 4. (Ranks
-    within groups, pooled, give .827, .786 and .766: the best of a group of negatives
-    ranks as high as the best of a group of positives.) What small groups cost is
-    certainty: against one group of all, the AUC's deviation is 1.1 times as large in
-    groups of 12, 1.3 times in groups of 5 and 1.4 times in groups of 4. A group needs a
-    slide of each class; a group of one class has no pair and counts for nothing.
+    is right on average however small the groups are; what small groups cost is
+    certainty. A group needs a slide of each class; a group of one class has no pair.
 
     Args:
         learners: by name: (train [f n] bool) -> scores [f n] of all slides, row by row

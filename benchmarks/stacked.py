@@ -1,4 +1,4 @@
-"""PPO on every row of every state: what `train.ppo` does, word for word, at full cost.
+"""PPO on every row of every state: what `training.ppo` does, at full cost.
 
 Episodes are played by `ops.zoom_env`, their states are stacked [b e t n d], and at
 every epoch actor and critic see all of them, as in the code released with SASHA.
@@ -48,23 +48,9 @@ def play(slides: Slides, update: Callable, act: Callable, keys, rules, steps: in
     return jax.vmap(jax.vmap(one, (0, None, None, None, None)))(keys, *slides)
 
 
-def train(
-    agent: Agent,
-    tx: optax.GradientTransformation,
-    params,
-    classify: Callable,
-    slides: Slides,
-    label,
-    episode: Stacked,
-    config: PPO,
-):
-    """An update by `episode`; returns parameters, losses and gradients by epoch.
-
-    Args:
-        classify: (state [n d], mask [n]) -> logits [c].
-        agent, tx, params, slides, label, config: as in `train.ppo`.
-        episode: as played.
-    """
+def action_statistics(agent: Agent, slides: Slides, episode: Stacked):
+    """Which steps were made [b e t]; (params) -> log probabilities of the actions,
+    entropies and values, each [b e t]."""
     b, e, steps = episode.actions.shape
     n = slides.mask.shape[-1]
     mask = slides.mask[:, None, None]
@@ -79,7 +65,7 @@ def train(
     )
     clock = jnp.stack([share(slides.horizon), share(slides.mask.sum(-1))], -1)
 
-    def look(params):
+    def statistics(params):
         each = jax.vmap(jax.vmap(jax.vmap(log_attention)))
         log_p = each(agent.act(params, states), allowed)
         scores, values = agent.project_rows(params, states)
@@ -89,11 +75,33 @@ def train(
         spread = jax.vmap(jax.vmap(jax.vmap(entropy)))(log_p)
         return chosen, spread, agent.value(params, pooled, clock)
 
+    return live, statistics
+
+
+def train(
+    agent: Agent,
+    tx: optax.GradientTransformation,
+    params,
+    classify: Callable,
+    slides: Slides,
+    label,
+    episode: Stacked,
+    config: PPO,
+):
+    """An update by `episode`; returns parameters, losses and gradients by epoch.
+
+    Args:
+        classify: (state [n d], mask [n]) -> logits [c].
+        agent, tx, params, slides, label, config: as in `training.ppo`.
+        episode: as played.
+    """
+    live, statistics = action_statistics(agent, slides, episode)
+    b = len(label)
     each = jax.vmap(jax.vmap(classify, (0, None)), (0, None))
     logits = jax.vmap(each)(episode.states, slides.mask)
     wanted = jnp.broadcast_to(label[:, None, None], logits.shape[:-1])
     surprise = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
-    log_p, _, value = look(params)
+    log_p, _, value = statistics(params)
     advantage = advantages(
         rewards(surprise, config.reward),
         value,
@@ -104,7 +112,7 @@ def train(
     target, advantage = advantage + value, jax.vmap(normalise)(advantage, live)
 
     def loss(params):
-        now, spread, values = look(params)
+        now, spread, values = statistics(params)
         per_slide = lambda x: jnp.where(live, x, 0).sum((1, 2)) / live.sum((1, 2))
         mean = lambda x: weighted_mean(per_slide(x), jnp.ones(b))
         ratio = jnp.where(live, now - log_p, 0)

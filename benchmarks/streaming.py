@@ -105,24 +105,24 @@ def measured(
     subject = Subject(name)
     tile_px = subject.tile(image_px, about_px)
     streamed = functools.partial(stream, subject.net)
-    ways = {
+    forwards = {
         ("dense", image_px): subject.dense,
         ("strips", strips): lambda p, x: streamed(p, x, strips),
         ("tiles", tile_px): lambda p, x: streamed(p, x, (tile_px, tile_px)),
     }
     if overlap:
         side = OVERLAPPING_PX, OVERLAPPING_PX
-        ways["overlapping", side[0]] = lambda p, x: halo(subject.net, p, x, side)
+        forwards["overlapping", side[0]] = lambda p, x: halo(subject.net, p, x, side)
     pixels = np.random.default_rng(0).integers(0, 256, image(image_px).shape, np.uint8)
-    found = []
-    for forward in ways.values():
+    measurements = []
+    for forward in forwards.values():
         grad = subject.grad(forward)
         run = jax.jit(grad).lower(subject.params, image(image_px)).compile()
         seconds = min(_cpu_seconds(run, subject.params, pixels) for _ in range(RUNS))
         flops = count_flops(grad, subject.params, image(image_px))
-        found.append((flops, run.memory_analysis().temp_size_in_bytes, seconds))
+        measurements.append((flops, run.memory_analysis().temp_size_in_bytes, seconds))
         print(f"{name}, {image_px} px: {seconds:.1f} CPU seconds", flush=True)
-    (whole, _, alone), *_ = found
+    (whole, _, alone), *_ = measurements
     return [
         {
             "trunk": name,
@@ -135,7 +135,7 @@ def measured(
             "cpu_seconds": seconds,
         }
         for (driver, side), (flops, temp_bytes, seconds) in zip(
-            ways, found, strict=True
+            forwards, measurements, strict=True
         )
     ]
 

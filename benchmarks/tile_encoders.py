@@ -46,9 +46,9 @@ def main() -> None:
     parser = record.arguments(__doc__)
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     chosen = parser.parse_args()
-    found = [row for run in chosen.runs for row in rows(run)]
-    record.write(chosen.out, found)
-    print(record.table(found))
+    collected = [row for run in chosen.runs for row in rows(run)]
+    record.write(chosen.out, collected)
+    print(record.table(collected))
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def raw(one: Case):
     with tifffile.TiffFile(one.path) as tiff:
         page = tiff.pages[one.level]
         offsets, counts = page.dataoffsets, page.databytecounts
-        how = {
+        decoding = {
             "tables": page.jpegtables,
             "colorspace": page.photometric.name,
             "outcolorspace": "RGB",
@@ -191,7 +191,7 @@ def raw(one: Case):
         out = _memory((*shape, 3))
         for i in indices:
             data = os.pread(file, counts[i], offsets[i])
-            imagecodecs.jpeg8_decode(data, out=out, **how)
+            imagecodecs.jpeg8_decode(data, out=out, **decoding)
 
     file = os.open(one.path, os.O_RDONLY)
     pool = concurrent.futures.ThreadPoolExecutor(2)
@@ -206,15 +206,15 @@ def _memory(shape):
 
 def compare(one: Case, rounds: int) -> dict:
     """Medians over rounds in which each has its turn, after one that counts not."""
-    ways = {
+    loaders = {
         "loader": lambda: drain(ours(one)),
         "pytorch": pytorch(one),
         "raw": raw(one),
     }
-    ways = {name: way for name, way in ways.items() if way}
-    seconds = {name: [] for name in ways}
+    loaders = {name: way for name, way in loaders.items() if way}
+    seconds = {name: [] for name in loaders}
     for _ in range(rounds + 1):
-        for name, way in ways.items():
+        for name, way in loaders.items():
             began = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - began)

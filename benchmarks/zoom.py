@@ -92,8 +92,8 @@ def optimiser() -> optax.GradientTransformation:
 def episodes(x: Given, steps: int) -> Episode:
     """Two on each slide."""
     rows = RowUpdater.of(NETS["updater"], x.params["updater"])
-    how = {"steps": steps, "episodes": CONFIG.episodes, "chunk": ROWS}
-    return play(x.slides, rows, x.act, sampler(x.keys), RULES, **how)
+    settings = {"steps": steps, "episodes": CONFIG.episodes, "chunk": ROWS}
+    return play(x.slides, rows, x.act, sampler(x.keys), RULES, **settings)
 
 
 def update(x: Given, steps: int):

@@ -87,7 +87,7 @@ def zooming(share: float):
     zoom = ZoomInference(
         TILING, K, stages[-1].zoomer, params, make_mesh(jax.devices()[:1])
     )
-    return lambda found, meter: zoom(found, BATCH, READING, meter)
+    return lambda slides, meter: zoom(slides, BATCH, READING, meter)
 
 
 def exhaustive():
@@ -100,12 +100,12 @@ def exhaustive():
     method = compile_method(stages[-1].method, mesh)
     finer = dataclasses.replace(TILING.grid, mpp=TILING.grid.mpp / K)
 
-    def judge(found, meter):
+    def judge(slides, meter):
         counts = TileCounts()
-        below = [children(s.yx, finer.size_px, K) for s in found]
+        below = [children(s.yx, finer.size_px, K) for s in slides]
         sources = [
             TileSource(s.row.path, s.row.mpp, yx)
-            for s, yx in zip(found, below, strict=True)
+            for s, yx in zip(slides, below, strict=True)
         ]
         encoded = encode(
             sources, finer, apply, params=encoder, mesh=mesh, batch=BATCH,
@@ -116,8 +116,8 @@ def exhaustive():
             x = distil(params, Zooms(high[:, :, 0], high))
             mask = np.ones(high.shape[:2], bool)
             bag = Bag(x, mask, np.zeros(1, np.int32), np.ones(1, np.float32))
-            said = method.predict(params, bag, jax.random.key(0))
-            jax.block_until_ready(said.logits)
+            prediction = method.predict(params, bag, jax.random.key(0))
+            jax.block_until_ready(prediction.logits)
         meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
 
     return judge
@@ -125,26 +125,26 @@ def exhaustive():
 
 def measure(folder: pathlib.Path, runs: int, share: float) -> dict:
     """Judges the slides some times; the row."""
-    found = tiled_slides(folder)
+    slides = tiled_slides(folder)
     judge = exhaustive() if share == 1 else zooming(share)
-    judge(found, Meter())  # compiles
+    judge(slides, Meter())  # compiles
     seconds = []
     for _ in range(runs):
         meter, began = Meter(), time.perf_counter()
-        judge(found, meter)
+        judge(slides, meter)
         seconds.append(time.perf_counter() - began)
     held = jax.devices()[0].memory_stats()
-    n = len(found[0].yx)
+    n = len(slides[0].yx)
     steps = n if share == 1 else int(horizon(share, n))
     counted = meter.as_dict()
     return {
         "share": share,
-        "slides_together": len(found),
+        "slides_together": len(slides),
         "n": n,
         "t": steps,
-        "tiles_read": counted["tiles"] / len(found),
-        "mb_decoded": counted["bytes_decoded"] / len(found) / 1e6,
-        "s_per_slide": min(seconds) / len(found),
+        "tiles_read": counted["tiles"] / len(slides),
+        "mb_decoded": counted["bytes_decoded"] / len(slides) / 1e6,
+        "s_per_slide": min(seconds) / len(slides),
         "bound": 1.0 if share == 1 else K * K * n / (n + K * K * steps),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "program_mb": largest_program() / 1e6,

@@ -86,8 +86,8 @@ def test_encoders_classify_tile_by_tile():
     [("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 80GB HBM3", 989e12)],
 )
 def test_peaks_go_by_the_longest_name(kind, bfloat16):
-    found = next(peak for name, peak in device.PEAKS.items() if kind.startswith(name))
-    assert found[0] == bfloat16
+    peak = next(peak for name, peak in device.PEAKS.items() if kind.startswith(name))
+    assert peak[0] == bfloat16
 
 
 def test_runs_without_what_an_accelerator_machine_lacks():

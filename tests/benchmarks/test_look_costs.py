@@ -42,7 +42,7 @@ def test_too_few_slides_to_time_are_refused():
         )
 
 
-def test_no_auc_is_told_without_a_certificate(tmp_path):
+def test_an_auc_needs_a_certificate(tmp_path):
     with pytest.raises(ValueError, match="has no certificate: run"):
         overview_only(tmp_path)
     row = {"probe": "slide, fields pooled", "auc": 0.5, "lo": 0.4, "hi": 0.6}

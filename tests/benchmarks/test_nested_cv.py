@@ -32,11 +32,11 @@ def learners(rng):
 
 
 def test_the_learner_that_holds_on_inner_folds_is_chosen():
-    found = nested(learners(np.random.default_rng(0)), LABEL, GROUPS, INNER)
-    assert found.chosen == dict.fromkeys("abc", "signal")
+    result = nested(learners(np.random.default_rng(0)), LABEL, GROUPS, INNER)
+    assert result.chosen == dict.fromkeys("abc", "signal")
     for group in "abc":
         mine = group == GROUPS
-        assert auc(LABEL[mine] == 1, found.scores[mine]) == 1
+        assert auc(LABEL[mine] == 1, result.scores[mine]) == 1
 
 
 def test_labels_of_the_test_slides_decide_nothing():
@@ -66,15 +66,15 @@ def test_labels_of_the_test_slides_decide_nothing():
 
 
 def test_every_call_has_as_many_rows_and_never_a_test_slide():
-    seen = []
+    trained = []
 
     def learn(train):
-        seen.append(train)
+        trained.append(train)
         return np.zeros(train.shape)
 
     nested({"constant": learn}, LABEL, GROUPS, INNER)
-    assert {len(train) for train in seen} == {7}
-    for train, group in zip(seen, "abc", strict=True):
+    assert {len(train) for train in trained} == {7}
+    for train, group in zip(trained, "abc", strict=True):
         assert not train[:, group == GROUPS].any()
         assert train[4, group != GROUPS].all()  # the last fold learns from all others
 
@@ -96,15 +96,15 @@ def on_scales(scores, shift):
 
 def test_small_groups_and_scales_of_models_leave_the_auc_as_it_is():
     rng, label, truth = np.random.default_rng(0), np.arange(60) % 2, 0.85
-    found = []
+    aucs = []
     for _ in range(60):
         scores = rng.normal(size=60) + 1.4657 * label
         outer = np.arange(60) // 5  # groups of five, each with both classes
         result = nested({"one": on_scales(scores, 10)}, label, outer, outer)
-        found.append(auc(label == 1, result.scores, groups=outer))
-        assert found[-1] == auc(label == 1, scores, groups=outer)
+        aucs.append(auc(label == 1, result.scores, groups=outer))
+        assert aucs[-1] == auc(label == 1, scores, groups=outer)
     # Three standard errors of 60 cohorts; ranks pooled give .786.
-    assert np.mean(found) == pytest.approx(truth, abs=0.025)
+    assert np.mean(aucs) == pytest.approx(truth, abs=0.025)
 
 
 def test_the_choice_counts_pairs_within_inner_groups():
@@ -117,8 +117,8 @@ def test_the_choice_counts_pairs_within_inner_groups():
     assert auc(label == 1, shifted) > auc(label == 1, good)
     learn = lambda scores: lambda train: scores + 0 * train
     learners = {"shifted": learn(shifted), "good": learn(good)}
-    found = nested(learners, label, outer, inner)
-    assert set(found.chosen.values()) == {"good"}
+    result = nested(learners, label, outer, inner)
+    assert set(result.chosen.values()) == {"good"}
 
 
 def test_inner_groups_of_one_class_cannot_choose():
