@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
-from wsi_jax.ops.stream_tile import StreamError, field, length
-from wsi_jax.ops.streaming import Net, windows_of
+from wsi_jax.ops.stream_plan import Net, net_windows
+from wsi_jax.ops.stream_tile import StreamError, map_length, receptive_field
 from wsi_jax.ops.trunk_ops import DENSE
 
 
@@ -29,9 +29,9 @@ def halo(
     Raises:
         StreamError: the net cannot be cut into tiles, or a tile has no cell of its own.
     """
-    size, windows = image.shape[1:3], windows_of(net, params, image)
-    stride, before, after = field(windows)
-    count = [length(n, windows) for n in size]
+    size, windows = image.shape[1:3], net_windows(net, params, image)
+    stride, before, after = receptive_field(windows)
+    count = [map_length(n, windows) for n in size]
     margin = -(-before // stride)
     own = [(px - after - margin * stride - 1) // stride + 1 for px in tile_px]
     if min(own) < 1:

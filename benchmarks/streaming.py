@@ -25,7 +25,8 @@ from benchmarks import record
 from benchmarks.device import peaks
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.ops.streaming import fitting, plan, stream
+from wsi_jax.ops.stream_plan import best_tile_side, plan_stream
+from wsi_jax.ops.streaming import stream
 from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
@@ -57,11 +58,11 @@ class Subject:
     def plan(self, tile_px: int):
         """For square tiles."""
         one = jax.ShapeDtypeStruct((1, tile_px, tile_px, 3), jnp.uint8)
-        return plan(self.net, self.params, one, (tile_px, tile_px))
+        return plan_stream(self.net, self.params, one, (tile_px, tile_px))
 
     def tile(self, image_px: int, about_px: int) -> int:
         """The side of a tile near `about_px` of which a whole number takes an image."""
-        return fitting(self.plan(256), image_px, about_px)
+        return best_tile_side(self.plan(256), image_px, about_px)
 
     def grad(self, forward: Callable) -> Callable:
         """(params, image) -> gradient of the parameters."""
@@ -183,7 +184,7 @@ def on_device(image_px: int, tile_px: int, dense_px: int) -> list[dict]:
     tissue = np.zeros((y, x), bool)
     tissue[: round(y * 0.15**0.5), : round(x * 0.15**0.5)] = True
     for share, wanted in ((1.0, np.ones_like(tissue)), (0.15, tissue)):
-        needed = plans.needed(wanted, (image_px, image_px))
+        needed = plans.tiles_for_cells(wanted, (image_px, image_px))
         read = lambda order: (tile for _ in order)
         route = Route(plans, (image_px, image_px), read, needed)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import record
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.ops.streaming import plan
+from wsi_jax.ops.stream_plan import plan_stream
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass
 
@@ -34,7 +34,7 @@ def net():
         return ops.max_pool(module.apply(params, x, ops), 8, 8, 0, ceil=True)
 
     one = jax.ShapeDtypeStruct((1, TILE_PX, TILE_PX, 3), jnp.uint8)
-    return cells, params, plan(cells, params, one, (TILE_PX, TILE_PX))
+    return cells, params, plan_stream(cells, params, one, (TILE_PX, TILE_PX))
 
 
 def pixels(order):
@@ -54,7 +54,7 @@ def measure(side: int, answer) -> None:
     cotangent = np.ones_like(walked.cells)
     jax.block_until_ready(backward_pass(phases, params, route, walked, cotangent))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seams = plans.walked_bytes(size)
+    seams = plans.host_seam_bytes(size)
     answer.put(row(side, seams) | {
         "seam_bytes_counted": sum(kept.values()),
         "peak_rss_bytes": peak,
@@ -85,7 +85,7 @@ def main() -> None:
         process.start()
         rows.append(answer.get())
         process.join()
-    rows.append(row(COUNTED, net()[2].walked_bytes((COUNTED, COUNTED))))
+    rows.append(row(COUNTED, net()[2].host_seam_bytes((COUNTED, COUNTED))))
     record.write(chosen.out, rows)
     print(record.table(rows))
 

@@ -11,8 +11,9 @@ from trunks import NECK, NEXT, TINY, assert_same, image, trunk
 
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.norm import NormKind
-from wsi_jax.ops.stream_tile import StreamError, Tissue
-from wsi_jax.ops.streaming import masked, plan, stream
+from wsi_jax.ops.stream_plan import plan_stream
+from wsi_jax.ops.stream_tile import StreamError, TissueMask
+from wsi_jax.ops.streaming import dense_on_tissue, stream
 from wsi_jax.ops.trunk_ops import DENSE, Ops
 
 
@@ -67,10 +68,10 @@ def test_overlapping_tiles_are_dense_too(x64):
 def test_wanted_cells_are_exact_though_other_tiles_are_left_out(x64):
     net, params = trunk(TINY)
     x, tile = image(120, 112), (16, 16)
-    plans = plan(net, params, x, tile)
+    plans = plan_stream(net, params, x, tile)
     wanted = np.zeros(plans.cells((120, 112)), bool)
     wanted[1, 2] = wanted[11:13, 9] = True
-    count = np.asarray(plans.needed(wanted, (120, 112))).sum()
+    count = np.asarray(plans.tiles_for_cells(wanted, (120, 112))).sum()
     assert 0 < count < 0.8 * np.prod(plans.tiles((120, 112)))
     weight = wanted[None, :, :, None]
     of = lambda forward: value_and_gradients(
@@ -87,9 +88,9 @@ def test_masked_is_a_function_of_its_own_streamed_or_not(x64):
     x = image(*size)
     mask = np.zeros((8, 7), bool)
     mask[1, 2] = mask[5:7, 6] = True
-    tissue = Tissue(jnp.asarray(mask), cell_px)
-    plans = plan(net, params, x, tile)
-    count = np.asarray(plans.touched(tissue, size)).sum()
+    tissue = TissueMask(jnp.asarray(mask), cell_px)
+    plans = plan_stream(net, params, x, tile)
+    count = np.asarray(plans.tiles_on_tissue(tissue, size)).sum()
     assert 0 < count < np.prod(plans.tiles(size))
     stride = plans.field.stride
     at = [np.arange(n) * stride // cell_px for n in plans.cells(size)]
@@ -98,13 +99,13 @@ def test_masked_is_a_function_of_its_own_streamed_or_not(x64):
         lambda p, x: forward(p, x) * weight, params, x
     )
     theirs = of(lambda p, x: net(p, (x, 1), only_on(mask, cell_px))[0])
-    assert_same(of(lambda p, x: masked(net, p, x, tissue)), theirs)
+    assert_same(of(lambda p, x: dense_on_tissue(net, p, x, tissue)), theirs)
     assert_same(of(lambda p, x: stream(net, p, x, tile, tissue=tissue)), theirs)
     beyond = ~np.kron(mask, np.ones((cell_px, cell_px), bool))[: size[0], : size[1]]
     other = jnp.where(beyond[None, ..., None], 255 - x, x)
-    again = masked(net, params, other, tissue)
+    again = dense_on_tissue(net, params, other, tissue)
     np.testing.assert_array_equal(
-        again * weight, masked(net, params, x, tissue) * weight
+        again * weight, dense_on_tissue(net, params, x, tissue) * weight
     )
 
 
@@ -134,10 +135,10 @@ def test_no_tile_more_is_needed_than_a_wanted_cell_sees_or_waits_for(x64):
     """Without any one of them the cell is wrong, or not there."""
     net, params = trunk(TINY)
     x, tile = image(120, 112), (16, 16)
-    plans = plan(net, params, x, tile)
+    plans = plan_stream(net, params, x, tile)
     wanted = np.zeros(plans.cells((120, 112)), bool)
     wanted[7, 6] = True
-    rows, columns = np.nonzero(np.asarray(plans.needed(wanted, (120, 112))))
+    rows, columns = np.nonzero(np.asarray(plans.tiles_for_cells(wanted, (120, 112))))
     stride, before, after = plans.field
     for axis, tiles in ((0, rows), (1, columns)):
         cell = np.nonzero(wanted)[axis][0]
@@ -149,7 +150,9 @@ def test_no_tile_more_is_needed_than_a_wanted_cell_sees_or_waits_for(x64):
 def test_the_plan_knows_receptive_field_stride_and_lag():
     """The field is where the gradient of one cell reaches, and no pixel less."""
     net, params = trunk(TINY)
-    plans = plan(net, params, jax.ShapeDtypeStruct((1, 96, 96, 3), "float32"), (16, 16))
+    plans = plan_stream(
+        net, params, jax.ShapeDtypeStruct((1, 96, 96, 3), "float32"), (16, 16)
+    )
     assert (plans.field.stride, plans.field.size) == (8, 51)
     reach = jax.grad(lambda x: net(params, x, DENSE)[0, 6, 6].sum())(image(96, 96))
     rows = np.flatnonzero(np.abs(reach[0]).sum((1, 2)))
@@ -157,7 +160,7 @@ def test_the_plan_knows_receptive_field_stride_and_lag():
     assert rows.min() >= at - plans.field.before
     assert rows.max() <= at + plans.field.after
     lags = lambda blocks: (
-        plan(
+        plan_stream(
             *trunk(functools.partial(TINY, blocks=blocks)),
             jax.ShapeDtypeStruct((1, 256, 256, 3), "float32"),
             (64, 64),
@@ -176,7 +179,7 @@ def test_seams_are_what_autodiff_keeps(optimised):
         x = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
         loss = lambda params, x: stream(net, params, x, tile).sum()
         memory = jax.jit(jax.grad(loss)).lower(params, x).compile().memory_analysis()
-        return memory.temp_size_in_bytes, plan(net, params, x, tile)
+        return memory.temp_size_in_bytes, plan_stream(net, params, x, tile)
 
     (small, plans), (large, _) = (temporaries(side) for side in (488, 1000))
     seams = lambda side: plans.seam_bytes((side, side))
@@ -199,7 +202,7 @@ def test_seams_are_what_autodiff_keeps(optimised):
 def test_what_cannot_stream_says_so(make, tile, message):
     net, params = trunk(make)
     with pytest.raises(StreamError, match=message):
-        plan(net, params, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"), tile)
+        plan_stream(net, params, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"), tile)
 
 
 def test_the_reference_network_of_another_library(x64, shared):

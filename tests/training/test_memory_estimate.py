@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from trunks import TINY, trunk
 
-from wsi_jax.ops.streaming import fitting, plan, stream
+from wsi_jax.ops.stream_plan import best_tile_side, plan_stream
+from wsi_jax.ops.streaming import stream
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import (
@@ -22,7 +23,7 @@ SIZE = (2000, 3000)
 @pytest.fixture(scope="module")
 def made():
     net, params = trunk(TINY)
-    replan = lambda tile_px: plan(
+    replan = lambda tile_px: plan_stream(
         net, params, jax.ShapeDtypeStruct((1, *tile_px, 3), np.uint8), tile_px
     )
     plans = replan((256, 256))
@@ -75,7 +76,7 @@ def test_tiles_cost_what_the_whole_loop_does():
     net, params = trunk(TINY)
     tile, size = (64, 64), (1, 200, 200, 3)
     x = jax.ShapeDtypeStruct(size, np.uint8)
-    plans = plan(net, params, x, tile)
+    plans = plan_stream(net, params, x, tile)
     phases = Phases(net, plans, params)
     calls = phases.forward_call, phases.backward_call
     each = [count_flops(function, *shapes) for function, shapes in calls]
@@ -87,6 +88,6 @@ def test_tiles_cost_what_the_whole_loop_does():
 def test_the_fitting_tile_leaves_least_over(made, side):
     _, plans, replan, _ = made
     taken = lambda px: np.prod(replan((px, px)).tiles((side, side))) * px**2
-    px = fitting(plans, side, 256)
+    px = best_tile_side(plans, side, 256)
     assert 0.8 * 256 <= px <= 1.2 * 256
     assert all(taken(px) <= taken(8 * n) for n in range(26, 39))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from trunks import TINY, assert_same, image, trunk
 
-from wsi_jax.ops.stream_tile import Tissue
-from wsi_jax.ops.streaming import cut, masked, plan
+from wsi_jax.ops.stream_plan import plan_stream
+from wsi_jax.ops.stream_tile import TissueMask
+from wsi_jax.ops.streaming import dense_on_tissue, split_into_tiles
 from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.tile_passes import (
@@ -24,7 +25,9 @@ class Slide:
     """Tiles of an image, as a reader gives them; remembers what was read."""
 
     def __init__(self, x, plans):
-        self.tiles = np.asarray(cut(x, plans.tile_px, plans.tiles(x.shape[1:3])))
+        self.tiles = np.asarray(
+            split_into_tiles(x, plans.tile_px, plans.tiles(x.shape[1:3]))
+        )
         self.asked = []
 
     def read(self, order):
@@ -37,7 +40,7 @@ class Slide:
 def compiled():
     with jax.enable_x64(True):
         net, params = trunk(TINY)
-        plans = plan(net, params, image(64, 72), TILE)
+        plans = plan_stream(net, params, image(64, 72), TILE)
         return net, params, plans, Phases(net, plans, params)
 
 
@@ -87,7 +90,7 @@ def test_tiles_that_are_not_needed_are_never_read(x64, compiled):
     x = image(*size)
     wanted = np.zeros(plans.cells(size), bool)
     wanted[1, 2] = wanted[12, 9] = True
-    needed = plans.needed(wanted, size)
+    needed = plans.tiles_for_cells(wanted, size)
     slide = Slide(x, plans)
     route = Route(plans, size, slide.read, needed)
     walked = forward_pass(phases, params, route)
@@ -106,16 +109,16 @@ def test_masked_from_the_host_is_masked_on_the_device(x64, compiled):
     x = image(*size)
     mask = np.zeros((8, 7), bool)
     mask[1, 2] = mask[5:7, 6] = True
-    tissue = Tissue(mask, side)
+    tissue = TissueMask(mask, side)
     phases = Phases(net, plans, params, side)
     slide = Slide(x, plans)
-    route = Route(plans, size, slide.read, plans.touched(tissue, size), tissue)
+    route = Route(plans, size, slide.read, plans.tiles_on_tissue(tissue, size), tissue)
     walked = forward_pass(phases, params, route)
     at = [np.arange(n) * plans.field.stride // side for n in plans.cells(size)]
     wanted = mask[at[0]][:, at[1]]
     cotangent = cotangent_of(walked) * wanted[None, :, :, None]
     grads = backward_pass(phases, params, route, walked, cotangent)
-    cells, back = jax.vjp(lambda p: masked(net, p, x, tissue), params)
+    cells, back = jax.vjp(lambda p: dense_on_tissue(net, p, x, tissue), params)
     assert_same(walked.cells[:, wanted], cells[:, wanted])
     assert_same(grads, back(jnp.asarray(cotangent))[0])
     assert 0 < len(slide.asked) // 2 < np.prod(plans.tiles(size))

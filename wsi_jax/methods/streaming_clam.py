@@ -25,8 +25,9 @@ from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.augment import shift_hsv, turn
-from wsi_jax.ops.stream_tile import StreamError, Tissue, field
-from wsi_jax.ops.streaming import Plan, plan, stream, windows_of
+from wsi_jax.ops.stream_plan import StreamPlan, net_windows, plan_stream
+from wsi_jax.ops.stream_tile import StreamError, TissueMask, receptive_field
+from wsi_jax.ops.streaming import stream
 from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import Thaw
@@ -144,8 +145,8 @@ class StreamingCLAM:
         net = _Net(self, Task(("", "")))
         one = jax.ShapeDtypeStruct((1, 2048, 2048, 3), jnp.uint8)
         try:
-            windows = windows_of(net.cells, net.shapes(), one)
-            stride = field(windows).stride
+            windows = net_windows(net.cells, net.shapes(), one)
+            stride = receptive_field(windows).stride
             if self.tile_px % stride:
                 least = -(-self.tile_px // stride) * stride
                 raise ValueError(
@@ -261,7 +262,7 @@ class _Net:
     def wanted(self, plan, tissue, size_px):
         """Positions of the map that must be right, and the tissue that windows ask."""
         if self.config.mode is Mode.masked:
-            return None, Tissue(tissue, self.cell_px(plan))
+            return None, TissueMask(tissue, self.cell_px(plan))
         if self.config.mode is Mode.near:
             y, x = plan.cells(size_px)
             return tissue.repeat(self.pool, 0).repeat(self.pool, 1)[:y, :x], None
@@ -273,14 +274,14 @@ class _Net:
     def verdict(self, head, x, mask):
         return self.clam.predict(head, x, mask)
 
-    def plan(self, params, tile_px=None, dtype=jnp.uint8) -> Plan:
+    def plan(self, params, tile_px=None, dtype=jnp.uint8) -> StreamPlan:
         """For tiles of the configured side, or of another shape."""
         tile_px = tile_px or (self.config.tile_px, self.config.tile_px)
-        return plan(
+        return plan_stream(
             self.cells, params, jax.ShapeDtypeStruct((1, *tile_px, 3), dtype), tile_px
         )
 
-    def cell_px(self, plan: Plan) -> int:
+    def cell_px(self, plan: StreamPlan) -> int:
         """Side of a cell of the bag."""
         return plan.field.stride * self.pool
 

@@ -1,4 +1,4 @@
-"""One tile of an image going by a convolutional net, and what it leaves behind."""
+"""A convolutional net on one tile of an image, with buffers for its neighbours."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from wsi_jax.ops.trunk_ops import Ops, max_pool
 
 
 class StreamError(ValueError):
-    """A net or a tile that cannot stream; the message says why and the mend."""
+    """A net or a tile that cannot stream; the message says why and what mends it."""
 
 
 class Window(NamedTuple):
-    """A convolution or a pooling along one axis.
+    """Window of a convolution or a pooling along one axis.
 
     Attributes:
-        size: k.
-        stride: s.
-        padding: on either side.
+        size: k, in positions.
+        stride: s, in positions.
+        padding: positions added on either side.
         ceil: whether a last window that is only partly in the map counts.
     """
 
@@ -33,13 +33,13 @@ class Window(NamedTuple):
     ceil: bool = False
 
 
-class Field(NamedTuple):
-    """What the positions of a map see of the image, along one axis, in px.
+class ReceptiveField(NamedTuple):
+    """Receptive field of the positions of a map, along one axis, in image pixels.
 
     Attributes:
-        stride: position i is centred on pixel i * stride, more or less.
-        before: its field begins so many px before that pixel
-        after: and ends so many px after it.
+        stride: distance between positions: that of index i is around pixel i * stride.
+        before: pixels of the field before that pixel.
+        after: pixels of the field after that pixel.
     """
 
     stride: int
@@ -48,33 +48,33 @@ class Field(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The receptive field."""
+        """Size of the receptive field, in pixels."""
         return self.before + self.after + 1
 
 
-def field(windows: tuple[Window, ...]) -> Field:
-    """The receptive field behind some windows, the first nearest to the image."""
+def receptive_field(windows: tuple[Window, ...]) -> ReceptiveField:
+    """Receptive field of a map behind some windows, the first nearest to the image."""
     step, before, after = 1, 0, 0
     for k, s, p, _ in windows:
         before, after = before + p * step, after + (k - 1 - p) * step
         step *= s
-    return Field(step, before, after)
+    return ReceptiveField(step, before, after)
 
 
-def length(n: Any, windows: tuple[Window, ...]) -> Any:
-    """Positions along an axis of n px behind some windows; n may be traced."""
+def map_length(n: Any, windows: tuple[Window, ...]) -> Any:
+    """Positions of a map behind some windows, of an image of n px; n may be traced."""
     for k, s, p, ceil in windows:
         n = (n + 2 * p - k + (s - 1) * ceil) // s + 1
     return n
 
 
-class Tissue(NamedTuple):
-    """Where a map is let through; elsewhere every window finds zeros.
+class TissueMask(NamedTuple):
+    """Tissue of an image, outside which every window finds zeros.
 
     Attributes:
-        mask: True where there is tissue [y x], by cells.
-        cell_px: side of a cell.
-        start: index (row, column), among the cells of the image, of the mask's first.
+        mask: [y x], True for cells with tissue.
+        cell_px: side of a cell, in pixels.
+        start: (row, column) in the image, in cells, of the mask's first cell.
     """
 
     mask: Bool[Array | np.ndarray, "y x"]
@@ -83,13 +83,13 @@ class Tissue(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """The part of a map that goes by with one tile.
+class TileMap:
+    """Part of a map that is computed with one tile.
 
     Attributes:
-        x: of tile (r, c), the positions from (r h - lag[0], c w - lag[1]) on.
-        lag: rows and columns by which the map runs late.
-        windows: behind which it lies.
+        x: positions from (r h - lag[0], c w - lag[1]) on, for tile (r, c).
+        lag: rows and columns by which the map is late.
+        windows: windows between the image and the map.
     """
 
     x: Num[Array, "b h w d"]
@@ -98,66 +98,70 @@ class Piece:
 
 
 class TileContext:
-    """The operations of one tile as it goes by; what it leaves behind is kept in order.
+    """The operations of a net on one tile; they take and leave buffers in order.
 
     Args:
         at: index (row, column) of the tile; may be traced.
         size: (height, width) of the image; may be traced.
-        axes: which of the two are cut into tiles; along another the tile is all there
-            is, and is padded as usual.
-        rows: what the tile above left, for each window; None for what is above a map.
-        columns: what the tile on the left left.
-        tissue: for another function than the net's own; None for that.
+        axes: which of the two axes are split into tiles; along another the tile is the
+            whole image and is padded as usual.
+        rows: buffers of the tile above, one for each window; None for blanks.
+        columns: buffers of the tile on the left.
+        tissue: outside which windows find zeros; None for the net's own map.
+
+    Attributes:
+        outgoing: buffers for the tile below, and for the tile on the right.
+        fills: the values of their blanks.
     """
 
     def __init__(
         self, at, size, axes=(True, True), rows=None, columns=None, tissue=None
     ):
         self.at, self.size, self.axes = at, size, axes
-        self.before, self.tissue = (rows, columns), tissue
-        self.left = ([], [])
+        self.incoming, self.tissue = (rows, columns), tissue
+        self.outgoing = ([], [])
         self.fills = ([], [])
 
     def ops(self) -> Ops:
-        """For the net."""
+        """The operations, for the net."""
         return Ops(self.conv, self.max_pool, self.add, self.each, self.whole)
 
-    def conv(self, piece: Piece, kernel: Array, stride: int, padding: int) -> Piece:
+    def conv(self, part: TileMap, kernel: Array, stride: int, padding: int) -> TileMap:
         return self._windowed(
-            piece,
+            part,
             Window(kernel.shape[0], stride, padding),
             lambda x: valid_conv(x, kernel, stride),
             0.0,
         )
 
     def max_pool(
-        self, piece: Piece, size: int, stride: int, padding: int, ceil: bool = False
-    ) -> Piece:
+        self, part: TileMap, size: int, stride: int, padding: int, ceil: bool = False
+    ) -> TileMap:
         return self._windowed(
-            piece,
+            part,
             Window(size, stride, padding, ceil),
             lambda x: max_pool(x, size, stride, 0),
             -jnp.inf,
         )
 
-    def add(self, a: Piece, b: Piece) -> Piece:
+    def add(self, a: TileMap, b: TileMap) -> TileMap:
         lag = tuple(map(max, a.lag, b.lag))
-        a, b = self._held_back(a, lag), self._held_back(b, lag)
-        # The longer way round sees more; lengths agree.
-        windows = max(a.windows, b.windows, key=lambda windows: field(windows).size)
-        return Piece(a.x + b.x, lag, windows)
+        a, b = self._delayed(a, lag), self._delayed(b, lag)
+        # The longer branch has the larger field; lengths agree.
+        windows = max(a.windows, b.windows, key=lambda w: receptive_field(w).size)
+        return TileMap(a.x + b.x, lag, windows)
 
-    def each(self, f: Callable, piece: Piece) -> Piece:
-        return dataclasses.replace(piece, x=f(piece.x))
+    def each(self, f: Callable, part: TileMap) -> TileMap:
+        return dataclasses.replace(part, x=f(part.x))
 
-    def whole(self, f: Callable, piece: Piece) -> Piece:
+    def whole(self, f: Callable, part: TileMap) -> TileMap:
         raise StreamError(
             f"{type(f).__name__} looks at a whole map at once, which no tile has; a "
             "net that streams takes frozen or layer norms, not group norm"
         )
 
-    def _windowed(self, piece, window, op, fill):
-        x, lag = self._inside(piece, fill), list(piece.lag)
+    def _windowed(self, part, window, op, fill):
+        x, lag = self._padded(part, fill), list(part.lag)
         k, s, p, ceil = window
         for axis in (0, 1):
             n = x.shape[1 + axis]
@@ -175,51 +179,54 @@ class TileContext:
             first = max(-history, 0)
             x = lax.slice_in_dim(x, first, first + n - s + k, axis=1 + axis)
             lag[axis] = (lag[axis] + history - p) // s
-        return Piece(op(x), tuple(lag), (*piece.windows, window))
+        return TileMap(op(x), tuple(lag), (*part.windows, window))
 
-    def _held_back(self, piece, lag):
-        x = piece.x
+    def _delayed(self, part, lag):
+        x = part.x
         for axis in (0, 1):
             n = x.shape[1 + axis]
-            x = self._extended(x, axis, lag[axis] - piece.lag[axis], 0.0)
+            x = self._extended(x, axis, lag[axis] - part.lag[axis], 0.0)
             x = lax.slice_in_dim(x, 0, n, axis=1 + axis)
-        return dataclasses.replace(piece, x=x, lag=lag)
+        return dataclasses.replace(part, x=x, lag=lag)
 
     def _extended(self, x, axis, n, fill):
-        """Puts the last n rows or columns that went by before x, and keeps the last."""
+        """x behind the last n rows or columns before it; keeps its own last n."""
         if n <= 0:
             return x
         shape = (*x.shape[: 1 + axis], n, *x.shape[2 + axis :])
-        before, left = self.before[axis], self.left[axis]
-        kept = jnp.full(shape, fill, x.dtype) if before is None else before[len(left)]
-        both = jnp.concatenate([kept, x], 1 + axis)
-        left.append(lax.slice_in_dim(both, x.shape[1 + axis], None, axis=1 + axis))
+        incoming, outgoing = self.incoming[axis], self.outgoing[axis]
+        if incoming is None:
+            history = jnp.full(shape, fill, x.dtype)
+        else:
+            history = incoming[len(outgoing)]
+        both = jnp.concatenate([history, x], 1 + axis)
+        outgoing.append(lax.slice_in_dim(both, x.shape[1 + axis], None, axis=1 + axis))
         self.fills[axis].append(fill)
         return both
 
-    def _inside(self, piece, fill):
-        """Overwrites what lies outside tissue, and outside the true map."""
-        x = piece.x
+    def _padded(self, part, fill):
+        """x, overwritten outside the tissue and outside the true map."""
+        x = part.x
         if self.tissue is not None:
-            x = jnp.where(self._on_tissue(piece)[..., None], x, jnp.zeros((), x.dtype))
+            x = jnp.where(self._on_tissue(part)[..., None], x, jnp.zeros((), x.dtype))
         for axis in (0, 1):
             if self.axes[axis]:
-                i = self._positions(piece, axis)
-                inside = (i >= 0) & (i < length(self.size[axis], piece.windows))
+                i = self._positions(part, axis)
+                inside = (i >= 0) & (i < map_length(self.size[axis], part.windows))
                 inside = inside.reshape((-1, 1, 1) if axis == 0 else (-1, 1))
                 x = jnp.where(inside, x, jnp.asarray(fill, x.dtype))
         return x
 
-    def _positions(self, piece, axis):
-        """Of the piece in the map, along one axis."""
-        i = jnp.arange(piece.x.shape[1 + axis])
-        return i + self.at[axis] * len(i) - piece.lag[axis] if self.axes[axis] else i
+    def _positions(self, part, axis):
+        """Indices in the map of the positions of a part, along one axis."""
+        i = jnp.arange(part.x.shape[1 + axis])
+        return i + self.at[axis] * len(i) - part.lag[axis] if self.axes[axis] else i
 
-    def _on_tissue(self, piece):
+    def _on_tissue(self, part):
         mask, cell_px, start = self.tissue
-        stride = field(piece.windows).stride
+        stride = receptive_field(part.windows).stride
         cells = [
-            jnp.clip(self._positions(piece, axis) * stride // cell_px - first, 0, n - 1)
+            jnp.clip(self._positions(part, axis) * stride // cell_px - first, 0, n - 1)
             for axis, (first, n) in enumerate(zip(start, mask.shape, strict=True))
         ]
         return mask[cells[0]][:, cells[1]]

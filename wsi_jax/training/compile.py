@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from wsi_jax.ops.stream_tile import Tissue
-from wsi_jax.ops.streaming import Net, Plan, pass_tile
+from wsi_jax.ops.stream_plan import Net, StreamPlan
+from wsi_jax.ops.stream_tile import TissueMask
+from wsi_jax.ops.streaming import compute_tile
 from wsi_jax.training.flops import Counted, count_flops
 from wsi_jax.types import Bag, Method
 
@@ -121,14 +122,16 @@ class Phases:
             the net's own map.
     """
 
-    def __init__(self, net: Net, plan: Plan, params: Any, tissue_px: int = 0):
+    def __init__(self, net: Net, plan: StreamPlan, params: Any, tissue_px: int = 0):
         whole = jax.ShapeDtypeStruct((), jnp.int32)
         like = lambda tree: jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), tree
         )
         tissue = None
         if tissue_px:
-            tissue = plan.part(Tissue(np.ones((1, 1), bool), tissue_px), (0, 0))
+            tissue = plan.tissue_for_tile(
+                TissueMask(np.ones((1, 1), bool), tissue_px), (0, 0)
+            )
         self._net, self._axes = net, plan.axes
         self._given, self._tile = (plan.rows, plan.columns, plan.out), plan.tile
         pair = whole, whole
@@ -191,7 +194,7 @@ class Phases:
         return jnp.promote_types(jnp.float32, self._given[-1].dtype)
 
     def _pass(self, params, size, at, rows, columns, tile, tissue):
-        return pass_tile(
+        return compute_tile(
             self._net, self._axes, size, params, at, rows, columns, tile, tissue
         )
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wsi_jax.ops.streaming import Plan
+from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.tile_passes import Route
 
@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 def memory_estimate(
     phases: Phases,
     route: Route,
-    replan: Callable[[tuple[int, int]], Plan],
+    replan: Callable[[tuple[int, int]], StreamPlan],
     params: Any,
     flag: str,
     frozen: int = 0,

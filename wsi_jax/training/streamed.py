@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wsi_jax.ops.streaming import Plan
+from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.training.compile import Phases, compile_phase
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import memory_estimate
@@ -65,10 +65,10 @@ class Streamable(Protocol):
     def pooled(self, cells):
         """The bag's cells, from the map."""
 
-    def plan(self, params, tile_px=None) -> Plan:
+    def plan(self, params, tile_px=None) -> StreamPlan:
         """For tiles of the configured side, or of another shape."""
 
-    def wanted(self, plan: Plan, tissue, size_px) -> tuple:
+    def wanted(self, plan: StreamPlan, tissue, size_px) -> tuple:
         """(positions of the map that must be right, tissue that windows ask); or None
         for all, and for none."""
 
@@ -224,8 +224,8 @@ class StreamedTraining:
             which, tissue = 0, view.tissue()
         size = view.rotated_shape(which)
         wanted, field = self.net.wanted(plan, tissue, size)
-        needed = None if wanted is None else plan.needed(wanted, size)
-        needed = needed if field is None else plan.touched(field, size)
+        needed = None if wanted is None else plan.tiles_for_cells(wanted, size)
+        needed = needed if field is None else plan.tiles_on_tissue(field, size)
         read = lambda order: view.tiles(order, plan.tile_px, which)
         return Route(plan, size, read, needed, field, self.net.offload), tissue
 

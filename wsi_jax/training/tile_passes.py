@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsi_jax.ops.stream_tile import Tissue
-from wsi_jax.ops.streaming import Plan, uncut
+from wsi_jax.ops.stream_plan import StreamPlan
+from wsi_jax.ops.stream_tile import TissueMask
+from wsi_jax.ops.streaming import join_tiles
 from wsi_jax.training.compile import Phases
 
 # The indices of tiles in order -> their pixels [b h w 3], blank beyond the slide.
@@ -27,16 +28,17 @@ class Route(NamedTuple):
         plan: for tiles of the shape that `read` gives.
         size_px: (height, width) of the slide.
         read: gives tiles in order; reads ahead in it, to keep the device busy.
-        needed: which tiles to compute (`Plan.needed`, `Plan.touched`); None for all.
+        needed: which tiles to compute (`StreamPlan.tiles_for_cells`,
+            `StreamPlan.tiles_on_tissue`); None for all.
         tissue: beyond which windows find zeros, for phases compiled so.
         offload: keep the seams of finished rows in host memory.
     """
 
-    plan: Plan
+    plan: StreamPlan
     size_px: tuple[int, int]
     read: Read
     needed: Bool[np.ndarray, "rows columns"] | None = None
-    tissue: Tissue | None = None
+    tissue: TissueMask | None = None
     offload: bool = False
 
     def here(self) -> Bool[np.ndarray, "rows columns"]:
@@ -72,7 +74,7 @@ def forward_pass(
     down, across = here.shape
     tiles = iter(route.read(_order(here)))
     blank = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
-    edges = plan.edge(0), plan.edge(1)
+    edges = plan.edge_buffers(0), plan.edge_buffers(1)
     above, found, seams = [edges[0]] * across, {}, {}
     for r in range(down):
         below, columns = [], edges[1]
@@ -94,7 +96,7 @@ def forward_pass(
     grid = np.zeros((down, across, *plan.out.shape), plan.out.dtype)
     for at, block in found.items():
         grid[at] = block
-    return ForwardPass(uncut(grid, plan.lag, plan.cells(route.size_px)), seams)
+    return ForwardPass(join_tiles(grid, plan.lag, plan.cells(route.size_px)), seams)
 
 
 def backward_pass(
@@ -170,7 +172,7 @@ def _backwards(phase, grads, params, route, walked, cotangent):
 
 
 def _blocks(plan, count, cells):
-    """The cells of each tile: `uncut`, backwards."""
+    """The cells of each tile: `join_tiles`, backwards."""
     b, y, x, d = cells.shape
     _, h, w, _ = plan.out.shape
     whole = np.zeros((b, count[0] * h, count[1] * w, d), cells.dtype)
@@ -190,4 +192,6 @@ def _where(route, at):
 
 def _what(route, at, tile):
     """The pixels of a tile, and its tissue."""
-    return tile, None if route.tissue is None else route.plan.part(route.tissue, at)
+    return tile, None if route.tissue is None else route.plan.tissue_for_tile(
+        route.tissue, at
+    )

@@ -1,0 +1,210 @@
+"""Plans of how a net streams over an image: tiles, lags, buffers and their sizes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+from wsi_jax.ops.stream_tile import (
+    ReceptiveField,
+    TileContext,
+    TileMap,
+    TissueMask,
+    Window,
+    map_length,
+    receptive_field,
+)
+from wsi_jax.ops.trunk_ops import Ops
+
+# (params, map, ops) -> map
+Net = Callable[[PyTree, Any, Ops], Any]
+
+
+class StreamPlan(NamedTuple):
+    """Plan of how a net streams in tiles of one shape.
+
+    Attributes:
+        tile: shape and dtype of a tile.
+        axes: which of the two axes are split into tiles.
+        out: shape and dtype of a tile's cells.
+        lag: rows and columns of cells by which the map is late.
+        windows: windows between the image and the cells.
+        rows: shapes and dtypes of a tile's buffers for the tile below.
+        columns: shapes and dtypes of a tile's buffers for the tile on the right.
+        fills: values of the buffers before the first tile: rows, columns.
+    """
+
+    tile: jax.ShapeDtypeStruct
+    axes: tuple[bool, bool]
+    out: jax.ShapeDtypeStruct
+    lag: tuple[int, int]
+    windows: tuple[Window, ...]
+    rows: list[jax.ShapeDtypeStruct]
+    columns: list[jax.ShapeDtypeStruct]
+    fills: tuple[list[float], list[float]]
+
+    def edge_buffers(self, axis: int) -> list[Array]:
+        """Buffers above the first row of tiles (0), or left of the first column (1)."""
+        shapes = (self.rows, self.columns)[axis]
+        both = zip(shapes, self.fills[axis], strict=True)
+        return [jnp.full(s.shape, fill, s.dtype) for s, fill in both]
+
+    @property
+    def tile_px(self) -> tuple[int, int]:
+        """(height, width) of a tile."""
+        return self.tile.shape[1:3]
+
+    @property
+    def field(self) -> ReceptiveField:
+        """Receptive field of a cell."""
+        return receptive_field(self.windows)
+
+    def cells(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image's map, in cells."""
+        return tuple(map_length(n, self.windows) for n in size_px)
+
+    def tiles(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of tiles for an image, with blank ones that flush the lag."""
+        blocks = self.out.shape[1:3]
+        n = zip(self.cells(size_px), self.lag, blocks, self.axes, strict=True)
+        return tuple(
+            -(-(cells + lag) // block) if tiled else 1 for cells, lag, block, tiled in n
+        )
+
+    def seam_bytes(self, size_px: tuple[int, int]) -> int:
+        """Bytes of all buffers of all tiles, which autodiff keeps on the device."""
+        return int(np.prod(self.tiles(size_px))) * sum(self._buffer_bytes())
+
+    def host_seam_bytes(self, size_px: tuple[int, int]) -> int:
+        """Bytes that a loop from the host keeps: blanks at the edge count once."""
+        (down, across), (rows, columns) = self.tiles(size_px), self._buffer_bytes()
+        return rows * ((down - 1) * across + 1) + columns * (down * (across - 1) + 1)
+
+    def _buffer_bytes(self):
+        return [
+            sum(s.size * s.dtype.itemsize for s in side)
+            for side in (self.rows, self.columns)
+        ]
+
+    def tiles_for_cells(
+        self, wanted: Bool[Array | np.ndarray, "y x"], size_px: tuple[int, int]
+    ) -> Bool[Array | np.ndarray, "rows columns"]:
+        """Tiles that the wanted cells depend on.
+
+        They reach from the first in a cell's receptive field to the one that outputs
+        the cell. A tile left out leaves blank buffers, which no wanted cell depends on.
+        """
+        stride, before, _ = self.field
+        reach = []
+        for axis, count in enumerate(self.tiles(size_px)):
+            cell, side = np.arange(wanted.shape[axis]), self.tile_px[axis]
+            first = np.maximum(cell * stride - before, 0) // side
+            last = (cell + self.lag[axis]) // self.out.shape[1 + axis]
+            tile = np.arange(count)
+            reach.append((first[:, None] <= tile) & (tile <= last[:, None]))
+        return _tiles_reached(wanted, reach)
+
+    def tissue_for_tile(self, tissue: TissueMask, at: tuple[int, int]) -> TissueMask:
+        """The part of a tissue mask that a tile meets, of one shape for every tile."""
+        starts, part, side = [], tissue.mask, tissue.cell_px
+        for axis in (0, 1):
+            reach = (self.lag[axis] + 1) * self.field.stride
+            count = -(-(self.tile_px[axis] + reach) // side) + 1
+            first = (at[axis] * self.tile_px[axis] - reach) // side
+            cells = np.arange(first, first + count)
+            inside = np.clip(cells, 0, part.shape[axis] - 1)
+            part = np.take(part, inside, axis)
+            starts.append(first)
+        return TissueMask(part, np.int32(side), tuple(map(np.int32, starts)))
+
+    def tiles_on_tissue(
+        self, tissue: TissueMask, size_px: tuple[int, int]
+    ) -> Bool[Array | np.ndarray, "rows columns"]:
+        """Tiles that compute any position on tissue, lag included."""
+        stride, reach = self.field.stride, []
+        for axis, count in enumerate(self.tiles(size_px)):
+            first = np.arange(tissue.mask.shape[axis]) * tissue.cell_px
+            late = first + tissue.cell_px - 1 + (self.lag[axis] + 1) * stride
+            side, tile = self.tile_px[axis], np.arange(count)
+            reach.append(
+                (first[:, None] // side <= tile) & (tile <= late[:, None] // side)
+            )
+        return _tiles_reached(tissue.mask, reach)
+
+
+def best_tile_side(plan: StreamPlan, size_px: int, about_px: int) -> int:
+    """Side of a tile near `about_px` whose multiples least exceed an image.
+
+    Within a fifth of `about_px`; tiles that flush the lag are counted.
+
+    Args:
+        plan: plan of the net, for tiles of any side.
+        size_px: size of the image, along one axis.
+        about_px: approximate side.
+    """
+    cells, stride = plan.cells((size_px, size_px))[0] + plan.lag[0], plan.field.stride
+    about = about_px / stride
+    sides = range(max(int(0.8 * about), 1), max(round(1.2 * about), 1) + 1)
+    cost = lambda side: (-(-cells // side) * side, abs(side - about))
+    return min(sides, key=cost) * stride
+
+
+def plan_stream(
+    net: Net,
+    params: PyTree,
+    image: Array | jax.ShapeDtypeStruct,
+    tile_px: tuple[int, int] | int,
+) -> StreamPlan:
+    """Plans how a net streams over an image; nothing is computed.
+
+    Args:
+        net: (params, map, ops) -> map.
+        params: parameters, or their shapes.
+        image: [b h w 3], or its shape and dtype.
+        tile_px: (height, width) of a tile, or the height of strips across the image.
+
+    Raises:
+        StreamError: the net cannot stream, or the tile does not divide by its stride.
+    """
+    axes = (True, not isinstance(tile_px, int))
+    height, width = tile_px if axes[1] else (tile_px, image.shape[2])
+    tile = jax.ShapeDtypeStruct((image.shape[0], height, width, 3), image.dtype)
+    context = TileContext((0, 0), image.shape[1:3], axes)
+    part, out = _probe(net, params, tile, context)
+    rows, columns = context.outgoing
+    return StreamPlan(
+        tile, axes, out, part.lag, part.windows, rows, columns, context.fills
+    )
+
+
+def net_windows(
+    net: Net, params: PyTree, image: Array | jax.ShapeDtypeStruct
+) -> tuple[Window, ...]:
+    """The windows of a net between an image and its map; nothing is computed.
+
+    Raises:
+        StreamError: an operation looks at the whole map.
+    """
+    context = TileContext((0, 0), image.shape[1:3], (False, False))
+    return _probe(net, params, image, context)[0].windows
+
+
+def _probe(net, params, tile, context):
+    """A net's TileMap on a tile and its shape; the context's buffers become shapes."""
+    parts = []
+
+    def run(params, x):
+        parts.append(net(params, TileMap(x), context.ops()))
+        return context.outgoing, parts[0].x
+
+    context.outgoing, out = jax.eval_shape(run, params, tile)
+    return parts[0], out
+
+
+def _tiles_reached(cells, reach):
+    """Tiles that any of the set cells reaches, by reach along rows and columns."""
+    rows, columns = (a.astype(np.float32) for a in reach)
+    return rows.T @ cells.astype(np.float32) @ columns > 0
