@@ -406,9 +406,9 @@ def test_bad_slides_stop_nothing_unless_all_are(config, slides, tmp_path, capsys
     (folder / "bad.png").write_text("no picture")
     config.data = Manifest(manifest=str(folder), mpp=1.0)
     with pytest.raises(SystemExit, match="1"):
-        extract_features.tell(extract_features.run(config, run), run, 0.1)
+        extract_features.print_summary(extract_features.run(config, run), run, 0.1)
     (folder / "good.png").write_bytes((slides / "s1.png").read_bytes())
-    extract_features.tell(extract_features.run(config, run), run, 0.1)
+    extract_features.print_summary(extract_features.run(config, run), run, 0.1)
     bad, good = table(run)
     assert (bad["status"], good["status"]) == ("refused", "encoded")
     said = capsys.readouterr()

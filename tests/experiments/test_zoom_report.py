@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.run import predict_slides
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.predictor import Predictor
+from wsi_jax.run.stopping import Stopped
 from wsi_jax.slides.grid import Grid
 
 SHARE, CHILDREN = 0.25, 2
@@ -135,12 +137,12 @@ def test_what_was_judged_before_it_stopped_is_not_judged_again(
 
     def stop(predictor, row, *how):
         if row.path == paths[3]:
-            raise KeyboardInterrupt
+            raise Stopped(signal.SIGTERM)
         return draw(predictor, row, *how)
 
     with monkeypatch.context() as patch:
         patch.setattr(predict_slides, "draw", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             command("--together", 2, *paths)
     assert len(table(command.out / "predictions.csv")) == 3
     asked.clear()
