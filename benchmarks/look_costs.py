@@ -21,7 +21,7 @@ from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.provenance import cores
 from wsi_jax.run import extract as extraction
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.inputs import LookSource
+from wsi_jax.run.inputs import CropInput
 from wsi_jax.run.progress import progress
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Task
@@ -80,15 +80,17 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
         progress=progress,
     )  # fmt: skip
     mesh = make_mesh(jax.devices()[:1])
-    source = LookSource(config, slides, mesh)
+    source = CropInput.for_training(config, mesh, slides)
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.stages(Task(part.classes), tx)
     method = compile_method(stage.method, mesh)
-    state = method.init(jax.random.key(0), next(source.training(part, None, 0)))
+    state = method.init(
+        jax.random.key(0), next(source.training_batches(part, config.train, 0))
+    )
     tiles, steps, verdicts = [], [], []
     for _ in range(2):  # the first time compiles
         steps.clear()
-        stream = source.training(part, None, 0)
+        stream = source.training_batches(part, config.train, 0)
         began = time.perf_counter()
         for batch in itertools.islice(stream, batches):
             state, metrics = method.step(state, batch)
@@ -98,7 +100,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     for _ in range(2):
         verdicts.clear()
         began = time.perf_counter()
-        for batch, _ in source.evaluation(part):
+        for batch, _ in source.evaluation_batches(part):
             prediction = method.predict(state.params, batch, jax.random.key(0))
             jax.block_until_ready(prediction.logits)
             tiles += prediction.counts["tiles"].tolist()
@@ -116,7 +118,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
 
 def parts(config, source, part, params) -> tuple[float, float, float, float]:
     """Seconds of the cost model's parts, each alone: the least of three tries."""
-    method, views = config.method, list(source.views(part))[:BATCH]
+    method, views = config.method, list(source.streamed_slides(part))[:BATCH]
     n, mpp = 32, method.reads()[0]
     side = method.cells(config.grid.mpp, config.grid.size_px).crop_px
     rng = np.random.default_rng(0)
@@ -134,7 +136,7 @@ def parts(config, source, part, params) -> tuple[float, float, float, float]:
     crops = np.zeros((n * BATCH, side, side, 3), np.uint8)
     net_look = lambda: 0
     if "look" in params:
-        batch, _ = next(source.evaluation(part))
+        batch, _ = next(source.evaluation_batches(part))
         cell = config.grid.size_px
         net = OverviewAttention(
             cell, (1,) * len(method.mpps), method.attention, method.layers,

@@ -44,7 +44,7 @@ from wsi_jax.training.compile import (
     compile_phase,
     make_mesh,
 )
-from wsi_jax.types import Bag, Task, Zooms
+from wsi_jax.types import Bag, Task, TwoLevelFeatures
 
 SLIDES, SIDE_PX, K = 16, 2560, 4
 BATCH = SLIDES * K * K
@@ -75,7 +75,9 @@ def trained(share: float):
     """Stages with their parameters as they begin, for features of the encoder."""
     method, d = SASHA(zoom_share=share), TILING.encoder.make().dim
     stages = method.stages(Task(("normal", "tumor")), optax.identity())
-    x = Zooms(np.zeros((1, 64, d), np.float32), np.zeros((1, 64, d), np.float32))
+    x = TwoLevelFeatures(
+        np.zeros((1, 64, d), np.float32), np.zeros((1, 64, d), np.float32)
+    )
     bag = Bag(x, np.ones((1, 64), bool), np.zeros(1, np.int32), np.ones(1, np.float32))
     params = jax.jit(stages[-1].method.init)(jax.random.key(0), bag).params
     return stages, params
@@ -113,7 +115,7 @@ def exhaustive():
         )  # fmt: skip
         for one in encoded:
             high = one.x.astype(np.float16).reshape(1, -1, K * K, one.x.shape[-1])
-            x = distil(params, Zooms(high[:, :, 0], high))
+            x = distil(params, TwoLevelFeatures(high[:, :, 0], high))
             mask = np.ones(high.shape[:2], bool)
             bag = Bag(x, mask, np.zeros(1, np.int32), np.ones(1, np.float32))
             prediction = method.predict(params, bag, jax.random.key(0))

@@ -56,7 +56,7 @@ class Bag(NamedTuple):
     weight: Array
 
 
-class Zooms(NamedTuple):
+class TwoLevelFeatures(NamedTuple):
     """Features of the tiles of `b` slides at two resolutions.
 
     Attributes:
@@ -193,9 +193,9 @@ class Stage(NamedTuple):
         baseline: the stage trains a baseline, reported beside the method by the stage's
             name. Later stages start without its parameters unless `inherited`.
         inherited: later stages start from a baseline's parameters too.
-        distil: (params, x of a batch) -> x, for methods on `Zooms`: what all later
-            stages read of a slide, made once after this stage. The params may be a
-            later stage's too.
+        distil: (params, x of a batch) -> x, for methods on `TwoLevelFeatures`: what all
+            later stages read of a slide, made once after this stage. The params may be
+            a later stage's too.
     """
 
     name: str
@@ -212,16 +212,16 @@ class Stage(NamedTuple):
 
 
 class Takes(enum.Enum):
-    """What a method's batches are made of.
+    """The kinds of input that methods take.
 
     features: Bags of features that an encoder has made of tiles.
-    zooms: Bags whose `x` is `Zooms`; the method tells its `children`, to a side of a
-        tile.
-    slides: Bags whose `x` is a tuple of views of slides (`data.views.View`).
-    looks: Bags whose `x` is `Looks`.
+    two_levels: Bags whose `x` is `TwoLevelFeatures`; the method says how many
+        `children` there are to a side of a tile.
+    slides: Bags whose `x` is a tuple of `data.streamed_slide.StreamedSlide`.
+    crops: Bags whose `x` is `Looks`.
     """
 
     features = "features"
-    zooms = "zooms"
+    two_levels = "two_levels"
     slides = "slides"
-    looks = "looks"
+    crops = "crops"

@@ -19,8 +19,8 @@ from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.checks import MANIFEST
+from wsi_jax.run.inputs import input_of
 from wsi_jax.run.predictor import Predictor, load
-from wsi_jax.types import Takes
 
 
 class ExportError(ValueError):
@@ -68,7 +68,7 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
 def mpp(predictor: Predictor) -> float:
     """um/px at which the trunk saw slides, the finest."""
     method, grid = predictor.card.method, predictor.card.tiling.grid
-    return min(method.reads()) if method.takes is Takes.looks else grid.mpp
+    return min(input_of(method).mpps(method, grid))
 
 
 def seen(cohort: Cohort) -> tuple[str, ...]:

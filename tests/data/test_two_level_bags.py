@@ -13,7 +13,7 @@ from wsi_jax.data.features import FeatureError, Origin, read_coords, write_featu
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.slides.grid import children, level0
-from wsi_jax.types import Zooms
+from wsi_jax.types import TwoLevelFeatures
 
 K, SIDE, MPP, SLIDE_MPP = 3, 32, 2.0, 0.243
 LABELS = np.array([0, 1, 0, 1, 1], np.int32)
@@ -105,7 +105,7 @@ def test_a_batch_is_that_of_bags_with_children_beside(bags, paths):
             np.testing.assert_array_equal(
                 getattr(one.bag, field), getattr(two.bag, field)
             )
-        assert isinstance(one.bag.x, Zooms)
+        assert isinstance(one.bag.x, TwoLevelFeatures)
         np.testing.assert_array_equal(one.bag.x.low, two.bag.x)
         parents = one.bag.x.high[:, :, 0, 1:] // K
         np.testing.assert_array_equal(parents, one.bag.x.low[..., 1:])
@@ -200,7 +200,7 @@ def write_some(folder, fingerprint="made with this"):
     for i, (path, n) in enumerate(zip(paths, LENGTHS, strict=True)):
         low = np.full((n, 3), i, np.float16)
         high = np.full((n, 3), i + 1 / 3, np.float32)
-        write_distilled(path, Zooms(low, high), fingerprint)
+        write_distilled(path, TwoLevelFeatures(low, high), fingerprint)
     return paths
 
 
@@ -231,7 +231,7 @@ def test_what_was_distilled_otherwise_is_refused(tmp_path):
 
 
 def test_what_is_not_finite_is_not_kept(tmp_path):
-    bad = Zooms(np.zeros((2, 3)), np.array([[np.nan] * 3] * 2))
+    bad = TwoLevelFeatures(np.zeros((2, 3)), np.array([[np.nan] * 3] * 2))
     with pytest.raises(FeatureError, match=r"high distilled .*learning rate"):
         write_distilled(tmp_path / "s.h5", bad, "")
     assert not any(tmp_path.iterdir())

@@ -12,8 +12,7 @@ import wsi_jax
 from wsi_jax.data.cohort import Row
 from wsi_jax.run import extract as extraction
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.config import RunError
-from wsi_jax.run.inputs import elsewhere
+from wsi_jax.run.inputs.features import tile_size
 from wsi_jax.slides.slide import SlideError, open_slide
 
 
@@ -140,13 +139,13 @@ def test_tiles_of_no_size_are_an_error_of_their_slide(tmp_path, size):
     Image.new("RGB", (8, 8)).save(tmp_path / "s.png")
     with open_slide(tmp_path / "s.png", 0.5) as slide:
         attrs = {"patch_size_level0": 512, "patch_size": 256}
-        assert elsewhere(attrs, slide) == (256, 1.0)
+        assert tile_size(attrs, slide) == (256, 1.0)
         for name in attrs:
             with pytest.raises(SlideError, match="s: its features do not tell how"):
-                elsewhere(attrs | {name: size}, slide)
+                tile_size(attrs | {name: size}, slide)
 
 
 def test_a_folder_that_is_not_there_is_named(config, tmp_path):
     config.precomputed = str(pathlib.Path(tmp_path, "gone"))
-    with pytest.raises(RunError, match=r"--config\.precomputed=.*gone: no folder"):
+    with pytest.raises(ValueError, match=r"--config\.precomputed=.*gone: no folder"):
         experiment.run(config, tmp_path / "run")

@@ -91,49 +91,41 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
         (
             lambda c: setattr(c.grid, "size_px", 64),
-            RunError,
             r"grid\.size_px=64, and a cell has 32 px \(stride 8 .*method\.pool=4\)",
         ),
         (
             lambda c: setattr(c.method, "tile_px", 60),
-            RunError,
             r"method\.tile_px=60 is no multiple of 32, the px between .*; 64 is",
         ),
-        (lambda c: setattr(c.grid, "overlap_px", 8), RunError, "do not overlap"),
+        (lambda c: setattr(c.grid, "overlap_px", 8), "do not overlap"),
         (
             lambda c: setattr(c.method, "trunk", Encoder(norm=NormKind.frozen)),
-            RunError,
             r"config\.method\.trunk\.norm=frozen .*trunk\.weights=FILE",
         ),
         (
             lambda c: setattr(c.method.trunk, "weights", "gone.safetensors"),
-            RunError,
             r"config\.method\.trunk\.weights=gone\.safetensors: no such file",
         ),
-        (lambda c: setattr(c, "precomputed", "."), RunError, "StreamingCLAM reads"),
-        (lambda c: setattr(c, "features", "there"), RunError, "no features are made"),
+        (lambda c: setattr(c, "precomputed", "."), "StreamingCLAM reads"),
+        (lambda c: setattr(c, "features", "there"), "no features are made"),
         (
             lambda c: setattr(c.method, "trunk", Encoder(norm=NormKind.group)),
-            RunError,
             r"config\.method\.trunk: Norm looks at a whole map at once",
         ),
         (
             lambda c: setattr(c.method.trunk, "blocks", ()),
-            ValueError,
             r"a trunk of blocks=\(\), width=8, stem=8: one stage at least",
         ),
         (
             lambda c: setattr(c.method, "pool", 0),
-            ValueError,
             r"config\.method\.pool=0: 1 or more",
         ),
         (
             lambda c: setattr(c.method.augment, "share", 3.0),
-            ValueError,
             r"config\.method\.augment\.share=3: a share, 0 to 1",
         ),
         (
@@ -141,25 +133,23 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
                 setattr(c.train, "balanced", True),
                 setattr(c.train, "class_weights", True),
             ),
-            ValueError,
             r"config\.train\.balanced=True and --config\.train\.class_weights=True: .*"
             r"add --noconfig\.train\.class_weights",
         ),
         (
             lambda c: setattr(c.method.thaw, "frozen", c.train.steps),
-            RunError,
             r"config\.train\.steps=\d+ end before --config\.method\.thaw\.frozen=",
         ),
-        (lambda c: setattr(c, "encoder", Encoder()), RunError, "trunk of its own"),
-        (lambda c: setattr(c, "method", ABMIL()), RunError, "ABMIL wants an encoder"),
+        (lambda c: setattr(c, "encoder", Encoder()), "trunk of its own"),
+        (lambda c: setattr(c, "method", ABMIL()), "ABMIL wants an encoder"),
     ],
 )
 def test_a_config_that_cannot_stream_is_refused_at_once(
-    whole, tmp_path, change, error, message
+    whole, tmp_path, change, message
 ):
     config = whole()
     change(config)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -22,11 +22,11 @@ from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError
+from wsi_jax.run.inputs.two_levels import both
 from wsi_jax.run.predictor import Card, Predictor
-from wsi_jax.run.zoom_inputs import both
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.log import read_metrics
-from wsi_jax.types import Zooms
+from wsi_jax.types import TwoLevelFeatures
 
 HERE = pathlib.Path(__file__).parent
 FILE = HERE / "tiny_zooms.py"
@@ -136,7 +136,7 @@ def test_what_was_distilled_is_what_the_stage_makes_of_each_slide(
             z, u = one["features"][()][rows], other["features"][()][below]
         np.testing.assert_array_equal(found[name]["low"], z)
         assert found[name]["high"].dtype == np.float32
-        wanted = distil(params, Zooms(z[None], u[None])).high[0]
+        wanted = distil(params, TwoLevelFeatures(z[None], u[None])).high[0]
         np.testing.assert_allclose(found[name]["high"], wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -295,7 +295,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(
     config, tmp_path, change, told
 ):
     change(config)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(ValueError, match=told):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -39,7 +39,7 @@ def run(tiny, tmp_path_factory):
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("zooming") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sasha, "WAYS", STRATEGIES)
+        patch.setattr(sasha, "STRATEGIES", STRATEGIES)
         one = make_mesh(jax.devices()[:1])
         patch.setattr(experiment, "make_mesh", lambda: one)
         experiment.run(config, folder)

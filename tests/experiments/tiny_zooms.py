@@ -42,7 +42,7 @@ class Toy:
     rate: float = 1e-2
     leads: bool = False
 
-    takes: ClassVar[Takes] = Takes.zooms
+    takes: ClassVar[Takes] = Takes.two_levels
     strategy: ClassVar[str] = "look"
     strategies_note: ClassVar[str] = "Who looked"
 

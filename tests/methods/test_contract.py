@@ -29,7 +29,7 @@ from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule
-from wsi_jax.types import Bag, Looks, Method, Task, TrainState, Zooms
+from wsi_jax.types import Bag, Looks, Method, Task, TrainState, TwoLevelFeatures
 
 SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}
 METHODS = {
@@ -223,7 +223,7 @@ def zooms() -> Bag:
     low = kind + 0.3 * rng.normal(size=kind.shape)
     high = 0.5 * kind[:, :, None] + 0.1 * rng.normal(size=(b, n, 4, d))
     high[bag.target == 1, 3] += 3
-    return bag._replace(x=Zooms(np.float32(low), np.float32(high)))
+    return bag._replace(x=TwoLevelFeatures(np.float32(low), np.float32(high)))
 
 
 def images() -> Bag:

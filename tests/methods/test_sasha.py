@@ -20,7 +20,7 @@ from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.zoom_strategies import STRATEGIES
 from wsi_jax.training.compile import compile_each, compile_method, make_mesh, split
 from wsi_jax.training.optimiser import Optimiser
-from wsi_jax.types import Bag, Task, Zooms
+from wsi_jax.types import Bag, Task, TwoLevelFeatures
 
 TASK = Task(("normal", "tumor", "other"))
 ONE = make_mesh(jax.devices()[:1])
@@ -57,7 +57,7 @@ def slides(seed=0) -> Bag:
     low[:, :4, 0] += 0.9
     for i, c in enumerate(label):
         high[i, :4, :, c] += 3 * (c > 0)
-    x = Zooms(np.float32(low), np.float32(high))
+    x = TwoLevelFeatures(np.float32(low), np.float32(high))
     return Bag(x, MASK, label.astype(np.int32), np.float32(COUNTS > 0))
 
 
@@ -118,7 +118,9 @@ def edited(bag, low=None, high=None, junk=1e3):
         if at is None
         else np.where(at.reshape(at.shape + (1,) * (a.ndim - 2)), junk, a)
     )
-    x = Zooms(np.float32(put(bag.x.low, low)), np.float32(put(bag.x.high, high)))
+    x = TwoLevelFeatures(
+        np.float32(put(bag.x.low, low)), np.float32(put(bag.x.high, high))
+    )
     return bag._replace(x=x)
 
 
@@ -293,7 +295,9 @@ def test_a_stage_changes_its_own_part_alone(name):
 def few(z, v):
     """One slide; of each tile all children say the same."""
     z, v = np.float32(z)[None], np.float32(v)[None, :, None].repeat(4, 2)
-    return Bag(Zooms(z, v), np.ones(z.shape[:2], bool), np.zeros(1, int), np.ones(1))
+    return Bag(
+        TwoLevelFeatures(z, v), np.ones(z.shape[:2], bool), np.zeros(1, int), np.ones(1)
+    )
 
 
 def error(bag, **fields):

@@ -12,14 +12,15 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, UpdaterStage
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
-from wsi_jax.run.prediction_inputs import ZoomInput, padded_bag
+from wsi_jax.run.inputs import TwoLevelInput
+from wsi_jax.run.inputs.features import padded_bag
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.run.zoom_inference import AHEAD, ZoomInference
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.training.compile import compile_each, make_mesh, replicate
-from wsi_jax.types import Task, Zooms
+from wsi_jax.types import Task, TwoLevelFeatures
 
 K, SIZES = 2, ((1024, 1280), (1024, 1024), (1280, 1024))
 TILING = Tiling(
@@ -75,7 +76,7 @@ def params():
     """Larger than they begin, so that a policy is not uniform."""
     rng = np.random.default_rng(0)
     row = rng.normal(0.5, 0.4, (20, 8)).astype(np.float32)
-    bag = padded_bag(Zooms(row, row[:, None].repeat(K * K, 1)), 20)
+    bag = padded_bag(TwoLevelFeatures(row, row[:, None].repeat(K * K, 1)), 20)
     state = jax.jit(STAGE.method.init)(jax.random.key(0), bag)
     grown = {name: jax.tree.map(lambda a: 3 * a, p) for name, p in state.params.items()}
     grown["standardise"] = state.params["standardise"]
@@ -104,10 +105,10 @@ def assert_same(one, other):
 
 
 def test_it_is_the_verdict_of_the_method_on_all_features(found, together, params):
-    sight = ZoomInput(TILING, METHOD, ONE)
+    features = TwoLevelInput(METHOD, TILING, ONE)
     predict = compile_each(STAGE.method.predict, ONE)
     for one, seen in zip(together[0], found, strict=True):
-        bag = sight.see(seen, 16, READING, Meter()).bag
+        bag = features.one(seen, 16, READING, Meter()).bag
         said = jax.device_get(predict(params, bag, jax.random.key(0)))
         steps = said.trace["steps"][0]
         np.testing.assert_array_equal(one.order, said.trace["order"][0, :steps])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Shaped
 
 from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
 from wsi_jax.data.slide_ids import barcode_patient, check_id
@@ -69,6 +69,16 @@ class Cohort(NamedTuple):
 
     rows: tuple[Row, ...]
     classes: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        """What is to be predicted of a slide."""
+        return Task(self.classes)
+
+    @property
+    def targets(self) -> Shaped[np.ndarray, "b ..."]:
+        """What is to be predicted of each slide."""
+        return self.task.targets(self.rows)
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
@@ -156,7 +166,7 @@ def in_split(cohort: Cohort, split: str) -> Cohort:
 
 def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
     """Each slide's label as its index among the cohort's classes."""
-    return Task(cohort.classes).targets(cohort.rows)
+    return cohort.targets
 
 
 def check_labels(labels: Iterable[tuple[str, str]]) -> None:

@@ -9,10 +9,12 @@ from jaxtyping import Float32, Shaped
 
 from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all, write_whole
-from wsi_jax.types import Zooms
+from wsi_jax.types import TwoLevelFeatures
 
 
-def write_distilled(path: str | os.PathLike, x: Zooms, fingerprint: str) -> None:
+def write_distilled(
+    path: str | os.PathLike, x: TwoLevelFeatures, fingerprint: str
+) -> None:
     """Writes one slide's arrays, `low` and `high` both [n d], as they are.
 
     Args:
@@ -45,7 +47,7 @@ def is_distilled(path: str | os.PathLike, fingerprint: str) -> bool:
         with opened(path) as f:
             if f.attrs["fingerprint"] != fingerprint:
                 return False
-            for name in Zooms._fields:
+            for name in TwoLevelFeatures._fields:
                 read_all(dataset(f, name))
     except FeatureError:
         return False
@@ -83,7 +85,7 @@ class DistilledBags(BagStore):
         for path, expected in zip(paths, fingerprints, strict=True):
             with opened(path) as f:
                 _check_made_with(f.attrs["fingerprint"], expected, path)
-                parts = [dataset(f, name) for name in Zooms._fields]
+                parts = [dataset(f, name) for name in TwoLevelFeatures._fields]
                 lengths.append(len(parts[0]))
                 rows = [(part.shape[1:], part.dtype) for part in parts]
         super().__init__(paths, targets, weights, lengths, rows, loading)
@@ -91,11 +93,12 @@ class DistilledBags(BagStore):
     def read(self, slide):
         with opened(self.paths[slide]) as f:
             return tuple(
-                read_all(dataset(f, name), verify=False) for name in Zooms._fields
+                read_all(dataset(f, name), verify=False)
+                for name in TwoLevelFeatures._fields
             )
 
     def pack(self, low, high):
-        return Zooms(low, high)
+        return TwoLevelFeatures(low, high)
 
 
 def _check_made_with(found, expected, path):

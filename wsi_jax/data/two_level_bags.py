@@ -17,7 +17,7 @@ from wsi_jax.data.features import (
     read_features,
 )
 from wsi_jax.slides.grid import children
-from wsi_jax.types import Zooms
+from wsi_jax.types import TwoLevelFeatures
 
 
 class TwoLevelBags(BagStore):
@@ -75,7 +75,7 @@ class TwoLevelBags(BagStore):
         return low.x[rows], high.x[below]
 
     def pack(self, low, high):
-        return Zooms(low, high)
+        return TwoLevelFeatures(low, high)
 
 
 def pair(

@@ -95,7 +95,7 @@ class AttentionPooling(CropOptions):
     precision: Dtype | None = None
     chunk: int | None = 32
 
-    takes: ClassVar[Takes] = Takes.looks
+    takes: ClassVar[Takes] = Takes.crops
     overviews: ClassVar[bool] = False
     all_tiles: ClassVar[bool] = True
 

@@ -129,7 +129,7 @@ class AttentionSampling(CropOptions):
     alone: float = 0.0
     ahead: bool = True
 
-    takes: ClassVar[Takes] = Takes.looks
+    takes: ClassVar[Takes] = Takes.crops
     overviews: ClassVar[bool] = True
     all_tiles: ClassVar[bool] = False
     strategies_note: ClassVar[str] = (

@@ -46,7 +46,7 @@ class PatchAll(CropOptions):
     normaliser: Normaliser = Normaliser.softmax
     ahead: bool = True
 
-    takes: ClassVar[Takes] = Takes.looks
+    takes: ClassVar[Takes] = Takes.crops
     overviews: ClassVar[bool] = False
     all_tiles: ClassVar[bool] = True
 

@@ -142,7 +142,7 @@ class SASHA:
     updater: UpdaterStage = dataclasses.field(default_factory=UpdaterStage)
     policy: PolicyStage = dataclasses.field(default_factory=PolicyStage)
 
-    takes: ClassVar[Takes] = Takes.zooms
+    takes: ClassVar[Takes] = Takes.two_levels
     strategy: ClassVar[str] = "policy"
     strategies_note: ClassVar[str] = (
         "Tiles that are zoomed into, as many for all: chosen by the policy, at once by "

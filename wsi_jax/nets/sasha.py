@@ -12,7 +12,7 @@ from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import RowUpdater
 from wsi_jax.ops.sampling import log_attention
-from wsi_jax.types import Zoomer, Zooms
+from wsi_jax.types import TwoLevelFeatures, Zoomer
 
 
 class ZoomNets(NamedTuple):
@@ -48,11 +48,13 @@ class ZoomNets(NamedTuple):
         )
         return (x.astype(mean.dtype) - mean) / std
 
-    def rows(self, params: PyTree, x: Zooms) -> Zooms:
+    def rows(self, params: PyTree, x: TwoLevelFeatures) -> TwoLevelFeatures:
         """Rows [b n d] at low and at high resolution; distilled rows as they are."""
         if is_distilled(x):
             return x
-        return Zooms(self.standardised(params, x.low), self.aggregate(params, x.high))
+        return TwoLevelFeatures(
+            self.standardised(params, x.low), self.aggregate(params, x.high)
+        )
 
     def aggregate(
         self, params: PyTree, children: Num[Array, "*n k d"]
@@ -87,7 +89,7 @@ class ZoomNets(NamedTuple):
         return self.actor.apply(params["actor"], x)
 
 
-def is_distilled(x: Zooms) -> bool:
+def is_distilled(x: TwoLevelFeatures) -> bool:
     """Whether high resolution is one distilled row for each tile, not its children."""
     return x.high.ndim == x.low.ndim
 

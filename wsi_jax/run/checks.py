@@ -30,12 +30,10 @@ DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
 
 def check_batches(config: Experiment, devices: int) -> None:
     """Both batches divide among the devices: better said now than after extraction."""
-    sizes = {"encode_batch": config.encode_batch, "train.batch": config.train.batch}
-    resident = config.looks and config.method.resident
-    if config.streams and not resident:  # on one device
-        sizes, devices = {"train.batch": config.train.batch}, 1
-    for name, size in sizes.items():
-        check_divides(name, size, devices)
+    if config.tilings():
+        check_divides("encode_batch", config.encode_batch, devices)
+    devices = config.input.devices(config.method, devices)
+    check_divides("train.batch", config.train.batch, devices)
 
 
 def check_divides(name: str, size: int, devices: int) -> None:

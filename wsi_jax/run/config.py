@@ -24,12 +24,13 @@ from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.provenance import provenance
 from wsi_jax.run.executor import Executor
-from wsi_jax.run.tiling import Tiling, stages_of
+from wsi_jax.run.inputs import Input, input_of
+from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import has_mpp
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.training.loop import Train
-from wsi_jax.types import Stage, Takes, Task
+from wsi_jax.types import Stage, Task
 
 # What may differ between two commands that are still the same run.
 FREE = ("run_dir", "reading", "max_refused", "heatmaps", "executor", "scheduler")
@@ -158,72 +159,39 @@ class Experiment:
         return {f"method.{k}": v for k, v in fields.items() if isinstance(v, Trunk)}
 
     @property
-    def streams(self) -> bool:
-        """Whether the method reads the slides themselves."""
-        return self.method.takes in (Takes.slides, Takes.looks)
-
-    @property
-    def zooms(self) -> bool:
-        """Whether it takes features of tiles and of their children."""
-        return self.method.takes is Takes.zooms
-
-    @property
-    def looks(self) -> bool:
-        """Whether it looks at an overview and reads crops."""
-        return self.method.takes is Takes.looks
+    def input(self) -> type[Input]:
+        """The kind of input that the method takes."""
+        return input_of(self.method)
 
     @property
     def mpps(self) -> tuple[float, ...]:
         """um/px at which the trunk sees slides."""
-        if self.zooms:
-            return self.grid.mpp / self.method.children, self.grid.mpp
-        return self.method.reads() if self.looks else (self.grid.mpp,)
+        return self.input.mpps(self.method, self.grid)
+
+    def tiling(self) -> Tiling:
+        """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
+        return self.input.tiling_of(self)
+
+    def tilings(self) -> tuple[Tiling, ...]:
+        """The tilings whose features are extracted before training."""
+        return self.input.tilings(self)
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
-        """Of the method."""
-        return stages_of(self.method, self.grid, task, tx)
+        """The stages of the method."""
+        return self.input.stages(self.method, self.grid, task, tx)
 
     def plan(self, stage: Stage) -> Train:
-        """How one of them is trained."""
+        """How a stage is trained."""
         return dataclasses.replace(self.train, **stage.overrides)
 
     def validate(self) -> None:
         """Refuses weights that are not there or not for these tiles, and cells."""
         self._check_kinds()
         self._check_thaw()
-        if self.zooms:
-            self._check_zooms()
+        self.input.check(self)
         if self.precomputed:
-            if self.streams or self.zooms:
-                wants = "reads slides" if self.streams else "wants tiles and children"
-                raise RunError(
-                    f"--config.precomputed={self.precomputed}: "
-                    f"{type(self.method).__name__} {wants}; leave it empty"
-                )
-            if not pathlib.Path(self.precomputed).is_dir():
-                raise RunError(f"--config.precomputed={self.precomputed}: no folder")
             return
-        if self.streams == (self.encoder is not None):
-            raise RunError(
-                f"{type(self.method).__name__} has a trunk of its own: encoder=None in "
-                "the config file, and --config.method.trunk"
-                if self.streams
-                else f"{type(self.method).__name__} wants an encoder in the config file"
-            )
-        try:
-            for flag, trunk in self.trunks.items():
-                trunk.check(flag)
-            if self.encoder is not None:
-                self.encoder.check_tile("grid.size_px", self.grid.size_px)
-            if self.streams:
-                self.method.check(self.grid.size_px)
-        except ValueError as error:
-            raise RunError(str(error)) from error
-        if self.streams and self.grid.overlap_px:
-            raise RunError("--config.grid.overlap_px: cells of a map do not overlap")
-        if self.streams and self.features:
-            raise RunError(f"--config.features={self.features}: no features are made")
-        if self.executor is Executor.dask and self.streams:
+        if self.executor is Executor.dask and not self.tilings():
             raise RunError("--config.executor=dask: no features are made")
         if self.executor is Executor.dask and not self.scheduler:
             raise RunError(
@@ -231,6 +199,16 @@ class Experiment:
             )
         for trunk in self.trunks.values():
             self._check_mpp(trunk)
+
+    def check_trunks(self) -> None:
+        """Refuses weights that are not there, and tiles that an encoder cannot take."""
+        try:
+            for flag, trunk in self.trunks.items():
+                trunk.check(flag)
+            if self.encoder is not None:
+                self.encoder.check_tile("grid.size_px", self.grid.size_px)
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
     def _check_kinds(self):
         """Refuses what stands where a cohort, a method or an encoder should."""
@@ -264,45 +242,15 @@ class Experiment:
         """Refuses a trunk whose weights have learnt from tiles at another um/px."""
         trained = trunk.trained_mpp()
         if trained and all(abs(trained / mpp - 1) > 0.05 for mpp in self.mpps):
-            flag = "method.mpps" if self.looks else "grid.mpp"
-            mpps = ", ".join(f"{mpp:g}" for mpp in self.mpps)
+            field, mpps = (
+                self.input.mpp_field,
+                ", ".join(f"{mpp:g}" for mpp in self.mpps),
+            )
             raise RunError(
                 f"{trunk.weights} has learnt from tiles at {trained:g} um/px, and "
-                f"--config.{flag}={mpps}; set it to {trained:g}, or train an encoder "
+                f"--config.{field}={mpps}; set it to {trained:g}, or train an encoder "
                 "for this one (experiments.pretraining.pretrain_tiles)"
             )
-
-    def _check_zooms(self):
-        """Refuses a zoom to nowhere, and tiles and slides that are not whole."""
-        if self.method.children < 2:
-            raise RunError(
-                f"--config.method.children={self.method.children}: at least 2, to a "
-                "side of a tile"
-            )
-        if self.grid.overlap_px:
-            raise RunError("--config.grid.overlap_px: tiles share no children")
-        if self.loading.max_tiles is not None:
-            raise RunError(
-                f"--config.loading.max_tiles={self.loading.max_tiles}: "
-                f"{type(self.method).__name__} sees all tiles of a slide; leave it None"
-            )
-
-    def tiling(self) -> Tiling:
-        """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
-        return Tiling(
-            grid=self.grid,
-            tissue=self.tissue,
-            encoder=self.method.trained().trunk if self.streams else self.encoder,
-            overhang=self.streams,
-            reads=self.mpps if self.looks or self.zooms else (),
-        )
-
-    def tilings(self) -> tuple[Tiling, ...]:
-        """What features are made of: of a method that zooms, of children too."""
-        tiling = self.tiling()
-        if not self.zooms:
-            return (tiling,)
-        return tiling, dataclasses.replace(tiling, children=self.method.children)
 
 
 def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
@@ -332,7 +280,7 @@ def check_claim(folder: pathlib.Path, config: Any) -> None:
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         hint = ""
-        if "features" in before and not config.streams:
+        if "features" in before and config.tilings():
             features = before["features"] or folder / "features"
             hint = f" (features are shared by --config.features={features})"
         raise RunError(

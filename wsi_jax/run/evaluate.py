@@ -141,7 +141,7 @@ def strategy_metrics(
         if name in summary
     }
     values |= thresholds
-    if not config.looks:
+    if "maps" not in (predictions[0].trace or {}):
         return values
     mass = np.mean([one.trace["maps"].sum((1, 2)) for one in predictions], 0)
     pairs = zip(config.method.mpps, mass.tolist(), strict=True)

@@ -11,11 +11,12 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
 from wsi_jax.run import extract as extraction
-from wsi_jax.run import extract_on_cluster, zoom_inputs
+from wsi_jax.run import extract_on_cluster
 from wsi_jax.run.checks import check_divides
 from wsi_jax.run.config import Experiment, Manifest, RunError, write_csv
 from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.executor import Executor
+from wsi_jax.run.inputs import two_levels
 from wsi_jax.run.progress import progress
 from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
 from wsi_jax.training.compile import make_mesh
@@ -32,7 +33,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[dict]:
     """
     if config.precomputed:
         raise RunError(f"--config.precomputed={config.precomputed}: they are made")
-    if config.streams:
+    if not config.tilings():
         name = type(config.method).__name__
         raise RunError(f"{name} reads slides: there are no features to make")
     config_io.validate(config)
@@ -67,8 +68,8 @@ def extract_here(
     check_divides("encode_batch", config.encode_batch, mesh.size)
     kwargs = {"reading": config.reading, "meter": meter, "progress": progress}
     kwargs |= {"check": check, "sheet": sheet}
-    if config.zooms:
-        return zoom_inputs.extract(config, rows, features, mesh=mesh, **kwargs)[0]
+    if len(config.tilings()) > 1:
+        return two_levels.extract(config, rows, features, mesh=mesh, **kwargs)[0]
     ready, batch = extraction.Ready(config.tiling(), mesh), config.encode_batch
     return extraction.extract(rows, ready, features, batch=batch, **kwargs)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from wsi_jax.data.cohort import Row
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run import executor as workers
-from wsi_jax.run import zoom_inputs
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.extract_distributed import spread
+from wsi_jax.run.inputs.two_levels import both
 from wsi_jax.run.progress import progress
 
 
@@ -22,4 +22,4 @@ def extract(
             spread(executor, rows, tiling, folder, progress=progress, lost=lost, **how)
             for tiling in config.tilings()
         ]
-    return found[0] if len(found) == 1 else zoom_inputs.both(*found)
+    return found[0] if len(found) == 1 else both(*found)

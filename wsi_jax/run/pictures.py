@@ -47,7 +47,7 @@ def draw(folder, config, cohort, source, one: Predicted) -> tuple[pathlib.Path, 
         elif one.trace and "order" in one.trace:
             draw_zooms(slide, config, source, one, title, outlines, paths)
         else:
-            draw_tiles(slide, config, source, one, title, outlines, paths)
+            draw_tiles(slide, source, one, title, outlines, paths)
     return paths
 
 
@@ -62,9 +62,9 @@ def read_outlines(row, slide) -> list[np.ndarray]:
     return [polygon.vertices for polygon in polygons]
 
 
-def draw_tiles(slide, config, source, one, title, outlines, paths):
+def draw_tiles(slide, source, one, title, outlines, paths):
     """The heatmap of one slide and its most attended tiles."""
-    yx, size_px, mpp = source.tiles(one.row, slide)
+    yx, size_px, mpp = source.positions(one.row, slide)
     scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
     heatmap(
         slide.overview(slide.mpp * scale),
@@ -79,16 +79,13 @@ def draw_tiles(slide, config, source, one, title, outlines, paths):
         lesions=outlines,
     )
     best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
-    # Cells of an overview are shown as they were read.
-    fine = config.mpps[0] if config.looks else mpp
-    side = round(size_px * mpp / fine)
-    tiles = [slide.read(at, side, fine) for at in yx[best] * slide.mpp / fine]
+    tiles = [slide.read(at, size_px, mpp) for at in yx[best] * slide.mpp / mpp]
     top_tiles(
         np.stack(tiles),
         one.attention[best],
         paths[1],
         title=one.row.slide_id,
-        mpp=fine,
+        mpp=mpp,
     )
 
 
@@ -121,7 +118,7 @@ def draw_looks(slide, config, one, title, outlines, paths):
 
 def draw_zooms(slide, config, source, one, title, outlines, paths):
     """Where one slide was zoomed into, its attention, and the first of the zooms."""
-    yx, size_px, mpp = source.tiles(one.row, slide)
+    yx, size_px, mpp = source.positions(one.row, slide)
     order = one.trace["order"][: int(one.trace["steps"])]
     scale = max(max(slide.shape) / OVERVIEW_PX, 1.0)
     zooms(

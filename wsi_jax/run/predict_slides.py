@@ -195,7 +195,7 @@ def predict_each(
 
     Of a run that zooms several at once, lest the device wait for every single tile.
     """
-    zooms = predictor.card.method.takes is Takes.zooms
+    zooms = predictor.card.method.takes is Takes.two_levels
     at_once = options.at_once if zooms else 1
     for start in range(0, len(rows), at_once):
         some = rows[start : start + at_once]
@@ -253,7 +253,7 @@ def zoom_lines(prediction: Verdict) -> list[dict]:
 def count_tiles(predictor: Predictor, prediction: Verdict) -> int:
     """Tiles that a prediction rests on; of a run that zooms, at both resolutions."""
     method, n = predictor.card.method, len(prediction.attention)
-    if method.takes is not Takes.zooms:
+    if method.takes is not Takes.two_levels:
         return n
     zooms = n if prediction.order is None else len(prediction.order)
     return n + method.children**2 * zooms

@@ -15,7 +15,6 @@ import optax
 from wsi_jax.config_io import check_types, from_plain, rename_fields, to_plain
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
-from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
@@ -23,8 +22,8 @@ from wsi_jax.files import write_text
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.zoom_figure import zooms
-from wsi_jax.run.prediction_inputs import INPUTS
-from wsi_jax.run.tiling import Tiling, stages_of, tile_slide, view
+from wsi_jax.run.inputs import input_of
+from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.names import slide_id_of
@@ -37,7 +36,7 @@ from wsi_jax.training.compile import (
     make_mesh,
     replicate,
 )
-from wsi_jax.types import Takes, Task
+from wsi_jax.types import Task
 
 CARD = "model.json"
 WEIGHTS = "best"
@@ -45,12 +44,6 @@ WEIGHTS = "best"
 KEYWORDS = {
     "data.mpp": "predict(mpp=...)",
     "reading.max_unreadable": "Reading.max_unreadable",
-}
-# What methods judge whose gradient at pixels is not drawn.
-JUDGED = {
-    Takes.features: "pools features of tiles",
-    Takes.zooms: "judges features of tiles at two resolutions",
-    Takes.looks: "judges crops that it reads of a slide",
 }
 
 
@@ -270,16 +263,17 @@ class Predictor:
         self._refuse_unfamiliar_stains = refuse_unfamiliar_stains
         self._mesh = make_mesh(jax.local_devices()[:1])
         task, grid = Task(card.classes), card.tiling.grid
-        *earlier, stage = stages_of(card.method, grid, task, optax.identity())
+        kind, tx = input_of(card.method), optax.identity()
+        *earlier, stage = kind.stages(card.method, grid, task, tx)
         self._method = compile_method(stage.method, self._mesh)
-        self._sight = INPUTS[card.method.takes](card.tiling, card.method, self._mesh)
+        self._input = kind(card.method, card.tiling, self._mesh)
         self._distil = [
             compile_each(lambda params, x, _, f=one.distil: f(params, x), self._mesh)
             for one in earlier
             if one.distil
         ]
         self._saliency = stage.saliency
-        nothing = self._sight.nothing(card.dim)
+        nothing = self._input.template(card.dim)
         fresh = lambda stage: (
             jax.eval_shape(stage.method.init, jax.random.key(0), nothing).params
         )
@@ -333,15 +327,14 @@ class Predictor:
     def _predict(self, row: Row, batch: int, reading: Reading) -> Verdict:
         """The verdict of a method that does not zoom."""
         meter, found = Meter(), self._survey(row)
-        seen, key = self._sight.see(found, batch, reading, meter), jax.random.key(0)
-        bag, note = seen.bag, seen.note
+        loaded = self._input.one(found, batch, reading, meter)
+        bag, key = loaded.bag, jax.random.key(0)
         for distil in self._distil:
             bag = bag._replace(x=distil(self.params, bag.x, key))
         said = jax.device_get(self._method.predict(self.params, bag, key))
-        if seen.view:  # only now is the slide read
-            note = self._read(seen.view, reading, meter)
+        note = self._input.finish(loaded, reading, meter)
         return self._verdict(
-            found, said.logits[0], said.attention[0], seen.kept, meter, note
+            found, said.logits[0], said.attention[0], loaded.kept, meter, note
         )
 
     def together(
@@ -454,7 +447,9 @@ class Predictor:
         if label not in self.card.classes:
             raise ValueError(f"no class {label!r}, only {', '.join(self.card.classes)}")
         found, grid = self._survey(as_row(path, mpp, mask)), self.card.tiling.grid
-        seen, size = view(found, grid, reading or Reading()), max(block_mpp, found.mpp)
+        reading, meter = reading or Reading(), Meter()
+        loaded = self._input.one(found, 1, reading, meter)
+        seen, size = loaded.streamed, max(block_mpp, found.mpp)
         block = max(1, round(size / grid.mpp))
         total = np.zeros([-(-n // block) for n in seen.shape])
         which = self.card.classes.index(label)
@@ -464,7 +459,7 @@ class Predictor:
             y, x = y[y < seen.shape[0]], x[x < seen.shape[1]]
             strength = np.abs(grad[: len(y), : len(x)]).sum(-1, dtype=np.float64)
             np.add.at(total, (y[:, None] // block, x[None] // block), strength)
-        note = self._read(seen, reading or Reading(), Meter())
+        note = self._input.finish(loaded, reading, meter)
         at = np.argwhere(total > 0)
         title = f"{found.row.slide_id}: what moves {label}"
         area = np.minimum((at + 1) * block, seen.shape) - at * block
@@ -488,7 +483,7 @@ class Predictor:
         if self._saliency is None:
             method = self.card.method
             raise ValueError(
-                f"{type(method).__name__} {JUDGED[method.takes]}; the gradient at a "
+                f"{type(method).__name__} {self._input.description}; the gradient at a "
                 "slide's pixels (--saliency) is drawn of StreamingCLAM only"
             )
 
@@ -503,20 +498,6 @@ class Predictor:
         if self._refuse_unfamiliar_stains:
             raise SlideError(f"{found.row.slide_id}: {note}")
         return found._replace(note="; ".join(filter(None, (found.note, note))))
-
-    def _read(self, view: StreamedSlide, reading: Reading, meter: Meter) -> str:
-        """What of a streamed slide could not be read; charges the meter.
-
-        Raises:
-            SlideError: too much of it.
-        """
-        meter.add(slides=1, tiles=view.n_read, bytes_decoded=view.bytes_decoded)
-        if view.n_unreadable > reading.max_unreadable * view.n_read:
-            raise self._refusal(
-                f"{view.note()}; more than --config.reading.max_unreadable="
-                f"{reading.max_unreadable:g}: copy the slide again, or raise it"
-            )
-        return view.note()
 
     def _refusal(self, message) -> SlideError:
         return SlideError(rename_fields(message, self.names))

@@ -17,7 +17,7 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
 from wsi_jax.run import extract as extraction
-from wsi_jax.run import extract_on_cluster, write_report, zoom_inputs
+from wsi_jax.run import extract_on_cluster, write_report
 from wsi_jax.run.checks import (
     MANIFEST,
     SLIDES,
@@ -42,7 +42,7 @@ from wsi_jax.run.config import (
 from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.evaluate import evaluate, write_predictions
 from wsi_jax.run.executor import Executor
-from wsi_jax.run.inputs import FeatureSource, LookSource, SlideSource, Source
+from wsi_jax.run.inputs import FeatureInput, Input, SlideInput, two_levels
 from wsi_jax.run.predictor import not_finite
 from wsi_jax.run.progress import progress
 from wsi_jax.run.train import Predictions, train
@@ -115,12 +115,8 @@ def _run(
     note_stains(slides, parts, stains)
     write_csv(folder / "slides.csv", slides)
     print_reasons(slides)
-    for stage in stages:
-        if stage.memory_estimate:
-            print(
-                stage.memory_estimate(source.views(without(cohort, refused))),
-                flush=True,
-            )
+    for estimate in source.memory_estimates(stages, without(cohort, refused)):
+        print(estimate, flush=True)
     tested = []
     for i, part in enumerate(parts):
         unit = f"fold_{i}/" if len(parts) > 1 else ""
@@ -201,28 +197,28 @@ def read_slides(
     mesh: Mesh,
     meter: Meter,
     check: Callable[[list[dict]], None],
-) -> tuple[list[dict], Source]:
+) -> tuple[list[dict], Input]:
     """What became of each slide, and where batches come from."""
     if config.precomputed:
         files = pathlib.Path(config.precomputed)
-        return extraction.adopt(cohort.rows, files), FeatureSource(config, files, mesh)
+        return extraction.adopt(cohort.rows, files), FeatureInput.for_training(
+            config, mesh, files
+        )
     sheet, tiling = folder / "tissue.png", config.tiling()
     kwargs = {"reading": config.reading, "meter": meter, "progress": progress}
-    if config.streams:
+    if issubclass(config.input, SlideInput):
         tiled = extraction.look(cohort.rows, tiling, sheet=sheet, **kwargs)
         slides = extraction.streamed(tiled)
         check(slides)  # too many refused: nothing has begun
         check_same_slides(folder / SLIDES, tiled, tiling.fingerprint())
-        if config.looks:
-            return slides, LookSource(config, tiled, mesh)
-        return slides, SlideSource(config, tiled)
+        return slides, config.input.for_training(config, mesh, tiled)
     features = pathlib.Path(config.features or folder / "features")
     sweep(features)
     if config.executor is Executor.dask:  # what follows finds them made
         extract_on_cluster.extract(config, cohort.rows, features, meter)
     kwargs |= {"check": check, "sheet": sheet}
-    if config.zooms:
-        return zoom_inputs.extract(config, cohort.rows, features, mesh=mesh, **kwargs)
+    if len(config.tilings()) > 1:
+        return two_levels.extract(config, cohort.rows, features, mesh=mesh, **kwargs)
     ready, batch = extraction.Ready(tiling, mesh), config.encode_batch
     slides = extraction.extract(cohort.rows, ready, features, batch=batch, **kwargs)
-    return slides, FeatureSource(config, features / tiling.folder(), mesh)
+    return slides, FeatureInput.for_training(config, mesh, features / tiling.folder())

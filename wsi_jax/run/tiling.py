@@ -5,10 +5,9 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import optax
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import config_hash
@@ -30,7 +29,6 @@ from wsi_jax.slides.tissue import (
     find_background,
     tissue_mask,
 )
-from wsi_jax.types import Stage, Takes, Task
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -163,14 +161,6 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
         row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
         shrink(overview, mask), content, _note(row, slide), background.value, stain,
     )  # fmt: skip
-
-
-def stages_of(
-    method: Any, grid: Grid, task: Task, tx: optax.GradientTransformation
-) -> tuple[Stage, ...]:
-    """The stages of a method, which may want to know the grid that it looks at."""
-    looks = method.takes is Takes.looks
-    return method.stages(task, tx, *((grid.mpp, grid.size_px) if looks else ()))
 
 
 def view(found: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:

@@ -16,7 +16,7 @@ from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops import class_prior
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.fit_stage import StepAccount, fit_stage
-from wsi_jax.run.inputs import Source
+from wsi_jax.run.inputs import Input
 from wsi_jax.run.predictor import Card, save_card
 from wsi_jax.slides.stain import StainRange
 from wsi_jax.training.checkpoint import digest
@@ -73,7 +73,7 @@ class Predictions(NamedTuple):
 def train(
     config: Experiment,
     cohort: Cohort,
-    source: Source,
+    source: Input,
     stages: Sequence[Stage],
     folder: pathlib.Path,
     meter: Meter,
@@ -134,7 +134,7 @@ def train(
         for i, one in enumerate(called)
     ]
     called = [one for one in called if one.is_finite()]
-    source.forget()
+    source.clear_cache()
     tiling = config.tiling()
     card = Card(
         classes=cohort.classes,
@@ -155,7 +155,7 @@ def train(
 def train_stage(
     config: Experiment,
     parts: Mapping[str, Cohort],
-    source: Source,
+    source: Input,
     stage: Stage,
     folder: pathlib.Path,
     meter: Meter,
@@ -179,7 +179,7 @@ def train_stage(
         return fit_stage(
             plan,
             method,
-            lambda start: source.training(parts["train"], weights, start, plan),
+            lambda start: source.training_batches(parts["train"], plan, start, weights),
             validate,
             folder,
             source.mesh,
@@ -194,7 +194,7 @@ def train_stage(
         )
 
 
-def fingerprints(source: Source, parts: Mapping[str, Cohort]) -> dict[str, str]:
+def fingerprints(source: Input, parts: Mapping[str, Cohort]) -> dict[str, str]:
     """Of the slides that decide what is learnt: it learns from some, others choose."""
     return source.fingerprints(parts["train"]) | source.fingerprints(parts["val"])
 
@@ -202,13 +202,13 @@ def fingerprints(source: Source, parts: Mapping[str, Cohort]) -> dict[str, str]:
 def distilled(
     stage: Stage,
     params: Any,
-    source: Source,
+    source: Input,
     parts: Mapping[str, Cohort],
     folder: pathlib.Path,
     meter: Meter,
     progress,
     unit: str,
-) -> Source:
+) -> Input:
     """Batches of what a trained stage makes of slides, each made once."""
     distil = compile_each(
         lambda params, bag, key: stage.distil(params, bag.x), source.mesh
@@ -216,24 +216,24 @@ def distilled(
     slides = sum(len(part.rows) for part in parts.values())
     with progress(f"distilling ({stage.name})", slides) as advance:
         return source.distilled(
-            list(parts.values()), distil, params, folder / "distilled", advance,
-            meter, f"{unit}{stage.name}/distilled",
+            list(parts.values()), distil, params, folder / "distilled",
+            advance=advance, meter=meter, unit=f"{unit}{stage.name}/distilled",
         )  # fmt: skip
 
 
-def spent(source: Source, meter: Meter) -> dict[str, int]:
+def spent(source: Input, meter: Meter) -> dict[str, int]:
     """What this process has computed and read so far; its slides are entered."""
-    for name in source.slides():  # each counts once, however many folds read it
+    for name in source.slides_read():  # each counts once, however many folds read it
         meter.begin(f"slides/{name}", slides=1)
-    return executed() | source.read()
+    return executed() | source.work()
 
 
 def means(
-    measure: Callable, params: Any, source: Source, part: Cohort
+    measure: Callable, params: Any, source: Input, part: Cohort
 ) -> dict[str, float]:
     """Over the slides of a part, of what `measure` tells of each."""
     key, found = jax.random.key(0), []
-    for batch, lengths in source.evaluation(part):
+    for batch, lengths in source.evaluation_batches(part):
         told = jax.device_get(measure(params, source.put(batch), key))
         found += [{k: v[i] for k, v in told.items()} for i in range(len(lengths))]
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
@@ -266,13 +266,13 @@ def validation_metrics(
 def predict(
     method: Method,
     params,
-    source: Source,
+    source: Input,
     part: Cohort,
     log_prior: Sequence[float] = (),
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float, dict | None]]:
     """(probabilities [c], attention [n], flops, trace) of each slide, in order."""
     key = jax.random.key(0)
-    for batch, lengths in source.evaluation(part):
+    for batch, lengths in source.evaluation_batches(part):
         said = jax.device_get(method.predict(params, source.put(batch), key))
         p = class_prior.probabilities(said.logits, log_prior)
         for i, n in enumerate(lengths):
@@ -281,7 +281,7 @@ def predict(
 
 
 def probabilities(
-    method, params, source: Source, part: Cohort, log_prior: Sequence[float] = ()
+    method, params, source: Input, part: Cohort, log_prior: Sequence[float] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels [n] and probabilities [n c] of all slides of a part."""
     found = predict(method, params, source, part, log_prior)
@@ -291,7 +291,7 @@ def probabilities(
 def validation_threshold(
     method: Method,
     params: Any,
-    source: Source,
+    source: Input,
     part: Cohort,
     log_prior: Sequence[float] = (),
 ) -> float | None:

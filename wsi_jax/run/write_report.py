@@ -13,7 +13,7 @@ from wsi_jax.report import tables
 from wsi_jax.report.page import Report, SlideResult, headline, write_page
 from wsi_jax.run import draw, pictures
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.inputs import Source
+from wsi_jax.run.inputs import Input
 from wsi_jax.run.train import Predicted
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.types import Stage
@@ -35,7 +35,7 @@ def write(
     folder: pathlib.Path,
     config: Experiment,
     cohort: Cohort,
-    source: Source,
+    source: Input,
     stages: Sequence[Stage],
     slides: Sequence[dict],
     verdicts: Sequence[Predicted],
@@ -61,7 +61,7 @@ def write(
             advance(1)
     report = Report(
         title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
-        subtitle=subtitle(config),
+        subtitle=config.input.subtitle(config),
         metrics=headline(summary, names(summary)),
         n_slides=len(verdicts),
         n_patients=int(summary["n_patients"]),
@@ -94,24 +94,6 @@ def write(
         limits=limits(config, cohort),
     )
     write_page(folder / "report.html", report)
-
-
-def subtitle(config: Experiment) -> str:
-    """What was learnt from."""
-    if config.precomputed:
-        return "Precomputed features, trained on slide labels."
-    if config.looks:
-        return config.method.said(config.grid.mpp)
-    if config.streams:
-        return (
-            f"Whole slides at {config.grid.mpp:g} um/px, {config.trunk.name} trained "
-            "end to end on slide labels."
-        )
-    tiles = f"Tiles of {config.grid.size_px} px at {config.grid.mpp:g} um/px"
-    if config.zooms:
-        fine, k = config.mpps[0], config.method.children
-        tiles += f" and the {k} x {k} at {fine:g} um/px that fill each"
-    return f"{tiles}, {config.encoder.name} features, trained on slide labels."
 
 
 def text(summary: dict[str, int | float | str], n: int) -> str:
@@ -157,7 +139,7 @@ def results(
 def limits(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
     """What a reader of this run must know besides."""
     said = [f"Patients: {note}." for note in [patients_note(cohort)] if note]
-    if not (config.precomputed or config.streams or config.encoder.weights):
+    if config.encoder and not (config.precomputed or config.encoder.weights):
         said.append(
             "The encoder is random: its features know colour and texture, not tissue. "
             "Weights trained on histology (--config.encoder.weights) do better."

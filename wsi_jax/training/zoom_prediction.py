@@ -16,7 +16,7 @@ from wsi_jax.types import Bag, Params, Prediction
 
 @dataclasses.dataclass(frozen=True)
 class ZoomPrediction:
-    """Predictions from the features of tiles and of their children (`types.Zooms`).
+    """Predictions from features of tiles and of their children (`TwoLevelFeatures`).
 
     Attributes:
         nets: rows [*m d] -> the nets for them, as `nets.sasha.ZoomNets`.

@@ -1,0 +1,121 @@
+"""Input of methods that choose crops of a slide, by its overview or of all tiles."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from wsi_jax.data.crop_reader import CropReader
+from wsi_jax.run.inputs.base import LoadedSlide
+from wsi_jax.run.inputs.slides import SlideInput
+from wsi_jax.run.tiling import view
+from wsi_jax.training.compile import split
+from wsi_jax.types import Bag, Looks
+
+
+class CropInput(SlideInput):
+    """Overviews of slides, and crops where a method wants them."""
+
+    description = "reads crops that it chooses"
+    mpp_field = "method.mpps"
+
+    @classmethod
+    def mpps(cls, method, grid):
+        return method.reads()
+
+    @classmethod
+    def tiling_of(cls, config):
+        reads = cls.mpps(config.method, config.grid)
+        return dataclasses.replace(super().tiling_of(config), reads=reads)
+
+    @classmethod
+    def stages(cls, method, grid, task, tx):
+        return method.stages(task, tx, grid.mpp, grid.size_px)
+
+    @classmethod
+    def devices(cls, method, available):
+        return available if method.resident else 1
+
+    @classmethod
+    def subtitle(cls, config):
+        return config.method.said(config.grid.mpp)
+
+    def template(self, dim):
+        side = self.tiling.grid.size_px
+        x = Looks(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, 3)))
+        return super().template(dim)._replace(x=x, mask=np.ones((1, 1, 1), bool))
+
+    def one(self, slide, encode_batch, reading, meter):
+        # A reader of its own: what it keeps in memory goes with the slide.
+        reader = self._reader_of(threads=reading.threads)
+        streamed = view(slide, self.tiling.grid, reading)
+        bag = reader.bag([streamed], np.zeros(1, np.int32), np.ones(1, np.float32))
+        return LoadedSlide(bag, np.arange(len(slide.yx)), streamed=streamed)
+
+    def training_batches(self, part, plan, start, weights=None):
+        batches = super().training_batches(part, plan, start, weights)
+        return batches if self.method.resident else with_next(batches)
+
+    def evaluation_batches(self, part):
+        batches = super().evaluation_batches(part)
+        if self.method.resident:
+            yield from batches
+            return
+        batches, again = itertools.tee(batches)
+        lengths = (n for _, n in again)
+        yield from zip(with_next(bag for bag, _ in batches), lengths, strict=True)
+
+    def put(self, batch):
+        return split(batch, self.mesh) if self.method.resident else batch
+
+    def positions(self, row, slide):
+        cells, fine = super().positions(row, slide), self.method.reads()[0]
+        size_px = round(cells.size_px * cells.mpp / fine)
+        return cells._replace(size_px=size_px, mpp=fine)
+
+    def _evaluation_size(self):
+        return self._config.train.batch
+
+    def _bag(self, slides, target, weight):
+        return self._reader.bag(slides, target, weight)
+
+    @functools.cached_property
+    def _reader(self) -> CropReader:
+        """The reader of the cohort's slides."""
+        # On the device all batches have one shape: each compiles a whole step.
+        least = self._largest() if self.method.resident else (1, 1)
+        threads, room = self._config.reading.threads, self._config.loading.cache_gib
+        return self._reader_of(threads=threads, cache_gib=room, least=least)
+
+    def _reader_of(self, **kwargs) -> CropReader:
+        method, grid = self.method, self.tiling.grid
+        return CropReader(
+            method.reads(),
+            method.cells(grid.mpp, grid.size_px).crop_px,
+            overviews=method.overviews,
+            resident=method.resident,
+            all_tiles=method.all_tiles,
+            **kwargs,
+        )
+
+    def _largest(self) -> tuple[int, int]:
+        """(rows, columns) of cells that hold any of the cohort's slides."""
+        usable, grid = (
+            [s for s in self._tiled.values() if not s.reason],
+            self.tiling.grid,
+        )
+        cell_um = grid.mpp * grid.size_px
+        shapes = [np.array(s.shape) * s.mpp / cell_um for s in usable]
+        return tuple(np.ceil(np.max(shapes, 0)).astype(int).tolist())
+
+
+def with_next(batches: Iterator[Bag]) -> Iterator[Bag]:
+    """Batches that hold the one that comes after them, if any."""
+    batches = iter(batches)
+    this = next(batches, None)
+    while this is not None:
+        after = next(batches, None)
+        yield this._replace(x=this.x._replace(after=after))
+        this = after
