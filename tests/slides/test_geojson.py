@@ -191,8 +191,8 @@ def test_areas_of_real_lesions(shared, write, tmp_path):
     area = header.index("area_px0")
     wanted = [line.split(",") for line in table if line.startswith("tumor_001,train")]
     with tarfile.open(folder / "ncrf_tumor_polygons.tar.xz") as archive:
-        found = json.load(archive.extractfile("jsons/train/Tumor_001.json"))
-    lesions = found["positive"]
+        drawn = json.load(archive.extractfile("jsons/train/Tumor_001.json"))
+    lesions = drawn["positive"]
     tree = collection(
         *(
             feature("Polygon", [one["vertices"]], {"classification": one["name"]})

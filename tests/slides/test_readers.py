@@ -18,7 +18,7 @@ def planes(*shape):
 
 
 @pytest.mark.parametrize(
-    ("shape", "how"),
+    ("shape", "options"),
     [
         ((3, 60, 70), {"photometric": "minisblack"}),
         ((2, 60, 70), {"photometric": "minisblack", "metadata": None}),
@@ -30,9 +30,9 @@ def planes(*shape):
         ((3, 60, 70), {"imagej": True, "truncate": True}),
     ],
 )
-def test_a_stack_or_channels_apart_are_refused(tmp_path, shape, how):
+def test_a_stack_or_channels_apart_are_refused(tmp_path, shape, options):
     path = tmp_path / "stack.tif"
-    tifffile.imwrite(path, planes(*shape), **how)
+    tifffile.imwrite(path, planes(*shape), **options)
     with pytest.raises(SlideError, match=r"stack\.tif .*FlatReader: a stack of"):
         open_reader(str(path))
 
@@ -49,8 +49,8 @@ def test_colours_in_planes_are_one_image(tmp_path):
     tifffile.imwrite(path, image, photometric="rgb", planarconfig="separate")
     reader = open_reader(str(path))
     assert isinstance(reader, FlatReader)
-    seen = reader.read_region(0, 0, 0, 60, 70)
-    np.testing.assert_array_equal(seen, image.transpose(1, 2, 0))
+    read = reader.read_region(0, 0, 0, 60, 70)
+    np.testing.assert_array_equal(read, image.transpose(1, 2, 0))
     reader.close()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from slides.test_slide import MPP, picture, write_tiff
+from slides.tiffs import MPP, picture, write_tiff
 
 from wsi_jax.slides.resampling import halve
 from wsi_jax.slides.slide import open_slide

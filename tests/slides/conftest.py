@@ -1,0 +1,31 @@
+import pytest
+from slides.tiffs import halved, picture, write_tiff
+
+from wsi_jax.slides import jpeg, reader_pool
+
+
+@pytest.fixture(autouse=True)
+def closed_afterwards():
+    yield
+    reader_pool.close_all()
+
+
+@pytest.fixture(scope="session")
+def levels():
+    """Three levels whose sizes OpenSlide takes for downsamples of 2.003 and 4.02."""
+    first = picture(451, 603)
+    return first, halved(first), halved(halved(first))
+
+
+@pytest.fixture(scope="session")
+def pyramid(tmp_path_factory, levels):
+    return write_tiff(tmp_path_factory.mktemp("slides") / "pyramid.tif", levels)
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """Counts the tiles that are decoded straight from the file."""
+    calls, decode = [], jpeg.decode
+    count = lambda *args: calls.append(args) or decode(*args)
+    monkeypatch.setattr(jpeg, "decode", count)
+    return calls
