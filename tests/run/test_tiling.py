@@ -182,7 +182,7 @@ def test_the_picture_shows_the_slide_and_its_tissue(row):
     assert not picture.tissue[h // 2 + 2 :].any()
     assert (picture.image[:, 4] == (200, 80, 160)).all()
     contact = tile_slide(row, MASKED).contact("")
-    assert contact.told == "128 tiles, 0.524 mm2, 1 um/px (manifest)"
+    assert contact.summary == "128 tiles, 0.524 mm2, 1 um/px (manifest)"
     gone = dataclasses.replace(row, path="here/gone.svs")
     found = tile_slide(gone, TILING)
     assert found.picture is None

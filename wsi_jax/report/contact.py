@@ -1,9 +1,9 @@
 """A contact sheet: every slide, small, with the outline of what was taken as tissue."""
 
-import bisect
 import functools
 import os
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from wsi_jax.files import replacing
 SIDE_PX = 180
 PER_PAGE = 100
 COLUMNS = 10
+LETTERS = 27  # of the small font, side by side in SIDE_PX
 _GAP, _LINE, _HEAD = 12, 15, 40
 _INK, _SOFT, _BAD, _EDGE = "#1d2330", "#5b6472", "#b83a00", (0, 158, 115)
 
@@ -37,15 +38,15 @@ class Contact(NamedTuple):
     """One slide of the sheet.
 
     Attributes:
-        name: of the slide.
+        name: the slide's.
         picture: None where the slide could not be read.
-        told: about it, in a few words.
-        reason: why it is refused, or "".
+        summary: tiles, tissue and resolution, in a few words.
+        reason: why the slide is refused, or "".
     """
 
     name: str
     picture: Picture | None
-    told: str
+    summary: str
     reason: str
 
 
@@ -72,7 +73,7 @@ def contact_sheet(
 
     Args:
         slides: at least one.
-        path: of the first page; those after it are called path_2, path_3, ...
+        path: the first page; those after it are called path_2, path_3, ...
         per_page: slides.
 
     Returns:
@@ -99,7 +100,7 @@ def _page(slides, head) -> Image.Image:
     size = columns * cell_w + _GAP, -(-len(slides) // columns) * cell_h + _HEAD
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 10), f"Tissue: {head}", _INK, _font(16))
+    draw.text((_GAP, 10), f"Tissue: {head}", _INK, _font("DejaVuSans", 16))
     for i, one in enumerate(slides):
         row, column = divmod(i, columns)
         _cell(sheet, draw, _GAP + column * cell_w, _HEAD + row * cell_h, one)
@@ -107,9 +108,10 @@ def _page(slides, head) -> Image.Image:
 
 
 def _cell(sheet, draw, x, y, one):
+    font = _font("DejaVuSansMono", 11)
     if one.picture is None:
         draw.rectangle((x, y, x + SIDE_PX - 1, y + SIDE_PX - 1), "#eceef1")
-        draw.text((x + 8, y + 8), "no picture", _SOFT, _font(11))
+        draw.text((x + 8, y + 8), "no picture", _SOFT, font)
     else:
         outlined = Image.fromarray(_outlined(one.picture))
         left = x + (SIDE_PX - outlined.width) // 2
@@ -117,15 +119,12 @@ def _cell(sheet, draw, x, y, one):
     if one.reason:
         frame = (x - 3, y - 3, x + SIDE_PX + 2, y + SIDE_PX + 2)
         draw.rectangle(frame, outline=_BAD, width=3)
+    # The name stands above the reason; what is left has more room.
+    text = one.reason.removeprefix(f"{one.name}: ") or one.summary
     lines = [(line, _INK) for line in _wrap(one.name, 1)]
-    if one.reason:
-        # The name stands above; what is left has more room.
-        reason = one.reason.removeprefix(f"{one.name}: ")
-        lines += [(line, _BAD) for line in _wrap(reason, 3)]
-    else:
-        lines += [(line, _SOFT) for line in _wrap(one.told, 3)]
+    lines += [(line, _BAD if one.reason else _SOFT) for line in _wrap(text, 3)]
     for i, (line, colour) in enumerate(lines):
-        draw.text((x, y + SIDE_PX + 4 + i * _LINE), line, colour, _font(11))
+        draw.text((x, y + SIDE_PX + 4 + i * _LINE), line, colour, font)
 
 
 def _outlined(picture) -> np.ndarray:
@@ -138,29 +137,16 @@ def _outlined(picture) -> np.ndarray:
     return np.where(edge[..., None], np.uint8(_EDGE), picture.image)
 
 
-def _wrap(text, most) -> list[str]:
+def _wrap(text: str, lines: int) -> list[str]:
     """At most so many lines that fit into a cell; what is cut off ends in dots."""
-    text, lines = " ".join(text.split()), []
-    while text and len(lines) < most:
-        n = _fitting(text, "")
-        if n < len(text) and len(lines) == most - 1:
-            return [*lines, text[: _fitting(text, "…")] + "…"]
-        if n < len(text) and " " in text[:n]:
-            n = text.rindex(" ", 0, n)
-        lines.append(text[:n])
-        text = text[n:].lstrip()
-    return lines
-
-
-def _fitting(text, end) -> int:
-    """How many letters fit into a cell, with `end` behind them."""
-    most = min(len(text), SIDE_PX // 2)  # no letter is narrower than two pixels
-    fits = lambda n: _font(11).getlength(text[:n] + end) <= SIDE_PX
-    return bisect.bisect_left(range(1, most + 1), True, key=lambda n: not fits(n))
+    cut = textwrap.wrap(text, LETTERS, break_on_hyphens=False)
+    if len(cut) > lines:
+        cut = [*cut[: lines - 1], cut[lines - 1][: LETTERS - 1] + "…"]
+    return cut
 
 
 @functools.cache
-def _font(size):
-    """The font that comes with matplotlib: it has letters beyond English."""
+def _font(name: str, size: int):
+    """A font that comes with matplotlib: it has letters beyond English."""
     folder = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(folder / "DejaVuSans.ttf", size)
+    return ImageFont.truetype(folder / f"{name}.ttf", size)

@@ -17,6 +17,7 @@ BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5
 COLOURS = (BLUE, ORANGE, GREEN, SKY, PINK)  # the last is lost on stained tissue
 # Stands for the colour of the page's text, which differs between light and dark.
 INK = "#010203"
+TEXT = "#222222"  # of a PNG, which is on white
 
 
 def new_figure(width: int | float, height: int | float) -> Figure:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from wsi_jax.report.figure import new_figure, plain, save_png, scale_bar
+from wsi_jax.report.figure import TEXT, new_figure, plain, save_png, scale_bar
+from wsi_jax.report.overview import show
+
+COLUMNS = 4
 
 
 def top_tiles(
@@ -18,40 +21,41 @@ def top_tiles(
     mpp: int | float,
     label: str = "attention",
 ) -> None:
-    """Writes a PNG strip of tiles, highest score first, each with rank and score.
+    """Writes a PNG of tiles, highest score first, each with rank and score.
 
     Args:
         tiles: uint8 [k h w 3], k >= 1.
         scores: [k].
-        path: of the PNG.
-        title: above the strip.
-        mpp: micrometres per pixel of the tiles.
+        path: where the PNG is written.
+        title: above the tiles.
+        mpp: um/px of the tiles.
         label: what the scores are.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     labels = [f"{rank}.  {scores[one]:#.3g}" for rank, one in enumerate(order, 1)]
-    figure = strip(tiles[order], labels, f"{title}: highest {label}")
+    figure = tile_sheet(tiles[order], labels, f"{title}: highest {label}")
     scale_bar(figure.axes[0], tiles.shape[1:3], mpp, share=0.5)
     save_png(figure, path)
 
 
-def strip(
+def tile_sheet(
     tiles: np.ndarray,
     labels: Sequence[str],
     title: str,
-    colours: Sequence[str] | None = None,
+    colours: Sequence | np.ndarray | None = None,
 ) -> Figure:
-    """Tiles [k h w 3] in a row, each with a label and, given colours, a frame."""
-    lines = max(label.count("\n") for label in labels)
-    figure = new_figure(1.1 * max(len(tiles), 3), 1.62 + 0.15 * lines)
-    figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left", color="#222222")
-    row = figure.subplots(1, len(tiles), squeeze=False)[0]
-    for k, (axes, tile, label) in enumerate(zip(row, tiles, labels, strict=True)):
-        axes.imshow(tile)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(colours is not None)
+    """Tiles [k h w 3] in rows, each with a label and, given colours, a frame."""
+    k = len(tiles)
+    rows = -(-k // COLUMNS)
+    lines = 1 + max(label.count("\n") for label in labels)
+    figure = new_figure(2.0 * COLUMNS, (2.05 + 0.2 * lines) * rows + 0.45)
+    figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left", color=TEXT)
+    every = figure.subplots(rows, COLUMNS, squeeze=False).reshape(-1)
+    for axes in every[k:]:
+        axes.remove()
+    for i, (axes, tile, label) in enumerate(zip(every, tiles, labels, strict=False)):
+        show(axes, tile)
+        axes.set_title(label, fontsize=10, color=TEXT)
         if colours is not None:
-            axes.spines[:].set(color=colours[k], linewidth=2)
-        axes.set_title(label, fontsize=9, color="#222222")
+            axes.spines[:].set(color=colours[i], linewidth=2.5)
     return figure

@@ -21,7 +21,8 @@ from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.files import write_text
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.report.heatmap import heatmap
-from wsi_jax.report.zoom_figure import zooms
+from wsi_jax.report.overview import Overview
+from wsi_jax.report.zoom_figure import zoom_figure
 from wsi_jax.run.inputs import input_of
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.run.zoom_inference import ZoomInference
@@ -140,17 +141,14 @@ class Verdict(NamedTuple):
         """
         mpp = max(mpp, self.mpp)
         with open_slide(self.path, self.mpp) as slide:
-            overview = slide.overview(mpp)
-        share = self.probabilities[self.label]
-        shown = overview, self.attention, self.yx, self.tile_px, mpp / self.mpp
-        how = {
-            "title": f"{self.slide_id}: {self.label} ({share:.2f})",
-            "mpp_level0": self.mpp,
-        }
+            overview = Overview(slide.overview(mpp), mpp)
+        yx_um, tile_um = self.yx * self.mpp, self.tile_px * self.mpp
+        shown = overview, self.attention, yx_um, tile_um
+        title = f"{self.slide_id}: {self.label} ({self.probabilities[self.label]:.2f})"
         if self.order is None:
-            heatmap(*shown, path, **how)
+            heatmap(*shown, path, title=title)
         else:
-            zooms(*shown, self.order, path, **how)
+            zoom_figure(*shown, self.order, path, title=title)
 
 
 def save_card(folder: pathlib.Path, card: Card) -> None:
@@ -463,18 +461,16 @@ class Predictor:
         at = np.argwhere(total > 0)
         title = f"{found.row.slide_id}: what moves {label}"
         area = np.minimum((at + 1) * block, seen.shape) - at * block
-        scale = block * grid.mpp / found.mpp
+        side_um = block * grid.mpp
         with open_slide(found.row.path, found.mpp) as slide:
-            overview = slide.overview(block * grid.mpp)
+            overview = Overview(slide.overview(side_um), side_um)
         heatmap(
             overview,
             total[tuple(at.T)] / area.prod(1),
-            at * scale,
-            scale,
-            scale,
+            at * side_um,
+            side_um,
             png,
             title=title + " (damaged)" * bool(note),
-            mpp_level0=found.mpp,
             label="gradient",
         )
 

@@ -11,7 +11,7 @@ from wsi_jax.data.lint import patients_note
 from wsi_jax.files import write_text
 from wsi_jax.report import tables
 from wsi_jax.report.page import Report, SlideResult, headline, write_page
-from wsi_jax.run import draw, pictures
+from wsi_jax.run import report_charts, report_pictures
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import Input
 from wsi_jax.run.train import Predicted
@@ -48,12 +48,14 @@ def write(
     record = json.loads((folder / "config.json").read_text())
     write_text(folder / "metrics.txt", text(summary, len(verdicts)))
     there = [one for one in verdicts if one.row.path]
-    shown = pictures.interesting(there, cohort)[: config.heatmaps]
+    shown = report_pictures.by_interest(there, cohort.classes)[: config.heatmaps]
     images = {}
     with progress("heatmaps", len(shown)) as advance:
         for one in shown:
             try:
-                drawn = pictures.draw(folder / "heatmaps", config, cohort, source, one)
+                drawn = report_pictures.draw_pictures(
+                    folder / "heatmaps", config, cohort, source, one
+                )
             except SlideError as error:  # of a verdict, the picture is the least
                 print(f"no heatmap: {error}", file=sys.stderr, flush=True)
                 drawn = ()
@@ -72,7 +74,9 @@ def write(
             cohort.classes,
         ),
         cost=tables.cost(cost),
-        charts=draw.draw(folder, config, cohort, stages, verdicts, summary),
+        charts=report_charts.draw_charts(
+            folder, config, cohort, stages, verdicts, summary
+        ),
         slides=tuple(
             SlideResult(
                 slide_id=one.row.slide_id,

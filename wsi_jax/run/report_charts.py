@@ -15,7 +15,7 @@ from wsi_jax.report.page import Chart
 from wsi_jax.training.log import read_metrics
 
 
-def draw(folder, config, cohort, stages, verdicts, summary) -> tuple[Chart, ...]:
+def draw_charts(folder, config, cohort, stages, verdicts, summary) -> tuple[Chart, ...]:
     """ROC (also as roc.png), calibration, confusion, zooms, training, magnification."""
     labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
     p = np.stack([v.probabilities for v in verdicts])

@@ -1,0 +1,277 @@
+"""A mark lies where its tile lies; colours come from the attention."""
+
+import numpy as np
+import PIL.Image
+import pytest
+from matplotlib.colors import to_rgb
+
+from wsi_jax.report import crop_figure, heatmap, overview, tiles, zoom_figure
+from wsi_jax.report.figure import COLOURS
+from wsi_jax.report.overview import Overview, score_map
+
+# Told apart from everything else that is drawn.
+STAIN = np.array([201, 119, 173], np.uint8)
+MPP, CROP_PX = 16.0, 32
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """All figures that are saved."""
+    saved = []
+    for module in (heatmap, crop_figure, zoom_figure, tiles):
+        keep = lambda figure, path, save=module.save_png: (
+            saved.append(figure),
+            save(figure, path),
+        )
+        monkeypatch.setattr(module, "save_png", keep)
+    return saved
+
+
+def blank(shape, lesions=()):
+    return Overview(np.full((*shape, 3), STAIN), MPP, lesions)
+
+
+def pixels(path):
+    with PIL.Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def grid(shape, side):
+    """Corners of tiles of `side` overview pixels, in um."""
+    cells = np.array(shape) // side
+    return np.argwhere(np.ones(cells)) * side * MPP
+
+
+def one_crop(which, yx):
+    return crop_figure.Crops(np.array([which]), np.array([yx]), np.ones(1))
+
+
+def draw_zooms(tmp_path, order, shape=(60, 90), side=10, attention=None, **kwargs):
+    yx = grid(shape, side)
+    if attention is None:
+        attention = np.full(len(yx), 1 / len(yx))
+    path = tmp_path / "zooms.png"
+    lesions = kwargs.pop("lesions", ())
+    args = blank(shape, lesions), attention, yx, side * MPP, np.array(order), path
+    zoom_figure.zoom_figure(*args, **({"title": "s"} | kwargs))
+    return path
+
+
+def draw_crops(tmp_path, maps, crops, mpps, shape=(60, 90), **kwargs):
+    path = tmp_path / "crops.png"
+    lesions = kwargs.pop("lesions", ())
+    kwargs = {"title": "s", "cell_um": 64, "crop_px": CROP_PX} | kwargs
+    args = blank(shape, lesions), maps, crops, path
+    crop_figure.crop_figure(*args, mpps=mpps, **kwargs)
+    return path
+
+
+def even(m, shape=(15, 22)):
+    return np.full((m, *shape), 1 / m / np.prod(shape))
+
+
+def first_panel(path):
+    """Pixels of the panel that shows the overview in colour."""
+    rgb = pixels(path)
+    inside = np.argwhere((rgb == STAIN).all(-1))
+    (top, left), (bottom, right) = inside.min(0), inside.max(0)
+    return rgb[top : bottom + 1, left : right + 1]
+
+
+def test_scores_are_painted_where_tiles_lie_without_gaps():
+    yx = np.stack(np.mgrid[0:700:100, 0:700:100], -1).reshape(-1, 2)
+    numbers = score_map(np.arange(49.0), yx, 100, 32.0, (22, 22))
+    assert set(np.unique(numbers)) == set(range(49))  # each pixel has one tile
+    assert (np.diff(numbers[:, 0]) >= 0).all()
+    painted = score_map(np.array([5.0]), np.array([[20, 60]]), 20, 10.0, (8, 12))
+    where = np.argwhere(np.isfinite(painted)).tolist()
+    assert where == [[2, 6], [2, 7], [3, 6], [3, 7]]
+    small = score_map(np.array([1.0]), np.array([[100, 200]]), 8, 64.0, (4, 4))
+    assert np.argwhere(np.isfinite(small)).tolist() == [[2, 3]]
+
+
+def test_overlaps_are_averaged_and_nan_paints_nothing():
+    yx = np.array([[0, 0], [0, 1], [0, 3]])
+    painted = score_map(np.array([1.0, 3.0, np.nan]), yx, 2, 1.0, (2, 5))
+    expected = [1, 2, 3, np.nan, np.nan]
+    np.testing.assert_array_equal(painted, [expected, expected])
+
+
+def test_percentiles_do_not_depend_on_the_scale():
+    scores = np.array([0.1, np.nan, 0.4, 0.4, -2.0])
+    expected = [37.5, np.nan, 75, 75, 12.5]
+    np.testing.assert_allclose(heatmap.percentiles(scores), expected)
+    np.testing.assert_allclose(heatmap.percentiles(np.exp(30 * scores)), expected)
+    assert np.isnan(heatmap.percentiles(np.full(3, np.nan))).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (40, 160)])
+def test_high_scores_are_red_and_low_scores_blue(tmp_path, figures, shape):
+    half = shape[1] // 2
+    yx, path = np.array([[0, 0], [0, half]]) * MPP, tmp_path / "map.png"
+    text = {"title": "slide $1_000$", "label": "attention ($x^{$)"}
+    scores = np.array([0.0, 1.0])
+    heatmap.heatmap(blank(shape), scores, yx, half * MPP, path, **text)
+    image = figures[0].axes[1].images[0].get_array().astype(int)
+    warm = image[..., 0] - image[..., 2]
+    assert (warm[:half, :half] < -30).all()
+    assert (warm[:half, half : 2 * half] > 30).all()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_slide_without_any_score_still_has_a_picture(tmp_path):
+    path = tmp_path / "map.png"
+    nothing = np.zeros(0), np.zeros((0, 2))
+    heatmap.heatmap(blank((40, 40)), *nothing, 4, path, title="s")
+    assert (pixels(path) == STAIN).all(-1).sum() > 10_000
+
+
+def test_what_disagrees_in_number_is_named(tmp_path):
+    with pytest.raises(ValueError, match="slide_7: 3 scores, but corners are"):
+        draw_zooms(tmp_path, [0], attention=np.ones(3) / 3, title="slide_7")
+    with pytest.raises(ValueError, match="slide_7: attention at 2"):
+        draw_crops(tmp_path, even(2), one_crop(0, (0, 0)), (1.0,), title="slide_7")
+
+
+def test_draws_of_one_crop_are_one_crop():
+    which = np.array([1, 0, 1, 1, 0])
+    yx = np.array([[4, 8], [4, 8], [4, 8], [-3, 8], [9, 9]])
+    weight = np.array([0.2, 0.3, 0.2, 0.1, 0.9])
+    read = np.array([True, True, True, True, False])
+    crops = crop_figure.distinct(which, yx, weight, read)
+    assert crops.which.tolist() == [1, 0, 1]
+    assert crops.yx.tolist() == [[4, 8], [4, 8], [-3, 8]]
+    np.testing.assert_allclose(crops.weight, [0.4, 0.3, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("which", "yx", "shape"),
+    [(0, (400, 200), (60, 90)), (1, (40, 60), (60, 90)), (1, (70, 9), (120, 40))],
+)
+def test_a_crop_is_outlined_where_it_was_read(tmp_path, which, yx, shape):
+    mpps = (1.0, 4.0)
+    path = draw_crops(tmp_path, even(2), one_crop(which, yx), mpps, shape, numbered=0)
+    inside = first_panel(path)
+    colour = np.rint(255 * np.array(to_rgb(COLOURS[which])))
+    frame = np.argwhere((abs(inside - colour) <= 2).all(-1))
+    per_px = MPP * np.array(shape) / inside.shape[:2]  # um per pixel of the PNG
+    side = CROP_PX * mpps[which]
+    middle = (frame.min(0) + frame.max(0) + 1) / 2 * per_px
+    expected = np.array(yx) * mpps[which] + side / 2
+    np.testing.assert_allclose(middle, expected, atol=2 * per_px.max())
+    np.testing.assert_allclose(np.ptp(frame, 0) * per_px, side, atol=5 * per_px.max())
+
+
+@pytest.mark.parametrize(
+    ("tile", "shape", "side"),
+    [(13, (60, 90), 10), (0, (60, 90), 30), (7, (90, 20), 10)],
+)
+def test_a_tile_zoomed_into_is_framed_where_it_lies(tmp_path, tile, shape, side):
+    inside = first_panel(draw_zooms(tmp_path, [tile], shape, side, numbered=0))
+    first = np.rint(255 * np.array(zoom_figure._order_colours(1).to_rgba(1)[:3]))
+    frame = np.argwhere((abs(inside - first) <= 2).all(-1))
+    scale = np.array(shape) / inside.shape[:2]  # overview pixels per pixel
+    corner = np.array(divmod(tile, shape[1] // side)) * side
+    np.testing.assert_allclose(frame.min(0) * scale, corner, atol=3 * scale.max())
+    end = (frame.max(0) + 1) * scale
+    np.testing.assert_allclose(end, corner + side, atol=3 * scale.max())
+    y, x = ((corner + side / 2) / scale).astype(int)
+    assert (inside[y, x] == STAIN).all()  # the tissue in it is visible
+
+
+def test_attention_is_painted_at_its_magnification(tmp_path, figures):
+    maps = np.zeros((2, 17, 25), np.float32)  # beyond the slide: padded
+    maps[:, :15, :11] = 1e-6
+    maps[0, 3, 7], maps[1, 9, 2] = 0.2, 0.8
+    draw_crops(tmp_path, maps, one_crop(0, (0, 0)), (1.0, 4.0))
+    panels = figures[0].axes[1:3]
+    titles = [axes.get_title() for axes in panels]
+    assert titles == ["1 µm/px: 20 %", "4 µm/px: 80 %"]
+    for axes, (y, x) in zip(panels, [(3, 7), (9, 2)], strict=True):
+        image = axes.images[0].get_array().astype(int)
+        strength = 255 - image[:, :44, 1]
+        peak = np.zeros_like(strength, bool)
+        peak[4 * y : 4 * y + 4, 4 * x : 4 * x + 4] = True
+        assert strength[peak].min() > strength[~peak].max()
+        grey = np.ptp(image, -1) == 0
+        assert grey[:, 44:].all()  # no cell at any magnification
+        assert not grey[:, :44].any()
+
+
+def test_the_attention_beside_zooms_is_that_of_the_prediction(tmp_path, figures):
+    attention = np.full(54, 0.5 / 53)
+    attention[22] = 0.5
+    draw_zooms(tmp_path, [22, 1], attention=attention)
+    left, right = figures[0].axes[:2]
+    assert left.get_title() == "2 of 54 tiles zoomed into"
+    assert right.get_title() == "attention: 51 % on these"
+    image = right.images[0].get_array().astype(int)
+    warm = image[..., 0] - image[..., 2]
+    peak = np.zeros(warm.shape, bool)
+    peak[20:30, 40:50] = True
+    assert warm[peak].min() > warm[~peak].max()
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (300, 40), (40, 300)])
+@pytest.mark.parametrize("m", [0, 1, 4])
+def test_nothing_is_cut_off_or_written_over(tmp_path, figures, m, shape):
+    """Of zooms (m = 0) and of crops at m magnifications."""
+    lesions = [np.array([[9, 9], [9, 60], [60, 9]]) * MPP]
+    if m:
+        maps = even(m, np.array(shape) // 4)
+        crops = crop_figure.Crops(np.arange(m), np.full((m, 2), 300), np.full(m, 1 / m))
+        mpps = (0.25, 0.5, 1.0, 2.0)[:m]
+        draw_crops(tmp_path, maps, crops, mpps, shape, lesions=lesions)
+    else:
+        draw_zooms(tmp_path, np.arange(20), shape, 4, lesions=lesions)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    panels = figure.axes[: 1 + max(m, 1)]
+    boxes = [one.title.get_window_extent() for one in panels]
+    boxes += [one.get_window_extent() for one in panels]
+    boxes += [bar.get_tightbbox() for one in panels for bar in one.child_axes]
+    boxes += [one.get_window_extent() for one in figure.legends[0].get_texts()]
+    numbers = [t.get_window_extent() for t in panels[0].texts if t.get_text()]
+    assert len(numbers) > 1  # and the scale bar's
+    for kind in (boxes, numbers):
+        for k, box in enumerate(kind):
+            inside = np.array([*box.min, *(figure.bbox.max - box.max)])
+            assert (inside >= -1).all()
+            middle = box.padded(-2) if kind is numbers else box
+            assert not any(middle.overlaps(other) for other in kind[:k])
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("shape", [(10, 10), (10, 70), (70, 10)])
+def test_panels_fill_the_figure(n, shape):
+    rows, columns, size = overview.panel_grid(n, shape)
+    assert rows * columns >= n
+    room = np.array([overview.WIDTH, overview.HEIGHT])
+    assert (size * (columns, rows) <= room + 1e-9).all()
+    assert size[1] / size[0] == pytest.approx(shape[0] / shape[1])
+
+
+def test_sheets_show_the_highest_first_with_its_number(tmp_path, figures):
+    colours = np.zeros((5, 32, 32, 3), np.uint8)
+    colours[..., 0] = np.arange(5)[:, None, None]
+    path, scores = tmp_path / "top.png", np.array([0.2, 0.1, 0.7, 0.3, 0.6])
+    tiles.top_tiles(colours, scores, path, title="s_$1", mpp=0.5)
+    shown = lambda: [int(a.images[0].get_array()[0, 0, 0]) for a in figures[-1].axes]
+    titles = lambda: [axes.get_title() for axes in figures[-1].axes]
+    assert shown() == [2, 4, 3, 0, 1]
+    assert titles()[0] == "1.  0.700"
+    crops = crop_figure.Crops(
+        np.array([2, 0, 1]), np.zeros((3, 2)), np.array([6, 3, 1])
+    )
+    crops = crops._replace(weight=crops.weight / 10)
+    crop_figure.top_crops(colours[:2], crops, path, title="s", mpps=(1.0, 4.0, 64.0))
+    assert shown() == [0, 1]
+    expected = ["1.  60.0 %\n64 µm/px, 2.05 mm wide", "2.  30.0 %\n1 µm/px, 32 µm wide"]
+    assert titles() == expected
+    edges = [a.spines["left"].get_edgecolor()[:3] for a in figures[-1].axes]
+    assert edges == [to_rgb(COLOURS[2]), to_rgb(COLOURS[0])]
+    shares = np.linspace(0.3, 0.01, 5)
+    zoom_figure.top_zooms(colours, shares, path, title="s", mpp=2.0, total=20)
+    assert shown() == [0, 1, 2, 3, 4]
+    assert titles()[0] == "1.  30. % of the attention"
+    assert figures[-1].get_suptitle() == "s: first zooms, 64 µm wide, 2 µm/px"
