@@ -10,7 +10,7 @@ from jax import lax
 from experiments.pretraining.contrastive import nt_xent
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import shrink
+from wsi_jax.ops.augment import downsample
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
@@ -123,7 +123,7 @@ class SimCLR:
 
     def part(self, key, pixels, times):
         """Of each of the tiles [b s s 3] a part, at so many times as many um/px."""
-        shown, side = shrink(pixels, times), pixels.shape[1] // max(self.scales)
+        shown, side = downsample(pixels, times), pixels.shape[1] // max(self.scales)
         spare = shown.shape[1] - side
         corners = jax.random.randint(key, (len(shown), 2), 0, spare + 1)
         cut = lambda tile, at: lax.dynamic_slice(tile, (*at, 0), (side, side, 3))

@@ -8,7 +8,7 @@ import optax
 
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import shrink
+from wsi_jax.ops.augment import downsample
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
@@ -70,7 +70,7 @@ class TileClassifier:
             metrics = {"accuracy": right}
             if self.coarser > 1:
                 coarse, which = self.seen(jax.random.fold_in(key, 3), batch.x, True)
-                # Of the tile that lends, see `ops.augment.borrow`.
+                # Of the tile that lends, see `ops.augment.swap_coarse_structure`.
                 label = jnp.where(which, jnp.roll(batch.target, -1), batch.target)
                 more, right = surprise(forward(params, coarse, "fc_coarse"), label)
                 losses, metrics["coarse_accuracy"] = losses + more, right
@@ -99,7 +99,7 @@ class TileClassifier:
         crop_px = changes.crop_px(side, self.encoder.multiple_px)
         detail_px = changes.borrow_px
         if coarse:
-            pixels = shrink(pixels, self.coarser)
+            pixels = downsample(pixels, self.coarser)
             detail_px = max(1, detail_px // self.coarser)
             if crop_px > pixels.shape[1]:
                 raise ValueError(

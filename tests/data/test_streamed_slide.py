@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 from wsi_jax.data.streamed_slide import StreamedSlide
-from wsi_jax.ops.augment import turn
+from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.slide import open_slide
 
@@ -37,7 +37,7 @@ def turned(a, which):
     there = np.zeros((side, side, 1), bool)
     there[: a.shape[0], : a.shape[1]] = True
     both = [
-        np.asarray(turn(jnp.asarray(x)[None], jnp.array([which]))[0])
+        np.asarray(rotate_flip(jnp.asarray(x)[None], jnp.array([which]))[0])
         for x in (wide, there)
     ]
     h, w = a.shape[:2][::-1] if which & 1 else a.shape[:2]

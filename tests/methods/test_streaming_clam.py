@@ -12,7 +12,7 @@ from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.ops.augment import turn
+from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.training.optimiser import Thaw
@@ -47,7 +47,7 @@ class Shown:
     def _turn(self, a, which):
         if not which:
             return a
-        return np.asarray(turn(jnp.asarray(a)[None], jnp.array([which]))[0])
+        return np.asarray(rotate_flip(jnp.asarray(a)[None], jnp.array([which]))[0])
 
 
 def config(dtype=Dtype.float32, **kw):

@@ -278,10 +278,10 @@ def test_other_names_are_found(tmp_path, options, change):
 
 def test_positions_on_their_own_grid_are_themselves():
     grid = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 3)), jnp.float32)
-    same(position_embedding.resize(grid, 4, 4), grid)
-    other = position_embedding.resize(grid, 6, 3)
+    same(position_embedding.resize_positions(grid, 4, 4), grid)
+    other = position_embedding.resize_positions(grid, 6, 3)
     assert other.shape == (6, 3, 3)
-    ones = position_embedding.resize(jnp.ones((4, 4, 3)), 6, 3)
+    ones = position_embedding.resize_positions(jnp.ones((4, 4, 3)), 6, 3)
     np.testing.assert_allclose(ones, jnp.ones((6, 3, 3)), rtol=1e-5)
 
 
@@ -290,21 +290,21 @@ def test_rotary_positions_turn_patches_alone_and_tell_how_far_apart_they_are():
     q, k = jnp.asarray(rng.normal(size=(2, 1, 2 + 6, 1, 8)), jnp.float32)
     # Everywhere the same query and key: what they say to each other is how far apart.
     q, k = (jnp.broadcast_to(a[:, :1], a.shape) for a in (q, k))
-    turns = position_embedding.angles(2, 3, 8)
-    turned = position_embedding.rotate(q, turns)
+    turns = position_embedding.rotary_angles(2, 3, 8)
+    turned = position_embedding.apply_rotary(q, turns)
     same(turned[:, :2], q[:, :2])
     assert not jnp.allclose(turned[:, 2:], q[:, 2:])
     norms = lambda a: jnp.linalg.norm(a, axis=-1)
     np.testing.assert_allclose(norms(turned), norms(q), rtol=1e-5)
-    said = jnp.einsum("bqhd,bkhd->qk", turned, position_embedding.rotate(k, turns))[
-        2:, 2:
-    ]
+    said = jnp.einsum(
+        "bqhd,bkhd->qk", turned, position_embedding.apply_rotary(k, turns)
+    )[2:, 2:]
     said = said.reshape(2, 3, 2, 3)
     right = [said[0, x, 0, x + 1] for x in (0, 1)] + [said[1, 0, 1, 1]]
     np.testing.assert_allclose(right, 3 * [right[0]], rtol=1e-4)
     assert not np.isclose(said[0, 0, 0, 0], right[0], rtol=1e-3)
     with pytest.raises(ValueError, match="heads of 6 numbers"):
-        position_embedding.angles(2, 3, 6)
+        position_embedding.rotary_angles(2, 3, 6)
 
 
 @pytest.mark.parametrize("kind", Positions)

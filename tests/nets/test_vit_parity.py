@@ -10,7 +10,7 @@ import pytest
 from wsi_jax.nets.transformer import Bias, Mlp
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.ops.position_embedding import resize
+from wsi_jax.ops.position_embedding import resize_positions
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
@@ -257,4 +257,4 @@ def test_positions_are_interpolated_as_torch_does(y, x):
         torch.from_numpy(grid).permute(2, 0, 1)[None], (y, x), mode="bicubic",
         antialias=True,
     )[0].permute(1, 2, 0)  # fmt: skip
-    assert error(resize(jnp.asarray(grid), y, x), there) <= 1e-5
+    assert error(resize_positions(jnp.asarray(grid), y, x), there) <= 1e-5

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 from skimage.color import hsv2rgb, rgb2hsv
 
-from wsi_jax.ops.augment import HED, augment, blur, borrow, restain, shift_hsv, turn
+from wsi_jax.ops.augment import (
+    HED,
+    augment_tiles,
+    gaussian_blur,
+    jitter_stain,
+    rotate_flip,
+    shift_hsv,
+    swap_coarse_structure,
+)
 
 AS_IT_IS = {"stain": 0.0, "shade": 0.0}
-augmented = jax.jit(augment, static_argnames=("crop_px", "stain", "shade"))
+augmented = jax.jit(augment_tiles, static_argnames=("crop_px", "stain", "shade"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +33,7 @@ def symmetries(tile):
 def test_eight_turns_are_the_eight_symmetries_of_the_square(tiles):
     """Each exactly, and none twice."""
     same = jnp.repeat(tiles[:1], 8, 0)
-    turned = np.asarray(turn(same, jnp.arange(8)))
+    turned = np.asarray(rotate_flip(same, jnp.arange(8)))
     as_set = lambda images: {image.tobytes() for image in images}
     assert turned.dtype == np.uint8
     assert len(as_set(turned)) == 8
@@ -34,7 +42,7 @@ def test_eight_turns_are_the_eight_symmetries_of_the_square(tiles):
 
 def test_no_stain_changes_nothing(tiles):
     ones, zeros = jnp.ones((16, 3)), jnp.zeros((16, 3))
-    np.testing.assert_allclose(restain(tiles, ones, zeros), tiles, atol=2e-3)
+    np.testing.assert_allclose(jitter_stain(tiles, ones, zeros), tiles, atol=2e-3)
 
 
 def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
@@ -42,12 +50,12 @@ def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
     density = 0.8 * HED[0].astype(np.float32)
     pixel = jnp.asarray(256 * np.exp(-density) - 1)[None, None, None]
     gains = jnp.array([[1.5, 9.0, 9.0]])
-    stronger = restain(pixel, gains, jnp.zeros((1, 3)))
+    stronger = jitter_stain(pixel, gains, jnp.zeros((1, 3)))
     np.testing.assert_allclose(
         np.asarray(stronger)[0, 0, 0], 256 * np.exp(-1.5 * density) - 1, rtol=1e-4
     )
     white = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
-    stained = restain(white, jnp.ones((1, 3)), jnp.array([[0.0, 0.3, 0.0]]))
+    stained = jitter_stain(white, jnp.ones((1, 3)), jnp.array([[0.0, 0.3, 0.0]]))
     np.testing.assert_allclose(
         np.asarray(stained)[0, 0, 0], 256 * np.exp(-0.3 * HED[1]) - 1, rtol=1e-4
     )
@@ -55,7 +63,7 @@ def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
 
 def test_grey_levels_stay_grey_levels(tiles):
     strong = jnp.full((16, 3), -2.0)
-    found = np.asarray(restain(tiles, jnp.full((16, 3), 3.0), strong))
+    found = np.asarray(jitter_stain(tiles, jnp.full((16, 3), 3.0), strong))
     assert found.min() >= 0
     assert found.max() <= 255
 
@@ -109,7 +117,7 @@ def test_what_borrows_keeps_its_detail_and_takes_the_next_ones_look():
     detail = np.concatenate([detail, -detail], 1)  # no mean over any column
     tiles = jnp.asarray((look + detail).astype(np.float32))
     which = jnp.array([True, False, True, True])
-    found = np.asarray(borrow(tiles, which, 16))
+    found = np.asarray(swap_coarse_structure(tiles, which, 16))
     np.testing.assert_array_equal(found[1], tiles[1])
     for i in (0, 2, 3):
         mean = lambda image: np.asarray(image).mean((0, 1))
@@ -120,14 +128,14 @@ def test_what_borrows_keeps_its_detail_and_takes_the_next_ones_look():
 
 def test_a_blur_is_a_gaussian_of_each_images_own_width():
     spot = jnp.zeros((2, 15, 15, 3)).at[:, 7, 7].set(100.0)
-    found = np.asarray(blur(spot, jnp.array([0.0, 1.0])))
+    found = np.asarray(gaussian_blur(spot, jnp.array([0.0, 1.0])))
     np.testing.assert_allclose(found[0], spot[0], atol=1e-5)
     np.testing.assert_allclose(found[1].sum((0, 1)), 100, rtol=1e-5)
     away = np.arange(15) - 7
     variance = (found[1, :, :, 0].sum(1) * away**2).sum() / 100
     assert variance == pytest.approx(1, rel=0.03)
     flat = jnp.full((1, 9, 9, 3), 200, jnp.uint8)
-    np.testing.assert_allclose(blur(flat, jnp.array([1.0])), flat, rtol=1e-5)
+    np.testing.assert_allclose(gaussian_blur(flat, jnp.array([1.0])), flat, rtol=1e-5)
 
 
 def test_hsv_is_that_of_a_well_known_library():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.ops.crop_grid import Cells, gather, map_in_chunks
+from wsi_jax.ops.crop_grid import CropGrid, gather_crops, map_in_chunks
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.slide import open_slide
 
@@ -20,8 +20,8 @@ def test_corners_are_those_of_the_fixture(shared):
         (("y0_level0", side[1]), ("x0_level0", side[0]))
     ):
         mpps = tuple(float(d) * mpp0 for d in downsamples)
-        cells = Cells(mpps, int(z["patch"]), extent * mpp0, (1,) * int(m))
-        which, yx = cells.corners(index, (int(rows), int(columns)))
+        cells = CropGrid(mpps, int(z["patch"]), extent * mpp0, (1,) * int(m))
+        which, yx = cells.crop_corners(index, (int(rows), int(columns)))
         np.testing.assert_array_equal(which, z["m"])
         level0 = np.asarray(yx)[:, axis] * downsamples[np.asarray(which)]
         np.testing.assert_array_equal(level0, z[name])
@@ -29,12 +29,12 @@ def test_corners_are_those_of_the_fixture(shared):
 
 def test_coarse_cells_of_their_own_hold_fine_ones():
     """Mask, geometry and spreading agree on which fine cells a coarse one holds."""
-    cells = Cells((1.0, 3.0), 10, 10.0, (1, 3))
+    cells = CropGrid((1.0, 3.0), 10, 10.0, (1, 3))
     mask = jnp.asarray(np.random.default_rng(0).random((2, 5, 7)) < 0.3)
-    masks = cells.all_masks(mask)
-    assert cells.sizes((5, 7)) == (35, 6)
+    masks = cells.cell_masks(mask)
+    assert cells.cell_counts((5, 7)) == (35, 6)
     assert masks.shape == (2, 41)
-    which, yx = cells.corners(jnp.arange(35, 41), (5, 7))
+    which, yx = cells.crop_corners(jnp.arange(35, 41), (5, 7))
     assert set(np.asarray(which)) == {1}
     np.testing.assert_array_equal(yx, 10 * np.array(list(np.ndindex(2, 3))))
     for b in range(2):
@@ -42,7 +42,7 @@ def test_coarse_cells_of_their_own_hold_fine_ones():
             block = np.asarray(mask)[b, 3 * r : 3 * r + 3, 3 * c : 3 * c + 3]
             assert bool(masks[b, 35 + k]) == block.any()
             one = jnp.zeros((2, 41)).at[b, 35 + k].set(1)
-            spread = np.asarray(cells.on_finest(one, mask))
+            spread = np.asarray(cells.attention_on_finest(one, mask))
             assert not spread[:, 0].any()
             if block.any():
                 inside = spread[b, 1, 3 * r : 3 * r + 3, 3 * c : 3 * c + 3]
@@ -59,7 +59,7 @@ def test_the_device_cuts_what_the_host_reads(tmp_path, mpp):
     planes = [jnp.zeros((3, 3, 3), jnp.uint8), jnp.asarray(slide.overview(mpp))]
     ground = jnp.asarray(slide.background, jnp.uint8)
     which = jnp.ones(len(corners), jnp.int32)
-    ours = gather(planes, ground, which, jnp.asarray(corners), 16)
+    ours = gather_crops(planes, ground, which, jnp.asarray(corners), 16)
     for crop, yx in zip(np.asarray(ours), corners, strict=True):
         theirs = slide.read(yx, 16, mpp).astype(int)
         assert np.abs(crop - theirs).max() <= (0 if mpp < 2.3 else 1)

@@ -64,7 +64,7 @@ def estimate(z, f, g, estimator, drawn_from):
     def energy(z, f):
         log_a = attention(z)
         drawn = drawn_from(log_a)
-        phi = sampling.weights(log_a, drawn, estimator) @ f[drawn.index]
+        phi = sampling.sample_weights(log_a, drawn, estimator) @ f[drawn.index]
         return phi @ g, phi
 
     (d_z, d_f), phi = jax.grad(energy, (0, 1), has_aux=True)(z, f)
@@ -90,7 +90,7 @@ def test_estimates_at_fixed_cells_are_the_fixture(load, close):
     @jax.vmap
     def run(index, kappa):
         def one(estimator, index):
-            at = lambda log_a: sampling.drawn_at(log_a, index, kappa)
+            at = lambda log_a: sampling.sample_of(log_a, index, kappa)
             return estimate(x["z"], x["F"], x["g"], estimator, at)
 
         return {name: one(e, index[name]) for e, name in FIXTURE_NAMES.items()}
@@ -106,7 +106,7 @@ def test_estimates_at_fixed_cells_are_the_fixture(load, close):
 
 def test_all_cells_give_the_expectation_of_the_fixture(load, close, key):
     x = load("expectation_full")
-    all_of = lambda log_a: sampling.draw(key, log_a, 1, Estimator.full)
+    all_of = lambda log_a: sampling.draw_cells(key, log_a, 1, Estimator.full)
     close(attention(x["z"]), x["log_a"])
     close(
         jax.jit(lambda: estimate(x["z"], x["F"], x["g"], Estimator.full, all_of))(),
@@ -121,10 +121,10 @@ def test_a_step_of_training_is_the_fixture(load, close, key):
         def loss(z, f, w, b):
             log_a = attention(z)
             if estimator is Estimator.full:
-                drawn = sampling.draw(key, log_a, 1, estimator)
+                drawn = sampling.draw_cells(key, log_a, 1, estimator)
             else:
-                drawn = sampling.drawn_at(log_a, x[f"{name}_idx"], x["kappa"])
-            phi = sampling.weights(log_a, drawn, estimator) @ f
+                drawn = sampling.sample_of(log_a, x[f"{name}_idx"], x["kappa"])
+            phi = sampling.sample_weights(log_a, drawn, estimator) @ f
             ce = -jax.nn.log_softmax(phi @ w + b)[x["label"]]
             return ce - x["entropy_coef"] * sampling.entropy(log_a), ce
 
@@ -146,7 +146,7 @@ def enumerated(estimator, index, old, z, f, g):
     """Estimates at logits z of each row of cells, drawn at the logits `old`."""
 
     def one(index):
-        at = lambda _: sampling.drawn_at(attention(old), index, -jnp.inf)
+        at = lambda _: sampling.sample_of(attention(old), index, -jnp.inf)
         return estimate(z, f, g, estimator, at)
 
     return jax.vmap(one)(index)
@@ -201,13 +201,13 @@ def test_what_was_drawn_is_constant():
     rng = np.random.default_rng(0)
     z, f = jnp.asarray(rng.normal(size=6)), jnp.asarray(rng.normal(size=6))
     # As in a draw, kappa is the attention of a cell, with noise.
-    draw = lambda log_a: sampling.drawn_at(log_a, jnp.array([4, 0, 2]), log_a[3] - 0.3)
+    draw = lambda log_a: sampling.sample_of(log_a, jnp.array([4, 0, 2]), log_a[3] - 0.3)
     fixed = draw(attention(z))
 
     def value(z, estimator, drawn_from):
         log_a = attention(z)
         drawn = drawn_from(log_a)
-        return sampling.weights(log_a, drawn, estimator) @ f[drawn.index]
+        return sampling.sample_weights(log_a, drawn, estimator) @ f[drawn.index]
 
     ways = draw, lambda _: fixed
     found = jax.jit(
@@ -225,7 +225,7 @@ def test_the_mean_over_many_draws_is_the_expectation(load, key, estimator):
     right = Estimate(x["Phi"], x["d_z"], x["d_F"])
 
     def one(key):
-        drawn = sampling.draw(key, attention(x["z"]), 10, estimator)
+        drawn = sampling.draw_cells(key, attention(x["z"]), 10, estimator)
         at_drawn = estimate(x["z"], x["F"], x["g"], estimator, lambda _: drawn)
         # Horvitz and Thompson's estimate: unbiased if log_q is right.
         ht = jnp.exp(drawn.log_a - drawn.log_q) @ x["F"][drawn.index]
@@ -248,7 +248,7 @@ def test_the_mean_over_many_draws_is_the_expectation(load, key, estimator):
 def test_cells_are_drawn_as_often_and_in_the_order_they_should(load, key, estimator):
     tiny = load("tiny_exact")
     name = "wr" if estimator is Estimator.with_replacement else "wo"
-    one = lambda key: sampling.draw(key, attention(tiny["z"]), 3, estimator).index
+    one = lambda key: sampling.draw_cells(key, attention(tiny["z"]), 3, estimator).index
     index = jax.jit(jax.vmap(one))(jax.random.split(key, DRAWS))
     place = lambda index: np.asarray(index)[..., None] == np.arange(7)
     right = np.tensordot(tiny[f"{name}_probs"], place(tiny[f"{name}_seqs"]), 1)
@@ -270,8 +270,8 @@ def masked_problem(junk):
 def pooled(key, z, mask, f, n, estimator):
     """Of one slide, drawn by many keys, with the gradients of logits and features."""
     log_a = sampling.log_attention(z, mask)
-    drawn = sampling.draw(key, log_a, n, estimator)
-    w = sampling.weights(log_a, drawn, estimator)
+    drawn = sampling.draw_cells(key, log_a, n, estimator)
+    w = sampling.sample_weights(log_a, drawn, estimator)
     # What was read behind the mask must not matter.
     f = jnp.where(drawn.mask[:, None], f[drawn.index], 1e6)
     return (w @ f).sum(), (drawn, w)
@@ -337,10 +337,12 @@ def test_masked_cells_have_no_gradient_of_their_log_probability_either():
     z, mask, _ = masked_problem(jnp.nan)
 
     def weighed(estimator, log_a):
-        drawn = sampling.drawn_at(log_a, jnp.array([1, 3, 0]), -5.0)
-        return (sampling.weights(log_a, drawn, estimator) ** 2).sum()
+        drawn = sampling.sample_of(log_a, jnp.array([1, 3, 0]), -5.0)
+        return (sampling.sample_weights(log_a, drawn, estimator) ** 2).sum()
 
-    marginal = lambda log_a: (sampling.marginal(log_a, (4, 8)) ** 2).sum()
+    marginal = lambda log_a: (
+        sampling.attention_by_magnification(log_a, (4, 8)) ** 2
+    ).sum()
     weighings = [functools.partial(weighed, estimator) for estimator in Estimator]
     values = [sampling.entropy, marginal, *weighings]
     run = jax.jit(lambda log_a: [jax.value_and_grad(f)(log_a) for f in values])
@@ -357,8 +359,11 @@ def test_concentrated_attention_keeps_its_precision_in_float32():
     @jax.jit
     def all_of(z, kappa):
         log_a = attention(z)
-        drawn = sampling.drawn_at(log_a, jnp.asarray(index), kappa)
-        w = [sampling.weights(log_a, drawn, estimator) for estimator in FIXTURE_NAMES]
+        drawn = sampling.sample_of(log_a, jnp.asarray(index), kappa)
+        w = [
+            sampling.sample_weights(log_a, drawn, estimator)
+            for estimator in FIXTURE_NAMES
+        ]
         return drawn.left, drawn.log_q, *w
 
     def as_type(dtype):
@@ -379,7 +384,10 @@ def test_entropy_and_marginal_are_the_fixture(load, close):
     def run(z):
         entropy = lambda z: sampling.entropy(attention(z))
         # The second: grids of their own may differ in size.
-        marginals = [sampling.marginal(attention(z), s) for s in ((64,) * 3, (128, 64))]
+        marginals = [
+            sampling.attention_by_magnification(attention(z), s)
+            for s in ((64,) * 3, (128, 64))
+        ]
         return jax.value_and_grad(entropy)(z), *marginals
 
     (value, d_z), even, uneven = jax.tree.map(np.asarray, run(x["z"]))

@@ -17,9 +17,9 @@ AHEAD_BYTES = 1 << 30  # of tiles read before they are asked for
 class StreamedSlide:
     """A slide at one mpp, never whole in memory.
 
-    A turn, 0 to 7, shows it turned or flipped (`ops.augment.turn`) without reading it
-    otherwise than tile by tile: bit 0 transposes, then bit 1 reverses y, then bit 2
-    reverses x.
+    A turn, 0 to 7, shows it turned or flipped (`ops.augment.rotate_flip`) without
+    reading it otherwise than tile by tile: bit 0 transposes, then bit 1 reverses y,
+    then bit 2 reverses x.
 
     Attributes:
         path: of the slide.

@@ -26,7 +26,7 @@ from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.attention_weights import Normaliser, normalise
-from wsi_jax.ops.crop_grid import Cells
+from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import alone, scale_learning_rate
@@ -133,9 +133,9 @@ class AttentionPooling(CropOptions):
         scorer = dataclasses.replace(self.scorer, weights="")
         return dataclasses.replace(super().trained(), scorer=scorer)
 
-    def cells(self, mpp: float, cell_px: int) -> Cells:
+    def cells(self, mpp: float, cell_px: int) -> CropGrid:
         """Of overviews at `mpp` with cells of `cell_px`."""
-        return Cells((self.mpp,), self.tile_px, mpp * cell_px, (1,))
+        return CropGrid((self.mpp,), self.tile_px, mpp * cell_px, (1,))
 
     def stages(
         self,
@@ -173,7 +173,7 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 class Scorer:
     """Scores tiles, and learns from the best of them under the slide's label."""
 
-    def __init__(self, config: AttentionPooling, task: Task, cells: Cells):
+    def __init__(self, config: AttentionPooling, task: Task, cells: CropGrid):
         self.config, self.cells, self.classes = config, cells, len(task.classes)
         self.renew, self.chunk = config.renew, config.score_chunk
         self.sizes = config.learnt, 0
@@ -265,7 +265,7 @@ class Scorer:
 class Judge(Scorer):
     """Judges slides by the best and the worst of their tiles."""
 
-    def __init__(self, config: AttentionPooling, task: Task, cells: Cells):
+    def __init__(self, config: AttentionPooling, task: Task, cells: CropGrid):
         super().__init__(config, task, cells)
         self.sizes, self.renew = (config.best, config.worst), 1
         self.reader = config.classifier(self.classes, attention_width=config.attention)

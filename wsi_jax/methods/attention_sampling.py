@@ -27,7 +27,7 @@ from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.ops import sampling
 from wsi_jax.ops.attention_weights import masked_softmax
-from wsi_jax.ops.crop_grid import Cells
+from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
@@ -182,11 +182,11 @@ class AttentionSampling(CropOptions):
             "labels."
         )
 
-    def cells(self, mpp: float, cell_px: int) -> Cells:
+    def cells(self, mpp: float, cell_px: int) -> CropGrid:
         """Of overviews at `mpp` with cells of `cell_px`."""
         own = self.layout is Layout.own
         ratios = tuple(round(m / self.mpps[0]) if own else 1 for m in self.mpps)
-        return Cells(tuple(self.mpps), self.crop_px, mpp * cell_px, ratios)
+        return CropGrid(tuple(self.mpps), self.crop_px, mpp * cell_px, ratios)
 
     def stages(
         self,
@@ -223,7 +223,7 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 class _Net:
     """The three nets as pure functions of slides and of crops."""
 
-    def __init__(self, config, task: Task, cells: Cells, cell_px, inference):
+    def __init__(self, config, task: Task, cells: CropGrid, cell_px, inference):
         self.config, self.cells, self.inference = config, cells, inference
         self.every = config.estimator is Estimator.full
         self.ahead, self.carries = config.ahead, not self.every
@@ -253,21 +253,21 @@ class _Net:
         """Crops of a slide: all cells of the fullest, where every one is taken."""
         if not self.every:
             return self.config.crops
-        masks = self.cells.all_masks(jnp.asarray(mask))
+        masks = self.cells.cell_masks(jnp.asarray(mask))
         return padded(int(masks.sum(1).max()), 16)
 
     def most(self, shape):
-        return sum(self.cells.sizes(shape)) if self.every else self.config.crops
+        return sum(self.cells.cell_counts(shape)) if self.every else self.config.crops
 
     def log_attention(self, params, overview, mask):
         """Of all cells of all magnifications [b k]; and which of them count."""
-        masks = self.cells.all_masks(mask)
+        masks = self.cells.cell_masks(mask)
         if self.config.look is Look.uniform:
             logits = jnp.zeros(masks.shape)
         else:
             logits = self.overlook.apply(params["look"], overview, mask)
         if self.config.layout is Layout.own:  # a uniform prior over magnifications
-            sizes = np.array(self.cells.sizes(mask.shape[1:]))
+            sizes = np.array(self.cells.cell_counts(mask.shape[1:]))
             parts = jnp.split(masks, np.cumsum(sizes)[:-1], 1)
             count = jnp.stack([part.sum(1) for part in parts], 1)
             prior = -jnp.log(jnp.maximum(count, 1))
@@ -283,16 +283,18 @@ class _Net:
         keys = jax.random.split(jax.random.fold_in(key, 0), len(log_a))
         # Every cell is drawn in some order where there are not more than n of them.
         how = Estimator.ordered if self.every else self.config.estimator
-        return jax.vmap(lambda k, a: sampling.draw(k, a, n, how))(keys, log_a)
+        return jax.vmap(lambda k, a: sampling.draw_cells(k, a, n, how))(keys, log_a)
 
     def places(self, index, shape):
-        return self.cells.corners(index, shape)
+        return self.cells.crop_corners(index, shape)
 
     def loss(self, params, overview, mask, drawn, crops, label, key):
         config, shape = self.config, mask.shape[1:]
         log_a, masks = self.log_attention(params, overview, mask)
         how = Estimator.ordered if self.every else config.estimator
-        weights = jax.vmap(lambda a, d: sampling.weights(a, d, how))(log_a, drawn)
+        weights = jax.vmap(lambda a, d: sampling.sample_weights(a, d, how))(
+            log_a, drawn
+        )
         which, _ = self.places(drawn.index, shape)
         crops = config.augmented(jax.random.fold_in(key, 1), crops)
         h = self.reader.embed(params, crops, which, drawn.mask)
@@ -304,8 +306,8 @@ class _Net:
         # Shares of what they can be at most, so that no slide's size weighs.
         most = jnp.log(jnp.maximum(masks.sum(1), 2))
         entropy = jax.vmap(sampling.entropy)(log_a) / most
-        sizes = self.cells.sizes(shape)
-        mass = jax.vmap(lambda a: sampling.marginal(a, sizes))(log_a)
+        sizes = self.cells.cell_counts(shape)
+        mass = jax.vmap(lambda a: sampling.attention_by_magnification(a, sizes))(log_a)
         metrics = {"accuracy": accuracy, "entropy": entropy}
         metrics |= {
             f"mass.{mpp:g}": mass[:, i] for i, mpp in enumerate(self.cells.mpps)
@@ -348,7 +350,7 @@ class _Net:
         draws = 1 if self.every else self.config.draws
         keys = [jax.random.fold_in(key, i) for i in range(draws)]
         drawn = [self._drawn(log_a, key, n) for key in keys]
-        weigh = jax.vmap(lambda a, d: sampling.weights(a, d, how))
+        weigh = jax.vmap(lambda a, d: sampling.sample_weights(a, d, how))
         weights = [weigh(log_a, one) / draws for one in drawn]
         index, there = ([getattr(d, name) for d in drawn] for name in ("index", "mask"))
         index, weights, there = (jnp.concatenate(a, 1) for a in (index, weights, there))
@@ -360,7 +362,7 @@ class _Net:
         h = self.reader.embed(params, crops, which, chosen.mask)
         weights = self.weigh(params, chosen.weight, h)
         logits = self.reader.classify(params, weights, h)
-        maps = self.cells.on_finest(jnp.exp(chosen.log_a), mask)
+        maps = self.cells.attention_on_finest(jnp.exp(chosen.log_a), mask)
         # The cells with tissue come first, row by row, as everywhere.
         order = jnp.argsort(~mask.reshape(len(mask), -1), stable=True)
         total = maps.sum(1).reshape(len(mask), -1)

@@ -13,7 +13,7 @@ import optax
 
 from wsi_jax.nets.crop_classifier import CropOptions
 from wsi_jax.ops.attention_weights import Normaliser, normalise
-from wsi_jax.ops.crop_grid import Cells
+from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.crop_selection import Chosen, looking
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import scale_learning_rate
@@ -66,9 +66,9 @@ class PatchAll(CropOptions):
             "end on slide labels."
         )
 
-    def cells(self, mpp: float, cell_px: int) -> Cells:
+    def cells(self, mpp: float, cell_px: int) -> CropGrid:
         """Of overviews at `mpp` with cells of `cell_px`."""
-        return Cells((self.mpp,), self.tile_px, mpp * cell_px, (1,))
+        return CropGrid((self.mpp,), self.tile_px, mpp * cell_px, (1,))
 
     def stages(
         self,
@@ -89,7 +89,7 @@ class _Net:
 
     carries = False
 
-    def __init__(self, config: PatchAll, task: Task, cells: Cells):
+    def __init__(self, config: PatchAll, task: Task, cells: CropGrid):
         self.config, self.cells, self.ahead = config, cells, config.ahead
         self.reader = config.classifier(
             len(task.classes), attention_width=config.attention,
@@ -101,7 +101,7 @@ class _Net:
         return padded(int(mask.sum((1, 2)).max()), 16)
 
     def most(self, shape):
-        return sum(self.cells.sizes(shape))
+        return sum(self.cells.cell_counts(shape))
 
     def draw(self, params, overview, mask, key, n):
         """Every cell that counts, row by row."""
@@ -115,7 +115,7 @@ class _Net:
     choose = draw
 
     def places(self, index, shape):
-        return self.cells.corners(index, shape)
+        return self.cells.crop_corners(index, shape)
 
     def forward(self, params, mask, crops):
         """Logits [b c] and attention [b n], the mean of all."""

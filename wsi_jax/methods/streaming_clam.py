@@ -24,7 +24,7 @@ from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.ops.augment import shift_hsv, turn
+from wsi_jax.ops.augment import rotate_flip, shift_hsv
 from wsi_jax.ops.stream_plan import StreamPlan, net_windows, plan_stream
 from wsi_jax.ops.stream_tile import StreamError, TissueMask, receptive_field
 from wsi_jax.ops.streaming import stream
@@ -299,7 +299,7 @@ class _Net:
         def changed(params, image, tissue, key):
             which, shift = self.draw(key)
             if self.config.augment.turn:
-                turned = lambda a: turn(a[None], which[None])[0]
+                turned = lambda a: rotate_flip(a[None], which[None])[0]
                 image, tissue = turned(image), turned(tissue[..., None])[..., 0]
             seen = self.seen(params, shift if self.recolours else None)
             return cells_of(seen, image, tissue), tissue

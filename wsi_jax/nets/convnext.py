@@ -1,4 +1,4 @@
-"""ConvNeXt trunks: timm's arithmetic and names, written against few operations."""
+"""ConvNeXt trunks with timm's arithmetic and names, dense or streamed."""
 
 import functools
 
@@ -19,13 +19,13 @@ class Conv(nn.Module):
     """A convolution with bias.
 
     Attributes:
-        d_in: channels in.
-        d: channels out.
-        size: of the kernel.
-        stride: in both directions.
-        dtype: the parameters are cast to it where they are used.
-        padding: on either side.
-        groups: of channels that do not mix.
+        d_in: number of input channels.
+        d: number of output channels.
+        size: side of the kernel.
+        stride: stride along both axes.
+        dtype: dtype of the convolution.
+        padding: zeros on either side.
+        groups: number of groups of channels.
     """
 
     d_in: int
@@ -63,9 +63,9 @@ class Block(nn.Module):
     """A residual block (Liu et al. 2022, fig. 4): depthwise 7x7, norm, 1x1 out and in.
 
     Attributes:
-        d: channels.
-        scale: of the branch at first, by channel (Touvron et al. 2021, eq. 4).
-        dtype: of convolutions and matmuls.
+        d: number of channels.
+        scale: initial layer scale of the branch (Touvron et al. 2021, eq. 4).
+        dtype: dtype of convolutions and matmuls.
     """
 
     d: int
@@ -85,26 +85,26 @@ class Block(nn.Module):
 
 
 class Reduction(nn.Module):
-    """A convolution that reduces the map, and a norm: behind it, or in front.
+    """A convolution that shrinks the map, with a norm after or before it.
 
     Attributes:
-        d_in: channels in.
-        d: channels out.
-        stride: of the convolution, and its kernel's size.
-        behind: which of the two.
-        dtype: of the convolution.
+        d_in: number of input channels.
+        d: number of output channels.
+        stride: stride and kernel size of the convolution.
+        norm_last: whether the norm comes after the convolution.
+        dtype: dtype of the convolution.
     """
 
     d_in: int
     d: int
     stride: int
-    behind: bool
+    norm_last: bool
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Map, ops: Ops) -> Map:
         shape = (self.d_in, self.d, self.stride, self.stride, self.dtype)
-        if self.behind:
+        if self.norm_last:
             x = Conv(*shape, name="0")(x, ops)
             return ops.each(_norm(name="1"), x)
         x = ops.each(_norm(name="0"), x)
@@ -127,7 +127,7 @@ class Blocks(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; all stages but the first halve the map before them."""
+    """Blocks of one width; all stages but the first halve the map first."""
 
     d_in: int
     d: int
@@ -163,20 +163,20 @@ class Stages(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """The trunk of a ConvNeXt (Liu et al. 2022): grey levels in, a map out.
+    """A ConvNeXt (Liu et al. 2022) from pixels to a map of features.
 
-    Parameters are where timm has them: stem.0, stages.1.downsample.0,
-    stages.0.blocks.0.conv_dw, ... All its norms are over channels, so that it streams
-    as it trains. The stride is `stem` px, doubled by each stage but the first.
+    Parameters have timm's names: stem.0, stages.1.downsample.0,
+    stages.0.blocks.0.conv_dw, ... All norms are over channels, so it can stream. The
+    stride is `stem` px, doubled by each stage but the first.
 
     Attributes:
-        blocks: in each stage, one number for each stage wanted.
-        dtype: of convolutions and matmuls; norms compute in float32 at least.
-        mean: of red, green, blue in the pretraining images, where white is 1.
+        blocks: number of blocks in each stage.
+        dtype: dtype of convolutions and matmuls; norms have at least float32.
+        mean: mean of red, green, blue in the pretraining images, where white is 1.
         std: their standard deviation.
         width: channels of the first stage; each further stage doubles it.
-        stem: side of the squares that the first convolution cuts the image into, px.
-        scale: of each block's branch at first; 1e-6 when trained on very much.
+        stem: kernel size and stride of the first convolution, in pixels.
+        scale: initial layer scale of each block; 1e-6 for training on very much data.
     """
 
     blocks: tuple[int, ...]
@@ -189,7 +189,7 @@ class ConvNeXt(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Channels of the features."""
+        """Number of features."""
         return self.width * 2 ** (len(self.blocks) - 1)
 
     @nn.compact
@@ -197,8 +197,8 @@ class ConvNeXt(nn.Module):
         """Pixels [b h w 3] -> features [b y x d], as maps of `ops`.
 
         Args:
-            pixels: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
-            ops: dense, or tile by tile.
+            pixels: 0 to 255 in any dtype: floats are not scaled to 1.
+            ops: operations on maps, dense or tile by tile.
         """
         standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
         x = ops.each(standard, pixels)

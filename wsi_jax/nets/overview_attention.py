@@ -1,4 +1,4 @@
-"""The net that decides where to look closer."""
+"""The net of attention sampling: attention over an overview's cells."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,21 +11,20 @@ from wsi_jax.nets.pixels import RGB, standardise
 class OverviewAttention(nn.Module):
     """Attention logits of every cell at every magnification, from an overview.
 
-    3x3 convolutions on the overview, pooled to cells; one more on these, so that a cell
-    knows its neighbours; a linear layer that starts at zero: at first all cells of all
-    magnifications are alike. What counts for nothing is zero throughout, so that
-    neither glass nor padding is seen. Cells of coarser magnifications average those of
-    the finest that they hold.
+    3x3 convolutions on the overview, pooled to cells; one more on the cells and their
+    neighbours; a linear layer that starts at zero, so that the first attention is
+    uniform. Masked cells are zero throughout, so that neither glass nor padding has an
+    effect. A cell of a coarser magnification averages the finest cells in it.
 
     Attributes:
         cell_px: side of a cell of the finest magnification, in pixels.
-        ratios: of each magnification's cells to the finest.
-        width: channels.
-        layers: convolutions on the overview.
-        relative: colours are told from those of the slide's own tissue, so that neither
-            its stain nor its scanner is seen.
-        dtype: of the convolutions; logits are at least float32.
-        mean: of red, green, blue.
+        ratios: side of each magnification's cells, in cells of the finest.
+        width: number of channels.
+        layers: number of convolutions on the overview.
+        relative: whether colours are standardised by the slide's own tissue, so that
+            neither stain nor scanner has an effect.
+        dtype: dtype of the convolutions; logits are at least float32.
+        mean: mean of red, green, blue.
         std: their standard deviation.
     """
 
@@ -50,7 +49,7 @@ class OverviewAttention(nn.Module):
         for i in range(self.layers):
             x = nn.Conv(self.width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
             x = jnp.where(fine, nn.relu(_norm(f"norm{i}")(x)), 0)
-        # By a reshape: a pooling's way back through its windows is far slower.
+        # By a reshape: the gradient of a windowed pooling is far slower.
         b, y, x_ = mask.shape
         blocks = x.reshape(b, y, side, x_, side, -1)
         x = jnp.concatenate([blocks.mean((2, 4)), blocks.max((2, 4))], -1)
@@ -61,11 +60,11 @@ class OverviewAttention(nn.Module):
 
     @property
     def n(self) -> int:
-        """How many magnifications there are."""
+        """Number of magnifications."""
         return len(self.ratios)
 
     def _logits(self, i, x, mask):
-        """Of the cells of one magnification."""
+        """Logits of the cells of magnification i."""
         ratio, count = self.ratios[i], mask[..., None].astype(x.dtype)
         if ratio > 1:
             x, count = _sums(x, ratio), _sums(count, ratio)
@@ -78,22 +77,22 @@ class OverviewAttention(nn.Module):
 def relative_to_tissue(
     x: Float[Array, "b h w 3"], tissue: Bool[Array, "b h w 1"]
 ) -> Float[Array, "b h w 3"]:
-    """Each slide's colours less the mean of its tissue, over their deviation."""
+    """Colours, standardised by the mean and deviation of each slide's tissue."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     count = jnp.maximum(tissue.sum((1, 2), keepdims=True), 1)
     mean = jnp.where(tissue, wide, 0).sum((1, 2), keepdims=True) / count
-    apart = jnp.where(tissue, wide - mean, 0)
-    variance = (apart**2).sum((1, 2), keepdims=True) / count
-    return (apart / jnp.sqrt(variance + 1e-4)).astype(x.dtype)
+    centred = jnp.where(tissue, wide - mean, 0)
+    variance = (centred**2).sum((1, 2), keepdims=True) / count
+    return (centred / jnp.sqrt(variance + 1e-4)).astype(x.dtype)
 
 
 def _norm(name):
-    """Over the channels of each position: neither cells nor slides mix."""
+    """Layer norm over the channels of each position, so that positions do not mix."""
     return nn.LayerNorm(epsilon=1e-5, name=name)
 
 
 def _sums(x, ratio):
-    """Over blocks of cells; the last ones may be cut off."""
+    """Sums over blocks of ratio x ratio cells; the last blocks may be smaller."""
     b, y, x_, d = x.shape
     x = jnp.pad(x, [(0, 0), (0, -y % ratio), (0, -x_ % ratio), (0, 0)])
     blocks = x.reshape(b, -(-y // ratio), ratio, -(-x_ // ratio), ratio, d)

@@ -22,9 +22,9 @@ _LEAVES = {
     "reg_token": "reg_token",
     "pos_embed": "pos_embed",
 }
-# Of a kernel in our layout, by its rank: [i o] -> [o i], [h w i o] -> [o i h w].
+# Axes of a kernel in PyTorch's layout, by rank: [i o] -> [o i], [h w i o] -> [o i h w].
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
-# Ends of names of what PyTorch keeps beside parameters, and a net has no need of.
+# Suffixes of PyTorch's buffers, which our nets do not have.
 _BUFFERS = (".num_batches_tracked", ".bias_mask")
 
 
@@ -38,24 +38,23 @@ def load(
     ignore: tuple[str, ...] = (),
     rename: Callable[[str], tuple[str, int]] = lambda name: (name, 0),
 ) -> PyTree:
-    """The weights of a file with PyTorch's names, as parameters of one of our nets.
+    """Loads weights of a file with PyTorch's names as parameters of one of our nets.
 
     Args:
         path: a `.safetensors` file.
         like: the `params` collection of the net, as arrays or
             `jax.ShapeDtypeStruct`s; the weights are cast to its dtypes.
-        ignore: first parts of names in the file that the net does without, such as
-            "fc."; buffers are never asked for.
-        rename: name in the file -> the one that the net has for it, and which part of
-            that parameter it is, where the file has it in several, along the first
-            axis.
+        ignore: prefixes of names in the file that the net does not have, such as
+            "fc."; buffers are always ignored.
+        rename: name in the file -> the net's name for it, and its position along the
+            first axis where several tensors of the file make one parameter.
 
     Returns:
         numpy arrays in the tree of `like`.
 
     Raises:
-        WeightsError: naming what is missing, what is unexpected and which shapes
-            disagree; or the file is no safetensors file.
+        WeightsError: names are missing or unexpected, or shapes disagree; or the file
+            is no safetensors file.
     """
     wanted = flatten_dict(like)
     try:
@@ -76,12 +75,12 @@ def load(
 
 
 def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, str]) -> None:
-    """Writes parameters as a file that `load` and PyTorch read.
+    """Writes parameters to a file that `load` and PyTorch read, whole or not at all.
 
     Args:
-        path: written whole or not at all.
+        path: a `.safetensors` file.
         params: the `params` collection of a net.
-        metadata: what made them, kept in the file's header.
+        metadata: entries of the file's header.
     """
     tensors = {
         # The format stores bytes as they lie: a transposed view must be laid out anew.
@@ -95,7 +94,7 @@ def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, str]) -> N
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What a file's header says beside its tensors; {} where it says nothing.
+    """Metadata in a file's header; {} where there is none.
 
     Raises:
         WeightsError: the file is no safetensors file.
@@ -109,15 +108,15 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 def _parts(names, rename) -> dict[str, list[str]]:
     """Names in the file by the net's name, parts of one parameter in order."""
-    found = {}
+    parts = {}
     for name in names:
         ours, part = rename(name)
-        found.setdefault(ours, []).append((part, name))
-    return {ours: [name for _, name in sorted(p)] for ours, p in found.items()}
+        parts.setdefault(ours, []).append((part, name))
+    return {ours: [name for _, name in sorted(p)] for ours, p in parts.items()}
 
 
 def _stacked(shapes) -> tuple[int, ...]:
-    """The shape of parts along the first axis; () of a scalar."""
+    """Shape of parts joined along the first axis; () for a scalar."""
     first, *more = shapes
     return first and (first[0] + sum(shape[0] for shape in more), *first[1:])
 

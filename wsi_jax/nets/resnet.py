@@ -1,4 +1,4 @@
-"""ResNet trunks: torchvision's arithmetic and names, written against few operations."""
+"""ResNet trunks with torchvision's arithmetic and names, dense or streamed."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ class Conv(nn.Module):
     """A convolution without bias, padded by half its kernel.
 
     Attributes:
-        d_in: channels in.
-        d: channels out.
-        size: of the kernel.
-        stride: in both directions.
-        dtype: the kernel is cast to it where it is used.
+        d_in: number of input channels.
+        d: number of output channels.
+        size: side of the kernel.
+        stride: stride along both axes.
+        dtype: dtype of the convolution.
     """
 
     d_in: int
@@ -42,12 +42,12 @@ class Block(nn.Module):
     The stride is on the first 3x3 ("v1.5"), as in torchvision and timm.
 
     Attributes:
-        d_in: channels in.
-        d: channels out.
-        stride: of the block.
-        bottleneck: which of the two.
-        norm: after each convolution.
-        dtype: of the convolutions.
+        d_in: number of input channels.
+        d: number of output channels.
+        stride: stride of the block.
+        bottleneck: whether it has three convolutions rather than two.
+        norm: normalisation after each convolution.
+        dtype: dtype of the convolutions.
     """
 
     d_in: int
@@ -90,7 +90,7 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, named 0, 1, ...; the first has the stride."""
+    """Blocks of one width, named 0, 1, ...; the stride is the first block's."""
 
     d_in: int
     d: int
@@ -110,17 +110,17 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The trunk of a ResNet (He et al. 2016): grey levels in, a map of features out.
+    """A ResNet (He et al. 2016) from pixels to a map of features.
 
-    Parameters are where torchvision has them: conv1, bn1, layer1.0.conv1,
+    Parameters have torchvision's names: conv1, bn1, layer1.0.conv1,
     layer1.0.downsample.0, ... The stride is 32 px with four stages, 16 px with three.
 
     Attributes:
-        blocks: in each stage, one number for each stage wanted.
-        bottleneck: blocks four times as wide outside as inside, as from ResNet-50 on.
-        norm: after each convolution.
-        dtype: of convolutions and activations; norms compute in float32 at least.
-        mean: of red, green, blue in the pretraining images, where white is 1.
+        blocks: number of blocks in each stage.
+        bottleneck: whether blocks are bottlenecks, as from ResNet-50 on.
+        norm: normalisation after each convolution.
+        dtype: dtype of convolutions and activations; norms have at least float32.
+        mean: mean of red, green, blue in the pretraining images, where white is 1.
         std: their standard deviation.
         width: channels after the first convolution; each stage doubles it.
     """
@@ -135,7 +135,7 @@ class ResNet(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Channels of the features."""
+        """Number of features."""
         return self.width * 2 ** (len(self.blocks) - 1) * (4 if self.bottleneck else 1)
 
     @nn.compact
@@ -143,8 +143,8 @@ class ResNet(nn.Module):
         """Pixels [b h w 3] -> features [b y x d], as maps of `ops`.
 
         Args:
-            pixels: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
-            ops: dense, or tile by tile.
+            pixels: 0 to 255 in any dtype: floats are not scaled to 1.
+            ops: operations on maps, dense or tile by tile.
         """
         standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
         x = ops.each(standard, pixels)

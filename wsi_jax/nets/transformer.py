@@ -1,4 +1,4 @@
-"""The blocks of a transformer: attention and feedforward, named as timm does."""
+"""Blocks of a vision transformer, attention and feedforward, with timm's names."""
 
 import enum
 import functools
@@ -12,17 +12,17 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from wsi_jax.ops.position_embedding import rotate
+from wsi_jax.ops.position_embedding import apply_rotary
 
 INIT = nn.initializers.truncated_normal(0.02)
 
 
 class Mlp(enum.Enum):
-    """Between two blocks' attentions.
+    """Kind of feedforward layers.
 
     gelu: `fc1`, GELU, `fc2` (Dosovitskiy et al. 2021).
-    swiglu: `fc1` makes gate and value, packed in this order; SiLU on the gate, times
-        the value, `fc2` (Shazeer 2020, eq. 6).
+    swiglu: `fc1` to gate and value, packed in this order; SiLU of the gate, times the
+        value, `fc2` (Shazeer 2020, eq. 6).
     """
 
     gelu = "gelu"
@@ -30,11 +30,11 @@ class Mlp(enum.Enum):
 
 
 class Bias(enum.Enum):
-    """Of queries, keys and values.
+    """Which of queries, keys and values have a bias.
 
-    all: of all three.
-    no_key: the third of the keys is left out, whatever it is (DINOv3's own files).
-    none: of none (DINOv3 as timm has it).
+    all: all three.
+    no_key: queries and values; the keys' is ignored (DINOv3's own files).
+    none: none (DINOv3 as timm has it).
     """
 
     all = "all"
@@ -46,9 +46,9 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017), its softmax in float32 at least.
 
     Attributes:
-        heads: that share the width.
-        bias: of queries, keys and values.
-        dtype: of the matmuls.
+        heads: number of heads.
+        bias: which of queries, keys and values have one.
+        dtype: dtype of the matmuls.
     """
 
     heads: int
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         heads = "b t (three h d) -> three b t h d"
         q, k, v = rearrange(qkv, heads, three=3, h=self.heads)
         if turns is not None:
-            q, k = rotate(q, turns), rotate(k, turns)
+            q, k = apply_rotary(q, turns), apply_rotary(k, turns)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
         attention = jax.nn.softmax(logits / math.sqrt(d // self.heads)).astype(v.dtype)
@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
 
 class Packed(nn.Module):
-    """The linear layer of queries, keys and values, with the bias they have."""
+    """The linear layer of queries, keys and values, packed."""
 
     width: int
     bias: Bias
@@ -96,12 +96,12 @@ class Packed(nn.Module):
 
 
 class Feedforward(nn.Module):
-    """Two linear layers and what is between.
+    """Two linear layers with a nonlinearity.
 
     Attributes:
-        hidden: numbers that `fc1` makes, gates included.
-        mlp: what is between.
-        dtype: of the matmuls.
+        hidden: width after `fc1`, gates included.
+        mlp: kind of nonlinearity.
+        dtype: dtype of the matmuls.
     """
 
     hidden: int
@@ -121,7 +121,7 @@ class Feedforward(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Each channel of a branch, times a number (Touvron et al. 2021, eq. 4)."""
+    """Learned scale of each channel of a branch (Touvron et al. 2021, eq. 4)."""
 
     scale: float
 
@@ -133,16 +133,16 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feedforward, each behind a norm and beside a skip connection.
+    """Attention and feedforward, each with a norm before it and a skip connection.
 
     Attributes:
-        heads: of the attention.
-        hidden: as `Feedforward.hidden`.
-        mlp: which of them.
-        bias: of queries, keys and values.
-        layer_scale: of both branches at first; 0 for none.
-        eps: of the norms.
-        dtype: of the matmuls.
+        heads: number of attention heads.
+        hidden: hidden width of the feedforward layers.
+        mlp: kind of feedforward layers.
+        bias: which of queries, keys and values have one.
+        layer_scale: initial scale of both branches; 0 for none.
+        eps: added to the variance in norms.
+        dtype: dtype of the matmuls.
     """
 
     heads: int
@@ -172,8 +172,8 @@ class Blocks(nn.Module):
     """Blocks named 0, 1, ...
 
     Attributes:
-        depth: how many.
-        block: name -> one.
+        depth: number of blocks.
+        block: (name) -> a block.
     """
 
     depth: int
@@ -189,5 +189,5 @@ class Blocks(nn.Module):
 
 
 def norm(eps: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
-    """Layer norm (Ba et al. 2016) over the numbers of a token; moments in float32."""
+    """Layer norm (Ba et al. 2016) over the channels of a token; moments in float32."""
     return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)

@@ -1,4 +1,4 @@
-"""Vision transformers: timm's arithmetic and names."""
+"""Vision transformers with timm's arithmetic and names."""
 
 import enum
 import functools
@@ -10,17 +10,17 @@ from jaxtyping import Array, Float, Num
 
 from wsi_jax.nets.pixels import RGB, standardise
 from wsi_jax.nets.transformer import INIT, Bias, Block, Blocks, Mlp, norm
-from wsi_jax.ops.position_embedding import angles, resize
+from wsi_jax.ops.position_embedding import resize_positions, rotary_angles
 from wsi_jax.ops.stream_tile import StreamError
 from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 
 class Positions(enum.Enum):
-    """How a token tells where it is.
+    """Kind of position embedding.
 
-    tokens: learned, and added to class, register and patch tokens.
-    patches: learned, and added to patch tokens alone (timm's `no_embed_class`).
-    rotary: queries and keys of patches turn with the place (DINOv3).
+    tokens: learned, added to class, register and patch tokens.
+    patches: learned, added to patch tokens alone (timm's `no_embed_class`).
+    rotary: rotation of queries and keys of patches (DINOv3).
     """
 
     tokens = "tokens"
@@ -29,7 +29,7 @@ class Positions(enum.Enum):
 
 
 class PatchEmbedding(nn.Module):
-    """Each square of `patch` px becomes a token."""
+    """Linear projection of each square of `patch` px to a token."""
 
     width: int
     patch: int
@@ -45,27 +45,27 @@ class PatchEmbedding(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2021): grey levels in, tokens out.
+    """A vision transformer (Dosovitskiy et al. 2021) from pixels to tokens.
 
-    Parameters are where timm has them: cls_token, pos_embed, patch_embed.proj,
+    Parameters have timm's names: cls_token, pos_embed, patch_embed.proj,
     blocks.0.attn.qkv, blocks.0.ls1.gamma, ..., norm.
 
     Attributes:
-        width: of a token.
-        depth: blocks.
-        heads: of each attention.
-        hidden: numbers that a block's `fc1` makes, gates included.
-        patch: side of a patch, px.
-        registers: tokens for the blocks alone, read by no output (Darcet et al. 2024).
-        mlp: between attentions.
-        positions: how a token tells where it is.
-        bias: of queries, keys and values.
-        layer_scale: of the branches at first; 0 for none.
-        native_px: side of the tiles that learned positions are for; on other tiles
-            they are interpolated.
-        eps: of the norms.
-        dtype: of the matmuls; norms and softmax compute in float32 at least.
-        mean: of red, green, blue in the pretraining images, where white is 1.
+        width: width of a token.
+        depth: number of blocks.
+        heads: number of attention heads.
+        hidden: hidden width of the feedforward layers, gates included.
+        patch: side of a patch, in pixels.
+        registers: number of register tokens, read by no output (Darcet et al. 2024).
+        mlp: kind of feedforward layers.
+        positions: kind of position embedding.
+        bias: which of queries, keys and values have one.
+        layer_scale: initial scale of the branches; 0 for none.
+        native_px: side of the tiles that learned positions are for; interpolated on
+            others.
+        eps: added to the variance in norms.
+        dtype: dtype of the matmuls; norms and softmax have at least float32.
+        mean: mean of red, green, blue in the pretraining images, where white is 1.
         std: their standard deviation.
     """
 
@@ -87,15 +87,15 @@ class ViT(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Numbers of a token."""
+        """Number of features: the width of a token."""
         return self.width
 
     @nn.compact
     def tokens(self, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b t d"]:
-        """The class token, the registers, then the patches row by row; normed.
+        """Class token, registers, then patches row by row, after the last norm.
 
         Args:
-            pixels: grey levels, 0 to 255 in any dtype: floats are not scaled to 1.
+            pixels: 0 to 255 in any dtype: floats are not scaled to 1.
 
         Raises:
             ValueError: a side is no multiple of the patch.
@@ -116,7 +116,7 @@ class ViT(nn.Module):
         prefix = jnp.concatenate(prefix, 1)
         turns = None
         if self.positions is Positions.rotary:
-            turns = angles(y, x, self.width // self.heads)
+            turns = rotary_angles(y, x, self.width // self.heads)
         else:
             before, grid = self._learned(y, x)
             prefix, patches = prefix + before, patches + grid[None]
@@ -132,7 +132,7 @@ class ViT(nn.Module):
         return norm(self.eps, self.dtype, "norm")(tokens)
 
     def __call__(self, pixels: Map, ops: Ops = DENSE) -> Float[Array, "b y x d"]:
-        """Pixels [b h w 3] -> the map of the patches, their tokens normed.
+        """Pixels [b h w 3] -> the map of patch tokens, after the last norm.
 
         Raises:
             StreamError: `ops` are not dense.
@@ -151,11 +151,11 @@ class ViT(nn.Module):
         return self.param(name, init, (1, n, self.width), jnp.float32)
 
     def _learned(self, y, x):
-        """Positions of the tokens before the patches [1 p d], and of these [y x d]."""
+        """Position embeddings of the tokens before patches and of these [y x d]."""
         side = self.native_px // self.patch
         n = 1 + self.registers if self.positions is Positions.tokens else 0
         shape = 1, n + side**2, self.width
         learned = self.param("pos_embed", INIT, shape, jnp.float32)
         grid = learned[0, n:].reshape(side, side, self.width)
         before = learned[:, :n] if n else jnp.zeros((1, 1, self.width))
-        return before, resize(grid, y, x).astype(self.dtype)
+        return before, resize_positions(grid, y, x).astype(self.dtype)

@@ -1,6 +1,6 @@
-"""What a step of an episode was worth: rewards, advantages, the surrogate of PPO.
+"""Rewards and advantages of the steps of an episode, and PPO's surrogate objective.
 
-An episode has `t` steps; those behind its mask were never taken. All of them end.
+An episode has `t` steps; those behind its mask were never taken. Every episode ends.
 """
 
 import enum
@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 
 class Reward(enum.Enum):
-    """What a step earns, by the classifier's losses L before and after it.
+    """Reward of a step, by the classifier's losses L before and after it.
 
-    gain: L_t - L_t+1, of which an episode earns L_0 - L_T in all.
-    loss: -L_t+1; grows with what is left of the episode (SASHA's code, as released).
+    gain: L_t - L_t+1; the return of an episode is L_0 - L_T.
+    loss: -L_t+1; the return depends on the steps left (SASHA's code, as released).
     delta: as `gain`, but -L_1 at the first step (SASHA's code, an option).
     """
 
@@ -24,7 +24,7 @@ class Reward(enum.Enum):
 
 
 def rewards(losses: Float[Array, "*b u"], reward: Reward) -> Float[Array, "*b t"]:
-    """Of each step, given the losses of the u = t + 1 states around them."""
+    """Reward of each step, from the losses of the u = t + 1 states around them."""
     before, after = losses[..., :-1], losses[..., 1:]
     match reward:
         case Reward.gain:
@@ -45,32 +45,32 @@ def advantages(
 ) -> Float[Array, "*b t"]:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16).
 
-    What comes after the last step is worth nothing; behind the mask they are 0. Added
-    to `values` they are the critic's targets; with `lam` = 1 and no values they are the
+    The value after the last step is 0; so are advantages behind the mask. Added to
+    `values` they are the critic's targets; with `lam` = 1 and no values they are the
     rewards to go.
 
     Args:
-        rewards: of each step.
-        values: of the state before each.
+        rewards: reward of each step.
+        values: value of the state before each step.
         mask: True where a step was taken.
-        gamma: discount.
-        lam: decay of what lies ahead; 0 trusts the values, 1 the rewards.
+        gamma: discount factor.
+        lam: lambda; at 0 one step's reward and the next value count, at 1 all rewards.
     """
     values = jnp.where(mask, values, 0)
     after = jnp.zeros_like(values).at[..., :-1].set(values[..., 1:])
-    surprise = jnp.where(mask, rewards + gamma * after - values, 0)
+    errors = jnp.where(mask, rewards + gamma * after - values, 0)
 
-    def back(advantage, surprise):
-        advantage = surprise + gamma * lam * advantage
+    def back(advantage, error):
+        advantage = error + gamma * lam * advantage
         return advantage, advantage
 
-    steps = jnp.moveaxis(surprise, -1, 0)
+    steps = jnp.moveaxis(errors, -1, 0)
     _, out = lax.scan(back, jnp.zeros_like(steps[0]), steps, reverse=True)
     return jnp.moveaxis(out, 0, -1)
 
 
 def normalise(x: Float[Array, "*b"], mask: Bool[Array, "*b"]) -> Float[Array, "*b"]:
-    """Mean 0 and unbiased deviation 1 over the unmasked; 0 where masked."""
+    """Shifts and scales to mean 0 and unbiased deviation 1; 0 where masked."""
     count = jnp.maximum(mask.sum(), 1)
     away = jnp.where(mask, x - jnp.where(mask, x, 0).sum() / count, 0)
     return away / (jnp.sqrt((away**2).sum() / jnp.maximum(count - 1, 1)) + 1e-8)
@@ -83,8 +83,8 @@ def surrogate(
 
     Args:
         log_ratio: log-probability of the action now, less that when it was taken.
-        advantages: of the actions; constants.
-        clip: how far from 1 the ratio may go and still gain.
+        advantages: advantages of the actions; constants.
+        clip: distance of the ratio from 1 beyond which the objective is flat.
     """
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - clip, 1 + clip)

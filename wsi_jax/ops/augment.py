@@ -1,4 +1,4 @@
-"""Tiles changed as tissue may look without its label changing; one key an image."""
+"""Augmentation of tiles: crops, rotations, stain, blur and colour."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,12 @@ from einops import reduce
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt8
 
-# Rows: haematoxylin, eosin and DAB in optical density (Ruifrok and Johnston, 2001).
+# Optical density of haematoxylin, eosin and DAB, by row (Ruifrok & Johnston 2001).
 _HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 HED = _HED / np.linalg.norm(_HED, axis=1, keepdims=True)
 
 
-def augment(
+def augment_tiles(
     keys: Key[Array, " b"],
     pixels: UInt8[Array, "b s s 3"],
     *,
@@ -20,17 +20,17 @@ def augment(
     stain: float,
     shade: float,
 ) -> Float[Array, "b {crop_px} {crop_px} 3"]:
-    """Cuts, turns and restains each tile by its own key, whatever else is in the batch.
+    """Random crop, rotation or flip, and stain of each tile, by a key of its own.
 
     Args:
-        keys: one a tile.
-        pixels: grey levels.
-        crop_px: side of the square that is cut out, anywhere.
-        stain: the log gain of each stain is drawn from -stain to stain.
-        shade: what is added to the density of each stain, from -shade to shade.
+        keys: one key for each tile.
+        pixels: pixels of the tiles.
+        crop_px: side of the random square crop.
+        stain: range of each stain's log gain, drawn from -stain to stain.
+        shade: range of each stain's density shift, drawn from -shade to shade.
 
     Returns:
-        Grey levels, 0 to 255, not rounded.
+        Pixels, 0 to 255, not rounded.
     """
 
     def one(key, tile):
@@ -43,21 +43,21 @@ def augment(
         return tile, jax.random.randint(which, (), 0, 8), gain, shift
 
     tiles, which, gains, shifts = jax.vmap(one)(keys, pixels)
-    return restain(turn(tiles, which), gains, shifts)
+    return jitter_stain(rotate_flip(tiles, which), gains, shifts)
 
 
-def blur(
+def gaussian_blur(
     pixels: Num[Array, "b h w 3"], sigma: Float[Array, " b"]
 ) -> Float[Array, "b h w 3"]:
-    """Blurs each image by a Gaussian of its own sigma, px, as optics do.
+    """Gaussian blur of each image by a sigma of its own, in pixels.
 
-    The kernel reaches 3 px; beyond the border stands the border.
+    The kernel reaches 3 px; the border is repeated.
     """
     away = jnp.arange(-3, 4, dtype=sigma.dtype)
     kernel = jnp.exp(-0.5 * (away[None] / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
     kernel /= kernel.sum(1, keepdims=True)
 
-    def along(x, axis):
+    def blur_axis(x, axis):
         widths = [(0, 0)] * 4
         widths[axis] = (3, 3)
         wide = jnp.pad(x, widths, "edge")
@@ -65,38 +65,38 @@ def blur(
         taps = (lax.slice_in_dim(wide, i, i + n, axis=axis) for i in range(7))
         return sum(kernel[:, i, None, None, None] * tap for i, tap in enumerate(taps))
 
-    return along(along(pixels.astype(sigma.dtype), 1), 2)
+    return blur_axis(blur_axis(pixels.astype(sigma.dtype), 1), 2)
 
 
-def borrow(
+def swap_coarse_structure(
     pixels: Num[Array, "b h w 3"], which: Bool[Array, " b"], px: int
 ) -> Float[Array, "b h w 3"]:
-    """Shows the detail of some images on the coarse look of the next one in the batch.
+    """Replaces the coarse structure of some images by that of the next in the batch.
 
-    What is left of such an image is what an overview of `px` pixels a pixel does not
-    see: an encoder that is to know it learns from texture, not from colour or density.
+    What is left of such an image is the detail that an overview of `px` pixels a pixel
+    does not show: an encoder must learn from texture, not from colour or density.
 
     Args:
-        pixels: grey levels.
-        which: images that borrow.
-        px: below which structure is detail.
+        pixels: pixels of the images.
+        which: True for images that are changed.
+        px: size below which structure is detail, in pixels.
     """
     b, height, width, _ = pixels.shape
     pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
     coarse = (b, height // px, width // px, 3)
     low = jax.image.resize(pixels, coarse, "linear")
     low = jax.image.resize(low, pixels.shape, "linear")
-    borrowed = jnp.clip(pixels - low + jnp.roll(low, -1, 0), 0, 255)
-    return jnp.where(which[:, None, None, None], borrowed, pixels)
+    swapped = jnp.clip(pixels - low + jnp.roll(low, -1, 0), 0, 255)
+    return jnp.where(which[:, None, None, None], swapped, pixels)
 
 
-def turn(
+def rotate_flip(
     pixels: Shaped[Array, "b s s d"], which: Int[Array, " b"]
 ) -> Shaped[Array, "b s s d"]:
-    """One of the eight turns and flips of each square, which moves pixels exactly.
+    """One of the eight rotations and flips of each square, without resampling.
 
     Args:
-        pixels: squares.
+        pixels: square images.
         which: 0 to 7; bit 0 transposes, then bit 1 reverses y, then bit 2 reverses x.
     """
     bit = lambda i: (which >> i & 1 == 1)[:, None, None, None]
@@ -108,39 +108,38 @@ def turn(
 def augment_crops(
     key: Key[Array, ""], crops: UInt8[Array, "b n s s 3"], *, stain: float
 ) -> Num[Array, "b n s s 3"]:
-    """Turns, flips and restains each crop of each slide in its own way.
+    """Random rotation or flip, and stain, of each crop of each slide.
 
     Args:
-        key: of all of them.
-        crops: grey levels.
-        stain: the log gain of each stain is drawn from -stain to stain; at 0 grey
-            levels stay whole.
+        key: key of all of them.
+        crops: pixels of the crops.
+        stain: range of each stain's log gain, drawn from -stain to stain; at 0 pixels
+            stay whole numbers.
     """
     flat, keys = crops.reshape(-1, *crops.shape[2:]), jax.random.split(key)
-    flat = turn(flat, jax.random.randint(keys[0], (len(flat),), 0, 8))
+    flat = rotate_flip(flat, jax.random.randint(keys[0], (len(flat),), 0, 8))
     if stain:
         gains = jax.random.uniform(keys[1], (len(flat), 3), minval=-stain, maxval=stain)
-        flat = restain(flat, jnp.exp(gains), jnp.zeros_like(gains))
+        flat = jitter_stain(flat, jnp.exp(gains), jnp.zeros_like(gains))
     return flat.reshape(crops.shape)
 
 
-def restain(
+def jitter_stain(
     pixels: Num[Array, "b h w 3"],
     gains: Float[Array, "b 3"],
     shifts: Float[Array, "b 3"],
 ) -> Float[Array, "b h w 3"]:
-    """Changes how much haematoxylin, eosin and rest there is (Tellez et al. 2018).
+    """Changes the amounts of haematoxylin, eosin and a residual (Tellez et al. 2018).
 
-    Of each stain's optical density s, `gain * s + shift`; gains of 1 and shifts of 0
-    change nothing.
+    Each stain's optical density s becomes `gain * s + shift`.
 
     Args:
-        pixels: grey levels.
-        gains: of each image's stains.
-        shifts: of each image's stains.
+        pixels: pixels of the images.
+        gains: gain of each image's stains; 1 changes nothing.
+        shifts: shift of each image's stains; 0 changes nothing.
 
     Returns:
-        Grey levels, 0 to 255, not rounded.
+        Pixels, 0 to 255, not rounded.
     """
     dtype = gains.dtype
     mix, unmix = (jnp.asarray(m, dtype) for m in (HED, np.linalg.inv(HED)))
@@ -155,15 +154,15 @@ def restain(
 def shift_hsv(
     pixels: Num[Array, "b h w 3"], shift: Float[Array, "3"]
 ) -> Float[Array, "b h w 3"]:
-    """Shifts hue, saturation and value, every pixel by itself.
+    """Shifts hue, saturation and value of every pixel.
 
     Args:
-        pixels: grey levels.
-        shift: of the hue, in turns of the colour circle; of saturation and value, which
-            are 0 to 1 and stay so.
+        pixels: pixels of the images.
+        shift: shift of the hue, in turns of the colour circle; of saturation and of
+            value, which are clipped to 0 to 1.
 
     Returns:
-        Grey levels, 0 to 255, not rounded.
+        Pixels, 0 to 255, not rounded.
     """
     wide = jnp.promote_types(shift.dtype, pixels.dtype)
     red, green, blue = jnp.moveaxis(pixels.astype(wide) / 255, -1, 0)
@@ -188,8 +187,8 @@ def shift_hsv(
     return 255 * jnp.stack([channel(5), channel(3), channel(1)], -1)
 
 
-def shrink(pixels: Num[Array, "b s s 3"], times: int) -> Num[Array, "b t t 3"]:
-    """Tiles at so many times as many um/px, by means over squares, without a rest."""
+def downsample(pixels: Num[Array, "b s s 3"], times: int) -> Num[Array, "b t t 3"]:
+    """Tiles at `times` as many um/px, by means over squares; a remainder is cut off."""
     whole = pixels.shape[1] // times * times
     part = pixels[:, :whole, :whole].astype(jnp.float32)
     means = reduce(part, "b (h i) (w j) c -> b h w c", "mean", i=times, j=times)

@@ -1,4 +1,4 @@
-"""Class probabilities at the class shares of a cohort, not those of its training."""
+"""Correction of class probabilities from balanced training to a cohort's prior."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from jaxtyping import Float, Float64, Int
 
 
 def log_prior(labels: Int[np.ndarray, " n"], c: int) -> tuple[float, ...]:
-    """Log of each class's share of the slides, less that of an equal share.
+    """Log prior of each class, relative to equal shares.
 
-    A model trained on classes that weigh alike, or are drawn alike, has learnt the
-    logits of a cohort with as many slides of each class. Adding this makes them those
-    of the cohort that there is (Saerens et al. 2002, eq. 2.4; of two classes King &
-    Zeng 2001, eq. 7; "logit adjustment" of Menon et al. 2021).
+    A model trained with balanced classes gives the logits of a cohort with equally many
+    slides of each class. Adding this gives the logits of the actual cohort (Saerens et
+    al. 2002, eq. 2.4; of two classes King & Zeng 2001, eq. 7; "logit adjustment" of
+    Menon et al. 2021).
 
     Args:
-        labels: class of each training slide, before any is weighed or drawn again.
+        labels: class of each training slide, before balancing.
         c: number of classes.
 
     Returns:
@@ -30,11 +30,11 @@ def log_prior(labels: Int[np.ndarray, " n"], c: int) -> tuple[float, ...]:
 def probabilities(
     logits: Float[np.ndarray, "*b c"], log_prior: Sequence[float] = ()
 ) -> Float64[np.ndarray, "*b c"]:
-    """Softmax of logits, after `log_prior` was added to them; () adds nothing.
+    """Softmax of logits plus `log_prior`.
 
     Args:
-        logits: of a trained model.
-        log_prior: of each class; see the function of that name.
+        logits: logits of a trained model.
+        log_prior: log prior of each class, by `log_prior`; () adds nothing.
     """
     logits = np.asarray(logits, np.float32)
     if log_prior:

@@ -1,4 +1,4 @@
-"""Convolutions, with ways round what XLA leaves to naive loops on a CPU."""
+"""Convolutions, without the naive loops of XLA's CPU compiler."""
 
 import functools
 
@@ -17,10 +17,10 @@ def conv(
     stride: int,
     padding: int,
 ) -> Float[Array, "b y x e"]:
-    """Cross-correlation, as every network library has it; grouped by the kernel.
+    """Convolution (cross-correlation), zero-padded; grouped by the kernel's shape.
 
-    XLA's CPU compiler leaves a depthwise convolution to naive loops; that of a small
-    map is a matrix for each channel there, some 30 times faster at 8x8.
+    XLA compiles depthwise convolutions to naive loops on a CPU; on small maps this one
+    is a matrix product for each channel there, some 30 times faster at 8x8.
     """
     if _depthwise(x, kernel) and x.shape[1] * x.shape[2] <= SMALL:
         return _small_depthwise(x, kernel, stride, padding)
@@ -54,7 +54,7 @@ def _small_forward(x, kernel, stride, padding):
 
 
 def _small_backward(stride, padding, saved, dy):
-    """Makes the matrices again rather than keep them."""
+    """Computes the matrices again rather than keep them."""
 
     def back(conv, x, kernel, dy):
         conv = functools.partial(conv, stride=stride, padding=padding)
@@ -70,11 +70,11 @@ _small_depthwise.defvjp(_small_forward, _small_backward)
 
 
 def _by_matrices(x, kernel, stride, padding):
-    """A depthwise convolution by one matrix per channel, from map to map."""
+    """Depthwise convolution as one matrix product per channel, from map to map."""
     b, *size, d = x.shape
     taps = kernel.shape[:2]
     out = [(n + 2 * padding - k) // stride + 1 for n, k in zip(size, taps, strict=True)]
-    # Which place of the kernel meets a pixel [in] in the window of another [out].
+    # Index of the kernel's tap on a pixel [in] in the window of another [out].
     at = np.indices(size).reshape(2, 1, -1) + padding
     at = at - stride * np.indices(out).reshape(2, -1, 1)
     meet = ((at >= 0) & (at < np.reshape(taps, (2, 1, 1)))).all(0)
@@ -90,11 +90,11 @@ def _by_matrices(x, kernel, stride, padding):
 def valid_conv(
     x: Float[Array, "b h w d"], kernel: Float[Array, "i j d_g e"], stride: int
 ) -> Float[Array, "b y x e"]:
-    """Cross-correlation without padding.
+    """Convolution (cross-correlation) without padding.
 
-    XLA's CPU compiler leaves two things to naive loops, 20 to 100 times slower than
-    need be, that are written here as something it knows: in the body of a loop the
-    gradient of a kernel, and anywhere a depthwise convolution.
+    XLA's CPU compiler makes naive loops, 20 to 100 times slower than necessary, of the
+    gradient of a kernel in the body of a loop, and of any depthwise convolution. Both
+    are written differently here for a CPU.
     """
     return _valid(x, kernel, stride)
 
@@ -111,8 +111,8 @@ def _depthwise(x, kernel):
     return kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]
 
 
-def _places(x, kernel, stride):
-    """For each place in the kernel, what of x it meets."""
+def _tap_parts(x, kernel, stride):
+    """For each tap (i, j) of the kernel, the part of x that it multiplies."""
     sizes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
     height, width = (stride * ((n - k) // stride) + 1 for n, k in sizes)
     for i, j in np.ndindex(kernel.shape[:2]):
@@ -120,10 +120,10 @@ def _places(x, kernel, stride):
 
 
 def _taps(x, kernel, stride):
-    """A depthwise convolution as a sum over places in the kernel."""
+    """Depthwise convolution as a sum over the taps of the kernel."""
     return sum(
         part * kernel[i, j, 0][None, None, None]
-        for (i, j), part in _places(x, kernel, stride)
+        for (i, j), part in _tap_parts(x, kernel, stride)
     )
 
 
@@ -155,23 +155,24 @@ def _valid_backward(stride, saved, dy):
 
 
 def _depthwise_back(kernel, dy):
-    """The gradient of x at stride 1: dy under the kernel turned round."""
+    """Gradient of x at stride 1: dy convolved with the flipped kernel."""
     i, j = (n - 1 for n in kernel.shape[:2])
     wide = jnp.pad(dy, ((0, 0), (i, i), (j, j), (0, 0)))
     return _taps(wide, kernel[::-1, ::-1], 1)
 
 
 def _depthwise_gradient(kernel, stride, x, dy):
-    """One sum over the map for each place in the kernel."""
+    """Gradient of a depthwise kernel: one sum over the map for each tap."""
     sums = [
-        jnp.einsum("byxd,byxd->d", part, dy) for _, part in _places(x, kernel, stride)
+        jnp.einsum("byxd,byxd->d", part, dy)
+        for _, part in _tap_parts(x, kernel, stride)
     ]
     return jnp.stack(sums).reshape(kernel.shape)
 
 
 def _kernel_gradient(kernel, stride, x, dy):
-    """As a convolution of x by dy: channels for images, images for channels."""
-    found = lax.conv_general_dilated(
+    """Gradient of a kernel as a convolution of x by dy, channels and images swapped."""
+    gradient = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),
         (1, 1),
@@ -180,7 +181,7 @@ def _kernel_gradient(kernel, stride, x, dy):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     height, width = kernel.shape[:2]
-    return found[:, :height, :width].transpose(1, 2, 0, 3)
+    return gradient[:, :height, :width].transpose(1, 2, 0, 3)
 
 
 valid_conv.defvjp(_valid_forward, _valid_backward)

@@ -1,4 +1,4 @@
-"""Where the cells of an overview lie at each magnification, and their crops.
+"""Grid of an overview's cells at several magnifications, and the crops of cells.
 
 A cell is (magnification, row, column); all cells of all magnifications are numbered in
 C order. Its crop is the square of a fixed number of pixels, at the magnification's own
@@ -15,14 +15,15 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 
-class Cells(NamedTuple):
-    """The cells of an overview at all magnifications.
+class CropGrid(NamedTuple):
+    """Cells of an overview at all magnifications, and the geometry of their crops.
 
     Attributes:
         mpps: um/px of each magnification, the finest first.
         crop_px: side of a crop, in pixels at its mpp.
-        cell_um: side of a cell of the finest magnification.
-        ratios: of each magnification's cells to the finest: all 1 on a common grid.
+        cell_um: side of a cell of the finest magnification, in um.
+        ratios: side of each magnification's cells, in cells of the finest: all 1 on a
+            common grid.
     """
 
     mpps: tuple[float, ...]
@@ -34,12 +35,12 @@ class Cells(NamedTuple):
         """(rows, columns) of each magnification, where the finest has `shape`."""
         return tuple(tuple(-(-n // ratio) for n in shape) for ratio in self.ratios)
 
-    def sizes(self, shape: tuple[int, int]) -> tuple[int, ...]:
-        """How many cells each magnification has."""
+    def cell_counts(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        """Number of cells of each magnification."""
         return tuple(rows * columns for rows, columns in self.grids(shape))
 
-    def all_masks(self, mask: Bool[Array, "b y x"]) -> Bool[Array, "b k"]:
-        """Which cells of all magnifications hold a cell of the finest that counts."""
+    def cell_masks(self, mask: Bool[Array, "b y x"]) -> Bool[Array, "b k"]:
+        """Mask of all magnifications' cells: those that hold a masked finest cell."""
         masks = []
         for ratio in self.ratios:
             wide = [(0, 0)] + [(0, -n % ratio) for n in mask.shape[1:]]
@@ -48,20 +49,20 @@ class Cells(NamedTuple):
             masks.append(blocks.any((2, 4)).reshape(b, -1))
         return jnp.concatenate(masks, 1)
 
-    def corners(
+    def crop_corners(
         self, index: Int[Array, "*n"], shape: tuple[int, int]
     ) -> tuple[Int[Array, "*n"], Int[Array, "*n 2"]]:
-        """The magnification of some cells, and the corner (y, x) of their crops.
+        """Magnification of some cells, and the corner (y, x) of their crops.
 
         Args:
-            index: of the cells.
+            index: indices of the cells.
             shape: (rows, columns) of the finest magnification.
 
         Returns:
-            Index of the magnification, and the corner in whole pixels at its mpp; it
-            may lie off the slide.
+            Index of the magnification, and the corner in whole pixels at its mpp,
+            which may lie off the slide.
         """
-        first = np.cumsum([0, *self.sizes(shape)[:-1]])
+        first = np.cumsum([0, *self.cell_counts(shape)[:-1]])
         which = jnp.searchsorted(jnp.asarray(first[1:]), index, side="right")
         which = which.astype(jnp.int32)
         columns = jnp.asarray([columns for _, columns in self.grids(shape)])[which]
@@ -74,12 +75,12 @@ class Cells(NamedTuple):
         corner = (cell.astype(side.dtype) + 0.5) * side - self.crop_px / 2
         return which, jnp.floor(corner + 0.5).astype(jnp.int32)
 
-    def on_finest(
+    def attention_on_finest(
         self, attention: Float[Array, "b k"], mask: Bool[Array, "b y x"]
     ) -> Float[Array, "b m y x"]:
-        """Attention at each magnification, shared among the finest cells that count."""
+        """Attention at each magnification, divided among the masked finest cells."""
         shape, parts = mask.shape[1:], []
-        edges = np.cumsum(self.sizes(shape))[:-1]
+        edges = np.cumsum(self.cell_counts(shape))[:-1]
         for part, grid, ratio in zip(
             jnp.split(attention, edges, 1), self.grids(shape), self.ratios, strict=True
         ):
@@ -93,7 +94,7 @@ class Cells(NamedTuple):
         return jnp.stack(parts, 1)
 
 
-def gather(
+def gather_crops(
     planes: Sequence[UInt8[Array, "_ _ 3"]],
     background: UInt8[Array, "3"],
     which: Int[Array, " n"],
@@ -107,8 +108,8 @@ def gather(
 
     Args:
         planes: the whole slide at each mpp.
-        background: of what lies outside.
-        which: plane of each crop.
+        background: colour outside the slide.
+        which: index of each crop's plane.
         yx: its corner, in pixels of that plane.
         crop_px: side of a crop.
     """
@@ -136,14 +137,14 @@ def map_in_chunks(
 ) -> Float[Array, "b n d"]:
     """Encodes crops at the memory of one chunk; the way back encodes them again.
 
-    A chunk takes as many crops of every slide: slides may lie on several devices, and a
-    loop over what is split among them would add up gradients wrongly.
+    A chunk takes equally many crops of every slide: slides may lie on several devices,
+    and a loop over what is split among them would add up gradients wrongly.
 
     Args:
-        encode: crops [m s s 3] -> features [m d], of each crop by itself.
-        crops: to encode.
-        chunk: how many at a time, one of each slide at least; None for all, kept for
-            the way back.
+        encode: crops [m s s 3] -> features [m d], crop by crop.
+        crops: crops of slides.
+        chunk: crops at a time, at least one of each slide; None for all, whose
+            activations are kept.
     """
     b, n = crops.shape[:2]
 

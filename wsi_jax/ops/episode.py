@@ -134,17 +134,32 @@ def play(
     """
     if rules.freeze or not rules.once:
         raise ValueError(f"{rules}: only ops.zoom_env.play_steps follows them")
-    z, v, mask = slides.z, slides.v, slides.mask
-    shape = len(z), episodes, z.shape[1]
+    shape = len(slides.z), episodes, slides.z.shape[1]
+    zoom = _zoom(slides, updater, act, rules, steps, chunk)
+
+    def one(carry, step):
+        logits, episode = carry
+        allowed = slides.mask[:, None] & (episode.zoom_step == steps)
+        log_p = jax.vmap(jax.vmap(log_attention))(logits, allowed)
+        action = choose(step, log_p)
+        return zoom(step, action, allowed, logits, episode), action
+
+    never = jnp.full(shape, steps, jnp.int32)
+    every = lambda a: jnp.broadcast_to(a[:, None], (*shape[:2], *a.shape[1:]))
+    start = Episode(None, jnp.zeros_like(every(slides.z)), never, never)
+    count = jnp.arange(steps, dtype=jnp.int32)
+    (_, episode), actions = lax.scan(one, (every(act(slides.z)), start), count)
+    return episode._replace(actions=jnp.moveaxis(actions, 0, -1))
+
+
+def _zoom(slides, updater, act, rules, steps, chunk):
+    """A function that zooms into one tile of each episode; see `play`."""
+    z, v = slides.z, slides.v
     units, row_terms = unit_rows(z), updater.row_terms(z)
     tiles = jnp.arange(z.shape[1])[None, None]
     take = jax.vmap(lambda rows, action: rows[action])
 
-    def one(carry, step):
-        logits, episode = carry
-        allowed = mask[:, None] & (episode.zoom_step == steps)
-        log_p = jax.vmap(jax.vmap(log_attention))(logits, allowed)
-        action = choose(step, log_p)
+    def zoom(step, action, allowed, logits, episode):
         was_estimated = jax.vmap(take)(episode.estimate_step, action) < steps
         estimate = jax.vmap(take)(episode.estimated, action)
         row = jnp.where(was_estimated[..., None], estimate, take(z, action))
@@ -159,19 +174,13 @@ def play(
         rows, logits = _update_rows(
             changed, episode.estimated, logits, terms, updater, act, chunk
         )
-        episode = episode._replace(
+        return logits, episode._replace(
             estimated=rows,
             estimate_step=jnp.where(changed, step, episode.estimate_step),
             zoom_step=jnp.where(chosen, step, episode.zoom_step),
         )
-        return (logits, episode), action
 
-    never = jnp.full(shape, steps, jnp.int32)
-    every = lambda a: jnp.broadcast_to(a[:, None], (*shape[:2], *a.shape[1:]))
-    start = Episode(None, jnp.zeros_like(every(z)), never, never)
-    count = jnp.arange(steps, dtype=jnp.int32)
-    (_, episode), actions = lax.scan(one, (every(act(z)), start), count)
-    return episode._replace(actions=jnp.moveaxis(actions, 0, -1))
+    return zoom
 
 
 def _update_rows(changed, rows, logits, terms, updater, act, chunk):

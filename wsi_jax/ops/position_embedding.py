@@ -1,12 +1,14 @@
-"""Where a patch is: learned positions on another grid, and rotary ones."""
+"""Position embeddings of patches: learned ones on another grid, and rotary ones."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def resize(grid: Float[Array, "h w d"], y: int, x: int) -> Float[Array, "y x d"]:
-    """Learned positions on a grid of y by x patches; on their own grid unchanged.
+def resize_positions(
+    grid: Float[Array, "h w d"], y: int, x: int
+) -> Float[Array, "y x d"]:
+    """Resizes learned positions to a grid of y by x patches.
 
     Bicubic (Keys 1981, a = -1/2) and antialiased where the grid shrinks: timm's choice,
     PyTorch's `interpolate(mode="bicubic", antialias=True)`. DINOv2's own code does not
@@ -17,8 +19,8 @@ def resize(grid: Float[Array, "h w d"], y: int, x: int) -> Float[Array, "y x d"]
     return jax.image.resize(grid, (y, x, grid.shape[2]), "cubic", antialias=True)
 
 
-def angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "n d_2"]:
-    """Angles by which the patches of a grid rotate queries and keys, row by row.
+def rotary_angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "n d_2"]:
+    """Rotary angles of the patches of a grid, row by row.
 
     As in DINOv3 (Siméoni et al. 2025): the centres of the patches, in [-1, 1] along
     either side, times 2 pi over periods that are geometric from 1 towards `base`. The
@@ -39,13 +41,13 @@ def angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "n d_2"]
     return 2 * jnp.pi * turns.reshape(y * x, -1)
 
 
-def rotate(
+def apply_rotary(
     tokens: Float[Array, "b t h d"], angles: Float[Array, "n d_2"]
 ) -> Float[Array, "b t h d"]:
-    """Rotates the last n tokens by their angles; those before them stay.
+    """Rotates the last n tokens by their rotary angles; those before them stay.
 
-    Number i of a head turns with number i + d / 2 (Su et al. 2021, eq. 34, in halves).
-    At least in float32.
+    Channel i of a head is paired with channel i + d / 2 (Su et al. 2021, eq. 34, in
+    halves). At least in float32.
     """
     prefix = tokens.shape[1] - angles.shape[0]
     wide = tokens[:, prefix:].astype(jnp.promote_types(tokens.dtype, jnp.float32))

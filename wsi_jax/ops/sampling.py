@@ -1,4 +1,4 @@
-"""Attention over more cells than can be read: which to read, and what they stand for.
+"""Sampling of cells by their attention, and estimates of features from the sample.
 
 Of one slide: `K` cells of all magnifications, in C order of (magnification, row,
 column), of which `n` are drawn. Callers vmap over slides.
@@ -18,13 +18,13 @@ from wsi_jax.ops.attention_weights import masked_softmax
 
 
 class Estimator(enum.Enum):
-    """How the expectation of the features under the attention is estimated.
+    """Estimator of the expected features under the attention.
 
     ordered: drawn without replacement; unbiased (Des Raj 1956).
     ht_norm: drawn without replacement, softmax over the drawn with their inclusion
         probabilities divided out (Kool et al. 2019); biased by O(1/n), least variance.
     with_replacement: drawn independently; unbiased (Katharopoulos & Fleuret 2019).
-    full: every cell is taken; the expectation itself.
+    full: every cell; the expectation itself.
     """
 
     ordered = "ordered"
@@ -33,16 +33,16 @@ class Estimator(enum.Enum):
     full = "full"
 
 
-class Drawn(NamedTuple):
-    """Cells drawn from an attention, and that attention as it was then; constants.
+class CellSample(NamedTuple):
+    """Cells drawn from an attention, and the attention at that time; constants.
 
     Attributes:
         index: [n], cells in the order drawn; 0 behind the mask.
-        log_a: [n], their log-probability; like all that follows, 0 behind the mask.
-        left: [n], the attention not yet drawn before each; without replacement only.
+        log_a: [n], their log-attention; like all that follows, 0 behind the mask.
+        left: [n], the attention not yet drawn before each, without replacement.
         log_q: [n], log of the inclusion probability; 0 with replacement.
         mask: [n], False behind the last valid cell.
-        exact: whether every valid cell is among them.
+        exact: whether every valid cell was drawn.
     """
 
     index: Int32[Array, " n"]
@@ -58,7 +58,7 @@ def log_attention(
 ) -> Float[Array, " K"]:
     """Log softmax over the unmasked, at least in float32; -inf where masked.
 
-    Masked cells have no effect and exactly no gradient, whatever their logits.
+    Masked cells have no effect and no gradient, whatever their logits.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     top = lax.stop_gradient(jnp.where(mask, logits, -jnp.inf).max())
@@ -67,46 +67,46 @@ def log_attention(
     return jnp.where(mask, shifted - jnp.log(jnp.where(total > 0, total, 1)), -jnp.inf)
 
 
-def draw(
+def draw_cells(
     key: Key[Array, ""], log_a: Float[Array, " K"], n: int, estimator: Estimator
-) -> Drawn:
-    """Draws the cells that `estimator` needs; `full` takes them all, whatever `n`.
+) -> CellSample:
+    """Draws n cells by their attention, as `estimator` needs them; `full` takes all.
 
     Without replacement by Gumbel-top-k: the n greatest of log a + Gumbel noise, in
     descending order, are n draws one after the other (Kool et al. 2019). Where no more
     than n cells are valid, each of them comes once and the rest is masked.
 
     Args:
-        key: of this slide.
-        log_a: from `log_attention`.
-        n: cells drawn.
-        estimator: for which `weights` will be asked.
+        key: key of this slide.
+        log_a: log-attention, by `log_attention`.
+        n: number of cells drawn.
+        estimator: the estimator for `sample_weights`.
     """
     log_a = lax.stop_gradient(log_a)
     if estimator is Estimator.full:
         cells = jnp.arange(len(log_a), dtype=jnp.int32)
-        return drawn_at(log_a, cells, -jnp.inf)._replace(index=cells)
+        return sample_of(log_a, cells, -jnp.inf)._replace(index=cells)
     log_a = jnp.pad(log_a, (0, max(0, n + 1 - len(log_a))), constant_values=-jnp.inf)
     # The low mode's Gumbel noise has 23 bits: it ends at 16, and many cells tie.
     if estimator is Estimator.with_replacement:
         once = lax.top_k(log_a, n)[1]
         again = jax.random.categorical(key, log_a, shape=(n,), mode="high")
         few = jnp.isfinite(log_a).sum() <= n
-        return drawn_at(log_a, jnp.where(few, once, again), -jnp.inf)
+        return sample_of(log_a, jnp.where(few, once, again), -jnp.inf)
     noise = jax.random.gumbel(key, log_a.shape, log_a.dtype, mode="high")
     perturbed, index = lax.top_k(log_a + noise, n + 1)
-    return drawn_at(log_a, index[:n], perturbed[n])
+    return sample_of(log_a, index[:n], perturbed[n])
 
 
-def drawn_at(
+def sample_of(
     log_a: Float[Array, " K"],
     index: Int[Array, " n"],
     kappa: Float[Array, ""] | float,
-) -> Drawn:
-    """What is drawn when the draw gives `index`.
+) -> CellSample:
+    """The sample that consists of the cells `index`.
 
     Args:
-        log_a: of all cells.
+        log_a: log-attention of all cells.
         index: cells in the order drawn, for Gumbel-top-k by descending perturbed
             log-probability; masked cells last.
         kappa: the greatest perturbed log-probability of the cells that were not drawn;
@@ -122,7 +122,7 @@ def drawn_at(
     left = jnp.where(mask, never + lax.cumsum(a, reverse=True), 0)
     # q = P(log a + Gumbel > kappa), given all other cells.
     log_q = jnp.log(-jnp.expm1(-jnp.exp(here - lax.stop_gradient(kappa))))
-    return Drawn(
+    return CellSample(
         index=jnp.where(mask, index, 0).astype(jnp.int32),
         log_a=here,
         left=left,
@@ -132,13 +132,13 @@ def drawn_at(
     )
 
 
-def weights(
-    log_a: Float[Array, " K"], drawn: Drawn, estimator: Estimator
+def sample_weights(
+    log_a: Float[Array, " K"], drawn: CellSample, estimator: Estimator
 ) -> Float[Array, " n"]:
-    """Weights of the drawn cells' features, whose sum estimates their expectation.
+    """Weights of the drawn cells, whose weighted features estimate the expectation.
 
-    Differentiated by log_a they estimate its gradient, with the same bias or none. What
-    decided the draw is constant: log_a may come from newer parameters than `drawn`.
+    Their derivative by log_a estimates the gradient, with the same bias or none. The
+    draw is constant: log_a may come from newer parameters than `drawn`.
     With r = a / a when drawn, and R the attention left before each:
 
         with_replacement  r_m / n                        (Katharopoulos & Fleuret 2019)
@@ -149,9 +149,9 @@ def weights(
     Katharopoulos & Fleuret's code, which is biased where attention is concentrated.
 
     Args:
-        log_a: of all cells, in the draw's order and with its mask.
-        drawn: by `draw`, for the same estimator.
-        estimator: of which the weights are.
+        log_a: log-attention of all cells, with the mask of the draw.
+        drawn: sample by `draw_cells`, for the same estimator.
+        estimator: the estimator.
     """
     n, mask = len(drawn.index), drawn.mask
     here = log_a[drawn.index]
@@ -177,10 +177,10 @@ def entropy(log_a: Float[Array, " K"]) -> Float[Array, ""]:
     return -jnp.where(there, jnp.exp(log_a) * log_a, 0).sum()
 
 
-def marginal(
+def attention_by_magnification(
     log_a: Float[Array, " K"], sizes: tuple[int, ...]
 ) -> Float[Array, " {len(sizes)}"]:
-    """Attention on each magnification, of which `sizes` are the cells, in order."""
+    """Total attention on each magnification, whose numbers of cells are `sizes`."""
     parts = jnp.split(jnp.exp(log_a), np.cumsum(sizes)[:-1])
     return jnp.stack([part.sum() for part in parts])
 
@@ -199,10 +199,10 @@ def perturbed_topk(
     the diagonal only. Nothing else has a gradient, nor have the scores at sigma = 0.
 
     Args:
-        scores: -inf where masked, which is never chosen and gets no gradient.
-        noise: standard normal.
-        k: indicators, in the order of their cells, not of their scores.
-        sigma: of the noise.
+        scores: scores; -inf where masked, which is never chosen and gets no gradient.
+        noise: standard normal samples.
+        k: number of indicators, in the order of their cells, not of their scores.
+        sigma: standard deviation of the noise.
     """
     return _perturbed_topk(scores, noise, k, sigma)[0]
 

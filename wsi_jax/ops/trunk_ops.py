@@ -1,4 +1,4 @@
-"""The few operations that trunks are written against, and their dense form."""
+"""The operations on maps that trunks are built of, and their dense form."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,15 +14,15 @@ Map = Any
 
 
 class Ops(NamedTuple):
-    """All that a trunk does to maps, so that the same trunk runs dense or tile by tile.
+    """Operations of a trunk on maps, so that one trunk runs dense or tile by tile.
 
     Attributes:
         conv: (map, kernel [i j d/g e], stride, padding) -> map, zero-padded; in g
             groups of channels where the kernel has d/g of the map's d.
         max_pool: (map, size, stride, padding, ceil=False) -> map, padded with -inf;
             with `ceil` a last window that is only partly in the map counts too.
-        add: (map, map) -> map, of maps alike in shape.
-        each: (f, map) -> map, where f treats every position by itself.
+        add: (map, map) -> map, for maps of one shape.
+        each: (f, map) -> map, where f works position by position.
         whole: (f, map) -> map, where f needs the whole map at once.
     """
 
@@ -40,7 +40,7 @@ def max_pool(
     padding: int,
     ceil: bool = False,
 ) -> Float[Array, "b y x d"]:
-    """The largest of each window; padding never wins."""
+    """Maximum of each window; padding never wins."""
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
     more = [-(n + 2 * padding - size) % stride * ceil for n in x.shape[1:3]]
     edges = ((0, 0), *((padding, padding + m) for m in more), (0, 0))
@@ -48,7 +48,7 @@ def max_pool(
 
 
 def apply(f: Callable, x: Array) -> Array:
-    """f(x): a dense map holds every position."""
+    """f(x), for dense maps."""
     return f(x)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from wsi_jax.ops.augment import augment, blur, borrow
+from wsi_jax.ops.augment import augment_tiles, gaussian_blur, swap_coarse_structure
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -58,7 +58,7 @@ class Augment:
             detail_px: side below which structure is detail.
         """
         b = len(pixels)
-        shown = augment(
+        shown = augment_tiles(
             jax.random.split(key, b),
             pixels,
             crop_px=crop_px,
@@ -68,8 +68,8 @@ class Augment:
         which = jnp.zeros(b, bool)
         if self.borrow:
             which = jax.random.bernoulli(jax.random.fold_in(key, 1), self.borrow, b)
-            shown = borrow(shown, which, detail_px)
+            shown = swap_coarse_structure(shown, which, detail_px)
         if self.blur:
             sigma = jax.random.uniform(jax.random.fold_in(key, 2), (b,))
-            shown = blur(shown, self.blur * sigma)
+            shown = gaussian_blur(shown, self.blur * sigma)
         return shown, which

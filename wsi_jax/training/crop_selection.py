@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from wsi_jax.ops.crop_grid import Cells
+from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.compile import compile_phase
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Bag, Method, Prediction
@@ -44,7 +44,7 @@ class CropSelector(Protocol):
             say in it, and the same is drawn at any time.
     """
 
-    cells: Cells
+    cells: CropGrid
     ahead: bool
     carries: bool
 

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from wsi_jax.ops.crop_grid import Cells, gather
+from wsi_jax.ops.crop_grid import CropGrid, gather_crops
 from wsi_jax.training.crop_selection import CropSelector
 from wsi_jax.training.supervised import supervised
 from wsi_jax.training.tile_scorer import Learner, TileScorer, anywhere, counts
 from wsi_jax.types import Method
 
 
-def reading(cells: Cells) -> Callable:
+def reading(cells: CropGrid) -> Callable:
     """(batch, magnifications, corners) -> crops [b n s s 3] of slides on the device."""
 
     def read(batch, which, yx):
-        cut = lambda planes, background, which, yx: gather(
+        cut = lambda planes, background, which, yx: gather_crops(
             planes, background, which, yx, cells.crop_px
         )
         return jax.vmap(cut)(batch.x.planes, batch.x.background, which, yx)
@@ -81,7 +81,7 @@ def sifting_resident(net: TileScorer, tx: optax.GradientTransformation) -> Metho
     read = reading(net.cells)
 
     def tiles(batch, index):
-        return read(batch, *net.cells.corners(index, batch.mask.shape[1:]))
+        return read(batch, *net.cells.crop_corners(index, batch.mask.shape[1:]))
 
     def most(batch, train):
         return net.most(batch.mask.shape[1:], train)

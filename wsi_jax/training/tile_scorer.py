@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wsi_jax.ops.crop_grid import Cells
+from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Prediction
 
@@ -53,7 +53,7 @@ class TileScorer(Protocol):
         chunk: tiles scored at a time.
     """
 
-    cells: Cells
+    cells: CropGrid
     renew: int
     chunk: int
 
