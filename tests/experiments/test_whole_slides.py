@@ -35,7 +35,7 @@ def whole(tiny):
             pool=4,
             width=8,
             attention=4,
-            augment=Augment(share=0.0),
+            augment=Augment(probability=0.0),
         )
         made.train.batch, made.train.class_weights = 2, False
         made.train.steps, made.train.validate_every = 12, 6
@@ -125,8 +125,8 @@ def test_features_have_no_saliency(finished, manifest, tmp_path):
             r"config\.method\.pool=0: 1 or more",
         ),
         (
-            lambda c: setattr(c.method.augment, "share", 3.0),
-            r"config\.method\.augment\.share=3: a share, 0 to 1",
+            lambda c: setattr(c.method.augment, "probability", 3.0),
+            r"config\.method\.augment\.probability=3\.0: from 0 to 1",
         ),
         (
             lambda c: (

@@ -52,7 +52,7 @@ IMAGES = {
         pool=4,
         width=4,
         attention=3,
-        augment=Lenses(turn=False, share=0.0),
+        augment=Lenses(turn=False, probability=0.0),
     )
 }
 TILES = {

@@ -148,7 +148,7 @@ def test_staged_learns_and_goes_on_as_if_never_stopped(tmp_path):
     x = bag.x.copy()
     x[1, 16:32, 16:32] = (255, 0, 0)
     batch = shown(bag._replace(x=x))
-    (stage,) = config(augment=Augment(share=0.0)).stages(TASK, optax.adam(3e-2))
+    (stage,) = config(augment=Augment(probability=0.0)).stages(TASK, optax.adam(3e-2))
     method = stage.method
 
     def steps(state, count):

@@ -42,7 +42,7 @@ def test_it_tells_geometry_work_and_memory(made):
     assert "tiles of 256 px: 96 of 8 x 12 on the slide that takes most" in text
     assert "FLOPs" in text
     assert "frozen" not in text
-    assert "frozen for the first 7 steps" in told(made, frozen=7)
+    assert "frozen for the first 7 steps" in told(made, frozen_steps=7)
     assert 1e8 < device_bytes() < 1e14
 
 

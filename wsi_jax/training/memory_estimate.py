@@ -1,4 +1,4 @@
-"""What a streamed step will take, told before it begins, and whether it fits."""
+"""Memory of a streamed step, estimated before it begins, and whether it fits."""
 
 import os
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class TileError(ValueError):
 
 
 class Memory(NamedTuple):
-    """Bytes that a step takes of the device.
+    """Bytes of the device that a step takes.
 
     Attributes:
-        tile: temporaries of one tile on its way back, compiled.
+        tile: temporaries of one tile in the backward pass, compiled.
         seams: what tiles leave to their neighbours, and the map.
-        params: with their gradient and moments.
+        params: parameters, their gradient and moments.
     """
 
     tile: int
@@ -43,24 +43,24 @@ def memory_estimate(
     replan: Callable[[tuple[int, int]], StreamPlan],
     params: Any,
     flag: str,
-    frozen: int = 0,
+    frozen_steps: int = 0,
     room: int | None = None,
 ) -> str:
-    """Geometry, work and memory of a step on a slide, in words.
+    """Geometry, work and memory of a step on a slide, as text.
 
     Args:
-        phases: for the plan of the route.
-        route: through the slide of which most is computed.
-        replan: the plan for tiles of another shape.
-        params: of the net, or their shapes.
-        flag: where the net's config is.
-        frozen: steps in which nothing goes back.
+        phases: phases for the route's plan.
+        route: the slide of which most is computed.
+        replan: (tile_px) -> the plan for tiles of another shape.
+        params: parameters of the net, or their shapes.
+        flag: flag of the net's config.
+        frozen_steps: steps without a backward pass.
         room: bytes of the device; None to ask it.
 
     Raises:
         TileError: the device has too little memory for it.
     """
-    plan, size_px, count = route.plan, route.size_px, int(route.here().sum())
+    plan, size_px, count = route.plan, route.size_px, int(route.computed().sum())
     memory = _memory(route, plan, params, temporaries(phases))
     room = device_bytes() if room is None else room
     if room and memory.total > room:
@@ -76,18 +76,18 @@ def memory_estimate(
         f"{_gb(memory.total)} ({_parts(memory)})"
         + (f" of {_gb(room)}" if room else ""),
     ]
-    if frozen:
-        lines.append(f"the trunk is frozen for the first {frozen:,} steps")
+    if frozen_steps:
+        lines.append(f"the trunk is frozen for the first {frozen_steps:,} steps")
     return "\n".join(lines)
 
 
 def temporaries(phases: Phases) -> int:
-    """Bytes that XLA sets aside for one tile on its way back."""
+    """Bytes that XLA sets aside for one tile in the backward pass."""
     return phases.backward.memory_analysis().temp_size_in_bytes
 
 
 def device_bytes() -> int | None:
-    """Memory of the first device, of a CPU the machine's; None where nobody tells."""
+    """Memory of the first device, of a CPU the machine's; None where unknown."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -98,38 +98,40 @@ def device_bytes() -> int | None:
 
 
 def _memory(route, plan, params, tile):
-    """With tiles of `plan`; the share of them that is computed is the route's."""
+    """Memory with tiles of `plan`, of which the route's share is computed."""
     sizes = [np.prod(np.shape(a)) * a.dtype.itemsize for a in jax.tree.leaves(params)]
     every = plan.tiles(route.size_px)
     out = plan.out.size * plan.out.dtype.itemsize * int(np.prod(every))
     kept = out + (0 if route.offload else plan.seam_bytes(route.size_px))
-    return Memory(int(tile), int(kept * route.here().mean()), COPIES * int(sum(sizes)))
+    return Memory(
+        int(tile), int(kept * route.computed().mean()), COPIES * int(sum(sizes))
+    )
 
 
 def _too_large(memory, route, replan, params, flag, room):
-    """Names the largest tile that fits: temporaries go with its area, seams are known.
+    """The error, with the largest tile that fits: temporaries grow with its area.
 
     Smaller tiles have smaller temporaries and more seams: the mend may lie either way.
     """
     (y, x), plan = route.size_px, route.plan
     side, stride = max(plan.tile_px), plan.field.stride
-    said = (
+    message = (
         f"{flag}.tile_px={side} takes about {_gb(memory.total)} ({_parts(memory)}) on "
         f"a slide of {y:,} x {x:,} px; the device has {_gb(room)}"
     )
     sides = {max(int(side * 2**k) // stride, 1) * stride for k in range(-8, 5)}
-    found = {}
+    totals = {}
     for other in sorted(sides - {side}, reverse=True):
         tile = memory.tile * (other / side) ** 2
         again = _memory(route, replan((other, other)), params, tile)
-        found[other] = again.total
-        if found[other] <= room:
-            return f"{said}. Set {flag}.tile_px={other}: about {_gb(found[other])}"
+        totals[other] = again.total
+        if totals[other] <= room:
+            return f"{message}. Set {flag}.tile_px={other}: about {_gb(totals[other])}"
     mends = [f"compute in bfloat16 ({flag}.trunk.dtype=bfloat16)"]
     if not route.offload:
         mends.insert(0, f"keep the seams in host memory ({flag}.offload=True)")
     return (
-        f"{said}, and no tile fits: {_gb(min(found.values()))} at least; "
+        f"{message}, and no tile fits: {_gb(min(totals.values()))} at least; "
         f"{', '.join(mends)}, or read the slides at a coarser --config.grid.mpp"
     )
 

@@ -1,7 +1,7 @@
 """A net over a slide of any size, tile by tile from the host, and back for gradients.
 
 The other driver of `ops.streaming`: pixels come from a reader and the slide is never in
-memory. Between the way there and the way back only the seams are kept, and the map.
+memory. Between the forward and the backward pass only seams and the map are kept.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,15 +22,15 @@ Read = Callable[[Iterable[tuple[int, int]]], Iterator[np.ndarray]]
 
 
 class Route(NamedTuple):
-    """Which slide, and which way through it.
+    """The tiles of a slide that a pass computes.
 
     Attributes:
-        plan: for tiles of the shape that `read` gives.
+        plan: plan for tiles of the shape that `read` gives.
         size_px: (height, width) of the slide.
-        read: gives tiles in order; reads ahead in it, to keep the device busy.
+        read: gives tiles in order; reads ahead, to keep the device busy.
         needed: which tiles to compute (`StreamPlan.tiles_for_cells`,
             `StreamPlan.tiles_on_tissue`); None for all.
-        tissue: beyond which windows find zeros, for phases compiled so.
+        tissue: tissue beyond which windows read zeros, for phases compiled so.
         offload: keep the seams of finished rows in host memory.
     """
 
@@ -41,18 +41,28 @@ class Route(NamedTuple):
     tissue: TissueMask | None = None
     offload: bool = False
 
-    def here(self) -> Bool[np.ndarray, "rows columns"]:
+    def computed(self) -> Bool[np.ndarray, "rows columns"]:
         """The tiles to compute."""
         every = np.ones(self.plan.tiles(self.size_px), bool)
         return every if self.needed is None else every & np.asarray(self.needed)
 
+    def tile_args(self, at: tuple[int, int]) -> tuple:
+        """Size of the slide and index of a tile, which nothing is compiled for."""
+        return tuple(map(np.int32, self.size_px)), tuple(map(np.int32, at))
+
+    def tissue_at(self, at: tuple[int, int]) -> TissueMask | None:
+        """The tissue of a tile."""
+        return (
+            None if self.tissue is None else self.plan.tissue_for_tile(self.tissue, at)
+        )
+
 
 class ForwardPass(NamedTuple):
-    """What is kept on the way there.
+    """What a forward pass keeps.
 
     Attributes:
         cells: the map, in host memory; zeros where no tile was computed.
-        seams: of each tile that was computed, what its neighbours had left to it.
+        seams: for each computed tile, what its neighbours left to it.
     """
 
     cells: Float[np.ndarray, "b y x d"]
@@ -65,27 +75,28 @@ def forward_pass(
     """The map of a slide.
 
     Args:
-        phases: compiled for the plan of the route.
-        params: of the net.
-        route: through the slide.
-        keep: the seams, for the way back.
+        phases: compiled for the route's plan.
+        params: parameters of the net.
+        route: the tiles.
+        keep: keep the seams, for the backward pass.
     """
-    plan, here = route.plan, route.here()
-    down, across = here.shape
-    tiles = iter(route.read(_order(here)))
-    blank = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
-    edges = plan.edge_buffers(0), plan.edge_buffers(1)
-    above, found, seams = [edges[0]] * across, {}, {}
+    plan, computed = route.plan, route.computed()
+    down, across = computed.shape
+    tiles = iter(route.read(_order(computed)))
+    no_rows, no_columns = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
+    above, first_columns = [plan.edge_buffers(0)] * across, plan.edge_buffers(1)
+    seams, grid = {}, np.zeros((down, across, *plan.out.shape), plan.out.dtype)
+    blocks = {}
     for r in range(down):
-        below, columns = [], edges[1]
+        below, columns = [], first_columns
         for c in range(across):
-            rows, left = blank
-            if here[r, c]:
+            rows, left = no_rows, no_columns
+            if computed[r, c]:
                 if keep:
                     seams[r, c] = above[c], columns
-                rows, left, found[r, c] = phases.forward(
-                    params, *_where(route, (r, c)), above[c], columns,
-                    *_what(route, (r, c), next(tiles)),
+                rows, left, blocks[r, c] = phases.forward(
+                    params, *route.tile_args((r, c)), above[c], columns, next(tiles),
+                    route.tissue_at((r, c)),
                 )  # fmt: skip
             below.append(rows)
             columns = left
@@ -93,8 +104,7 @@ def forward_pass(
         if route.offload:
             row = {at: seams[at] for at in seams if at[0] == r}
             seams |= jax.device_get(row)
-    grid = np.zeros((down, across, *plan.out.shape), plan.out.dtype)
-    for at, block in found.items():
+    for at, block in blocks.items():
         grid[at] = block
     return ForwardPass(join_tiles(grid, plan.lag, plan.cells(route.size_px)), seams)
 
@@ -103,7 +113,7 @@ def backward_pass(
     phases: Phases,
     params: Any,
     route: Route,
-    walked: ForwardPass,
+    passed: ForwardPass,
     cotangent: Float[np.ndarray, "b y x d"],
     grads: Any = None,
 ) -> Any:
@@ -113,14 +123,14 @@ def backward_pass(
         phases: as in `forward_pass`.
         params: as in `forward_pass`.
         route: as in `forward_pass`; its reader is asked for the tiles backwards.
-        walked: what `forward_pass` kept.
-        cotangent: of `walked.cells`.
-        grads: to which the gradient is added; donated. None for zeros.
+        passed: the forward pass, with its seams.
+        cotangent: gradient of `passed.cells`.
+        grads: the gradient is added to it; donated. None for zeros.
     """
     grads = jax.tree.map(jnp.zeros_like, params) if grads is None else grads
-    way = _backwards(phases.backward, grads, params, route, walked, cotangent)
-    for _, found in way:
-        grads = found
+    passes = _backwards(phases.backward, grads, params, route, passed, cotangent)
+    for _, result in passes:
+        grads = result
     return grads
 
 
@@ -128,51 +138,51 @@ def pixel_gradients(
     phases: Phases,
     params: Any,
     route: Route,
-    walked: ForwardPass,
+    passed: ForwardPass,
     cotangent: Float[np.ndarray, "b y x d"],
 ) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "b h w 3"]]]:
     """The gradient of the pixels, tile by tile, the last tile first.
 
     Args:
-        phases: as in `forward_pass`.
-        params: as in `forward_pass`.
+        phases: as in `backward_pass`.
+        params: as in `backward_pass`.
         route: as in `backward_pass`.
-        walked: what `forward_pass` kept.
-        cotangent: of `walked.cells`.
+        passed: as in `backward_pass`.
+        cotangent: as in `backward_pass`.
     """
     pixels = jnp.zeros(route.plan.tile.shape, phases.wide)
-    way = _backwards(phases.to_pixels, pixels, params, route, walked, cotangent)
-    for at, pixels in way:
+    tiles = _backwards(phases.to_pixels, pixels, params, route, passed, cotangent)
+    for at, pixels in tiles:
         yield at, np.array(pixels)  # a copy: the next tile takes the place of this
 
 
-def _backwards(phase, grads, params, route, walked, cotangent):
+def _backwards(phase, grads, params, route, passed, cotangent):
     """Each tile's index, the last first, and the gradients once it is done."""
     plan, (down, across) = route.plan, route.plan.tiles(route.size_px)
     blocks = _blocks(plan, (down, across), np.asarray(cotangent, plan.out.dtype))
-    here = np.zeros((down, across), bool)
-    for at in walked.seams:
-        here[at] = True
-    tiles = iter(route.read(_order(here)[::-1]))
+    computed = np.zeros((down, across), bool)
+    for at in passed.seams:
+        computed[at] = True
+    tiles = iter(route.read(_order(computed)[::-1]))
     no_rows, no_columns = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
     below = [no_rows] * across
     for r in reversed(range(down)):
         above, columns = [no_rows] * across, no_columns
         for c in reversed(range(across)):
-            if not here[r, c]:
+            if not computed[r, c]:
                 columns = no_columns
                 continue
             ends = below[c], columns, blocks[r, c]
             grads, above[c], columns = phase(
-                grads, ends, params, *_where(route, (r, c)), *walked.seams[r, c],
-                *_what(route, (r, c), next(tiles)),
+                grads, ends, params, *route.tile_args((r, c)), *passed.seams[r, c],
+                next(tiles), route.tissue_at((r, c)),
             )  # fmt: skip
             yield (r, c), grads
         below = above
 
 
 def _blocks(plan, count, cells):
-    """The cells of each tile: `join_tiles`, backwards."""
+    """The cells of each tile: the inverse of `join_tiles`."""
     b, y, x, d = cells.shape
     _, h, w, _ = plan.out.shape
     whole = np.zeros((b, count[0] * h, count[1] * w, d), cells.dtype)
@@ -181,17 +191,5 @@ def _blocks(plan, count, cells):
     return np.ascontiguousarray(whole.transpose(1, 3, 0, 2, 4, 5))
 
 
-def _order(here):
-    return [(int(r), int(c)) for r, c in np.argwhere(here)]
-
-
-def _where(route, at):
-    """Of the slide and of the tile, as numbers that nothing is compiled for."""
-    return tuple(map(np.int32, route.size_px)), tuple(map(np.int32, at))
-
-
-def _what(route, at, tile):
-    """The pixels of a tile, and its tissue."""
-    return tile, None if route.tissue is None else route.plan.tissue_for_tile(
-        route.tissue, at
-    )
+def _order(computed):
+    return [(int(r), int(c)) for r, c in np.argwhere(computed)]
