@@ -26,7 +26,8 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.run.config import Manifest
-from wsi_jax.run.extract import Ready, extract
+from wsi_jax.run.extract import Extractor, extract, find_tiles
+from wsi_jax.run.progress import silent
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid import write_pyramid
@@ -61,47 +62,34 @@ def tiling(mpp: float, size_px: int, quick: bool) -> Tiling:
     return Tiling(grid=Grid(mpp=mpp, size_px=size_px), encoder=encoder)
 
 
-class Silent:
-    """No progress bar."""
-
-    def __init__(self, what: str, total: int):
-        del what, total
-
-    def __enter__(self):
-        return lambda *args, **kwargs: None
-
-    def __exit__(self, *error):
-        del error
-
-
-def seconds_of_batch(ready: Ready, batch: int) -> float:
+def seconds_of_batch(extractor: Extractor, batch: int) -> float:
     """The least of some times that one batch takes whose pixels are on the device."""
-    side = ready.tiling.tiles.size_px
+    side = extractor.tiling.tiles.size_px
     pixels = np.random.default_rng(0).integers(0, 255, (batch, side, side, 3), np.uint8)
-    pixels, seconds = split(pixels, ready.mesh), []
+    pixels, seconds = split(pixels, extractor.encoder.mesh), []
     for _ in range(1 + TIMED):
         began = time.perf_counter()
-        jax.block_until_ready(ready.apply(ready.params, pixels))
+        jax.block_until_ready(extractor.encoder(pixels))
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
 
 
-def row(rows: list[Row], ready: Ready, threads: int, batch: int) -> dict:
+def row(rows: list[Row], extractor: Extractor, threads: int, batch: int) -> dict:
     """All slides once, into a folder that is thrown away."""
-    alone, meter = seconds_of_batch(ready, batch), Meter()
+    alone, meter = seconds_of_batch(extractor, batch), Meter()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        slides = extract(
-            rows, ready, pathlib.Path(folder), batch=batch,
-            reading=Reading(threads=threads), meter=meter, progress=Silent,
-        )  # fmt: skip
+        options = {"reading": Reading(threads=threads), "meter": meter}
+        options |= {"progress": silent}
+        records = find_tiles(rows, extractor.tiling, "encoded", **options)
+        extract(records, extractor, pathlib.Path(folder), batch=batch, **options)
         wall_s = time.perf_counter() - began
     spent = meter.as_dict()
     tiling_s = spent["span.tiling.wall_s"]
-    tiles = sum(one["tiles"] for one in slides if one["status"] == "encoded")
+    tiles = sum(record.tiles for record in records if not record.refusal)
     busy_s = min(-(-tiles // batch) * alone, wall_s - tiling_s)
     return {
-        "encoder": ready.tiling.encoder.name,
+        "encoder": extractor.tiling.encoder.name,
         "threads": threads,
         "batch": batch,
         "slides": spent["slides"],
@@ -127,10 +115,11 @@ def main() -> None:
         if not chosen.slides:
             write_slides(pathlib.Path(folder), SLIDES // 4 if chosen.quick else SLIDES)
         slides = Manifest(manifest=chosen.slides or folder).slides()
-        ready = Ready(tiling(chosen.mpp, chosen.size_px, chosen.quick), make_mesh())
-        row(slides[:1], ready, THREADS[0], BATCHES[0])  # imports and compiles
+        chosen_tiling = tiling(chosen.mpp, chosen.size_px, chosen.quick)
+        extractor = Extractor(chosen_tiling, make_mesh())
+        row(slides[:1], extractor, THREADS[0], BATCHES[0])  # imports and compiles
         pairs = itertools.product(THREADS[1:2] if chosen.quick else THREADS, BATCHES)
-        rows = [row(slides, ready, *pair) for pair in pairs]
+        rows = [row(slides, extractor, *pair) for pair in pairs]
     record.write(chosen.out, rows)
     print(record.table(rows))
 

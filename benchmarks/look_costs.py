@@ -19,8 +19,8 @@ from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.provenance import cores
-from wsi_jax.run import extract as extraction
 from wsi_jax.run.config import Experiment
+from wsi_jax.run.extract import find_tiles
 from wsi_jax.run.inputs import CropInput
 from wsi_jax.run.progress import progress
 from wsi_jax.training.compile import compile_method, make_mesh
@@ -75,11 +75,12 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     meter, config = Meter(), timed(config)
     whole = min(batches, len(part.rows) // BATCH)
     part = part._replace(rows=part.rows[: BATCH * whole])
-    slides = extraction.look(
-        part.rows, config.tiling(), reading=config.reading, meter=meter,
+    records = find_tiles(
+        part.rows, config.tiling(), "streamed", reading=config.reading, meter=meter,
         progress=progress,
     )  # fmt: skip
     mesh = make_mesh(jax.devices()[:1])
+    slides = [record.slide for record in records]
     source = CropInput.for_training(config, mesh, slides)
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.stages(Task(part.classes), tx)

@@ -33,13 +33,12 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.ops.zoom_env import horizon
-from wsi_jax.run.encode import encode
+from wsi_jax.run.encode import CompiledEncoder, encode
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
 from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.training.compile import (
-    compile_encoder,
     compile_method,
     compile_phase,
     make_mesh,
@@ -96,8 +95,7 @@ def exhaustive():
     """(slides) -> verdicts, of all children of all tiles."""
     mesh = make_mesh(jax.devices()[:1])
     stages, params = trained(1.0)
-    encoder = TILING.encoder.params()
-    apply = compile_encoder(TILING.encoder.make().apply, mesh)
+    encoder = CompiledEncoder(TILING.encoder, mesh)
     distil = compile_phase(stages[0].distil)
     method = compile_method(stages[-1].method, mesh)
     finer = dataclasses.replace(TILING.grid, mpp=TILING.grid.mpp / K)
@@ -110,8 +108,8 @@ def exhaustive():
             for s, yx in zip(slides, below, strict=True)
         ]
         encoded = encode(
-            sources, finer, apply, params=encoder, mesh=mesh, batch=BATCH,
-            reading=READING, meter=meter, counts=counts,
+            sources, finer, encoder, batch=BATCH, reading=READING, meter=meter,
+            counts=counts,
         )  # fmt: skip
         for one in encoded:
             high = one.x.astype(np.float16).reshape(1, -1, K * K, one.x.shape[-1])

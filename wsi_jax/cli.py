@@ -165,8 +165,8 @@ def extract_config(config: Experiment, name: str) -> None:
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
     with errors_in_one_line(folder):
-        slides = extract_features.run(config, folder)
-    extract_features.print_summary(slides, folder, config.max_refused)
+        records = extract_features.run(config, folder)
+    extract_features.print_summary(records, folder, config.max_refused)
 
 
 @contextlib.contextmanager

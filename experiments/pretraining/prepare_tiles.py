@@ -28,9 +28,11 @@ from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
-from wsi_jax.run import extract as extraction
-from wsi_jax.run.config import Manifest, RunError, write_csv
+from wsi_jax.run.checks import write_slides
+from wsi_jax.run.config import Manifest, RunError
+from wsi_jax.run.extract import find_tiles
 from wsi_jax.run.progress import progress
+from wsi_jax.run.slide_record import draw_tissue
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
@@ -73,12 +75,14 @@ def prepare(config: PrepareTiles) -> pathlib.Path:
         raise RunError(f"--config.data.folds={config.data.folds}: tiles have splits")
     cohort, out = config.data.cohort(), pathlib.Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    how = {"reading": config.reading, "meter": Meter(), "progress": progress}
-    tiling = Tiling(grid=config.grid, tissue=config.tissue)
-    found = extraction.look(cohort.rows, tiling, sheet=out / "tissue.png", **how)
-    usable = [s for s in found if not s.reason]
+    records = find_tiles(
+        cohort.rows, Tiling(grid=config.grid, tissue=config.tissue), "written",
+        reading=config.reading, meter=Meter(), progress=progress,
+    )  # fmt: skip
+    draw_tissue(records, out / "tissue.png")
+    usable = [record.slide for record in records if not record.refusal]
     if not usable:
-        raise RunError(f"no slide can be used; of the first: {found[0].reason}")
+        raise RunError(f"no slide can be used; of the first: {records[0].reason}")
     made_with = config_hash(
         config.encoding,
         cohort.classes,
@@ -93,17 +97,12 @@ def prepare(config: PrepareTiles) -> pathlib.Path:
             out, slides, cohort.classes, config.grid, encoding=config.encoding,
             made_with=made_with, reading=config.reading, advance=advance,
         )  # fmt: skip
-    lines = extraction.streamed(found)
-    for line in lines:
-        lost = reasons.get(line["slide_id"])
-        line["reason"] = "; ".join(
-            filter(None, (line["reason"], lost and f"tiles left out: {lost}"))
-        )
-        if line["status"] != "refused":
-            line["status"] = "written"
-        if line["reason"]:
-            print(f"{line['slide_id']}: {line['reason']}", file=sys.stderr)
-    write_csv(out / "slides.csv", lines)
+    for record in records:
+        if reason := reasons.get(record.slide_id):
+            record.note(f"tiles left out: {reason}")
+        if record.reason:
+            print(f"{record.slide_id}: {record.reason}", file=sys.stderr)
+    write_slides(out, records)
     return out
 
 

@@ -14,10 +14,12 @@ from wsi_jax.data.cohort import read_manifest
 from wsi_jax.evals.cost import WORK
 from wsi_jax.methods import mil
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.checks import learnt_stains, note_stains
+from wsi_jax.run.checks import note_stains, training_stains
 from wsi_jax.run.config import RunError
+from wsi_jax.run.slide_record import tiled_record
+from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError, open_slide
-from wsi_jax.slides.stain import Stain, stain_columns
+from wsi_jax.slides.stain import Stain
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.log import read_metrics
 
@@ -184,14 +186,12 @@ def test_test_slides_stained_like_no_training_slide_are_noted(manifest):
     stains = {row.slide_id: Stain(False, (0.3, 0.5, 0.2)) for row in cohort.rows}
     strange = next(row.slide_id for row in cohort.rows if row.split == "test")
     stains[strange] = Stain(False, (0.2, 0.36, 0.44))
-    slides = [
-        {"slide_id": name, "status": "encoded", "reason": "", "background": "bright"}
-        | stain_columns(stain)
-        for name, stain in stains.items()
+    records = [
+        tiled_record(TiledSlide(row, np.zeros((1, 2)), stain=stains[row.slide_id]), "")
+        for row in cohort.rows
     ]
-    learnt = learnt_stains(slides, cohort)
-    note_stains(slides, [cohort], [learnt])
-    noted = {s["slide_id"]: s["reason"] for s in slides if s["reason"]}
+    note_stains(records, [cohort], [training_stains(records, cohort)])
+    noted = {r.slide_id: r.reason for r in records if r.reason}
     assert list(noted) == [strange]
     assert "stained like no training slide" in noted[strange]
 

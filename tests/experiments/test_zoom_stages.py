@@ -22,7 +22,6 @@ from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError
-from wsi_jax.run.inputs.two_levels import both
 from wsi_jax.run.predictor import Card, Predictor
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.log import read_metrics
@@ -298,20 +297,6 @@ def test_what_cannot_be_is_refused_before_anything_is_read(
     with pytest.raises(ValueError, match=told):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_slide_is_refused_where_its_tiles_or_its_children_are():
-    line = {"slide_id": "a", "tiles": 3}
-    good = line | {"status": "encoded", "reason": ""}
-    noted = line | {"status": "encoded", "reason": "1 of 3 tiles unreadable"}
-    gone = line | {"status": "refused", "reason": "no file"}
-    finer = lambda one: one | {"tiles": 12}
-    low = [good, noted, gone, gone, good]
-    high = [finer(one) for one in (good, noted, gone, good, gone)]
-    found = both(low, high)
-    assert [one["tiles"] for one in found] == [3] * 5
-    assert found[:3] == [good, noted, gone]
-    assert found[3:] == [gone, gone]
 
 
 def test_a_slide_without_a_whole_tile_is_refused(config, tmp_path):

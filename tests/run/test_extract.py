@@ -1,4 +1,4 @@
-"""Features of the children of tiles are of the same tissue, seen finer."""
+"""Features of tiles and of their children, which are of the same tissue, finer."""
 
 import dataclasses
 import pathlib
@@ -17,6 +17,8 @@ from wsi_jax.data.two_level_bags import pair
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import extract as extraction
+from wsi_jax.run.extract import Extractor, find_tiles
+from wsi_jax.run.progress import silent
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid, level0
 from wsi_jax.slides.slide import open_slide
@@ -36,9 +38,9 @@ HIGH = dataclasses.replace(LOW, children=K)
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Two slides of two levels, pink grain on white, that OpenSlide opens."""
-    folder, made = tmp_path_factory.mktemp("slides"), []
+    folder, rows = tmp_path_factory.mktemp("slides"), []
     for name, mpp in (("a", 1.0), ("b", 0.5)):
-        rng = np.random.default_rng(len(made))
+        rng = np.random.default_rng(len(rows))
         h, w = round(800 / mpp), round(610 / mpp)
         pixels = np.full((h, w, 3), 244, np.uint8)
         stain = rng.integers(60, 200, (h // 2, w, 3))
@@ -58,64 +60,54 @@ def rows(tmp_path_factory):
                 )
         path = str(folder / f"{name}.tif")
         assert openslide.OpenSlide(path).level_count == 2
-        made.append(Row(name, path, "x", name, "train"))
-    return made
+        rows.append(Row(name, path, "x", name, "train"))
+    return rows
 
 
 def extract(rows, tiling, folder, **options):
     meter = Meter()
-    lines = extraction.extract(
-        rows,
-        extraction.Ready(tiling, make_mesh(jax.devices()[:1])),
-        folder,
-        batch=16,
-        reading=Reading(threads=2, **options),
-        meter=meter,
-        progress=_silent,
-    )
-    return lines, meter.as_dict()
-
-
-class _silent:
-    def __init__(self, what, total):
-        pass
-
-    def __enter__(self):
-        return lambda *args, **kwargs: None
-
-    def __exit__(self, *args):
-        pass
+    options = {"reading": Reading(threads=2, **options), "meter": meter}
+    options["progress"] = silent
+    extractor = Extractor(tiling, make_mesh(jax.devices()[:1]))
+    records = find_tiles(rows, tiling, "encoded", **options)
+    extraction.extract(records, extractor, folder, batch=16, **options)
+    return records, meter.as_dict()
 
 
 def test_children_of_a_tile_are_its_pixels_exactly(rows):
     """At their mpp: put together, one read of the tile's place at that."""
     for row in rows:
-        low, high = tile_slide(row, LOW), tile_slide(row, HIGH)
+        low = tile_slide(row, LOW)
+        high = HIGH.with_children(low)
         assert len(high.yx) == K * K * len(low.yx) > 0
         with open_slide(row.path) as slide:
             for tile, below in zip(low.yx, high.yx.reshape(-1, K, K, 2), strict=True):
                 read = lambda at, slide=slide: slide.read(at, SIDE, 1.0)
-                made = np.concatenate(
+                tiles = np.concatenate(
                     [np.concatenate([read(at) for at in line], 1) for line in below]
                 )
-                np.testing.assert_array_equal(made, slide.read(tile * K, K * SIDE, 1.0))
+                np.testing.assert_array_equal(
+                    tiles, slide.read(tile * K, K * SIDE, 1.0)
+                )
 
 
 def test_their_features_are_those_of_their_pixels(rows, tmp_path):
-    lines, cost = extract(rows, HIGH, tmp_path)
-    assert [line["status"] for line in lines] == ["encoded"] * 2
-    assert cost["tiles"] == sum(line["tiles"] for line in lines)
+    records, cost = extract(rows, HIGH, tmp_path)
+    assert [record.status for record in records] == ["encoded"] * 2
+    assert cost["tiles"] == K * K * sum(record.tiles for record in records)
     assert cost["slides"] == 0  # they are counted with their tiles
     apply = jax.jit(HIGH.encoder.make().apply)
-    for row in rows:
-        found = read_features(tmp_path / HIGH.folder() / f"{row.slide_id}.h5")
-        at = tile_slide(row, HIGH)
-        np.testing.assert_array_equal(found.yx, level0(at.yx, 1.0, at.mpp))
-        assert found.attrs["target_mpp"] == 1.0
-        with open_slide(row.path) as slide:
-            pixels = np.stack([slide.read(yx, SIDE, 1.0) for yx in at.yx[:16]])
-        wanted = apply(HIGH.encoder.params(), pixels)
-        np.testing.assert_allclose(found.x[:16], wanted, rtol=2e-3, atol=1e-3)
+    for record in records:
+        (path,) = record.features
+        assert path == tmp_path / HIGH.folder() / f"{record.slide_id}.h5"
+        features = read_features(path)
+        tiled = HIGH.with_children(record.slide)
+        np.testing.assert_array_equal(features.yx, level0(tiled.yx, 1.0, tiled.mpp))
+        assert features.attrs["target_mpp"] == 1.0
+        with open_slide(record.row.path) as slide:
+            pixels = np.stack([slide.read(yx, SIDE, 1.0) for yx in tiled.yx[:16]])
+        expected = apply(HIGH.encoder.params(), pixels)
+        np.testing.assert_allclose(features.x[:16], expected, rtol=2e-3, atol=1e-3)
 
 
 def test_both_tilings_stand_side_by_side_and_what_is_whole_stays(rows, tmp_path):
@@ -162,14 +154,15 @@ def test_children_that_cannot_be_read_are_noted(rows, tmp_path):
     row = dataclasses.replace(rows[0], path=str(tmp_path / "a.tif"))
     (low,), _ = extract([row], LOW, tmp_path)
     (high,), _ = extract([row], HIGH, tmp_path)
-    assert (low["status"], low["reason"]) == ("encoded", "")
-    assert high["status"] == "encoded"
-    assert f"4 of {high['tiles']} tiles unreadable: a: level 0" in high["reason"]
-    again, _ = extract([row], HIGH, tmp_path)
-    assert again == [high]
+    n = K * K * high.tiles
+    assert (low.status, low.reason) == ("encoded", "")
+    assert high.status == "encoded"
+    assert f"4 of {n} tiles unreadable: a: level 0" in high.reason
+    (again,), _ = extract([row], HIGH, tmp_path)
+    assert again.columns() == high.columns()
 
     files = [read_coords(tmp_path / t.folder() / "a.h5") for t in (LOW, HIGH)]
-    assert len(files[1].yx) == high["tiles"] - 4
+    assert len(files[1].yx) == n - 4
     kept, below = pair(*files, K)
     at = files[0].yx[kept]
     # The tile that was torn is within one of the grid, which is twice as wide.
@@ -181,5 +174,5 @@ def test_children_that_cannot_be_read_are_noted(rows, tmp_path):
 
     few = dataclasses.replace(row, slide_id="few")
     (refused,), _ = extract([few], HIGH, tmp_path, max_unreadable=0.001)
-    assert refused["status"] == "refused"
-    assert "max_unreadable" in refused["reason"]
+    assert refused.status == "refused"
+    assert "max_unreadable" in refused.reason

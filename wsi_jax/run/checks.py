@@ -1,4 +1,4 @@
-"""What stops a run before it costs anything: its batches, cohort and slides."""
+"""Checks that stop a run before it costs anything: batches, cohort and slides."""
 
 import dataclasses
 import pathlib
@@ -19,17 +19,18 @@ from wsi_jax.run.config import (
     write_csv,
     write_json,
 )
+from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import TiledSlide
-from wsi_jax.slides.stain import StainRange, stain_of, stain_range, unfamiliar
+from wsi_jax.slides.stain import StainRange, stain_range, unfamiliar
 from wsi_jax.types import Stage
 
 MANIFEST, SLIDES = "manifest.csv", "slides.json"
-# What of a slide decides how a run trains and judges.
+# Columns of the manifest that decide how a run trains and tests.
 DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
 
 
 def check_batches(config: Experiment, devices: int) -> None:
-    """Both batches divide among the devices: better said now than after extraction."""
+    """Checks that both batches divide among the devices, before any extraction."""
     if config.tilings():
         check_divides("encode_batch", config.encode_batch, devices)
     devices = config.input.devices(config.method, devices)
@@ -37,7 +38,7 @@ def check_batches(config: Experiment, devices: int) -> None:
 
 
 def check_divides(name: str, size: int, devices: int) -> None:
-    """A batch divides among the devices; `name` is its flag."""
+    """Checks that a batch divides among the devices; `name` is its flag."""
     if size < 1:
         raise RunError(f"--config.{name}={size}: at least 1")
     if size % devices:
@@ -48,7 +49,7 @@ def check_divides(name: str, size: int, devices: int) -> None:
 
 
 def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> None:
-    """What stages have of their own is as sound as what the run has."""
+    """Checks the batches of stages that have a training of their own."""
     for stage in stages:
         if not stage.overrides:
             continue
@@ -59,53 +60,62 @@ def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> No
             raise RunError(f"stage {stage.name!r}: {error}") from error
 
 
-def check_cohort(part: Cohort, seen: Sequence[str]) -> Lint:
-    """Lints a cohort to train, choose and test on; its encoder has `seen` these."""
+def check_cohort(part: Cohort, pretrained_on: Sequence[str]) -> Lint:
+    """Lints a cohort to train, validate and test on.
+
+    Args:
+        part: the cohort, as a fold splits it.
+        pretrained_on: slides, patients and clusters that its encoder has learnt from.
+
+    Raises:
+        CohortError: a split is empty, or the cohort cannot be trained on.
+    """
     for split in SPLITS:
         if not in_split(part, split).rows:
             raise CohortError(
                 f"no slide in split {split!r}; give it a larger share, or name some in "
                 "the manifest, or leave splits empty there to have them drawn"
             )
-    return lint(part, seen)
+    return lint(part, pretrained_on)
 
 
 def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
-    """The cohort is the one with which the run began, or the run begins now.
+    """Checks that the cohort is the one with which the run began, if it has begun.
 
     Raises:
         RunError: naming the first slide that is not as it was.
     """
     if not path.is_file():
         return
-    known = lambda rows: {
+    decisive = lambda rows: {
         row.slide_id: {name: getattr(row, name) for name in DECISIVE} for row in rows
     }
-    before, now = known(read_manifest(path, cohort.classes).rows), known(cohort.rows)
+    before = decisive(read_manifest(path, cohort.classes).rows)
+    now = decisive(cohort.rows)
     for name in [*before, *now]:
         was, here = before.get(name), now.get(name)
         if was != here:
             fields = [f for f in DECISIVE if was and here and was[f] != here[f]]
-            told = ", ".join(f"{f} {was[f]!r} is now {here[f]!r}" for f in fields)
-            told = told or ("is gone" if was else "is new")
+            change = ", ".join(f"{f} {was[f]!r} is now {here[f]!r}" for f in fields)
+            change = change or ("is gone" if was else "is new")
             raise RunError(
-                f"{path.parent} began with another cohort: slide {name!r}: {told}. "
+                f"{path.parent} began with another cohort: slide {name!r}: {change}. "
                 "Name a new --config.run_dir, or put the cohort back; "
                 "--config.features spares the encoding of the slides that stay"
             )
 
 
 def check_same_slides(
-    path: pathlib.Path, found: list[TiledSlide], settings: str
+    path: pathlib.Path, slides: Sequence[TiledSlide], settings: str
 ) -> None:
-    """The slides and their tissue are those with which the run began, or it begins.
+    """Checks that slides and tissue are those with which the run began, if it has.
 
     A slide that was refused may have been mended since.
 
     Raises:
         RunError: naming a slide that is not as it was.
     """
-    now = {s.row.slide_id: s.fingerprint(settings) for s in found if not s.reason}
+    now = {s.row.slide_id: s.fingerprint(settings) for s in slides if not s.reason}
     before = read_json(path) if path.is_file() else {}
     for name in before.keys() & now.keys():
         if before[name] != now[name]:
@@ -120,22 +130,42 @@ def check_slides(
     folder: pathlib.Path,
     config: Experiment,
     parts: list[Cohort],
-    seen: Sequence[str],
-    slides: list[dict],
+    pretrained_on: Sequence[str],
+    records: Sequence[SlideRecord],
 ) -> set[str]:
-    """Writes slides.csv; stops where too few slides are left. The ids of the others."""
-    write_csv(folder / "slides.csv", slides)
-    reasons = {s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"}
-    if len(reasons) > config.max_refused * len(slides):
+    """Writes slides.csv and stops where too few slides are left.
+
+    Args:
+        folder: the run's folder.
+        config: the run's config.
+        parts: the cohort, as each fold splits it.
+        pretrained_on: slides, patients and clusters that the encoder has learnt from.
+        records: of all slides.
+
+    Returns:
+        Ids of the refused slides.
+
+    Raises:
+        RunError: more were refused than the config allows.
+        CohortError: the others are no cohort to train on.
+    """
+    write_slides(folder, records)
+    reasons = {record.slide_id: record.reason for record in records if record.refusal}
+    if len(reasons) > config.max_refused * len(records):
         listed = "\n".join(f"  - {reason}" for reason in reasons.values())
         raise RunError(
-            f"{len(reasons)} of {len(slides)} slides were refused, more than "
+            f"{len(reasons)} of {len(records)} slides were refused, more than "
             f"--config.max_refused={config.max_refused:g}; mend them, or raise it:\n"
             f"{listed}"
         )
     for part in parts:
-        check_cohort(without(part, reasons), seen)
+        check_cohort(without(part, reasons), pretrained_on)
     return set(reasons)
+
+
+def write_slides(folder: pathlib.Path, records: Sequence[SlideRecord]) -> None:
+    """Writes slides.csv: what has become of each slide, and why."""
+    write_csv(folder / "slides.csv", [record.columns() for record in records])
 
 
 def without(part: Cohort, refused: Collection[str]) -> Cohort:
@@ -144,41 +174,41 @@ def without(part: Cohort, refused: Collection[str]) -> Cohort:
     return part._replace(rows=tuple(rows))
 
 
-def learnt_stains(slides: Sequence[dict], part: Cohort) -> StainRange:
+def training_stains(records: Sequence[SlideRecord], part: Cohort) -> StainRange:
     """The stains of the slides that a fold trains on.
 
     Args:
-        slides: rows of slides.csv.
+        records: of all slides.
         part: the cohort, as the fold splits it, without refused slides.
     """
     training = _training_ids(part)
-    stains = [stain_of(s) for s in slides if s["slide_id"] in training]
+    stains = [record.stain for record in records if record.slide_id in training]
     return stain_range(stain for stain in stains if stain is not None)
 
 
 def note_stains(
-    slides: Sequence[dict], parts: Sequence[Cohort], ranges: Sequence[StainRange]
+    records: Sequence[SlideRecord],
+    parts: Sequence[Cohort],
+    ranges: Sequence[StainRange],
 ) -> None:
-    """Notes, in place, which slides are stained like none that any fold trains on.
+    """Notes which slides are stained like none that any fold trains on.
 
     Args:
-        slides: rows of slides.csv.
+        records: of all slides.
         parts: the cohort, as each fold splits it.
         ranges: the stains that each fold trains on.
     """
     folds = list(zip(map(_training_ids, parts), ranges, strict=True))
-    for s in slides:
-        stain = stain_of(s)
-        if s["status"] == "refused" or stain is None:
+    for record in records:
+        if record.refusal or record.stain is None:
             continue
         differences = [
-            unfamiliar(stain, learnt)
-            for training, learnt in folds
-            if s["slide_id"] not in training
+            unfamiliar(record.stain, stains)
+            for training, stains in folds
+            if record.slide_id not in training
         ]
         if differences and all(differences):
-            note = f"stained like no training slide: {differences[0]}"
-            s["reason"] = "; ".join(filter(None, (s["reason"], note)))
+            record.note(f"stained like no training slide: {differences[0]}")
 
 
 def _training_ids(part: Cohort) -> set[str]:

@@ -1,4 +1,4 @@
-"""Who extracts features: threads of this process, or the workers of an engine."""
+"""What extracts features: threads of this process, or the workers of a cluster."""
 
 import concurrent.futures
 import contextlib
@@ -6,9 +6,11 @@ import enum
 import sys
 from collections.abc import Iterator
 
-from wsi_jax.run.extract_distributed import WorkerError
+TIMEOUT_S = 10
 
-PATIENCE_S = 10
+
+class WorkerError(ValueError):
+    """A worker cannot do what it is asked to; the message names it and the mend."""
 
 
 class Executor(enum.Enum):
@@ -22,16 +24,16 @@ class Executor(enum.Enum):
 
 @contextlib.contextmanager
 def dask(scheduler: str) -> Iterator[tuple[concurrent.futures.Executor, type]]:
-    """The workers of a Dask cluster as an executor, and what tells that some died.
+    """The workers of a Dask cluster as an executor, and the error of a lost job.
 
-    The scheduler runs what it is sent, whoever sends it: it is to be reached from a
+    The scheduler runs whatever it is sent, whoever sends it: let it be reached from a
     private network only, or over TLS.
 
-    Dask gives the work of a worker that died to another; a slide of which four have
-    died raises the second.
+    Dask gives the job of a worker that died to another; a job of which four have died
+    raises the error.
 
     Args:
-        scheduler: its address.
+        scheduler: address of the scheduler.
 
     Raises:
         WorkerError: Dask is not installed, or no scheduler answers, or not any more.
@@ -44,7 +46,7 @@ def dask(scheduler: str) -> Iterator[tuple[concurrent.futures.Executor, type]]:
         ) from None
     flag = f"--config.scheduler={scheduler}"
     try:
-        client = distributed.Client(scheduler, timeout=PATIENCE_S, set_as_default=False)
+        client = distributed.Client(scheduler, timeout=TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise WorkerError(
             f"{flag}: no scheduler answers; start one with `dask scheduler` and its "

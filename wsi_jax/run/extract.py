@@ -1,14 +1,13 @@
-"""From slide files to feature files: tissue, tiles, encoder."""
+"""From slide files to feature files: tissue, tiles, features."""
 
-import collections
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.disk_space import check_space
@@ -22,222 +21,142 @@ from wsi_jax.data.features import (
 )
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
-from wsi_jax.report.contact import contact_sheet
-from wsi_jax.run.encode import encode, unreadable
+from wsi_jax.run.encode import CompiledEncoder, Encoded, encode, unreadable
+from wsi_jax.run.slide_record import SlideRecord, tiled_record
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slides
 from wsi_jax.slides.grid import level0
-from wsi_jax.slides.stain import stain_columns
-from wsi_jax.training.compile import compile_encoder, replicate
 from wsi_jax.training.flops import count_flops
 
 
-class Ready:
-    """A tiling's encoder on the devices: read and compiled when it is first needed.
+class Extractor:
+    """Grid, tissue and encoder, the last on the devices once it is needed.
 
     Args:
-        tiling: not to be changed any more.
-        mesh: over whose devices tiles are encoded.
+        tiling: grid, tissue and encoder; not to be changed any more.
+        mesh: devices over which each batch of tiles is split.
     """
 
     def __init__(self, tiling: Tiling, mesh: Mesh):
-        self.tiling, self.mesh = tiling, mesh
+        self.tiling, self.encoder = tiling, CompiledEncoder(tiling.encoder, mesh)
         self.settings, self.folder = tiling.fingerprint(), tiling.folder()
 
     @functools.cached_property
-    def params(self) -> PyTree:
-        """Of the encoder."""
-        return replicate(self.tiling.encoder.params(), self.mesh)
-
-    @functools.cached_property
-    def apply(self) -> Callable:
-        """(params, pixels [b h w 3]) -> features [b d]."""
-        return compile_encoder(self.tiling.encoder.make().apply, self.mesh)
-
-    @functools.cached_property
-    def flops(self) -> int:
-        """Of one tile."""
+    def tile_flops(self) -> int:
+        """FLOPs of one tile."""
         side = self.tiling.tiles.size_px
         tile = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
-        return count_flops(self.tiling.encoder.make().apply, self.params, tile)
+        apply = self.tiling.encoder.make().apply
+        return count_flops(apply, self.encoder.params, tile)
+
+
+class _MissingFile(NamedTuple):
+    """A feature file that is to be made.
+
+    Attributes:
+        record: of its slide.
+        slide: the slide with the tiles that are to be encoded.
+        path: path of the file.
+    """
+
+    record: SlideRecord
+    slide: TiledSlide
+    path: pathlib.Path
+
+
+def find_tiles(
+    rows: Sequence[Row],
+    tiling: Tiling,
+    purpose: str,
+    *,
+    reading: Reading,
+    meter: Meter,
+    progress: Callable,
+) -> list[SlideRecord]:
+    """Finds tissue and tiles on slides, of which nothing else is read.
+
+    Args:
+        rows: the slides.
+        tiling: grid and tissue.
+        purpose: status of the slides that can be used, as in `SlideRecord`.
+        reading: its threads are used.
+        meter: is charged.
+        progress: as of `extract`.
+    """
+    with progress("tissue", len(rows)) as advance, meter.span("tiling"):
+        slides = tile_slides(rows, tiling, reading.threads, advance)
+    return [tiled_record(slide, purpose) for slide in slides]
 
 
 def extract(
-    rows: Sequence[Row],
-    ready: Ready,
+    records: Sequence[SlideRecord],
+    extractor: Extractor,
     folder: pathlib.Path,
     *,
     batch: int,
     reading: Reading,
     meter: Meter,
     progress: Callable,
-    check: Callable[[list[dict]], None] = lambda slides: None,
-    sheet: pathlib.Path | None = None,
-) -> list[dict]:
+) -> None:
     """Writes the features of slides that have none yet; a bad slide stops nothing.
 
+    Each record learns of its file; of tiles that could not be read, which may make it a
+    refused one; and of a damaged file, which is made anew.
+
     Args:
-        rows: the slides.
-        ready: grid, tissue, encoder; of tiles, or of their children.
-        folder: of all features; each tiling gets its own below it.
-        batch: tiles at a time.
+        records: slides whose tiles have been found; refused ones are left out.
+        extractor: of tiles, or of their children.
+        folder: folder of all features; each tiling has its own below it.
+        batch: tiles in a batch.
         reading: threads and buffers.
         meter: is charged with all of it.
         progress: (what, total) -> a context that gives `advance(n, note)`.
-        check: called before the first tile is encoded, with what is returned in the
-            end as far as it is known by then; may raise.
-        sheet: where to draw what was taken as tissue, before the encoding; or None.
-
-    Returns:
-        For each slide what became of it, as `slides.csv` has it.
 
     Raises:
         FeatureError: the disk has no room for the features.
     """
-    tiling, settings, folder = ready.tiling, ready.settings, folder / ready.folder
-    path_of = lambda row: folder / f"{row.slide_id}.h5"
-    found = look(
-        rows, tiling, reading=reading, meter=meter, progress=progress, sheet=sheet
+    missing = _missing_files(records, extractor, folder / extractor.folder)
+    if not missing:
+        return
+    tiling, counts = extractor.tiling, TileCounts()
+    tiles = sum(len(file.slide.yx) for file in missing)
+    check_space(folder / extractor.folder, tiles, tiling.encoder.make().dim)
+    encoded = encode(
+        [TileSource(m.slide.row.path, m.slide.row.mpp, m.slide.yx) for m in missing],
+        tiling.tiles,
+        extractor.encoder,
+        batch=batch,
+        reading=reading,
+        meter=meter,
+        counts=counts,
     )
-    why = {s.row.slide_id: s.reason for s in found}
-    usable = [s for s in found if not s.reason]
-    todo = [s for s in usable if not is_whole(path_of(s.row), s.fingerprint(settings))]
-    status = {s.row.slide_id: {"status": "refused", "reason": s.reason} for s in found}
-    damaged = {s.row.slide_id: _damage(path_of(s.row)) for s in todo}
-    for s in usable:
-        name = s.row.slide_id
-        lost = "" if name in damaged else _lost(path_of(s.row), len(s.yx))
-        status[name] = {"status": "encoded", "reason": _joined(s.note, lost)}
-    check(_lines(found, status))
-    if todo:
-        check_space(folder, sum(len(s.yx) for s in todo), tiling.encoder.make().dim)
-        counts = TileCounts()
-        encoded = encode(
-            [TileSource(s.row.path, s.row.mpp, s.yx) for s in todo],
-            tiling.tiles,
-            ready.apply,
-            params=ready.params,
-            mesh=ready.mesh,
-            batch=batch,
-            reading=reading,
-            meter=meter,
-            counts=counts,
-        )
-        again = tiling.children > 1  # these slides have been counted with their tiles
-        with progress("tiles", sum(len(s.yx) for s in todo)) as advance:
-            for one in encoded:
-                slide = todo[one.index]
-                # Entered first: of a slide that has its file, the work is known.
-                unit = f"{ready.folder}/{slide.row.slide_id}"
-                meter.begin(unit)
-                meter.enter(
-                    unit,
-                    slides=0 if again else 1,
-                    tiles=len(one.kept),
-                    bytes_decoded=counts.decoded.get(one.index, 0),
-                    flops=len(one.kept) * ready.flops,
-                )
-                name, expect = slide.row.slide_id, slide.fingerprint(settings)
-                refusal = one.refusal(reading.max_unreadable)
-                if refusal:
-                    why[name] = _joined(damaged[name], refusal)
-                    status[name] = {"status": "refused", "reason": why[name]}
-                else:
-                    _write(path_of(slide.row), slide, one, tiling, expect)
-                    reason = _joined(slide.note, damaged[name], one.note())
-                    status[name]["reason"] = reason
-                advance(len(slide.yx), _busy(meter, counts))
-    if sheet and any(why[s.row.slide_id] for s in usable):
-        contact_sheet([s.contact(why[s.row.slide_id]) for s in found], sheet)
-    return _lines(found, status)
+    with progress("tiles", tiles) as advance:
+        for one in encoded:
+            file = missing[one.index]
+            bytes_decoded = counts.decoded.get(one.index, 0)
+            _charge(meter, extractor, file.record, len(one.kept), bytes_decoded)
+            file.record.refuse(one.refusal(reading.max_unreadable))
+            if not file.record.refusal:
+                file.record.note(one.note())
+                _write(file, one, extractor)
+            advance(len(file.slide.yx), _occupation(meter, counts))
 
 
-def look(
-    rows: Sequence[Row],
-    tiling: Tiling,
-    *,
-    reading: Reading,
-    meter: Meter,
-    progress: Callable,
-    sheet: pathlib.Path | None = None,
-) -> list[TiledSlide]:
-    """Finds tissue and tiles on slides, of which nothing else is read; as `extract`."""
-    with progress("tissue", len(rows)) as advance, meter.span("tiling"):
-        found = tile_slides(rows, tiling, reading.threads, advance)
-    if sheet:
-        contact_sheet([s.contact(s.reason) for s in found], sheet)
-    return found
-
-
-def streamed(found: Sequence[TiledSlide]) -> list[dict]:
-    """What became of slides that are streamed, as `slides.csv` has it."""
-    status = {
-        s.row.slide_id: {
-            "status": "refused" if s.reason else "streamed",
-            "reason": s.reason or s.note,
-        }
-        for s in found
-    }
-    return _lines(found, status)
-
-
-def adopt(rows: Sequence[Row], folder: pathlib.Path) -> list[dict]:
-    """What becomes of slides whose features were made elsewhere; as `extract`.
-
-    Every file is read once: one with a number that is not finite, or that is not what
-    its checksum says, is refused, and so are features of another length than most
-    slides'.
-    """
-    shapes, reasons = {}, {}
-    for row in rows:
-        name = row.slide_id
-        try:
-            shapes[name] = check_features(folder / f"{name}.h5")
-            reasons[name] = "" if shapes[name][0] else f"{name}: a bag without tiles"
-        except FeatureError as error:
-            reasons[name] = f"{name}: {error}"
-    usual = collections.Counter(d for _, d in shapes.values()).most_common(1)
-    for name, (_, d) in shapes.items():
-        if d != usual[0][0]:
-            reasons[name] = (
-                f"{name}: features of {d} numbers, {usual[0][0]} elsewhere; extract "
-                "all slides with one encoder"
-            )
-    return [
-        {
-            "slide_id": row.slide_id,
-            "path": row.path,
-            "label": row.label,
-            "patient_id": row.patient_id,
-            "site": row.site,
-            "tiles": shapes.get(row.slide_id, (0, 0))[0],
-            "status": "refused" if reasons[row.slide_id] else "precomputed",
-            "reason": reasons[row.slide_id],
-        }
-        for row in rows
-    ]
-
-
-def _lines(found, status) -> list[dict]:
-    """A line of slides.csv for each slide."""
-    return [
-        {
-            "slide_id": s.row.slide_id,
-            "path": s.row.path,
-            "label": s.row.label,
-            "patient_id": s.row.patient_id,
-            "site": s.row.site,
-            "mpp": s.mpp,
-            "mpp_source": s.mpp_source,
-            "height": s.shape[0],
-            "width": s.shape[1],
-            "background": s.background,
-            **stain_columns(s.stain),
-            "tissue_mm2": round(s.tissue_mm2, 4),
-            "tiles": len(s.yx),
-            **status[s.row.slide_id],
-        }
-        for s in found
-    ]
+def _missing_files(records, extractor, folder) -> list[_MissingFile]:
+    """The files that are to be made; records of the others get their notes."""
+    missing = []
+    for record in records:
+        if record.refusal:
+            continue
+        path = folder / f"{record.slide_id}.h5"
+        record.features.append(path)
+        slide = extractor.tiling.with_children(record.slide)
+        if is_whole(path, slide.fingerprint(extractor.settings)):
+            lost, reason = lost_tiles(path)
+            record.note(unreadable(lost, len(slide.yx), reason))
+        else:
+            record.note(_damage(path))
+            missing.append(_MissingFile(record, slide, path))
+    return missing
 
 
 def _damage(path) -> str:
@@ -250,19 +169,23 @@ def _damage(path) -> str:
     return ""
 
 
-def _lost(path, n) -> str:
-    """A note on the tiles that could not be read when a slide was encoded."""
-    lost, reason = lost_tiles(path)
-    return unreadable(lost, n, reason)
+def _charge(meter, extractor, record, tiles, bytes_decoded) -> None:
+    """Charges a slide's work before its file is there: then the work is known too."""
+    unit = f"{extractor.folder}/{record.slide_id}"
+    meter.begin(unit)
+    meter.enter(
+        unit,
+        # A slide is counted with its tiles, not again with their children.
+        slides=0 if extractor.tiling.children > 1 else 1,
+        tiles=tiles,
+        bytes_decoded=bytes_decoded,
+        flops=tiles * extractor.tile_flops,
+    )
 
 
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
-
-
-def _write(path, slide, encoded, tiling, expect) -> None:
+def _write(file: _MissingFile, encoded: Encoded, extractor: Extractor) -> None:
     """Writes one slide's features."""
-    grid = tiling.tiles
+    slide, grid = file.slide, extractor.tiling.tiles
     origin = Origin(
         slide_id=slide.row.slide_id,
         shape=slide.shape,
@@ -270,21 +193,21 @@ def _write(path, slide, encoded, tiling, expect) -> None:
         target_mpp=grid.mpp,
         size_px=grid.size_px,
         overlap_px=grid.overlap_px,
-        encoder=tiling.encoder.name,
-        config_hash=expect,
+        encoder=extractor.tiling.encoder.name,
+        config_hash=slide.fingerprint(extractor.settings),
         bad_tiles=encoded.lost,
         bad_reason=encoded.reason,
     )
     yx = level0(slide.yx[encoded.kept], grid.mpp, slide.mpp)
-    write_features(path, encoded.x, yx, origin)
+    write_features(file.path, encoded.x, yx, origin)
 
 
-def _busy(meter: Meter, counts: TileCounts) -> str:
+def _occupation(meter: Meter, counts: TileCounts) -> str:
     """Where the time goes, for a progress bar."""
     account = meter.as_dict()
-    share = lambda name: account[f"span.{name}.percent"]
+    percent = lambda name: account[f"span.{name}.percent"]
     readers = counts.reading_s / account["wall_s"]
     return (
-        f"waited {share('wait'):.0f}% for reading and {share('encode'):.0f}% for "
+        f"waited {percent('wait'):.0f}% for reading and {percent('encode'):.0f}% for "
         f"encoding, {readers:.1f} threads reading"
     )

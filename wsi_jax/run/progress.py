@@ -13,9 +13,9 @@ EVERY_S = 15
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable]:
-    """Shows how far something is; gives `advance(n=1, note="", before=False)`.
+    """Shows how much of a job is done; gives `advance(n=1, note="", before=False)`.
 
-    `before`: an earlier run did these, so they count, but not for the pace.
+    With `before` an earlier run did these: they count, but not for the pace.
     """
     console = rich.console.Console(highlight=False)
     if console.is_terminal:
@@ -38,17 +38,24 @@ def progress(what: str, total: int) -> Iterator[Callable]:
             yield advance
         return
 
-    pace, said = _Pace(total), time.monotonic()
+    pace, printed = _Pace(total), time.monotonic()
 
     def advance(n: int = 1, note: str = "", before: bool = False) -> None:
-        nonlocal said
+        nonlocal printed
         pace.add(n, before)
-        if time.monotonic() - said > EVERY_S:
-            said = time.monotonic()
+        if time.monotonic() - printed > EVERY_S:
+            printed = time.monotonic()
             print(f"{what}: {pace}{', ' * bool(note)}{note}", flush=True)
 
     yield advance
     print(f"{what}: {pace}", flush=True)
+
+
+@contextlib.contextmanager
+def silent(what: str, total: int) -> Iterator[Callable]:
+    """As `progress`, and shows nothing."""
+    del what, total
+    yield lambda *args, **kwargs: None
 
 
 class _Pace:

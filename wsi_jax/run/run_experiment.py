@@ -5,7 +5,8 @@ A run that was stopped goes on; of a finished one the report is given at once.
 
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from jax.sharding import Mesh
 
@@ -16,8 +17,7 @@ from wsi_jax.data.splits import use_fold
 from wsi_jax.evals.cost import Meter
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
-from wsi_jax.run import extract as extraction
-from wsi_jax.run import extract_on_cluster, write_report
+from wsi_jax.run import write_report
 from wsi_jax.run.checks import (
     MANIFEST,
     SLIDES,
@@ -27,24 +27,26 @@ from wsi_jax.run.checks import (
     check_same_slides,
     check_slides,
     check_unchanged,
-    learnt_stains,
     note_stains,
+    training_stains,
     without,
+    write_slides,
 )
 from wsi_jax.run.config import (
     Experiment,
     RunError,
     check_claim,
     claim,
-    write_csv,
     write_json,
 )
 from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.evaluate import evaluate, write_predictions
 from wsi_jax.run.executor import Executor
-from wsi_jax.run.inputs import FeatureInput, Input, SlideInput, two_levels
+from wsi_jax.run.extract_cohort import extract_here, extract_on_cluster, find_slides
+from wsi_jax.run.inputs import Input
 from wsi_jax.run.predictor import not_finite
 from wsi_jax.run.progress import progress
+from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.train import Predictions, train
 from wsi_jax.training.compile import make_mesh
 from wsi_jax.types import Stage, Task
@@ -104,17 +106,14 @@ def _run(
 ) -> None:
     """Reads, trains, tests and reports, in a folder that is locked."""
     account = folder / "cost.json"
-    check = lambda slides: check_slides(
-        folder, config, parts, encoder_slides(config), slides
-    )
-    slides, source = read_slides(config, cohort, folder, mesh, meter, check)
+    records, source = read_slides(config, cohort, folder, parts, mesh, meter)
     write_account(account, meter)
-    refused = check(slides)
+    refused = {record.slide_id for record in records if record.refusal}
     parts = [without(part, refused) for part in parts]
-    stains = [learnt_stains(slides, part) for part in parts]
-    note_stains(slides, parts, stains)
-    write_csv(folder / "slides.csv", slides)
-    print_reasons(slides)
+    stains = [training_stains(records, part) for part in parts]
+    note_stains(records, parts, stains)
+    write_slides(folder, records)
+    print_reasons(records)
     for estimate in source.memory_estimates(stages, without(cohort, refused)):
         print(estimate, flush=True)
     tested = []
@@ -126,25 +125,23 @@ def _run(
         )  # fmt: skip
         tested.append(predictions)
     unpredicted = refuse_unpredicted(parts, tested)
-    if add_reasons(slides, source.notes(), unpredicted):
-        write_csv(folder / "slides.csv", slides)
+    if add_reasons(records, source.notes(), unpredicted):
+        write_slides(folder, records)
     metrics, predictions = evaluate(config, cohort, tested)
     write_account(account, meter)
     write_predictions(folder / "predictions.csv", predictions, cohort)
     write_json(folder / "metrics.json", metrics)
     write_report.write(
-        folder, config, cohort, source, stages, slides, predictions, metrics,
+        folder, config, cohort, source, stages,
+        [record.columns() for record in records], predictions, metrics,
         meter.as_dict(), progress,
     )  # fmt: skip
 
 
-def print_reasons(slides: Sequence[dict]) -> None:
+def print_reasons(records: Sequence[SlideRecord]) -> None:
     """Prints why slides were refused, and notes on others, to stderr."""
-    for s in slides:
-        if s["reason"]:
-            note = s["status"] != "refused"
-            kind = f"note: {s['slide_id']}" if note else "refused"
-            print(f"{kind}: {s['reason']}", file=sys.stderr, flush=True)
+    for message in filter(None, (record.message() for record in records)):
+        print(message, file=sys.stderr, flush=True)
 
 
 def refuse_unpredicted(
@@ -167,23 +164,21 @@ def refuse_unpredicted(
 
 
 def add_reasons(
-    slides: Sequence[dict], notes: dict[str, str], refused: dict[str, str]
+    records: Sequence[SlideRecord], notes: dict[str, str], refused: dict[str, str]
 ) -> bool:
-    """Adds what training and test found out of slides, in place, and prints it.
+    """Adds what training and test found out of slides, and prints it.
 
     Args:
-        slides: rows of slides.csv.
+        records: of all slides.
         notes: by slide.
         refused: why a slide has no prediction, by slide.
 
     Returns:
         Whether there was anything.
     """
-    for s in slides:
-        name = s["slide_id"]
-        s["status"] = "refused" if name in refused else s["status"]
-        reasons = s["reason"], notes.get(name), refused.get(name)
-        s["reason"] = "; ".join(filter(None, reasons))
+    for record in records:
+        record.refuse(refused.get(record.slide_id, ""))
+        record.note(notes.get(record.slide_id, ""))
     for kind, reasons in (("note", notes), ("refused", refused)):
         for reason in reasons.values():
             print(f"{kind}: {reason}", file=sys.stderr)
@@ -194,31 +189,63 @@ def read_slides(
     config: Experiment,
     cohort: Cohort,
     folder: pathlib.Path,
+    parts: Sequence[Cohort],
     mesh: Mesh,
     meter: Meter,
-    check: Callable[[list[dict]], None],
-) -> tuple[list[dict], Input]:
-    """What became of each slide, and where batches come from."""
-    if config.precomputed:
-        files = pathlib.Path(config.precomputed)
-        return extraction.adopt(cohort.rows, files), FeatureInput.for_training(
-            config, mesh, files
-        )
-    sheet, tiling = folder / "tissue.png", config.tiling()
-    kwargs = {"reading": config.reading, "meter": meter, "progress": progress}
-    if issubclass(config.input, SlideInput):
-        tiled = extraction.look(cohort.rows, tiling, sheet=sheet, **kwargs)
-        slides = extraction.streamed(tiled)
-        check(slides)  # too many refused: nothing has begun
-        check_same_slides(folder / SLIDES, tiled, tiling.fingerprint())
-        return slides, config.input.for_training(config, mesh, tiled)
+) -> tuple[list[SlideRecord], Input]:
+    """What became of each slide, and where batches come from.
+
+    Args:
+        config: the run's config.
+        cohort: all slides.
+        folder: the run's folder.
+        parts: the cohort, as each fold splits it.
+        mesh: devices over which batches are split.
+        meter: is charged.
+
+    Raises:
+        ValueError: too few slides can be used, or they are not those with which the
+            run began.
+    """
     features = pathlib.Path(config.features or folder / "features")
-    sweep(features)
-    if config.executor is Executor.dask:  # what follows finds them made
-        extract_on_cluster.extract(config, cohort.rows, features, meter)
-    kwargs |= {"check": check, "sheet": sheet}
-    if len(config.tilings()) > 1:
-        return two_levels.extract(config, cohort.rows, features, mesh=mesh, **kwargs)
-    ready, batch = extraction.Ready(tiling, mesh), config.encode_batch
-    slides = extraction.extract(cohort.rows, ready, features, batch=batch, **kwargs)
-    return slides, FeatureInput.for_training(config, mesh, features / tiling.folder())
+    sheet, tilings = folder / "tissue.png", config.tilings()
+    check = partial(check_slides, folder, config, parts, encoder_slides(config))
+    records = find_slides(config, cohort.rows, sheet, meter)
+    check(records)  # where too many are refused, nothing has begun
+    if tilings:
+        sweep(features)
+    if tilings and config.executor is Executor.dask:
+        rows = [record.row for record in records if not record.refusal]
+        extract_on_cluster(config, rows, features, meter)  # what follows has them made
+    for tiling in tilings:
+        extract_here(config, records, tiling, features, sheet, mesh, meter)
+        check(records)
+    return records, open_input(config, records, features, folder, mesh)
+
+
+def open_input(
+    config: Experiment,
+    records: Sequence[SlideRecord],
+    features: pathlib.Path,
+    folder: pathlib.Path,
+    mesh: Mesh,
+) -> Input:
+    """Where batches come from: feature files, or the slides themselves.
+
+    Args:
+        config: the run's config.
+        records: of all slides.
+        features: folder of all features.
+        folder: the run's folder.
+        mesh: devices over which batches are split.
+    """
+    if config.precomputed:
+        files = [pathlib.Path(config.precomputed)]
+    elif tilings := config.tilings():
+        files = [features / tiling.folder() for tiling in tilings]
+    else:
+        slides = [record.slide for record in records]
+        settings = config.tiling().fingerprint()
+        check_same_slides(folder / SLIDES, slides, settings)
+        return config.input.for_training(config, mesh, slides)
+    return config.input.for_training(config, mesh, *files)

@@ -1,4 +1,4 @@
-"""What of a slide is encoded: tissue, tiles, or why there are none."""
+"""Tissue and tiles of a slide, or why it cannot be used."""
 
 import concurrent.futures
 import dataclasses
@@ -20,7 +20,7 @@ from wsi_jax.report.contact import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.regions import read_annotations, read_mask
-from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.slide import Slide, SlideError, open_slide
 from wsi_jax.slides.stain import Stain, measure_stain
 from wsi_jax.slides.tissue import (
     Background,
@@ -36,14 +36,13 @@ class Tiling:
     """Which tiles of a slide are encoded, and with what.
 
     Attributes:
-        grid: of the tiles.
-        tissue: how tissue is told from background.
-        encoder: of each tile.
-        overhang: also those that reach beyond the slide.
+        grid: mpp, size and overlap of the tiles.
+        tissue: how tissue is distinguished from background.
+        encoder: the encoder of each tile.
+        overhang: whether tiles may reach beyond the slide.
         reads: um/px at which slides will be read besides the grid's.
-        children: k, where not the tiles of the grid are encoded but the k x k of their
-            side, at grid.mpp / k, that fill each of them: row by row, one tile's after
-            another's.
+        children: k, to encode in place of each tile the k x k children that fill it:
+            tiles of the same side in pixels at grid.mpp / k, row by row.
     """
 
     grid: Grid = dataclasses.field(default_factory=Grid)
@@ -55,16 +54,21 @@ class Tiling:
 
     @property
     def tiles(self) -> Grid:
-        """As the grid, of what is encoded."""
+        """Grid of what is encoded: of the tiles, or of their children."""
         return dataclasses.replace(self.grid, mpp=self.grid.mpp / self.children)
 
+    def with_children(self, slide: "TiledSlide") -> "TiledSlide":
+        """A slide with the children of its tiles in place of the tiles, if k > 1."""
+        yx = children(slide.yx, self.grid.size_px, self.children)
+        return slide._replace(yx=yx)
+
     def fingerprint(self) -> str:
-        """Of everything that decides a slide's features."""
+        """Fingerprint of everything that decides a slide's features."""
         finer = [self.children] if self.children > 1 else []
         return config_hash(self.grid, self.tissue, self.encoder.describe(), *finer)
 
     def folder(self) -> str:
-        """Of the feature files: tiles, then encoder, as TRIDENT names them."""
+        """Folder of the feature files: tiles, then encoder, as TRIDENT names them."""
         g = self.tiles
         grid = f"{g.mpp:g}mpp_{g.size_px}px_{g.overlap_px}px_overlap"
         grid += "_children" if self.children > 1 else ""
@@ -75,15 +79,15 @@ class TiledSlide(NamedTuple):
     """A slide's tissue and tiles, or why there are none.
 
     Attributes:
-        row: of the manifest.
-        yx: corners of what is encoded [n 2], in pixels at the mpp of `tiling.tiles`.
-        mpp: of level 0.
-        mpp_source: "manifest", "ome", "property" or "tiff".
+        row: line of the manifest.
+        yx: corners of the tiles [n 2], in pixels at the grid's mpp.
+        mpp: um/px of level 0.
+        mpp_source: where it comes from: "manifest", "ome", "property" or "tiff".
         shape: (h, w) of level 0.
         tissue_mm2: area of tissue.
         reason: why the slide is refused, or "".
-        picture: of the slide and its tissue, small; None where it cannot be read.
-        content: of its file: features of another file of this name are not its own.
+        picture: the slide and its tissue, small; None where it cannot be read.
+        content: fingerprint of the file: another file of this name has other features.
         note: what else is wrong; the slide is used all the same.
         background: "bright" or "dark"; "" where it cannot be read.
         stain: colour of the tissue; None where none was read.
@@ -103,31 +107,30 @@ class TiledSlide(NamedTuple):
     stain: Stain | None = None
 
     def fingerprint(self, settings: str) -> str:
-        """Of the slide's features: of `settings`, its file, its mpp and its tiles."""
+        """Fingerprint of the slide's features: settings, file, mpp and tiles."""
         tiles = hashlib.sha256(self.yx.tobytes()).hexdigest()
         return config_hash(settings, self.content, self.mpp, tiles)
 
     def contact(self, reason: str) -> Contact:
-        """The slide on a contact sheet; `reason` is why it is refused, or ""."""
+        """The slide on a contact sheet; `reason` says why it is refused, or ""."""
         mpp = f"{self.mpp:.3g} um/px ({self.mpp_source})"
-        told = f"{len(self.yx)} tiles, {self.tissue_mm2:.3g} mm2, {mpp}"
+        summary = f"{len(self.yx)} tiles, {self.tissue_mm2:.3g} mm2, {mpp}"
         for path in (os.path.abspath(self.row.path), self.row.path):
             reason = reason.replace(path, os.path.basename(path))  # for want of room
-        return Contact(self.row.slide_id, self.picture, told, reason)
+        return Contact(self.row.slide_id, self.picture, summary, reason)
 
 
 def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
     """Finds a slide's tissue and the tiles on it; an unreadable slide has a reason."""
     nothing = TiledSlide(row, np.zeros((0, 2), np.int32))
+    refused = lambda message: nothing._replace(reason=_with_id(row, message))
     if not os.path.exists(row.path):
-        missing = f"{row.slide_id}: no file {row.path}; mend its path"
-        return nothing._replace(reason=missing)
+        return refused(f"no file {row.path}; mend its path")
     try:
         with open_slide(row.path, row.mpp) as slide:
-            # Can they be had at all?
             for mpp in (tiling.grid.mpp, tiling.tiles.mpp, *tiling.reads):
-                slide.read((0, 0), 1, mpp)
-            # Tissue is told from the finest there is where that is coarse already.
+                slide.read((0, 0), 1, mpp)  # raises where the slide is too coarse
+            # Tissue is found at the finest mpp there is where that is coarse already.
             tissue = dataclasses.replace(
                 tiling.tissue, mpp=max(tiling.tissue.mpp, slide.mpp)
             )
@@ -137,54 +140,76 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
             mask = _tissue(row, slide, overview, tissue)
         content = content_id(row.path)
     except (SlideError, AnnotationError, OSError) as error:
-        return nothing._replace(reason=_naming(row, str(error)))
+        return refused(str(error))
     except Exception as error:  # one bad slide stops no other
-        message = f"cannot be read ({type(error).__name__}: {error}); leave it out"
-        return nothing._replace(reason=_naming(row, message))
-    yx = tile_grid(
-        slide.shape, slide.mpp, mask, tissue.mpp, tiling.grid, tiling.overhang
-    )
-    yx = children(yx, tiling.grid.size_px, tiling.children)
+        kind = type(error).__name__
+        return refused(f"cannot be read ({kind}: {error}); leave it out")
+    grid = tiling.grid
+    yx = tile_grid(slide.shape, slide.mpp, mask, tissue.mpp, grid, tiling.overhang)
     area = float(mask.sum()) * (tissue.mpp / 1000) ** 2
-    reason = ""
-    if not len(yx):
-        reason = (
-            f"{row.slide_id}: no tissue ({area:.3g} mm2 found, no tile of "
-            f"{tiling.grid.size_px} px at {tiling.grid.mpp:g} um/px with "
-            f"{tiling.grid.min_tissue:.0%} of it); lower --config.grid.min_tissue "
-            "or --config.tissue.min_area_um2, or leave the slide out"
-        )
-    stain = None
-    if mask.any():
-        stain = measure_stain(overview, mask, background is Background.DARK)
+    dark = background is Background.DARK
     return TiledSlide(
-        row, yx, slide.mpp, slide.mpp_source, slide.shape, area, reason,
-        shrink(overview, mask), content, _note(row, slide), background.value, stain,
-    )  # fmt: skip
-
-
-def view(found: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
-    """A slide as streaming methods read it, its tissue the tiles of the slide."""
-    row = found.row
-    return StreamedSlide(
-        row.path, row.mpp, found.yx, grid.size_px, grid.mpp, reading.threads
+        row,
+        yx,
+        mpp=slide.mpp,
+        mpp_source=slide.mpp_source,
+        shape=slide.shape,
+        tissue_mm2=area,
+        reason="" if len(yx) else _with_id(row, _no_tissue(area, grid)),
+        picture=shrink(overview, mask),
+        content=content,
+        note=_note(row, slide),
+        background=background.value,
+        stain=measure_stain(overview, mask, dark) if mask.any() else None,
     )
 
 
-def _note(row, slide) -> str:
-    """What contradicts the slide's mpp, and what is wrong with its outlined lesions,
-    which only the report shows."""
+def tile_slides(
+    rows: Sequence[Row], tiling: Tiling, threads: int, advance: Callable
+) -> list[TiledSlide]:
+    """Finds tissue and tiles on slides side by side; calls `advance()` after each."""
+
+    def tile(row):
+        slide = tile_slide(row, tiling)
+        advance()
+        return slide
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(tile, rows))
+
+
+def view(slide: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
+    """A slide as streaming methods read it; its tissue is its tiles."""
+    row = slide.row
+    return StreamedSlide(
+        row.path, row.mpp, slide.yx, grid.size_px, grid.mpp, reading.threads
+    )
+
+
+def _no_tissue(area_mm2: float, grid: Grid) -> str:
+    """Why a slide without tiles is refused."""
+    return (
+        f"no tissue ({area_mm2:.3g} mm2 found, no tile of {grid.size_px} px at "
+        f"{grid.mpp:g} um/px with {grid.min_tissue:.0%} of it); lower "
+        "--config.grid.min_tissue or --config.tissue.min_area_um2, or leave the slide "
+        "out"
+    )
+
+
+def _note(row: Row, slide: Slide) -> str:
+    """What contradicts the slide's mpp, and what is wrong with its annotations, which
+    only the report shows."""
     notes = [slide.mpp_note] if slide.mpp_note else []
     try:
         if row.annotation_path:
             read_annotations(row.annotation_path)
     except AnnotationError as error:
         notes.append(str(error))
-    return _naming(row, "; ".join(notes)) if notes else ""
+    return _with_id(row, "; ".join(notes)) if notes else ""
 
 
-def _tissue(row, slide, overview, tissue) -> np.ndarray:
-    """Where tissue is [h w], computed or from the manifest's mask."""
+def _tissue(row: Row, slide: Slide, overview: np.ndarray, tissue: Tissue) -> np.ndarray:
+    """Tissue on the overview [h w], computed or from the manifest's mask."""
     if tissue.source is Source.AUTO:
         return tissue_mask(overview, tissue)
     if not row.mask_path:
@@ -193,25 +218,11 @@ def _tissue(row, slide, overview, tissue) -> np.ndarray:
             "(predict(mask=...) in Python), or set --config.tissue.source=AUTO"
         )
     shape = overview.shape[:2]
-    where = slide.shape, slide.mpp, slide.bounds_yx
-    return read_mask(row.mask_path, shape, tissue.mpp, *where)
+    plane = slide.shape, slide.mpp, slide.bounds_yx
+    return read_mask(row.mask_path, shape, tissue.mpp, *plane)
 
 
-def _naming(row, message):
-    """A message that names its slide, not a file of it alone."""
-    name = f"{row.slide_id}: "
-    return name + message.removeprefix(name)
-
-
-def tile_slides(
-    rows: Sequence[Row], tiling: Tiling, threads: int, done: Callable
-) -> list[TiledSlide]:
-    """Surveys slides side by side; calls `done()` after each."""
-
-    def one(row):
-        found = tile_slide(row, tiling)
-        done()
-        return found
-
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(one, rows))
+def _with_id(row: Row, message: str) -> str:
+    """A message that begins with the slide's name."""
+    prefix = f"{row.slide_id}: "
+    return prefix + message.removeprefix(prefix)

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Int, UInt8
 
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
-from wsi_jax.run.encode import Encoded, encode
+from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
-from wsi_jax.training.compile import compile_encoder, compile_phase, replicate, split
+from wsi_jax.training.compile import compile_phase, split
 from wsi_jax.types import Zoomer, bucket
 
 # Tiles of each slide that are read before it is known whether they are wanted.
@@ -57,9 +57,7 @@ class ZoomInference:
     def __init__(self, tiling: Tiling, k: int, zoomer: Zoomer, params: Any, mesh: Mesh):
         self._tiling, self._k, self._params, self._mesh = tiling, k, params, mesh
         self._zoomer = Zoomer(*map(compile_phase, zoomer))
-        encoder = tiling.encoder
-        self._encoder = replicate(encoder.params(), mesh)
-        self._apply = compile_encoder(encoder.make().apply, mesh)
+        self._encoder = CompiledEncoder(tiling.encoder, mesh)
 
     def __call__(
         self, found: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
@@ -116,9 +114,7 @@ class ZoomInference:
         encoded = encode(
             [TileSource(s.row.path, s.row.mpp, s.yx) for s in found],
             self._tiling.grid,
-            self._apply,
-            params=self._encoder,
-            mesh=self._mesh,
+            self._encoder,
             batch=batch,
             reading=reading,
             meter=meter,
@@ -131,7 +127,7 @@ class ZoomInference:
     def _encode(self, pixels):
         """Features [b k*k d] of children [b k*k s s 3], as on disk in training."""
         flat = pixels.reshape(-1, *pixels.shape[2:])
-        features = self._apply(self._encoder, split(flat, self._mesh))
+        features = self._encoder(split(flat, self._mesh))
         return features.astype(np.float16).reshape(*pixels.shape[:2], -1)
 
 

@@ -12,8 +12,7 @@ from wsi_jax.data.bag_store import BagStore
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.features import read_features
 from wsi_jax.data.tiles import TileCounts, TileSource
-from wsi_jax.run.encode import Encoded, encode
-from wsi_jax.run.extract import Ready
+from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
 from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
@@ -58,7 +57,7 @@ class FeatureInput(Input):
 
     @classmethod
     def tilings(cls, config):
-        return (cls.tiling_of(config),)
+        return () if config.precomputed else (cls.tiling_of(config),)
 
     @classmethod
     def subtitle(cls, config):
@@ -119,8 +118,8 @@ class FeatureInput(Input):
         self._bags_of.clear()  # may hold the features of a whole fold
 
     @functools.cached_property
-    def _encoder(self) -> Ready:
-        return Ready(self.tiling, self.mesh)
+    def _encoder(self) -> CompiledEncoder:
+        return CompiledEncoder(self.tiling.encoder, self.mesh)
 
     def _features(self, low: np.ndarray) -> Any:
         """A batch's `x` of one slide, for features [n d] of its tiles."""
@@ -138,9 +137,7 @@ class FeatureInput(Input):
         (encoded,) = encode(
             [TileSource(slide.row.path, slide.row.mpp, yx)],
             grid,
-            self._encoder.apply,
-            params=self._encoder.params,
-            mesh=self.mesh,
+            self._encoder,
             batch=batch,
             reading=reading,
             meter=meter,

@@ -7,15 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from wsi_jax.config_io import FieldError
-from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import config_hash, read_coords
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.evals.cost import Meter
-from wsi_jax.run import extract as extraction
 from wsi_jax.run.inputs.base import LoadedSlide, TilePositions
 from wsi_jax.run.inputs.features import FeatureInput
 from wsi_jax.slides.grid import children
@@ -23,49 +21,6 @@ from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.flops import executed
 from wsi_jax.types import TwoLevelFeatures
-
-
-def extract(
-    config: Any,
-    rows: Sequence[Row],
-    folder: pathlib.Path,
-    *,
-    mesh: Mesh,
-    check: Callable[[list[dict]], None],
-    sheet: pathlib.Path,
-    **how: Any,
-) -> tuple[list[dict], "TwoLevelInput"]:
-    """Features of tiles and of their children; arguments as `pipeline.extract`.
-
-    Returns:
-        What became of each slide, and where batches come from.
-    """
-    how |= {"batch": config.encode_batch}
-    tiles, finer = (extraction.Ready(tiling, mesh) for tiling in config.tilings())
-    low = extraction.extract(rows, tiles, folder, check=check, sheet=sheet, **how)
-    judge = lambda high: check(both(low, high))
-    high = extraction.extract(rows, finer, folder, check=judge, **how)
-    slides = both(low, high)
-    source = TwoLevelInput.for_training(
-        config, mesh, folder / tiles.folder, folder / finer.folder
-    )
-    for row, one in zip(rows, slides, strict=True):
-        if one["status"] != "refused" and not source.count(row):
-            one["status"] = "refused"
-            told = f"{row.slide_id}: no tile of which all children could be read"
-            one["reason"] = f"{told}; {one['reason']}"
-    return slides, source
-
-
-def both(low: list[dict], high: list[dict]) -> list[dict]:
-    """A line of slides.csv for each slide: refused where its tiles or children are."""
-    lines = []
-    for one, below in zip(low, high, strict=True):
-        refused = "refused" in (one["status"], below["status"])
-        status = "refused" if refused else one["status"]
-        reasons = dict.fromkeys(filter(None, (one["reason"], below["reason"])))
-        lines.append(one | {"status": status, "reason": "; ".join(reasons)})
-    return lines
 
 
 class TwoLevelInput(FeatureInput):
@@ -146,10 +101,6 @@ class TwoLevelInput(FeatureInput):
         rows, low = self._kept(row)
         grid = self.tiling.grid
         return TilePositions(low.yx[rows], grid.size_px, grid.mpp)
-
-    def count(self, row: Row) -> int:
-        """Tiles of a slide that were read with all their children."""
-        return len(self._kept(row)[0])
 
     def distilled(
         self,

@@ -1,0 +1,90 @@
+"""The slides of a run, from manifest to feature files, as its config says."""
+
+import pathlib
+from collections.abc import Sequence
+
+from jax.sharding import Mesh
+
+from wsi_jax.data.cohort import Row
+from wsi_jax.data.features import read_coords
+from wsi_jax.data.two_level_bags import pair
+from wsi_jax.evals.cost import Meter
+from wsi_jax.run.config import Experiment
+from wsi_jax.run.executor import dask
+from wsi_jax.run.extract import Extractor, extract, find_tiles
+from wsi_jax.run.extract_distributed import extract_distributed
+from wsi_jax.run.progress import progress
+from wsi_jax.run.slide_record import SlideRecord, draw_tissue, precomputed_records
+from wsi_jax.run.tiling import Tiling
+
+
+def find_slides(
+    config: Experiment, rows: Sequence[Row], sheet: pathlib.Path, meter: Meter
+) -> list[SlideRecord]:
+    """Tissue and tiles of each slide, or its precomputed features.
+
+    What was taken as tissue is drawn on a contact sheet, at `sheet`.
+    """
+    if config.precomputed:
+        return precomputed_records(rows, pathlib.Path(config.precomputed))
+    records = find_tiles(
+        rows, config.tiling(), "encoded" if config.tilings() else "streamed",
+        reading=config.reading, meter=meter, progress=progress,
+    )  # fmt: skip
+    draw_tissue(records, sheet)
+    return records
+
+
+def extract_here(
+    config: Experiment,
+    records: Sequence[SlideRecord],
+    tiling: Tiling,
+    features: pathlib.Path,
+    sheet: pathlib.Path,
+    mesh: Mesh,
+    meter: Meter,
+) -> None:
+    """Writes the features of one tiling, by threads of this process.
+
+    Args:
+        config: the run's config.
+        records: its slides; each learns what becomes of it.
+        tiling: one of the config's.
+        features: folder of all features.
+        sheet: contact sheet, drawn again if slides are refused meanwhile.
+        mesh: devices over which tiles are split.
+        meter: is charged.
+    """
+    usable = [record for record in records if not record.refusal]
+    extract(
+        records, Extractor(tiling, mesh), features, batch=config.encode_batch,
+        reading=config.reading, meter=meter, progress=progress,
+    )  # fmt: skip
+    for record in usable:
+        if tiling.children > 1 and not record.refusal:
+            low, high = map(read_coords, record.features)
+            if not len(pair(low, high, tiling.children)[0]):
+                record.refuse(
+                    f"{record.slide_id}: no tile of which all children could be read"
+                )
+    if any(record.refusal for record in usable):
+        draw_tissue(records, sheet)
+
+
+def extract_on_cluster(
+    config: Experiment, rows: Sequence[Row], features: pathlib.Path, meter: Meter
+) -> list[SlideRecord]:
+    """Finds tiles and writes features of all the run's tilings, by workers of Dask."""
+    with dask(config.scheduler) as (executor, lost):
+        by_tiling = [
+            extract_distributed(
+                executor, rows, tiling, features, batch=config.encode_batch,
+                reading=config.reading, meter=meter, progress=progress, lost=lost,
+            )
+            for tiling in config.tilings()
+        ]  # fmt: skip
+    records, *others = by_tiling
+    for other in others:
+        for record, same_slide in zip(records, other, strict=True):
+            record.merge(same_slide)
+    return records
