@@ -1,15 +1,20 @@
-"""Commit, date, machine and versions that a result was made with."""
+"""What a result was made with: commit, date, machine, versions; a hash of settings."""
 
+import dataclasses
 import datetime
+import enum
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
 import subprocess
+from typing import Any
 
 import jax
+import numpy as np
 
 PACKAGES = (
     *("wsi_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -95,3 +100,26 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def config_hash(*settings: Any) -> str:
+    """16 hex digits that change when any setting does.
+
+    Args:
+        settings: dataclasses, enums, or anything JSON can write.
+    """
+    plain = [
+        dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s for s in settings
+    ]
+    text = json.dumps(plain, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value):
+    if isinstance(value, enum.Enum):
+        return value.name
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a setting of type {type(value).__name__} cannot be hashed")

@@ -25,9 +25,9 @@ from experiments.pretraining.preparing import (
 )
 from wsi_jax import config_io
 from wsi_jax.cli import errors_in_one_line, launch
-from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
+from wsi_jax.provenance import config_hash
 from wsi_jax.run.checks import write_slides
 from wsi_jax.run.config import Manifest, RunError
 from wsi_jax.run.extract import find_tiles

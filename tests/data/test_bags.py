@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from wsi_jax.data.bags import Bags, Loading, evaluation_bags, training_bags
-from wsi_jax.data.features import FeatureError, Origin, write_features
+from wsi_jax.data.features import FeatureError, FeatureMetadata, write_features
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.types import bucket
 
 LENGTHS = (3, 9, 0, 17, 4, 8, 5)
 LABELS = np.array([0, 1, 0, 1, 1, 1, 0], np.int32)
 WEIGHTS = np.linspace(0.5, 2, 7).astype(np.float32)
-ORIGIN = Origin(
+METADATA = FeatureMetadata(
     slide_id="s",
     shape=(1000, 1000),
     mpp=0.5,
@@ -33,7 +33,7 @@ def paths(tmp_path_factory):
     for i, n in enumerate(LENGTHS):
         # Feature (slide, tile) is recognisable: [slide + 1, tile].
         x = np.stack([np.full(n, i + 1.0), np.arange(n)], -1)
-        write_features(folder / f"{i}.h5", x, np.zeros((n, 2), int), ORIGIN)
+        write_features(folder / f"{i}.h5", x, np.zeros((n, 2), int), METADATA)
     return [folder / f"{i}.h5" for i in range(len(LENGTHS))]
 
 
@@ -166,7 +166,7 @@ def test_features_are_told_apart_by_what_made_them_or_by_themselves(paths, tmp_p
     with h5py.File(here, "r+") as file:
         file["features"][-1, -1] += 1
     assert fingerprint(here) != before
-    other = dataclasses.replace(ORIGIN, config_hash="other")
+    other = dataclasses.replace(METADATA, config_hash="other")
     write_features(here, np.ones((9, 2)), np.zeros((9, 2), int), other)
     assert fingerprint(here) != as_made
 
@@ -179,7 +179,7 @@ def test_bad_files_are_all_named_before_the_first_step(paths, tmp_path):
     ):
         load([paths[0], cut, tmp_path / "none.h5", *paths[3:]])
     wide = tmp_path / "wide.h5"
-    write_features(wide, np.zeros((2, 3)), np.zeros((2, 2), int), ORIGIN)
+    write_features(wide, np.zeros((2, 3)), np.zeros((2, 2), int), METADATA)
     with pytest.raises(FeatureError, match=r"one width.*wide\.h5 has 3"):
         load([*paths[1:], wide])
     with pytest.raises(FeatureError, match="no feature files"):
@@ -190,6 +190,6 @@ def test_a_file_that_changes_under_training_is_named(paths, tmp_path):
     path = tmp_path / "0.h5"
     path.write_bytes(paths[0].read_bytes())
     bags = Bags([path, *paths[1:]], LABELS, None, Loading(min_bucket=4))
-    write_features(path, np.zeros((2, 2)), np.zeros((2, 2), int), ORIGIN)
+    write_features(path, np.zeros((2, 2)), np.zeros((2, 2), int), METADATA)
     with pytest.raises(FeatureError, match=r"0\.h5: had 3 tiles and now has 2"):
         train(bags, 2)

@@ -1,5 +1,4 @@
-import dataclasses
-import enum
+"""Feature files: what is written is read; what is damaged is named."""
 
 import h5py
 import numpy as np
@@ -7,15 +6,15 @@ import pytest
 
 from wsi_jax.data.features import (
     FeatureError,
-    Origin,
-    config_hash,
+    FeatureMetadata,
     feature_shape,
     is_whole,
+    lost_tiles,
     read_features,
     write_features,
 )
 
-ORIGIN = Origin(
+METADATA = FeatureMetadata(
     slide_id="s.1",
     shape=(3000, 2000),
     mpp=0.25,
@@ -25,6 +24,7 @@ ORIGIN = Origin(
     encoder="resnet50",
     config_hash="0123456789abcdef",
     bad_tiles=3,
+    bad_reason="torn",
 )
 
 
@@ -38,17 +38,17 @@ def bag(n=5, d=4):
 def test_what_is_written_is_read(tmp_path, n):
     x, yx = bag(n)
     path = tmp_path / "features_resnet50" / "s.1.h5"
-    write_features(path, x, yx, ORIGIN)
-    found = read_features(path)
-    np.testing.assert_array_equal(found.x, x.astype(np.float16))
-    np.testing.assert_array_equal(found.yx, yx)
+    write_features(path, x, yx, METADATA)
+    features = read_features(path)
+    np.testing.assert_array_equal(features.x, x.astype(np.float16))
+    np.testing.assert_array_equal(features.yx, yx)
     assert feature_shape(path) == (n, 4)
     assert [p.name for p in path.parent.iterdir()] == ["s.1.h5"]
 
 
 def test_the_file_is_the_ecosystems(tmp_path):
     x, yx = bag()
-    write_features(tmp_path / "s.h5", x, yx, ORIGIN)
+    write_features(tmp_path / "s.h5", x, yx, METADATA)
     with h5py.File(tmp_path / "s.h5") as f:
         features, coords = f["features"], f["coords"]
         assert features.chunks is None
@@ -76,32 +76,33 @@ def test_clam_and_trident_variants(tmp_path, chunks, lead):
         chunks = (*lead, *chunks) if chunks else None
         f.create_dataset("features", data=x.reshape(*lead, 5, 4), chunks=chunks)
         f.create_dataset("coords", data=yx[:, ::-1].reshape(*lead, 5, 2))
-    found = read_features(path)
-    np.testing.assert_array_equal(found.x, x.astype(np.float16))
-    np.testing.assert_array_equal(found.yx, yx)
+    features = read_features(path)
+    np.testing.assert_array_equal(features.x, x.astype(np.float16))
+    np.testing.assert_array_equal(features.yx, yx)
     assert feature_shape(path) == (5, 4)
 
 
 def test_a_real_clam_file(shared):
     path = shared / "data/features/TCGA-AD-6964-01Z-00-DX1.h5"
     assert feature_shape(path) == (777, 512)
-    found = read_features(path)
-    assert found.x.shape == (777, 512)
-    assert np.isfinite(found.x).all()
-    np.testing.assert_array_equal(found.yx[:2], [[21504, 10240], [22016, 10240]])
+    features = read_features(path)
+    assert features.x.shape == (777, 512)
+    assert np.isfinite(features.x).all()
+    np.testing.assert_array_equal(features.yx[:2], [[21504, 10240], [22016, 10240]])
 
 
 def test_a_file_is_whole_or_it_is_not(tmp_path):
     x, yx = bag(100, 64)
     path = tmp_path / "s.h5"
-    assert not is_whole(path, ORIGIN.config_hash)
-    write_features(path, x, yx, ORIGIN)
-    assert is_whole(path, ORIGIN.config_hash)
+    assert not is_whole(path, METADATA.config_hash)
+    write_features(path, x, yx, METADATA)
+    assert is_whole(path, METADATA.config_hash)
+    assert lost_tiles(path) == (3, "torn")
     assert not is_whole(path, "other settings")
     data = path.read_bytes()
     for size in (0, 10, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
-        assert not is_whole(path, ORIGIN.config_hash)
+        assert not is_whole(path, METADATA.config_hash)
         for read in (read_features, feature_shape):
             with pytest.raises(FeatureError, match=r"s\.h5: truncated or not HDF5"):
                 read(path)
@@ -110,18 +111,18 @@ def test_a_file_is_whole_or_it_is_not(tmp_path):
 def test_a_crash_leaves_the_old_file(tmp_path):
     x, yx = bag()
     path = tmp_path / "s.h5"
-    write_features(path, x, yx, ORIGIN)
+    write_features(path, x, yx, METADATA)
     before = path.read_bytes()
     with pytest.raises(FeatureError, match="1 of 5 tiles"):
         write_features(
-            path, np.where(np.arange(5)[:, None] == 2, np.nan, x), yx, ORIGIN
+            path, np.where(np.arange(5)[:, None] == 2, np.nan, x), yx, METADATA
         )
     with pytest.raises(FeatureError, match="5 of 5 tiles"):
-        write_features(path, x * 1e30, yx, ORIGIN)
+        write_features(path, x * 1e30, yx, METADATA)
     assert path.read_bytes() == before
 
 
-def test_what_is_wrong_with_a_file_is_said(tmp_path):
+def test_what_is_wrong_with_a_file_is_named(tmp_path):
     path = tmp_path / "s.h5"
     with pytest.raises(FeatureError, match="no such feature file"):
         read_features(path)
@@ -148,7 +149,7 @@ def damage(path, at):
 def test_a_damaged_file_is_no_error_of_h5pys(tmp_path, where):
     """Of the right length: h5py raises RuntimeError or KeyError, by the byte."""
     path = tmp_path / "s.h5"
-    write_features(path, *bag(), ORIGIN)
+    write_features(path, *bag(), METADATA)
     with h5py.File(path) as f:
         at = path.read_bytes().find(b"SNOD")
         if where in f:
@@ -159,7 +160,7 @@ def test_a_damaged_file_is_no_error_of_h5pys(tmp_path, where):
     for read in (read_features, feature_shape):
         with pytest.raises(FeatureError, match=r"s\.h5: truncated .*; delete it and"):
             read(path)
-    assert not is_whole(path, ORIGIN.config_hash)
+    assert not is_whole(path, METADATA.config_hash)
 
 
 @pytest.mark.parametrize(
@@ -172,27 +173,3 @@ def test_features_that_are_no_numbers(tmp_path, features, message):
         f["features"], f["coords"] = features, np.zeros((2, 2), int)
     with pytest.raises(FeatureError, match=message):
         read_features(path)
-
-
-class Colour(enum.Enum):
-    RED = 1
-    BLUE = 2
-
-
-@dataclasses.dataclass
-class Settings:
-    size_px: int = 256
-    colour: Colour = Colour.RED
-
-
-def test_the_hash_changes_with_any_setting():
-    hashes = {
-        config_hash(Settings()),
-        config_hash(Settings(size_px=224)),
-        config_hash(Settings(colour=Colour.BLUE)),
-        config_hash(Settings(), "weights"),
-    }
-    assert len(hashes) == 4
-    assert config_hash(Settings()) in hashes
-    # The hash names files on disk: it must not change from release to release.
-    assert config_hash({"a": 1}) == "2696610e78752a9e"

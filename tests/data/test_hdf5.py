@@ -8,7 +8,7 @@ import pytest
 
 from wsi_jax.data.features import (
     FeatureError,
-    Origin,
+    FeatureMetadata,
     check_features,
     feature_shape,
     is_whole,
@@ -19,7 +19,7 @@ from wsi_jax.data.features import (
 from wsi_jax.data.hdf5 import BLOCK_BYTES, blocks
 
 N, D = 5, 4
-ORIGIN = Origin(
+METADATA = FeatureMetadata(
     slide_id="s", shape=(100, 100), mpp=0.5, target_mpp=0.5, size_px=32, overlap_px=0,
     encoder="resnet18", config_hash="c", bad_tiles=0,
 )  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path):
 @pytest.mark.parametrize("name", ["features", "coords"])
 def test_one_changed_byte_is_seen_by_the_checksum(tmp_path, name):
     path = tmp_path / "s.h5"
-    write_features(path, np.ones((N, D)), np.full((N, 2), 7), ORIGIN)
+    write_features(path, np.ones((N, D)), np.full((N, 2), 7), METADATA)
     assert is_whole(path, "c")
     assert check_features(path) == (N, D)
     with h5py.File(path) as f:
@@ -174,7 +174,7 @@ def test_one_changed_byte_is_seen_by_the_checksum(tmp_path, name):
 
 def test_a_file_without_a_checksum_is_read_as_before(tmp_path):
     path = tmp_path / "s.h5"
-    write_features(path, np.ones((N, D)), np.full((N, 2), 7), ORIGIN)
+    write_features(path, np.ones((N, D)), np.full((N, 2), 7), METADATA)
     expected = read_features(path)
     with h5py.File(path, "a") as f:
         for data in f.values():

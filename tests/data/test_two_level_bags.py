@@ -9,7 +9,12 @@ import pytest
 from wsi_jax.data.bag_store import Loading
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
-from wsi_jax.data.features import FeatureError, Origin, read_coords, write_features
+from wsi_jax.data.features import (
+    FeatureError,
+    FeatureMetadata,
+    read_coords,
+    write_features,
+)
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.slides.grid import children, level0
@@ -23,7 +28,7 @@ LOADING = Loading(min_bucket=4, threads=2)
 
 
 def origin(name, mpp):
-    return Origin(
+    return FeatureMetadata(
         slide_id=name,
         shape=(9000, 9000),
         mpp=SLIDE_MPP,

@@ -24,7 +24,7 @@ from words import config_from
 from wsi_jax import cli
 from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import (
-    Origin,
+    FeatureMetadata,
     is_whole,
     lost_tiles,
     read_features,
@@ -338,7 +338,7 @@ def test_another_file_of_the_same_name_is_encoded_anew(extracted, tiny, tmp_path
 
 
 def test_lost_tiles_are_told_again_when_features_are_used_again(tmp_path):
-    origin = Origin(
+    origin = FeatureMetadata(
         slide_id="s", shape=(64, 64), mpp=1.0, target_mpp=1.0, size_px=32,
         overlap_px=0, encoder="e", config_hash="h", bad_tiles=2, bad_reason="torn",
     )  # fmt: skip
@@ -443,7 +443,7 @@ def fill(folder, leave_kib):
         (folder / "ballast").write_bytes(bytes(free - 1024 * leave_kib))
 
 
-ORIGIN = Origin(
+METADATA = FeatureMetadata(
     slide_id="a", shape=(100, 100), mpp=0.5, target_mpp=0.5, size_px=32, overlap_px=0,
     encoder="resnet18", config_hash="c", bad_tiles=0,
 )  # fmt: skip
@@ -462,11 +462,11 @@ def test_a_disk_that_fills_up_while_features_are_written(disk):
     """What was there stays, no half file does, and the error has the file's name."""
     folder = disk(256)
     x, yx = np.ones((500, 64), np.float32), np.zeros((500, 2), np.int64)
-    write_features(folder / "a.h5", x, yx, ORIGIN)
+    write_features(folder / "a.h5", x, yx, METADATA)
     fill(folder, 16)
     for name in ("a.h5", "b.h5"):
         with pytest.raises(OSError, match=rf"{name}'$") as caught:
-            write_features(folder / name, x, yx, ORIGIN)
+            write_features(folder / name, x, yx, METADATA)
         assert "no space left on its disk" in cli.error_message(caught.value, folder)
     assert sorted(p.name for p in folder.iterdir()) == ["a.h5", "ballast"]
     assert is_whole(folder / "a.h5", "c")

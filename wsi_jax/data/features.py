@@ -8,10 +8,7 @@ one-row float32 chunks, and half the bytes.
 """
 
 import dataclasses
-import enum
-import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import zlib
@@ -42,7 +39,7 @@ class Features(NamedTuple):
     Attributes:
         x: one vector per tile.
         yx: top-left corner of each tile, in level-0 pixels.
-        attrs: of both datasets.
+        attrs: attributes of both datasets.
     """
 
     x: Float16[np.ndarray, "n d"]
@@ -51,11 +48,11 @@ class Features(NamedTuple):
 
 
 class Coords(NamedTuple):
-    """Where the tiles of one slide lie.
+    """Positions of one slide's tiles.
 
     Attributes:
         yx: top-left corner of each tile, in level-0 pixels.
-        attrs: of both datasets.
+        attrs: attributes of both datasets.
     """
 
     yx: Int32[np.ndarray, "n 2"]
@@ -63,20 +60,20 @@ class Coords(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where features came from: what their file's attributes tell.
+class FeatureMetadata:
+    """What made the features of a slide: the attributes of their file.
 
     Attributes:
-        slide_id: of the slide.
+        slide_id: name of the slide.
         shape: (h, w) of level 0, in pixels.
-        mpp: of level 0, micrometres per pixel.
-        target_mpp: at which the tiles were read.
+        mpp: um/px of level 0.
+        target_mpp: um/px at which the tiles were read.
         size_px: side of a tile at `target_mpp`.
-        overlap_px: of neighbouring tiles at `target_mpp`.
-        encoder: its name.
-        config_hash: of every setting that shapes the features (see `config_hash`).
-        bad_tiles: tiles that could not be read and are not in the file.
-        bad_reason: why the first of them could not; "" where there are none.
+        overlap_px: overlap of neighbouring tiles at `target_mpp`.
+        encoder: name of the encoder.
+        config_hash: hash of every setting that shapes the features.
+        bad_tiles: number of tiles that could not be read and are not in the file.
+        bad_reason: why the first of them could not be read; "" where there are none.
     """
 
     slide_id: str
@@ -91,34 +88,21 @@ class Origin:
     bad_reason: str = ""
 
 
-def config_hash(*settings: Any) -> str:
-    """16 hex digits that change when any setting does.
-
-    Args:
-        settings: dataclasses, enums, or anything JSON can write.
-    """
-    plain = [
-        dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s for s in settings
-    ]
-    text = json.dumps(plain, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def write_features(
     path: str | os.PathLike,
     x: Float[np.ndarray, "n d"],
     yx: Int[np.ndarray, "n 2"],
-    origin: Origin,
+    metadata: FeatureMetadata,
 ) -> None:
     """Writes one slide's features whole, under a temporary name first.
 
     A slide without tissue has n = 0 and a file all the same.
 
     Args:
-        path: of the file; its folder is made.
+        path: path of the file; its folder is made.
         x: features, in the order of `yx`.
         yx: top-left corners in level-0 pixels.
-        origin: of the features.
+        metadata: what made them.
 
     Raises:
         FeatureError: a feature is not a finite float16.
@@ -133,9 +117,9 @@ def write_features(
         features = f.create_dataset("features", data=half)
         coords = f.create_dataset("coords", data=yx[:, ::-1].astype(np.int32))
         # TRIDENT writes a folder here; ours has no machine's path in it.
-        named = {"name": origin.slide_id, "savetodir": path.parent.name}
-        features.attrs.update(named | {"encoder": origin.encoder})
-        coords.attrs.update(named | _coords_attrs(origin))
+        named = {"name": metadata.slide_id, "savetodir": path.parent.name}
+        features.attrs.update(named | {"encoder": metadata.encoder})
+        coords.attrs.update(named | _coords_attrs(metadata))
 
     write_whole(path, fill)
 
@@ -146,9 +130,9 @@ def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
     Datasets may be (n, d) or (1, n, d), of any float and integer type, in any layout.
 
     Args:
-        path: of the file.
-        verify: compare the features to their checksum, if they have one; it takes half
-            as long again, so batches leave it out, which a run has checked before.
+        path: path of the file.
+        verify: whether to compare the features to their checksum, if they have one. It
+            takes half as long again, so batches leave it out: a run has checked before.
 
     Raises:
         FeatureError: the file is truncated, not such a file, not what its checksum
@@ -213,60 +197,56 @@ def lost_tiles(path: str | os.PathLike) -> tuple[int, str]:
     Raises:
         FeatureError: the file is truncated or not such a file.
     """
-    with opened(path) as f:
-        _, coords = _datasets(f, path)
-        attrs = dict(coords.attrs)
+    attrs = read_coords(path).attrs
     return int(attrs.get("bad_coords", 0)), str(attrs.get("bad_reason", ""))
 
 
-def is_whole(path: str | os.PathLike, expect: str) -> bool:
+def is_whole(path: str | os.PathLike, config_hash: str) -> bool:
     """Whether a file is there, complete, undamaged, and made with these settings.
 
     All of it is read, for its checksum.
 
     Args:
-        path: of the feature file.
-        expect: the `config_hash` it must carry.
+        path: path of the feature file.
+        config_hash: the hash of settings that it must carry.
     """
     try:
-        with opened(path) as f:
-            _, coords = _datasets(f, path)
-            if coords.attrs.get("config_hash") != expect:
-                return False
+        if read_coords(path).attrs.get("config_hash") != config_hash:
+            return False
         check_features(path)
     except FeatureError:
         return False
     return True
 
 
-def _coords_attrs(origin):
-    h, w = origin.shape
+def _coords_attrs(made: FeatureMetadata) -> dict[str, Any]:
+    h, w = made.shape
     return {
-        "patch_size": origin.size_px,
-        "patch_size_level0": round(origin.size_px * origin.target_mpp / origin.mpp),
+        "patch_size": made.size_px,
+        "patch_size_level0": round(made.size_px * made.target_mpp / made.mpp),
         # Nominal: "40x" is 0.25 um/px. Nothing here reads it.
-        "level0_magnification": round(10 / origin.mpp, 3),
-        "target_magnification": round(10 / origin.target_mpp, 3),
-        "overlap": origin.overlap_px,
+        "level0_magnification": round(10 / made.mpp, 3),
+        "target_magnification": round(10 / made.target_mpp, 3),
+        "overlap": made.overlap_px,
         "level0_width": w,
         "level0_height": h,
-        "mpp": origin.mpp,
-        "target_mpp": origin.target_mpp,
+        "mpp": made.mpp,
+        "target_mpp": made.target_mpp,
         "wsi_jax_version": _version(),
-        "config_hash": origin.config_hash,
-        "bad_coords": origin.bad_tiles,
-        "bad_reason": origin.bad_reason,
+        "config_hash": made.config_hash,
+        "bad_coords": made.bad_tiles,
+        "bad_reason": made.bad_reason,
     }
 
 
 def _datasets(f, path):
-    there = [name for name in FEATURE_NAMES if has(f, name)]
-    if not there or not has(f, "coords"):
+    names = [name for name in FEATURE_NAMES if has(f, name)]
+    if not names or not has(f, "coords"):
         raise FeatureError(
             f"{path}: datasets {sorted(f)[:10]}; a feature file has 'features' and "
             "'coords'"
         )
-    features, coords = dataset(f, there[0]), dataset(f, "coords")
+    features, coords = dataset(f, names[0]), dataset(f, "coords")
     if features.shape[-2] != coords.shape[-2] or coords.shape[-1] != 2:
         raise FeatureError(
             f"{path}: features {features.shape} and coords {coords.shape} disagree; "
@@ -291,8 +271,8 @@ def _coords(features, coords):
 
 def _not_finite(x):
     """How many rows of float16s have one that is not finite."""
-    # Of all float16s only inf and nan have all exponent bits set. Asked of the bits, it
-    # takes a seventh of isfinite's time, which is longer than reading the file.
+    # Only inf and nan have all exponent bits set. Comparing bits takes a seventh of the
+    # time of isfinite, which is longer than reading the file.
     if (x.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00:
         return 0
     return int(np.sum(~np.isfinite(x).all(-1)))
@@ -311,13 +291,3 @@ def _version():
         return importlib.metadata.version("wsi_jax")
     except importlib.metadata.PackageNotFoundError:
         return "not installed"  # run from a checkout
-
-
-def _plain(value):
-    if isinstance(value, enum.Enum):
-        return value.name
-    if dataclasses.is_dataclass(value):
-        return dataclasses.asdict(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"a setting of type {type(value).__name__} cannot be hashed")

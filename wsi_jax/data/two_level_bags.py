@@ -12,10 +12,10 @@ from wsi_jax.data.features import (
     Coords,
     FeatureError,
     Features,
-    config_hash,
     read_coords,
     read_features,
 )
+from wsi_jax.provenance import config_hash
 from wsi_jax.slides.grid import children
 from wsi_jax.types import TwoLevelFeatures
 

@@ -13,7 +13,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import (
     FeatureError,
-    Origin,
+    FeatureMetadata,
     check_features,
     is_whole,
     lost_tiles,
@@ -186,7 +186,7 @@ def _charge(meter, extractor, record, tiles, bytes_decoded) -> None:
 def _write(file: _MissingFile, encoded: Encoded, extractor: Extractor) -> None:
     """Writes one slide's features."""
     slide, grid = file.slide, extractor.tiling.tiles
-    origin = Origin(
+    origin = FeatureMetadata(
         slide_id=slide.row.slide_id,
         shape=slide.shape,
         mpp=slide.mpp,

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from wsi_jax.data.cohort import Cohort, Row
-from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.files import content_id
 from wsi_jax.locks import locked
+from wsi_jax.provenance import config_hash
 from wsi_jax.run.config import Manifest, RunError, read_csv, with_mpp, write_csv
 from wsi_jax.run.predictor import CARD, Predictor, Verdict, as_row, load
 from wsi_jax.slides.slide import SlideError

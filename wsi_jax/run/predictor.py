@@ -14,12 +14,12 @@ import optax
 
 from wsi_jax.config_io import check_types, from_plain, rename_fields, to_plain
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.features import config_hash
 from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.files import write_text
 from wsi_jax.ops.class_prior import probabilities
+from wsi_jax.provenance import config_hash
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.overview import Overview
 from wsi_jax.report.zoom_figure import zoom_figure

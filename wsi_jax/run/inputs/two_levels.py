@@ -11,9 +11,10 @@ import numpy as np
 from wsi_jax.config_io import FieldError
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
-from wsi_jax.data.features import config_hash, read_coords
+from wsi_jax.data.features import read_coords
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.evals.cost import Meter
+from wsi_jax.provenance import config_hash
 from wsi_jax.run.inputs.base import LoadedSlide, TilePositions
 from wsi_jax.run.inputs.features import FeatureInput
 from wsi_jax.slides.grid import children
