@@ -57,7 +57,7 @@ def test_a_field_of_one_side_only_is_a_difference():
 
 
 def test_a_run_of_before_goes_on_with_fields_that_are_new():
-    """At their defaults, however deep; one that is set to another value is told."""
+    """At their defaults, however deep; one that is set to another value is reported."""
     config = demo.get_config()
     now = config_io.to_plain(config)
     before = json.loads(json.dumps(now))
@@ -65,10 +65,10 @@ def test_a_run_of_before_goes_on_with_fields_that_are_new():
     del before["method"]["normaliser"], before["loading"]
     assert config_io.differences(config_io.with_defaults(before), now) == []
     config.grid.overlap_px = 3
-    (told,) = config_io.differences(
+    (line,) = config_io.differences(
         config_io.with_defaults(before), config_io.to_plain(config)
     )
-    assert told == "grid.overlap_px: was 0, is 3"
+    assert line == "grid.overlap_px: was 0, is 3"
 
 
 def test_what_is_no_type_of_ours_any_more_stays_as_it_is():

@@ -89,42 +89,33 @@ def with_defaults(plain: Any) -> Any:
     return tree
 
 
-def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train.optimiser.learning_rate": 2e-4, ...} of a plain tree, types left out."""
+def flatten(plain: Any, prefix: str = "", types: bool = False) -> dict[str, Any]:
+    """{"train.optimiser.learning_rate": 2e-4, ...} of a plain tree.
+
+    With `types` also {"method (type)": "ABMIL", ...}, as two may have the same fields.
+    """
     if not isinstance(plain, dict):
         return {prefix: plain}
     if set(plain) == {TYPE, "name"}:
         return {prefix: plain["name"]}
     flat = {}
+    if types and TYPE in plain:
+        flat[f"{prefix} (type)".strip()] = plain[TYPE].rpartition(".")[2]
     for name, value in plain.items():
         if name != TYPE:
-            flat |= flatten(value, f"{prefix}.{name}" if prefix else name)
+            flat |= flatten(value, f"{prefix}.{name}" if prefix else name, types)
     return flat
 
 
 def differences(before: Any, now: Any) -> list[str]:
     """One line for each field that two plain trees give different values or types."""
-    before, now = _kinds(before) | flatten(before), _kinds(now) | flatten(now)
+    before, now = flatten(before, types=True), flatten(now, types=True)
     absent = "(absent)"
     return [
         f"{name}: was {before.get(name, absent)!r}, is {now.get(name, absent)!r}"
         for name in sorted(before | now)
         if before.get(name, absent) != now.get(name, absent)
     ]
-
-
-def _kinds(plain: Any, prefix: str = "") -> dict[str, str]:
-    """{"method (type)": "ABMIL", ...}: two methods may have the same fields."""
-    if not isinstance(plain, dict) or set(plain) == {TYPE, "name"}:
-        return {}
-    kinds = (
-        {f"{prefix} (type)".strip(): plain[TYPE].rpartition(".")[2]}
-        if TYPE in plain
-        else {}
-    )
-    for name, value in plain.items():
-        kinds |= _kinds(value, f"{prefix}.{name}" if prefix else name)
-    return kinds
 
 
 def check_types(config: Any, path: str = "config") -> None:

@@ -10,7 +10,6 @@ from wsi_jax.data.cohort import (
     read_manifest,
     write_manifest,
 )
-from wsi_jax.data.splits import Split, assign_splits
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -183,14 +182,3 @@ def test_patients_are_read_from_barcodes_where_none_is_given(tmp_path):
         *("C3N-01362", "11LU013", "01BR001", "TCGA-A0-10001", "C3L-000041"),
         *("slide_7", "x-TCGA-A0-1000-01Z", "mine", "C3L-00004"),
     ]
-
-
-def test_two_slides_of_a_tcga_patient_are_never_in_two_splits(tmp_path):
-    names = [f"TCGA-A{p % 7}-{1000 + p}-01Z-00-DX{k}" for p in range(40) for k in "12"]
-    lines = [f"{name}.svs,{'ab'[int(name[8:12]) % 2]}" for name in names]
-    cohort = read_manifest(write(tmp_path, "\n".join(["path,label", *lines])))
-    splits = {}
-    for row in assign_splits(cohort, Split()).rows:
-        splits.setdefault(row.slide_id[:12], set()).add(row.split)
-    assert len(splits) == 40
-    assert max(map(len, splits.values())) == 1

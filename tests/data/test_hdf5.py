@@ -179,9 +179,9 @@ def test_a_file_without_a_checksum_is_read_as_before(tmp_path):
     with h5py.File(path, "a") as f:
         for data in f.values():
             del data.attrs["crc32"]
-    found = read_features(path)
-    np.testing.assert_array_equal(found.x, expected.x)
-    assert found.attrs == expected.attrs
+    read = read_features(path)
+    np.testing.assert_array_equal(read.x, expected.x)
+    assert read.attrs == expected.attrs
     assert is_whole(path, "c")
 
 

@@ -7,7 +7,7 @@ import pytest
 from absl import logging
 
 from wsi_jax.data import importers
-from wsi_jax.data.cohort import CohortError, Row, read_manifest, write_manifest
+from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.data.importers import Slides
 from wsi_jax.data.lint import lint
 from wsi_jax.data.split_files import (
@@ -60,31 +60,68 @@ def slides(tmp_path):
 
 @pytest.fixture
 def warned(monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *a: said.append(text % a))
-    return said
+    messages = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: messages.append(text % a))
+    return messages
 
 
 def splits_of(cohort):
     return {row.slide_id: row.split for row in cohort.rows}
 
 
-@pytest.mark.parametrize("text", [RAGGED, BOOL, RAGGED.replace("\n", "\r\n")])
-def test_clam(write, slides, text):
-    table = write("dataset.csv", DATASET)
-    cohort = importers.from_clam(table, write("splits_0.csv", text), slides)
+def clam(write, text):
+    return importers.from_clam, (
+        write("dataset.csv", DATASET),
+        write("splits_0.csv", text),
+    )
+
+
+def sasha(write):
+    lists = {f"{split}_names": [] for split in ("train", "val", "test")}
+    for name, split in SPLITS.items():
+        lists[f"{split}_names"].append(name)
+    split = write("split_1.json", json.dumps(lists))
+    return importers.from_sasha, (write("camelyon16.csv", DATASET), split)
+
+
+def torchmil(write):
+    lines = [f"{name},{split}" for name, split in SPLITS.items()]
+    split = write("splits.csv", "\n".join(["bag_name,split", *lines]))
+    labels = write("labels.csv", DATASET.replace("slide_id", "bag_name"))
+    return importers.from_torchmil, (labels, split)
+
+
+def streaming_clam(write, name):
+    label = {line.split(",")[1]: line.split(",")[2] for line in DATASET.splitlines()}
+    files = []
+    for split in ("train", "val", "test"):
+        lines = [f"{n},{label[n]}" for n, one in SPLITS.items() if one == split]
+        files.append(write(f"{split}_0.csv", "\n".join([f"{name},label", *lines])))
+    return importers.from_streaming_clam, files
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda write: clam(write, RAGGED),
+        lambda write: clam(write, BOOL),
+        lambda write: clam(write, RAGGED.replace("\n", "\r\n")),
+        sasha,
+        torchmil,
+        lambda write: streaming_clam(write, "slide"),  # the code's
+        lambda write: streaming_clam(write, "slide_id"),  # the README's
+    ],
+)
+def test_files_of_every_tool_become_one_cohort(write, slides, tool):
+    read, files = tool(write)
+    cohort = read(*files, slides)
     assert splits_of(cohort) == SPLITS
     assert cohort.classes == ("normal_tissue", "tumor_tissue")
     rows = {row.slide_id: row for row in cohort.rows}
     path = str(slides.folder / "deep/er/slide_2.tif")
-    assert rows["slide_2"] == Row("slide_2", path, "tumor_tissue", "patient_0", "train")
+    patient = "slide_2" if len(files) == 3 else "patient_0"  # StreamingCLAM has none
+    assert rows["slide_2"] == Row("slide_2", path, "tumor_tissue", patient, "train")
     assert rows["a.b-c"].path.endswith("a.b-c.mrxs")
-
-
-def test_clam_without_a_split_leaves_it_open(write, slides):
-    cohort = importers.from_clam(write("dataset.csv", DATASET), None, slides)
-    assert set(splits_of(cohort).values()) == {""}
-    assert len(cohort.rows) == 6
 
 
 def test_labels_of_another_column_and_order(write, slides):
@@ -103,19 +140,6 @@ def test_whole_numbers_that_pandas_made_floats(write, slides):
     table = write("dataset.csv", DATASET.replace("slide_4", "12"))
     split = write("splits_0.csv", RAGGED.replace("slide_4", "12.0"))
     assert splits_of(importers.from_clam(table, split, slides))["12"] == "val"
-
-
-def test_sasha(write, slides):
-    """Its CAMELYON16 splits leave a slide out: it is left out, and said so."""
-    lists = {
-        "train_names": ["slide_1", "slide_2", "slide_3"],
-        "val_names": ["slide_4"],
-        "test_names": ["007", "a.b-c"],
-    }
-    split = write("split_1.json", json.dumps(lists))
-    cohort = importers.from_sasha(write("camelyon16.csv", DATASET), split, slides)
-    assert splits_of(cohort) == SPLITS
-    assert cohort.rows[0].patient_id == "patient_0"
 
 
 TCGA = """slide_id,slide_id_short,slide_id_hash,case_id,patient_id,\
@@ -151,33 +175,11 @@ def test_sashas_tcga_split_leaks_patients_and_lint_says_so(write, tmp_path):
     lint(importers.from_sasha(tmp_path / "tcga.csv", split, slides))
 
 
-def test_torchmil(write, slides):
-    lines = [f"{name},{split}" for name, split in SPLITS.items()]
-    split = write("splits.csv", "\n".join(["bag_name,split", *lines]))
-    labels = write("labels.csv", DATASET.replace("slide_id", "bag_name"))
-    cohort = importers.from_torchmil(labels, split, slides)
-    assert splits_of(cohort) == SPLITS
-
-
-@pytest.mark.parametrize("name", ["slide", "slide_id"])  # the code's, the README's
-def test_streaming_clam(write, slides, name):
-    files = [
-        write("train_0.csv", f"{name},label\nslide_1,1\nslide_2,1\nslide_3,0\n"),
-        write("val_0.csv", f"{name},label\nslide_4,0\n"),
-        write("test.csv", f"{name},label\n007,1\na.b-c,0\n"),
-    ]
-    cohort = importers.from_streaming_clam(*files, slides)
-    assert splits_of(cohort) == SPLITS
-    assert cohort.classes == ("0", "1")
-    assert all(row.patient_id == row.slide_id for row in cohort.rows)
-
-
 def test_trident(write, slides, warned):
     text = "wsi,mpp\nslide_1.svs,0.25\ndeep/er/slide_2.tif,0.5\nslide_4.svs,\n"
     labels = write("labels.csv", DATASET)
     cohort = importers.from_trident(labels, write("wsis.csv", text), slides)
-    found = [(row.slide_id, row.mpp, row.patient_id) for row in cohort.rows]
-    assert found == [
+    assert [(row.slide_id, row.mpp, row.patient_id) for row in cohort.rows] == [
         ("slide_1", 0.25, "patient_0"),
         ("slide_2", 0.5, "patient_0"),
         ("slide_4", None, "patient_2"),
@@ -190,13 +192,6 @@ def test_trident(write, slides, warned):
     wsis = write("wsis.csv", text.replace("deep/er/", ""))
     with pytest.raises(CohortError, match=r"1 of 3 .*: slide_2; .*--allow-missing"):
         importers.from_trident(labels, wsis, slides)
-
-
-def test_the_manifest_remembers_an_import(write, slides, tmp_path):
-    table, split = write("dataset.csv", DATASET), write("splits_0.csv", RAGGED)
-    cohort = importers.from_clam(table, split, slides)
-    write_manifest(tmp_path / "mine.csv", cohort)
-    assert read_manifest(tmp_path / "mine.csv") == cohort
 
 
 def test_clam_reads_what_is_written(write, slides, tmp_path):
@@ -214,6 +209,7 @@ def test_clam_reads_what_is_written(write, slides, tmp_path):
     counts = (out / "splits_3_descriptor.csv").read_text()
     assert counts == ",train,val,test\nnormal_tissue,1,1,1\ntumor_tissue,2,0,1\n"
     open_ = importers.from_clam(table, None, slides)
+    assert set(splits_of(open_).values()) == {""}
     with pytest.raises(CohortError, match="6 slides have no split"):
         write_clam(out, open_)
 
@@ -227,12 +223,6 @@ def test_a_slide_outside_the_folder(write, slides, warned):
     assert "slide_5" not in splits_of(cohort)
     assert len(cohort.rows) == 5
     assert "slide_5" in warned[0]
-
-
-def test_two_files_of_one_slide(write, slides):
-    (slides.folder / "slide_1.png").touch()
-    with pytest.raises(CohortError, match=r"slide_1\.png.*slide_1\.svs; keep one"):
-        importers.from_clam(write("dataset.csv", DATASET), None, slides)
 
 
 def test_a_slide_without_a_split_is_left_out_and_named(write, slides, warned):
@@ -308,11 +298,3 @@ def test_a_real_table_of_tcga(shared, tmp_path):
     patients = {row.patient_id for row in cohort.rows}
     assert len(patients) < len(cohort.rows) == len(list(tmp_path.glob("*.svs")))
     assert lint(assign_splits(cohort, Split())).missing == ()
-
-
-def test_a_patient_that_is_not_given_is_the_barcodes(write, tmp_path):
-    (tmp_path / "C3L-00004-21.svs").touch()
-    (tmp_path / "C3L-00004-22.svs").touch()
-    text = "slide_id,label\nC3L-00004-21,a\nC3L-00004-22,b\n"
-    cohort = importers.from_clam(write("t.csv", text), None, Slides(folder=tmp_path))
-    assert {row.patient_id for row in cohort.rows} == {"C3L-00004"}

@@ -1,4 +1,4 @@
-"""Each slide once, wherever it lies, and a word on all that was left out."""
+"""Each slide once, wherever it lies, and a warning of all that was left out."""
 
 import os
 import struct
@@ -29,11 +29,10 @@ def warned(monkeypatch):
     return texts
 
 
-def found(tmp_path, wanted=None):
+def find(tmp_path, wanted=None):
     folder = tmp_path / "slides"
-    return {
-        k: os.path.relpath(v, folder) for k, v in find_slides(folder, wanted).items()
-    }
+    slides = find_slides(folder, wanted)
+    return {name: os.path.relpath(path, folder) for name, path in slides.items()}
 
 
 def test_linked_folders_and_files_are_followed_and_each_file_counts_once(
@@ -52,7 +51,7 @@ def test_linked_folders_and_files_are_followed_and_each_file_counts_once(
     (slides / "f.svs").symlink_to("a.svs")
     (slides / "g.svs").symlink_to("gone.svs")
     os.mkfifo(slides / "h.svs")
-    assert found(tmp_path) == {
+    assert find(tmp_path) == {
         "a": "a.svs",
         "b": "deep/b.svs",
         "c": "link/more/c.svs",
@@ -70,29 +69,23 @@ def test_ids_that_share_a_file_are_both_found_where_a_table_asks_for_them(
 ):
     make("a.svs")
     (tmp_path / "slides" / "b.svs").symlink_to("a.svs")
-    assert found(tmp_path, ["a", "b"]) == {"a": "a.svs", "b": "b.svs"}
+    assert find(tmp_path, ["a", "b"]) == {"a": "a.svs", "b": "b.svs"}
     (tmp_path / "slides" / "deep").mkdir()
     (tmp_path / "slides" / "deep" / "a.svs").symlink_to("../a.svs")
-    assert found(tmp_path, ["a", "b"]) == {"a": "a.svs", "b": "b.svs"}
+    assert find(tmp_path, ["a", "b"]) == {"a": "a.svs", "b": "b.svs"}
 
 
 def test_parts_of_slides_and_what_is_hidden_or_cannot_be_read_are_left_out(
     make, tmp_path, warned
 ):
     for name in (
-        "a.mrxs",
-        "A/slidedat.ini",
-        "A/thumb.png",
-        "plain/s.svs",
-        "plain.mrxs",
+        *("a.mrxs", "A/slidedat.ini", "A/thumb.png", "plain/s.svs", "plain.mrxs"),
+        *("b.vsi", "_b_/stack1/frame.png", "c.jp2", "d.txt", "x/e.ndpi"),
+        *("._a.svs", ".git/f.svs", "g:h.svs", "m-40x.jpg", "other.jpg"),
     ):
         make(name)
-    for name in ("b.vsi", "_b_/stack1/frame.png", "c.jp2", "d.txt", "x/e.ndpi"):
-        make(name)
-    for name in ("._a.svs", ".git/f.svs", "g:h.svs", "m-40x.jpg", "other.jpg"):
-        make(name)
     make("m.vms", b"[Virtual Microscope Specimen]\r\nImageFile=m-40x.jpg\r\n")
-    assert sorted(found(tmp_path)) == ["a", "e", "m", "other", "plain", "s"]
+    assert sorted(find(tmp_path)) == ["a", "e", "m", "other", "plain", "s"]
     assert sorted(text.partition(": ")[2] for text in warned) == [
         "1 left out, hidden files: ._a.svs",
         "1 left out, hidden folders: .git",
@@ -103,10 +96,10 @@ def test_parts_of_slides_and_what_is_hidden_or_cannot_be_read_are_left_out(
     ]
 
 
-def test_of_a_wanted_slide_the_warning_says_why_it_is_not_there(make, tmp_path, warned):
+def test_of_wanted_slides_the_warning_says_why_one_is_not_there(make, tmp_path, warned):
     make("a.vsi")
     make("b.vsi")
-    assert found(tmp_path, ["a"]) == {}
+    assert find(tmp_path, ["a"]) == {}
     (text,) = warned
     assert text.endswith("1 left out, of a kind that cannot be read: a.vsi")
 
@@ -157,12 +150,12 @@ def test_of_a_dicom_series_the_largest_file_stands_for_all(make, tmp_path, warne
     make("s/other.dcm", dicom(b"1.2.31"))
     make("t/copy.dcm", dicom(b"1.2.3"))  # readers look in one folder only
     make("t/junk.dcm", b"no DICOM")
-    assert sorted(found(tmp_path)) == ["copy", "junk", "level_0", "other"]
+    assert sorted(find(tmp_path)) == ["copy", "junk", "level_0", "other"]
     (text,) = warned
     assert text.endswith(
         "2 left out, other files of a DICOM series: s/label.DCM, s/level_2.dcm"
     )
-    assert sorted(found(tmp_path, ["level_2", "level_0"])) == ["level_0", "level_2"]
+    assert sorted(find(tmp_path, ["level_2", "level_0"])) == ["level_0", "level_2"]
 
 
 @pytest.mark.parametrize("explicit", [True, False])

@@ -45,7 +45,7 @@ def same(one, two):
 
 
 def test_a_batch_holds_the_tiles_it_says_of_many_slides(sources):
-    seen = []
+    read = []
     for batch in batches(sources):
         assert batch.pixels.shape == (4, SIZE, SIZE, 3)
         assert batch.pixels.dtype == np.uint8
@@ -55,11 +55,11 @@ def test_a_batch_holds_the_tiles_it_says_of_many_slides(sources):
                 assert tile == -1
                 assert not pixels.any()
                 continue
-            seen.append((slide, tile))
+            read.append((slide, tile))
             with open_slide(sources[slide].path, sources[slide].mpp) as image:
                 want = image.read(sources[slide].yx[tile], SIZE, MPP)
             np.testing.assert_array_equal(pixels, want)
-    assert seen == [(0, i) for i in range(7)] + [(2, i) for i in range(12)]
+    assert read == [(0, i) for i in range(7)] + [(2, i) for i in range(12)]
 
 
 @pytest.mark.parametrize("seed", [None, 3])

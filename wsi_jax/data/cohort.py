@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         slide_id: unique in the cohort, in any case; names the slide's feature file.
-        path: of the slide; "" for a cohort that exists as features only.
+        path: the slide's file; "" for a cohort that exists as features only.
         label: one of the cohort's classes.
         patient_id: slides of one patient are never in two splits.
         split: "train", "val", "test", or "" where it is still to be assigned.
@@ -42,7 +42,7 @@ class Row:
         site: hospital or scanner; "" where unknown.
         mask_path: tissue or lesion mask; "" where there is none.
         annotation_path: lesion polygons; "" where there are none.
-        fold: of a cross-validation; "" where none was assigned.
+        fold: name of a fold of a cross-validation; "" where none was assigned.
         cluster: what the slide's pixels were made of, names parted by semicolons.
     """
 
@@ -96,7 +96,7 @@ def read_manifest(
     `slide_id`. Columns that are not a Row's are skipped.
 
     Args:
-        path: of the CSV.
+        path: the CSV.
         classes: label names in the order wanted; sorted when empty, and then words for
             a missing value, and two spellings of one label, are errors.
         labelled: whether a slide without a label is an error.
@@ -200,7 +200,7 @@ def is_missing(cell: str) -> bool:
 
 
 def _plain_label(label):
-    """What all spellings of one label have in common."""
+    """A form that all spellings of one label share."""
     plain = " ".join(label.split()).casefold()
     try:
         return plain if "_" in plain else repr(float(plain) + 0)  # -0 is 0

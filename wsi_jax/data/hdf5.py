@@ -1,4 +1,4 @@
-"""HDF5 files that are whole or not there, and errors that name the mend.
+"""Reads and writes HDF5 files whole, with checks and errors that name the mend.
 
 Files come from anywhere: nothing is read that lies outside of a file, was never stored
 in it, or would unpack to more than a bag of tiles can be. What is written here carries
@@ -39,8 +39,8 @@ def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> N
     Each dataset gets a checksum.
 
     Args:
-        path: of the file.
-        fill: puts into it what it holds.
+        path: the file to write.
+        fill: writes the datasets.
 
     Raises:
         OSError: the disk is full or not to be written to; it names the file.
@@ -86,7 +86,7 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
 
 
 def has(f: h5py.File, name: str) -> bool:
-    """Whether a file has a member of this name; where it leads to is not asked."""
+    """Whether a file has a member of this name; links are not followed."""
     return f.id.links.exists(name.encode())
 
 

@@ -44,7 +44,7 @@ PATIENTS = ("patient_id", "patient", "case_id")
 
 @dataclasses.dataclass(kw_only=True)
 class Slides:
-    """Where an imported cohort's slides and labels are.
+    """Location of an imported cohort's slides and labels.
 
     Attributes:
         folder: searched for slides, with all folders below it.
@@ -66,7 +66,7 @@ def from_clam(table: PathLike, splits: PathLike | None, slides: Slides) -> Cohor
     Args:
         table: columns slide_id, label, and case_id for the patient.
         splits: None leaves the splits to be assigned.
-        slides: where they are.
+        slides: location of slides and labels.
 
     Raises:
         CohortError: naming the file, the slides and the mend; so do all below.
@@ -104,7 +104,7 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
     Args:
         table: columns slide_id, label, and patient_id or case_id.
         wsis: `wsi` is a path below the folder, with its extension; `mpp` may be empty.
-        slides: where they are.
+        slides: location of slides and labels.
     """
     labelled = _labelled([table], slides)
     _, lines = read_table(wsis, ("wsi",))

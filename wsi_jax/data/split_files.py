@@ -71,7 +71,7 @@ def write_clam(folder: PathLike, cohort: Cohort, index: int = 0) -> None:
     Args:
         folder: made if absent.
         cohort: with every split assigned.
-        index: of the split, for CLAM's name of it.
+        index: number of the split, for CLAM's names of files.
 
     Raises:
         CohortError: a slide has no split.

@@ -242,7 +242,7 @@ class _Reader:
         return ok
 
     def _read(self, index, tiles, out):
-        """Which of some tiles of a slide were read."""
+        """Whether each of some tiles of a slide was read."""
         try:
             slide = self._slide(index)
             if slide is None:

@@ -1,4 +1,4 @@
-"""Outlines drawn by pathologists: ASAP XML, as CAMELYON has them, and their masks."""
+"""Outlines drawn by pathologists: reads and writes ASAP XML, and fills masks."""
 
 import math
 import os
@@ -177,7 +177,7 @@ def rasterise(
     lies outside `shape` is cut off. Memory is bounded, whatever the outlines.
 
     Args:
-        polygons: in level-0 pixels.
+        polygons: outlines in level-0 pixels.
         shape: (h, w) of the mask.
         mpp: um/px of the mask.
         slide_mpp: um/px of level 0.
@@ -237,7 +237,7 @@ def _fill(mask, start, value):
 
 
 def _inside(low, high, rows, columns) -> Bool[np.ndarray, "h w"]:
-    """Which pixels lie inside the edges from `low` to `high`, in some rows."""
+    """The pixels that lie inside the edges from `low` to `high`, in some rows."""
     (top, bottom), (left, right) = rows, columns
     # Rows low <= row < high: a vertex on a row's centre line counts once.
     first = np.clip(np.ceil(low[:, 0]), top, bottom).astype(int)

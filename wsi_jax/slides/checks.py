@@ -71,7 +71,7 @@ def check_size(shape: tuple[int, int], tile: tuple[int, int] = (0, 0)) -> None:
 
 
 def _check_pixels(image: Directory):
-    """Of 16 bits a back end would keep the upper 8, of channels the first."""
+    """Refuses what readers would cut: 16 bits to the upper 8, channels to the first."""
     if set(image.bits) != {8}:
         raise ValueError(f"{max(image.bits)} bits a channel, not 8")
     colours = _SAMPLES.get(image.photometric, image.samples)

@@ -36,8 +36,8 @@ def read_geojson(
     a ring covers twice is outside.
 
     Args:
-        path: of the file.
-        bounds_yx: that corner on the slide, `Slide.bounds_yx`; is added.
+        path: a GeoJSON file.
+        bounds_yx: corner of the scanned area, `Slide.bounds_yx`; is added.
 
     Raises:
         AnnotationError: not GeoJSON, larger than `MAX_BYTES`, a coordinate that is no

@@ -18,7 +18,7 @@ _COLOURS = {
 
 
 def header(tables: bytes | None, colours: str) -> bytes:
-    """What every tile of a TIFF page begins with.
+    """The bytes that every tile of a TIFF page begins with.
 
     Args:
         tables: the page's JPEGTables, a JPEG of tables alone.
@@ -35,8 +35,8 @@ def decode(
 
     Args:
         data: a JPEG.
-        head: of `header`.
-        rows: of pixels that there must be.
+        head: result of `header`.
+        rows: least number of rows of pixels.
         out: pixels; a JPEG of fewer rows leaves the others as they are.
 
     Raises:

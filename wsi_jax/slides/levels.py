@@ -1,4 +1,4 @@
-"""Which stored images of a file are levels of one pyramid, and their downsamples."""
+"""Finds the images of a file that are levels of one pyramid, and their downsamples."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def _agrees(full, shape):
 
 
 def _without_padding(full, shape, tile):
-    """What a level may cover, (h, w), that was filled up to whole tiles."""
+    """(h, w) that a level may cover which was filled up to whole tiles."""
     if not all(tile) or any(n % t for n, t in zip(shape, tile, strict=True)):
         return []
     covered = [tuple(math.ceil(n / step) for n in full) for step in _STEPS]

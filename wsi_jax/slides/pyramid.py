@@ -1,4 +1,4 @@
-"""Writes a tiled JPEG pyramid that says its true micrometres per pixel."""
+"""Writes a tiled JPEG pyramid that states its micrometres per pixel."""
 
 import os
 import pathlib
@@ -47,10 +47,10 @@ def write_pyramid(
     under its name only when it is whole.
 
     Args:
-        path: where to, `.tif`.
+        path: the `.tif` to write.
         image: level 0.
         mpp: micrometres per pixel of level 0; written as XResolution per cm.
-        quality: of JPEG, 1 to 100.
+        quality: quality of JPEG, 1 to 100.
         tile_px: side of the TIFF's own tiles, a multiple of 16.
     """
     path = pathlib.Path(path)

@@ -34,8 +34,8 @@ def read_annotations(
     area.
 
     Args:
-        path: of the file.
-        bounds_yx: the latter, `Slide.bounds_yx`.
+        path: an annotation file.
+        bounds_yx: corner of the scanned area, `Slide.bounds_yx`.
 
     Raises:
         AnnotationError: it is neither, or damaged.
@@ -70,7 +70,7 @@ def read_mask(
         mpp: um/px of the result.
         slide_shape: (h, w) of the slide's level 0.
         slide_mpp: um/px of level 0.
-        bounds_yx: of the scanned area, as of `read_annotations`.
+        bounds_yx: corner of the scanned area, as in `read_annotations`.
 
     Raises:
         AnnotationError: outlines that cannot be read, or are too intricate.

@@ -32,8 +32,8 @@ def resolve_mpp(
 
     Args:
         slide_id: for the error.
-        properties: of the file, under OpenSlide's names.
-        given: by the manifest; wins over the file.
+        properties: the file's, under OpenSlide's names.
+        given: um/px in the manifest; wins over the file.
         shape: (h, w) of level 0.
 
     Raises:

@@ -47,8 +47,8 @@ class SegmentedLevel:
                     place[:] = segment[there]
 
     def _overlaps(self, y, x, h, w):
-        """Of each segment that a rectangle touches the index, and where they overlap
-        as slices of the segment and of the rectangle."""
+        """(index, slices of the segment, slices of the rectangle) for each segment that
+        a rectangle overlaps."""
         step_y, step_x = self._step
         for i in range(y // step_y, -(-(y + h) // step_y)):
             top = i * step_y - y

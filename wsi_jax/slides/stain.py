@@ -25,8 +25,8 @@ class Stain(NamedTuple):
 
     Attributes:
         dark: whether its background is dark, as in fluorescence.
-        shares: of red, green and blue in the optical density of the tissue; their sum
-            is 1: hue and saturation, whatever the density.
+        shares: parts of red, green and blue in the optical density of the tissue;
+            their sum is 1: hue and saturation, whatever the density.
     """
 
     dark: bool

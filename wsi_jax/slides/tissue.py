@@ -114,7 +114,7 @@ def find_background(
 
 
 def _signal(rgb, config) -> tuple[Float[np.ndarray, "h w"], tuple[float, float]]:
-    """What is high on tissue, and the bounds of its threshold."""
+    """A signal that is high on tissue, and the bounds of its threshold."""
     high = rgb.max(-1).astype(np.float32) / 255
     low = rgb.min(-1).astype(np.float32) / 255
     if find_background(rgb, config) is Background.DARK:
