@@ -102,13 +102,6 @@ def test_what_is_no_config_of_ours_is_refused(name):
         config_io.from_plain({"type": name, "args": "true"})
 
 
-def test_flatten_names_the_leaves():
-    flat = config_io.flatten(config_io.to_plain(demo.get_config()))
-    assert flat["train.optimiser.learning_rate"] == 1e-3
-    assert flat["encoder.depth"] == "resnet18"
-    assert not any(name.split(".")[-1] == "type" for name in flat)
-
-
 def test_validate_asks_the_inmost_first():
     asked = []
 

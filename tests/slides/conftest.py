@@ -1,7 +1,7 @@
 import pytest
 from slides.tiffs import halved, picture, write_tiff
 
-from wsi_jax.slides import jpeg, reader_pool
+from wsi_jax.slides import reader_pool, strict_jpeg
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def pyramid(tmp_path_factory, levels):
 @pytest.fixture
 def decodes(monkeypatch):
     """Counts the tiles that are decoded straight from the file."""
-    calls, decode = [], jpeg.decode
+    calls, decode = [], strict_jpeg.decode
     count = lambda *args: calls.append(args) or decode(*args)
-    monkeypatch.setattr(jpeg, "decode", count)
+    monkeypatch.setattr(strict_jpeg, "decode", count)
     return calls

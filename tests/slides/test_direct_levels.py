@@ -18,7 +18,7 @@ from slides.tiffs import (
     write_tiff,
 )
 
-from wsi_jax.slides import jpeg
+from wsi_jax.slides import strict_jpeg
 from wsi_jax.slides.direct_levels import DirectLevels
 from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.open_reader import open_reader
@@ -166,13 +166,13 @@ def test_a_jpeg_that_ends_early_is_refused_by_every_reader(tmp_path, name):
 def test_what_openslide_refuses_of_a_sample_spoils_no_other_read(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "hurt.tif", [picture(256, 256)], **JPEG)
     damage(path, 0)
-    decode = jpeg.decode
+    decode = strict_jpeg.decode
 
     def lenient(*args):
         with contextlib.suppress(ValueError):
             decode(*args)
 
-    monkeypatch.setattr(jpeg, "decode", lenient)
+    monkeypatch.setattr(strict_jpeg, "decode", lenient)
     expected = by_openslide(path, 0, 128, 0, 100, 100)
     np.testing.assert_array_equal(open_slide(path).read((128, 0), 100, MPP), expected)
     with pytest.raises(SlideError, match="hurt"):
@@ -218,13 +218,13 @@ def test_another_decoders_pixels_are_refused(tmp_path, monkeypatch, level):
     """Whether OpenSlide would return stored pixels (level 0) or interpolate (1)."""
     image = picture(451, 603)
     path = str(write_tiff(tmp_path / "a.tif", [image, halved(image)], **JPEG))
-    decode = jpeg.decode
+    decode = strict_jpeg.decode
 
     def brighter(data, head, rows, out):
         decode(data, head, rows, out)
         out[:] = np.clip(out.astype(int) + 6, 0, 255)
 
-    monkeypatch.setattr(jpeg, "decode", brighter)
+    monkeypatch.setattr(strict_jpeg, "decode", brighter)
     reader = open_reader(path)
     read = reader.read_region(level, 64, 0, 64, 64)
     expected = by_openslide(path, level, 0, 0, 128, 64)[64:]

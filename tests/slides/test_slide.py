@@ -8,8 +8,8 @@ from PIL import Image
 from slides.tiffs import MPP, picture, write_tiff
 
 from wsi_jax.slides import reader_pool
-from wsi_jax.slides.names import slide_id_of
 from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.slide_id import slide_id_of
 
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 

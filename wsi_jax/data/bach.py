@@ -16,7 +16,7 @@ from collections.abc import Collection
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.csv_table import CohortError, find_column, read_lines, read_table
 from wsi_jax.data.slide_folder import abbreviate, check_missing, warn_left_out
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide_id import slide_id_of
 
 CLASSES = ("Normal", "Benign", "InSitu", "Invasive")
 MPP = 0.42

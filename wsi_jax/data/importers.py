@@ -35,7 +35,7 @@ from wsi_jax.data.split_files import (
     read_sasha_split,
     read_torchmil_split,
 )
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide_id import slide_id_of
 
 PathLike = str | os.PathLike
 IDS = ("slide_id", "slide", "image", "bag_name", "wsi")

@@ -10,7 +10,7 @@ from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_sp
 from wsi_jax.data.slide_ids import barcode_patient
 from wsi_jax.files import content_id
 from wsi_jax.slides.dicom import series_of
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide_id import slide_id_of
 
 
 class Count(NamedTuple):

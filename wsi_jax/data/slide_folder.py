@@ -9,7 +9,7 @@ from absl import logging
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.slide_ids import id_fault
 from wsi_jax.slides.dicom import series_of
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide_id import slide_id_of
 
 # Slides and images that no reader opens, at least not under these names.
 _UNREADABLE = (

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
 from wsi_jax.data.csv_table import CohortError, escape_formula, find_column, read_table
 from wsi_jax.files import replacing
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide_id import slide_id_of
 
 PathLike = str | os.PathLike
 

@@ -20,7 +20,7 @@ from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.gdc_gleason import isup, read_gleason
 from wsi_jax.data.slide_folder import abbreviate, find_slides, walk, warn_left_out
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides.slide_id import slide_id_of
 
 _BARCODE = re.compile(r"(TCGA-(\w\w)-\w{4})-(\d\d)[A-Z]-\d\d-(DX|TS|BS|MS)")
 

@@ -27,8 +27,8 @@ from wsi_jax.run.inputs import input_of
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import level0
-from wsi_jax.slides.names import slide_id_of
 from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.slide_id import slide_id_of
 from wsi_jax.slides.stain import StainRange, unfamiliar
 from wsi_jax.training.checkpoint import Checkpoints, digest, is_finite
 from wsi_jax.training.compile import (

@@ -13,7 +13,7 @@ from wsi_jax.report.tiles import top_tiles
 from wsi_jax.report.zoom_figure import top_zooms, zoom_figure
 from wsi_jax.run.train import Predicted
 from wsi_jax.slides.annotations import AnnotationError
-from wsi_jax.slides.regions import read_annotations
+from wsi_jax.slides.masks import read_annotations
 from wsi_jax.slides.slide import Slide, open_slide
 
 OVERVIEW_PX = 1000  # longer side of a picture's overview

@@ -19,7 +19,7 @@ from wsi_jax.provenance import config_hash
 from wsi_jax.report.contact import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.grid import Grid, children, tile_grid
-from wsi_jax.slides.regions import read_annotations, read_mask
+from wsi_jax.slides.masks import read_annotations, read_mask
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
 from wsi_jax.slides.stain import Stain, measure_stain
 from wsi_jax.slides.tissue import (

@@ -8,7 +8,7 @@ import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 
-from wsi_jax.slides import jpeg
+from wsi_jax.slides import strict_jpeg
 from wsi_jax.slides.reader import WHITE, Reader, flatten
 from wsi_jax.slides.tiff_reader import is_jpeg, stack_fault
 
@@ -68,11 +68,11 @@ def _stack_fault(image, path):
 def _check_jpeg(image, path):
     """Raises ValueError for damaged JPEG, which Pillow would show without a word."""
     if image.format == "JPEG":
-        jpeg.check(pathlib.Path(path).read_bytes())
+        strict_jpeg.check(pathlib.Path(path).read_bytes())
     if image.format != "TIFF":
         return
     with tifffile.TiffFile(path) as tiff:
         if is_jpeg(page := tiff.pages[0]):
             segments = page.dataoffsets, page.databytecounts
             for data, _ in tiff.filehandle.read_segments(*segments):
-                jpeg.check(data, page.jpegtables)
+                strict_jpeg.check(data, page.jpegtables)

@@ -1,6 +1,6 @@
 """Chooses the reader of a file: the first of `READERS` that can open it."""
 
-from wsi_jax.slides.checks import check_file
+from wsi_jax.slides.file_checks import check_file
 from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.openslide_reader import OpenSlideReader
 from wsi_jax.slides.reader import Reader, SlideError

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from wsi_jax.slides import limits, reader_pool, resolution
-from wsi_jax.slides.levels import downsample
-from wsi_jax.slides.names import slide_id_of
+from wsi_jax.slides import reader_pool, resolution, size_limits
 from wsi_jax.slides.open_reader import open_reader
+from wsi_jax.slides.pyramid_levels import downsample
 from wsi_jax.slides.reader import Reader, SlideError
 from wsi_jax.slides.resampling import edge_padded, resample
+from wsi_jax.slides.slide_id import slide_id_of
 
 MAX_UPSAMPLING = 1.25
 # A level this little coarser than asked still counts as finer.
@@ -107,10 +107,10 @@ class Slide:
             SlideError: as `read`, or it would not fit in memory.
         """
         h, w = self.shape_at(mpp)
-        if h * w > limits.OVERVIEW_PX:
+        if h * w > size_limits.OVERVIEW_PX:
             raise SlideError(
                 f"{self.slide_id}: the whole slide at {mpp:g} um/px would be {h} x {w} "
-                f"px; the limit is {limits.OVERVIEW_PX} px. Mend its um/px, raise "
+                f"px; the limit is {size_limits.OVERVIEW_PX} px. Mend its um/px, raise "
                 "--config.tissue.mpp, or leave the slide out"
             )
         return self.read((0, 0), (h, w), mpp)

@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
-from wsi_jax.slides import jpeg, limits
-from wsi_jax.slides.levels import pyramid_levels
+from wsi_jax.slides import size_limits, strict_jpeg
+from wsi_jax.slides.pyramid_levels import pyramid_levels
 from wsi_jax.slides.reader import WHITE, Reader, flatten
 from wsi_jax.slides.segmented_level import SegmentedLevel
 
@@ -118,12 +118,12 @@ class TiffLevel(SegmentedLevel):
 
 def _jpeg_decoder(page):
     """Decodes tiles or strips of JPEG; a damaged one is an error."""
-    head = jpeg.header(page.jpegtables, _JPEG_COLOURS[page.photometric])
+    head = strict_jpeg.header(page.jpegtables, _JPEG_COLOURS[page.photometric])
     if page.is_tiled:
-        return lambda data, index, out: jpeg.decode(data, head, len(out), out)
+        return lambda data, index, out: strict_jpeg.decode(data, head, len(out), out)
     h, step = page.shape[0], page.rowsperstrip
     rows = lambda index: min(step, h - index * step)
-    return lambda data, index, out: jpeg.decode(data, head, rows(index), out)
+    return lambda data, index, out: strict_jpeg.decode(data, head, rows(index), out)
 
 
 def _tifffile_decoder(page):
@@ -152,8 +152,8 @@ def page_fault(page) -> str:
         return f"photometric {page.photometric!r}"
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
         return "YCbCr without JPEG"
-    if not page.is_tiled and (n := _strip_px(page)) > limits.STRIP_PX:
-        return f"strips of {n} px; the limit is {limits.STRIP_PX}"
+    if not page.is_tiled and (n := _strip_px(page)) > size_limits.STRIP_PX:
+        return f"strips of {n} px; the limit is {size_limits.STRIP_PX}"
     if page.samplesperpixel not in (1, 3, 4):
         return f"{page.samplesperpixel} channels"
     if page.samplesperpixel > 1 and page.planarconfig != PLANARCONFIG.CONTIG:

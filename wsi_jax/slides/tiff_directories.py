@@ -8,7 +8,7 @@ import os
 import struct
 from typing import BinaryIO, NamedTuple
 
-from wsi_jax.slides import limits
+from wsi_jax.slides import size_limits
 
 # Codes of tags: NewSubfileType, ImageWidth, ImageLength, BitsPerSample,
 # PhotometricInterpretation, SamplesPerPixel, TileWidth, TileLength, ExtraSamples.
@@ -64,7 +64,7 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
     """All images of a TIFF; none of other files. A chain that breaks off ends there.
 
     Raises:
-        ValueError: the directories go in a circle, or are more than `limits` allow.
+        ValueError: the directories go in a circle, or more than `size_limits` allows.
     """
     with open(path, "rb") as file:
         layout, first = _start(file)
@@ -76,9 +76,9 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
             while at:
                 if at in visited:
                     raise ValueError("its image directories go in a circle")
-                if len(visited) == limits.DIRECTORIES:
+                if len(visited) == size_limits.DIRECTORIES:
                     raise ValueError(
-                        f"more than {limits.DIRECTORIES} image directories"
+                        f"more than {size_limits.DIRECTORIES} image directories"
                     )
                 visited.add(at)
                 try:
@@ -120,8 +120,8 @@ def _start(file):
 def _read(file, layout, at):
     """{code: values} of the tags in `_TAGS`, and the offset of the next directory."""
     (n,) = layout.unpack(file, at, layout.count)
-    if n > limits.TAGS:
-        raise ValueError(f"more than {limits.TAGS} tags in an image directory")
+    if n > size_limits.TAGS:
+        raise ValueError(f"more than {size_limits.TAGS} tags in an image directory")
     letters = f"HH{2 * layout.offset}"
     entry = struct.calcsize("=" + letters)
     begin = at + struct.calcsize("=" + layout.count)
@@ -135,7 +135,7 @@ def _read(file, layout, at):
         code, kind, count, offset = fields[4 * i : 4 * i + 4]
         if code == _NDPI:
             tags[code] = (1,)
-        if code not in _TAGS or kind not in _TYPES or count > limits.DIRECTORIES:
+        if code not in _TAGS or kind not in _TYPES or count > size_limits.DIRECTORIES:
             continue
         values = f"{count}{_TYPES[kind]}"
         if struct.calcsize("=" + values) <= struct.calcsize("=" + layout.offset):

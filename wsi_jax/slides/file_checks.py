@@ -3,8 +3,8 @@
 import os
 import stat
 
-from wsi_jax.slides import limits
-from wsi_jax.slides.directories import Directory, read_directories
+from wsi_jax.slides import size_limits
+from wsi_jax.slides.tiff_directories import Directory, read_directories
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -58,15 +58,15 @@ def _check_companions(path):
 
 def check_size(shape: tuple[int, int], tile: tuple[int, int] = (0, 0)) -> None:
     """Raises ValueError for a level or a tile, (h, w) in pixels, beyond the limits."""
-    if max(shape) > limits.SIDE_PX:
+    if max(shape) > size_limits.SIDE_PX:
         raise ValueError(
             f"it claims to be {shape[0]} x {shape[1]} px; the limit is "
-            f"{limits.SIDE_PX} px a side"
+            f"{size_limits.SIDE_PX} px a side"
         )
-    if tile[0] * tile[1] > limits.TILE_PX:
+    if tile[0] * tile[1] > size_limits.TILE_PX:
         raise ValueError(
             f"it claims tiles of {tile[0]} x {tile[1]} px; the limit is "
-            f"{limits.TILE_PX} px a tile"
+            f"{size_limits.TILE_PX} px a tile"
         )
 
 

@@ -5,10 +5,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi_jax.slides import annotations, regions
+from wsi_jax.slides import annotations, masks
 from wsi_jax.slides.annotations import AnnotationError, Polygon, write_asap
+from wsi_jax.slides.masks import read_mask
 from wsi_jax.slides.reader import SlideError
-from wsi_jax.slides.regions import read_mask
 
 SLIDE = (480, 640)  # level 0, at 0.5 um/px
 TISSUE = (slice(120, 360), slice(80, 400))
@@ -75,7 +75,7 @@ def test_a_pyramid_is_read_where_it_is_small(tmp_path, monkeypatch):
         for level, factor in enumerate((1, 2, 4)):
             kind = {"subfiletype": 1} if level else {}
             tiff.write(truth(factor), tile=(64, 64), compression="lzw", **kind)
-    levels, opened = [], regions._open
+    levels, opened = [], masks._open
 
     def watched(path):
         reader = opened(path)
@@ -83,7 +83,7 @@ def test_a_pyramid_is_read_where_it_is_small(tmp_path, monkeypatch):
         reader.read_region = lambda level, *a: levels.append(level) or plain(level, *a)
         return reader
 
-    monkeypatch.setattr(regions, "_open", watched)
+    monkeypatch.setattr(masks, "_open", watched)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), truth(8) > 0)
     assert set(levels) == {2}
 
@@ -93,7 +93,7 @@ def test_strips_are_one_mask(tmp_path, monkeypatch):
     mask = (rng.random(SLIDE) < 0.5).astype(np.uint8)
     as_png(tmp_path / "mask.png", mask)
     at_once = [read(tmp_path / "mask.png", factor) for factor in (8, 6.4)]
-    monkeypatch.setattr(regions, "_CHUNK_PX", 640 * 7)
+    monkeypatch.setattr(masks, "_CHUNK_PX", 640 * 7)
     for factor, whole in zip((8, 6.4), at_once, strict=True):
         np.testing.assert_array_equal(read(tmp_path / "mask.png", factor), whole)
     half = mask.reshape(60, 8, 80, 8).mean((1, 3))

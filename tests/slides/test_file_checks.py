@@ -13,11 +13,11 @@ import tifffile
 from PIL import Image
 from slides.tiffs import MPP, halved, picture, write_tiff
 
-from wsi_jax.slides import limits
-from wsi_jax.slides.directories import read_directories
+from wsi_jax.slides import size_limits
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.openslide_reader import OpenSlideReader
 from wsi_jax.slides.slide import SlideError, open_slide
+from wsi_jax.slides.tiff_directories import read_directories
 from wsi_jax.slides.tiff_reader import TiffReader
 
 
@@ -101,7 +101,7 @@ def test_directories_without_end_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "many.tif"
     write_directories(path, (256, 256), (256, 256), [*range(1, 30), None])
     assert len(read_directories(path)) == 30
-    monkeypatch.setattr(limits, "DIRECTORIES", 29)
+    monkeypatch.setattr(size_limits, "DIRECTORIES", 29)
     with pytest.raises(SlideError, match="more than 29 image directories"):
         open_slide(path, MPP)
     path.write_bytes(struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 2**60))
