@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from wsi_jax.slides import open_reader as readers
 from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.reader import Reader, SlideError
@@ -75,7 +76,7 @@ class RemoteReader(Reader):
         pass
 
 
-def test_a_reader_of_another_format_or_of_urls_plugs_in():
+def test_a_reader_of_another_format_or_of_urls_plugs_in(monkeypatch):
     """Everything else is the slide's: mpp, edges, several tiles, errors, pickling."""
     slide = open_slide("memory://bucket/a.svs", open_reader=RemoteReader)
     assert (slide.slide_id, slide.mpp, slide.mpp_source) == ("a", 0.5, "property")
@@ -92,3 +93,5 @@ def test_a_reader_of_another_format_or_of_urls_plugs_in():
         open_slide("https://x/a.svs", open_reader=RemoteReader)
     with pytest.raises(SlideError, match=r"https://x/a\.svs cannot be opened"):
         open_slide("https://x/a.svs")
+    monkeypatch.setattr(readers, "READERS", (*readers.READERS, RemoteReader))
+    assert open_slide("memory://bucket/a.svs").shape == (300, 400)

@@ -3,7 +3,7 @@
 from wsi_jax.slides.file_checks import check_file
 from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.openslide_reader import OpenSlideReader
-from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.reader import Reader, SlideError, is_url
 from wsi_jax.slides.tiff_reader import TiffReader
 
 # OpenSlide reads SVS, NDPI, MRXS, DICOM, tiled TIFF, ...; tifffile the TIFFs it does
@@ -12,13 +12,14 @@ READERS = (OpenSlideReader, TiffReader, FlatReader)
 
 
 def open_reader(path: str) -> Reader:
-    """Opens a file with the first reader that can.
+    """Opens a file, or a URL, with the first reader that can.
 
     Raises:
         SlideError: none can; the message has each one's reason.
     """
     try:
-        check_file(path)
+        if not is_url(path):
+            check_file(path)
     except Exception as error:  # whatever junk may raise
         raise _unopened(path, error) from error
     reasons = []

@@ -63,6 +63,11 @@ class Reader(Protocol):
         ...
 
 
+def is_url(path: str) -> bool:
+    """Whether a slide's path is a URL, not the name of a local file."""
+    return "://" in path
+
+
 def flatten(image: Image.Image, background: tuple) -> UInt8[np.ndarray, "h w 3"]:
     """A Pillow RGBA image laid over `background`."""
     if np.asarray(image)[..., 3].min() < 255:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.reader import Reader, SlideError, is_url
 
 # A reader in use is never closed, so more threads than this still work.
 MAX_OPEN = 16
@@ -63,7 +63,7 @@ def key_of(path: str, open_reader: Callable[[str], Reader]) -> FileKey:
     Raises:
         SlideError: there is no such file.
     """
-    if "://" in path:
+    if is_url(path):
         return FileKey(path, open_reader)
     try:
         stat = os.stat(path)

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 from wsi_jax.slides import reader_pool, resolution, size_limits
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.pyramid_levels import downsample
-from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.reader import Reader, SlideError, is_url
 from wsi_jax.slides.resampling import edge_padded, resample
 from wsi_jax.slides.slide_id import slide_id_of
 
@@ -57,7 +57,7 @@ class Slide:
     """
 
     def __init__(self, path: str, key, given_mpp, reader: Reader):
-        self.path = path if "://" in path else pathlib.Path(path)
+        self.path = path if is_url(path) else pathlib.Path(path)
         self.slide_id = slide_id_of(path)
         self.shape = reader.level_shapes[0]
         self.mpp, self.mpp_source = resolution.resolve_mpp(
