@@ -1,4 +1,4 @@
-"""The tissue tiles of a cohort as records, many to a file, for training from afar.
+"""Writes the tissue tiles of a cohort as records, many to a file.
 
     python -m experiments.pretraining.prepare_tiles \
         --config experiments/configs/pretrain/prepare_tiles.py \
@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import logging
 
-from experiments.pretraining.preparing import (
+from experiments.pretraining.prepared_tiles import (
     Encoding,
     PreparedSlide,
     is_prepared,

@@ -4,12 +4,10 @@ import csv
 import pathlib
 import runpy
 
-import labelled_tiles
 import pytest
 
 from experiments.phantoms.artefacts import Nuisance
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
-from experiments.pretraining import pretrain_tiles
 from wsi_jax.run import run_experiment as experiment
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
@@ -80,20 +78,3 @@ def edited(manifest, tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def tiles(tmp_path_factory) -> pathlib.Path:
-    """A folder of labelled tiles."""
-    folder = tmp_path_factory.mktemp("tiles")
-    labelled_tiles.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(tiles, tmp_path_factory) -> pathlib.Path:
-    """The folder of a finished pre-training with labels; not to be changed."""
-    folder = tmp_path_factory.mktemp("pretrain")
-    path = pretrain_tiles.run(labelled_tiles.small(tiles), folder)
-    assert path == folder / "encoder.safetensors"
-    return folder

@@ -14,7 +14,7 @@ from experiments.phantoms.make_bach import MakeBach
 from experiments.phantoms.make_cohort import MakeCohort
 from experiments.phantoms.make_tiles import MakeTiles
 from experiments.pretraining.prepare_tiles import PrepareTiles
-from experiments.pretraining.pretrain_tiles import (
+from experiments.pretraining.pretrain_config import (
     PretrainFolder,
     PretrainPatchCamelyon,
     PretrainPrepared,
@@ -66,7 +66,8 @@ COMMANDS = {
     "experiments/phantoms/make_bach": (MakeBach(),),
     "experiments/pretraining/prepare_tiles": (PrepareTiles(),),
     "experiments/pretraining/pretrain_tiles": PRETRAINING,
-    "experiments/pretraining/linear_probe": PRETRAINING,
+    "experiments/pretraining/pretrain_config": PRETRAINING,
+    "experiments/pretraining/tile_evaluation": PRETRAINING,
     "experiments/camelyon16": (RUNS[1],),
     "experiments/bach": (RUNS[2],),
     "experiments/tcga_nsclc": (RUNS[3],),

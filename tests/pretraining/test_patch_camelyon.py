@@ -9,6 +9,7 @@ from experiments.pretraining.patch_camelyon import (
     SEEN,
     load_patch_camelyon,
 )
+from experiments.pretraining.pretrain_config import PretrainPatchCamelyon
 from wsi_jax.data.cohort import Cohort, CohortError, Row
 from wsi_jax.data.lint import lint
 from wsi_jax.data.tensorflow import import_tf
@@ -20,7 +21,7 @@ import tensorflow_datasets as tfds  # noqa: E402
 def test_its_splits_become_ours():
     with tfds.testing.mock_data(num_examples=7):
         whole = load_patch_camelyon(None, mpp=MPP)
-        coarse = load_patch_camelyon(None, mpp=2 * MPP, most=3)
+        coarse = PretrainPatchCamelyon(mpp=2 * MPP, most=3).sets()
     assert whole.classes == CLASSES
     for tiles in whole[:3]:
         assert tiles.pixels.shape == (7, 96, 96, 3)

@@ -1,22 +1,22 @@
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.test_util import check_grads
 
+from experiments.pretraining import sim_clr
 from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax import config_io
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.compile import compile_method, make_mesh, split
-from wsi_jax.training.loop import Train
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("one", "other"))
+nt_xent = jax.jit(sim_clr.nt_xent, static_argnames="temperature")
 ONE = make_mesh(jax.devices()[:1])
 VIT = ViTEncoder(
     width=8, depth=1, heads=2, hidden=8, patch=8, native_px=32, output=Output.mean
@@ -67,16 +67,6 @@ def test_every_tile_of_the_batch_is_a_negative(case):
     assert (three[3:] == 0).all()
 
 
-def test_labels_neither_weigh_nor_order_the_tiles(case):
-    config, _, _ = case
-    (stage,) = config.stages(TASK, optax.identity())
-    plan = dataclasses.replace(
-        Train(balanced=True, class_weights=True), **stage.overrides
-    )
-    assert not plan.balanced
-    assert not plan.class_weights
-
-
 def test_a_prediction_is_the_features(case):
     config, compiled, state = case
     said = compiled.predict(state.params, split(tiles(), ONE), jax.random.key(1))
@@ -99,8 +89,9 @@ def test_what_cannot_be_is_refused():
     for field, value in (("projection", 0), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=rf"method\.{field}=0"):
             config_io.validate(SimCLR(**{field: value}))
-    with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
-        config_io.validate(SimCLR(augment=Augment(crop=1.5)))
+    for scales in ((), (0, 1)):
+        with pytest.raises(ValueError, match="scales"):
+            config_io.validate(SimCLR(scales=scales))
 
 
 def test_tiles_are_seen_at_several_magnifications():
@@ -141,29 +132,64 @@ def test_the_loss_is_the_mean_over_magnifications():
     assert np.abs(losses(rough, 1, 2) - losses(rough, 2, 2)).max() > 1e-3
 
 
-def test_the_deviation_is_projected_too():
-    """Of the same encoder's map: twice as many features."""
-    plain, more = (
-        SimCLR(encoder=VIT, projection=8, deviation=also) for also in (False, True)
-    )
-    params = []
-    for config in (plain, more):
-        (stage,) = config.stages(TASK, optax.identity())
-        params.append(stage.method.init(jax.random.key(0), tiles()).params)
-    chex.assert_trees_all_equal(params[0]["encoder"], params[1]["encoder"])
-    shapes = [p["projector"]["inner"]["kernel"].shape for p in params]
-    assert shapes == [(8, 8), (16, 16)]
-
-
-@pytest.mark.parametrize("scales", [(), (0, 1)])
-def test_no_magnification_is_refused(scales):
-    with pytest.raises(ValueError, match="scales"):
-        config_io.validate(SimCLR(scales=scales))
-
-
 @pytest.mark.parametrize("encoder", [VIT, ConvNeXtEncoder(blocks=(1,), stem=8)])
 def test_tiles_too_small_for_their_magnifications_are_refused(encoder):
     config = SimCLR(encoder=encoder, augment=Augment(crop=1.0), scales=(1, 4))
     config.check_tiles(32)
     with pytest.raises(ValueError, match="of tiles of 28 px 7 px are seen"):
         config.check_tiles(28)
+
+
+def by_hand(views, mask, temperature):
+    """Equation 1, one view against one view at a time."""
+    each = [(i, v) for i in np.flatnonzero(mask) for v in range(2)]
+    cosine = lambda p, q: p @ q / np.linalg.norm(p) / np.linalg.norm(q)
+    losses, found = np.zeros((2, len(views)))
+    for i, v in each:
+        alike = {
+            (j, w): np.exp(cosine(views[i, v], views[j, w]) / temperature)
+            for j, w in each
+            if (j, w) != (i, v)
+        }
+        losses[i] -= np.log(alike[i, 1 - v] / sum(alike.values())) / 2
+        found[i] += (max(alike, key=alike.get) == (i, 1 - v)) / 2
+    return losses, found
+
+
+@pytest.fixture
+def views():
+    x = np.random.default_rng(0).normal(size=(5, 2, 4))
+    x[:, 1] += x[:, 0]
+    return x
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("present", [5, 3, 1])
+def test_it_is_the_equation(views, present):
+    mask = np.arange(5) < present
+    losses, found = nt_xent(views, mask, temperature=0.5)
+    expected = by_hand(views, mask, 0.5)
+    np.testing.assert_allclose(losses, expected[0], rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(found, expected[1])
+    if present == 5:
+        assert 0 < found.mean() < 1
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_is_that_of_the_loss(views):
+    mask = np.arange(5) < 4
+    mean = lambda x: nt_xent(x, mask, temperature=0.2)[0].sum()
+    check_grads(mean, (jnp.asarray(views),), 1, modes=["rev"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("junk", [np.nan, 9.0])
+def test_what_is_no_tile_changes_neither_loss_nor_gradient(views, junk):
+    mask = np.arange(5) < 4
+    clean = np.float32(views)
+    dirty = np.where(mask[:, None, None], clean, np.float32(junk))
+    sum_ = lambda x: nt_xent(x, mask, temperature=0.1)[0].sum()
+    (one, slope), (two, other) = map(jax.value_and_grad(sum_), (clean, dirty))
+    assert one == two
+    np.testing.assert_array_equal(slope, other)
+    assert np.isfinite(other).all()
+    assert not other[4].any()

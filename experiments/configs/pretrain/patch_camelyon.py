@@ -9,7 +9,7 @@ serve CAMELYON16 with its official test slides, not a cross-validation over trai
 slides: those it has seen. Not measured here: the tiles are 7.5 GB.
 """
 
-from experiments.pretraining.pretrain_tiles import PretrainPatchCamelyon
+from experiments.pretraining.pretrain_config import PretrainPatchCamelyon
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.training.loop import Train

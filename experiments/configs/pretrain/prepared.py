@@ -27,7 +27,7 @@ one field of 16 px, so that they share its texture and little else.
 """
 
 from experiments.configs.pretrain.tiles import small_convnext
-from experiments.pretraining.pretrain_tiles import PretrainPrepared
+from experiments.pretraining.pretrain_config import PretrainPrepared
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder

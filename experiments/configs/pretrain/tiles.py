@@ -42,7 +42,7 @@ look pays, and which 1 um/px looks past.
 of 32 px on one core of a CPU: for methods that encode every tile of a slide many times.
 """
 
-from experiments.pretraining.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_config import PretrainFolder
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder

@@ -1,4 +1,9 @@
-"""Writes the tissue tiles of a cohort as records; `data.prepared` reads them."""
+"""Tissue tiles of a cohort as records of TensorFlow Datasets, many to a file.
+
+For training away from the slides, whose scattered reads are slow over a network.
+Records are ArrayRecord files, shuffled when written. Any tool reads them that reads
+TensorFlow Datasets (`tfds.builder_from_directory`).
+"""
 
 import enum
 import os
@@ -10,14 +15,102 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.pretraining.prepared import NAME, VERSION, opened, place
+from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.data.cohort import SPLITS, Row
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.slides.grid import Grid, level0
+from wsi_jax.slides.pyramid import rescale
 
-READ = 64  # tiles read ahead of the one that is written
+NAME, VERSION = "tiles", "1.0.0"
+READ_AHEAD = 64  # tiles read ahead of the one that is written
+
+
+class PreparedTiles:
+    """The records of one split, read one at a time.
+
+    Args:
+        folder: as `write_tiles` wrote it.
+        split: "train", "val" or "test".
+
+    Raises:
+        CohortError: there are no whole tiles, or none of this split.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: str):
+        builder = open_builder(folder)
+        if split not in builder.info.splits:
+            raise CohortError(f"{folder}: no tiles in split {split!r}")
+        self.classes = tuple(builder.info.metadata["classes"])
+        self.mpp = float(builder.info.metadata["mpp"])
+        self.size_px = builder.info.features["tile"].shape[0]
+        self._records = builder.as_data_source(split=split)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A record: tile, label, slide_id, patient_id, yx, mpp."""
+        record = self._records[index]
+        names = ("slide_id", "patient_id")
+        return record | {name: record[name].decode() for name in names}
+
+
+def load_prepared(
+    folder: str | os.PathLike, *, mpp: float, most: int | None = None
+) -> TileSets:
+    """Reads all splits into memory; the label is the slide's, the cluster the patient.
+
+    Args:
+        folder: as `write_tiles` wrote it.
+        mpp: um/px that tiles are resampled to, antialiased.
+        most: most tiles of each split, the first ones; None for all.
+
+    Raises:
+        CohortError: no whole tiles, a split missing, or `mpp` is finer than theirs.
+    """
+    parts = [PreparedTiles(folder, split) for split in SPLITS]
+    if mpp < parts[0].mpp:
+        raise CohortError(
+            f"{folder}: tiles of {parts[0].mpp:g} um/px hold no detail of {mpp:g}; "
+            f"raise --config.mpp to {parts[0].mpp:g} or more"
+        )
+    sets = [_in_memory(part, mpp, most) for part in parts]
+    slides = (name.rpartition("_y")[0] for part in sets[:2] for name in part.name)
+    patients = (cluster for part in sets[:2] for cluster in part.cluster)
+    return TileSets(*sets, parts[0].classes, tuple(sorted({*slides, *patients})))
+
+
+def _in_memory(part: PreparedTiles, mpp: float, most: int | None) -> Tiles:
+    n = len(part) if most is None else min(most, len(part))
+    records = [part[i] for i in range(n)]
+    name_of = lambda one: "{}_y{}_x{}".format(one["slide_id"], *one["yx"].tolist())
+    return Tiles(
+        pixels=np.stack([rescale(one["tile"], part.mpp, mpp) for one in records]),
+        label=np.array([one["label"] for one in records], np.int32),
+        cluster=tuple(one["patient_id"] for one in records),
+        name=tuple(map(name_of, records)),
+    )
+
+
+def tiles_folder(folder: str | os.PathLike) -> pathlib.Path:
+    """Where TFDS keeps the tiles of a folder; there once all are."""
+    return pathlib.Path(folder) / NAME / VERSION
+
+
+def open_builder(folder: str | os.PathLike) -> Any:
+    """TFDS's builder of a folder, to read from.
+
+    Raises:
+        CohortError: there are no whole tiles.
+    """
+    if not tiles_folder(folder).is_dir():
+        raise CohortError(
+            f"{folder}: no prepared tiles, or not all; run "
+            "experiments.pretraining.prepare_tiles"
+        )
+    return import_tfds().builder_from_directory(tiles_folder(folder))
 
 
 class Encoding(enum.Enum):
@@ -90,9 +183,9 @@ def is_prepared(folder: str | os.PathLike, made_with: str) -> bool:
     Raises:
         CohortError: it holds others.
     """
-    if not place(folder).is_dir():
+    if not tiles_folder(folder).is_dir():
         return False
-    if opened(folder).info.metadata["made_with"] != made_with:
+    if open_builder(folder).info.metadata["made_with"] != made_with:
         raise CohortError(
             f"{folder} holds tiles of other slides or settings; name another folder "
             "with --config.out"
@@ -113,7 +206,7 @@ def _builder(tfds, folder, classes, grid, encoding, made_with, splits):
         "yx": kinds.Tensor(shape=(2,), dtype=np.int32),
         "mpp": kinds.Scalar(np.float32),
     }
-    known = {"made_with": made_with, "mpp": grid.mpp, "classes": list(classes)}
+    metadata = {"made_with": made_with, "mpp": grid.mpp, "classes": list(classes)}
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         code_path = None  # beside it TFDS would look for checksums of downloads
@@ -123,7 +216,7 @@ def _builder(tfds, folder, classes, grid, encoding, made_with, splits):
                 builder=self,
                 description="Tissue tiles of whole slides.",
                 features=kinds.FeaturesDict(record),
-                metadata=tfds.core.MetadataDict(known),
+                metadata=tfds.core.MetadataDict(metadata),
             )
 
         def _split_generators(self, dl_manager):
@@ -150,7 +243,7 @@ def _records(
         [TileSource(slide.row.path, slide.row.mpp, slide.yx) for slide in slides],
         mpp=grid.mpp,
         size_px=grid.size_px,
-        batch_size=READ,
+        batch_size=READ_AHEAD,
         reading=reading,
         counts=counts,
     )
@@ -169,4 +262,4 @@ def _records(
             if ok:
                 yield f"{row.slide_id}:{tile}", record
         advance(int((batch.slide >= 0).sum()))
-    reasons |= {slides[i].row.slide_id: told for i, told in counts.reasons.items()}
+    reasons |= {slides[i].row.slide_id: why for i, why in counts.reasons.items()}

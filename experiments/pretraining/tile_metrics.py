@@ -1,5 +1,6 @@
-"""An encoder's verdicts on tiles against what colours and gradients alone can say."""
+"""Metrics of an encoder on test tiles, beside a baseline of colours and gradients."""
 
+import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,11 +10,20 @@ from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
 from wsi_jax.evals.intervals import wilson
 from wsi_jax.evals.metrics import log_loss
+from wsi_jax.report import tables
+from wsi_jax.run.config import write_csv
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OCTAVES = 3
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse ridge penalties to choose from
 CHUNK = 256
+SHOWN = {
+    "accuracy": "encoder",
+    "baseline_accuracy": "colours and gradients",
+    "difference": "difference",
+    "beside_accuracy": "the encoder beside",
+    "beside_difference": "difference to it",
+}
 
 
 def statistics(pixels: np.ndarray) -> np.ndarray:
@@ -28,14 +38,14 @@ def statistics(pixels: np.ndarray) -> np.ndarray:
 
 def _statistics(pixels):
     x = pixels.astype(np.float32) / 255
-    found = [x.mean((1, 2)), x.std((1, 2)), *np.quantile(x, QUANTILES, axis=(1, 2))]
+    parts = [x.mean((1, 2)), x.std((1, 2)), *np.quantile(x, QUANTILES, axis=(1, 2))]
     for _ in range(OCTAVES):
         down, right = (np.abs(np.diff(x, axis=axis)) for axis in (1, 2))
-        found.append(down.mean((1, 2)) + right.mean((1, 2)))
-        found.append(down.std((1, 2)) + right.std((1, 2)))
+        parts.append(down.mean((1, 2)) + right.mean((1, 2)))
+        parts.append(down.std((1, 2)) + right.std((1, 2)))
         half = x.shape[1] // 2
         x = x[:, : 2 * half, : 2 * half].reshape(-1, half, 2, half, 2, 3).mean((2, 4))
-    return np.concatenate(found, axis=1)
+    return np.concatenate(parts, axis=1)
 
 
 def baseline(sets: TileSets) -> np.ndarray:
@@ -113,20 +123,67 @@ def compare(
         means, tiles.cluster, tiles.label, seed=seed, replicates=REPLICATES
     )
     n_clusters = len(set(tiles.cluster))
-    found = {"n": len(tiles.label), "n_clusters": n_clusters}
+    metrics = {"n": len(tiles.label), "n_clusters": n_clusters}
     for name, hit in hits.items():
         value, (lo, hi) = float(hit.mean()), ends[name]
         if name != "difference" and np.isclose(lo, hi, rtol=0, atol=1e-9):
             # All right, or all wrong: resampling repeats it.
             lo, hi = wilson(value, n_clusters)
-        found |= {name: value, f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
-    return found
+        metrics |= {name: value, f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
+    return metrics
 
 
-def name_of(group: Sequence[str]) -> str:
+def group_name(group: Sequence[str]) -> str:
     """What its classes' names share up to an underscore: "colon" of colon_n, colon_aca.
 
     All names where they share nothing.
     """
     shared = {name.partition("_")[0] for name in group}
     return shared.pop() if len(shared) == 1 else "+".join(group)
+
+
+def evaluate(
+    sets: TileSets, p: np.ndarray, q: np.ndarray | None, groups, seed: int
+) -> dict[str, float]:
+    """Each group's accuracy on the test tiles beside that of the baseline.
+
+    And beside that of another encoder, where its probabilities `q` are given.
+    """
+    metrics = {}
+    for group in groups:
+        index = [sets.classes.index(name) for name in group]
+        mine = np.isin(sets.test.label, index)
+        part = only(sets, group)
+        within = lambda every, mine=mine, index=index: every[mine][:, index]
+        values = compare(part.test, within(p), baseline(part), seed)
+        if q is not None:
+            other = compare(part.test, within(p), within(q), seed)
+            new = lambda name: f"beside_{name.removeprefix('baseline_')}"
+            about = ("baseline_accuracy", "difference")
+            values |= {new(k): v for k, v in other.items() if k.startswith(about)}
+        metrics |= {f"test.{group_name(group)}.{k}": v for k, v in values.items()}
+    return metrics
+
+
+def write_predictions(path: pathlib.Path, sets: TileSets, p: np.ndarray) -> None:
+    """One line a test tile: its label, its prediction, each class's probability."""
+    tiles, classes = sets.test, sets.classes
+    lines = []
+    for i, name in enumerate(tiles.name):
+        line = {"file": name, "cluster": tiles.cluster[i]}
+        line |= {"label": classes[tiles.label[i]], "prediction": classes[p[i].argmax()]}
+        line |= {f"p_{c}": f"{v:.6f}" for c, v in zip(classes, p[i], strict=True)}
+        lines.append(line)
+    write_csv(path, lines)
+
+
+def text(metrics: dict[str, float]) -> str:
+    """The groups' accuracies in a few lines of plain text."""
+    lines = ["accuracy on test tiles, 95 % intervals by cluster"]
+    for group in [name.removesuffix(".n") for name in metrics if name.endswith(".n")]:
+        shown = [name for name in SHOWN if f"{group}.{name}" in metrics]
+        lines.append(f"  {group.removeprefix('test.')}")
+        for name in shown:
+            value = tables.interval(metrics, f"{group}.{name}")
+            lines.append(f"    {SHOWN[name]:<22} {value}")
+    return "\n".join(lines) + "\n"

@@ -8,8 +8,8 @@ from PIL import Image
 
 from experiments.configs.pretrain import prepare_tiles, prepared
 from experiments.pretraining.prepare_tiles import prepare as write
-from experiments.pretraining.prepared import PreparedTiles
-from experiments.pretraining.pretrain_tiles import PretrainPrepared
+from experiments.pretraining.prepared_tiles import PreparedTiles
+from experiments.pretraining.pretrain_config import PretrainPrepared
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.data.tiles import Reading
 from wsi_jax.run.config import RunError

@@ -1,6 +1,5 @@
 """Tissue tiles as records: the slide's own pixels, each once, whole or not there."""
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -10,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pretraining.prepared import PreparedTiles, load_prepared
-from experiments.pretraining.preparing import (
+from experiments.pretraining.prepared_tiles import (
     Encoding,
     PreparedSlide,
+    PreparedTiles,
     is_prepared,
+    load_prepared,
     write_tiles,
 )
 from wsi_jax.data.cohort import CohortError, Row
@@ -55,7 +55,7 @@ def folder(slides, tmp_path_factory):
 
 
 def test_records_are_the_tiles_of_the_slides(folder, slides):
-    seen = []
+    found = []
     for split in ("train", "val", "test"):
         tiles = PreparedTiles(folder, split)
         assert (tiles.mpp, tiles.size_px) == (1.0, 16)
@@ -68,54 +68,10 @@ def test_records_are_the_tiles_of_the_slides(folder, slides):
             with open_slide(slide.row.path, MPP) as image:
                 want = image.read(one["yx"] * MPP, 16, 1.0)
             np.testing.assert_array_equal(one["tile"], want)
-            seen.append((one["slide_id"], *(one["yx"] * MPP).astype(int)))
+            found.append((one["slide_id"], *(one["yx"] * MPP).astype(int)))
     want = [(s.row.slide_id, *yx) for s in slides for yx in s.yx]
-    assert sorted(seen) == sorted(want)
-    assert seen != want  # shuffled
-
-
-def test_parts_of_processes_are_disjoint_and_together_whole(folder):
-    whole = PreparedTiles(folder, "train")
-    key = lambda one: (one["slide_id"], *one["yx"].tolist())
-    keys = lambda tiles: [key(tiles[i]) for i in range(len(tiles))]
-    parts = [PreparedTiles(folder, "train", process=p, processes=2) for p in (0, 1)]
-    assert [len(part) for part in parts] == [15, 14]
-    assert sorted(keys(parts[0]) + keys(parts[1])) == sorted(keys(whole))
-    assert len({*keys(parts[0]), *keys(parts[1])}) == len(whole) == 29
-    for part in parts:
-        for batch in part.batches(batch_size=8, reading=READING, seed=None):
-            assert len(batch.pixels) == 4
-    with pytest.raises(ValueError, match="does not divide among 2 processes"):
-        next(parts[0].batches(batch_size=7, reading=READING, seed=None))
-
-
-def test_one_pass_has_every_tile_once_in_order(folder):
-    tiles = PreparedTiles(folder, "train")
-    batches = list(tiles.batches(batch_size=8, reading=READING, seed=None))
-    assert [batch.ok.sum() for batch in batches] == [8, 8, 8, 5]
-    joined = [np.concatenate(field) for field in zip(*batches, strict=True)]
-    pixels, label, yx, index, ok = (field[:29] for field in joined)
-    np.testing.assert_array_equal(index, np.arange(29))
-    assert ok.all()
-    for i, one in enumerate(map(tiles.__getitem__, range(29))):
-        np.testing.assert_array_equal(pixels[i], one["tile"])
-        np.testing.assert_array_equal(yx[i], one["yx"])
-        assert label[i] == one["label"]
-    assert not joined[0][29:].any()
-
-
-def test_a_seeded_order_resumes_at_any_step(folder):
-    tiles = PreparedTiles(folder, "train", process=1, processes=2)
-    given = {"batch_size": 8, "reading": READING, "seed": 3}
-    whole = list(itertools.islice(tiles.batches(**given), 9))
-    tail = list(itertools.islice(tiles.batches(**given, start=5), 4))
-    for one, two in zip(whole[5:], tail, strict=True):
-        for a, b in zip(one, two, strict=True):
-            np.testing.assert_array_equal(a, b)
-    order = np.concatenate([batch.index for batch in whole]).reshape(-1, 4)
-    first, second = order[:4], order[4:8]
-    assert sorted(first[first >= 0]) == sorted(second[second >= 0]) == [*range(14)]
-    assert first.tolist() != second.tolist()
+    assert sorted(found) == sorted(want)
+    assert found != want  # shuffled
 
 
 def test_written_again_they_are_the_same(folder, slides, tmp_path):

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 from PIL import Image
 
-from experiments.pretraining.pretrain_tiles import PretrainFolder
+from experiments.pretraining.pretrain_config import PretrainFolder
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.training.augment import Augment
