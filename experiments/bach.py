@@ -12,8 +12,8 @@ drawn first.
 import dataclasses
 import os
 
+from experiments.phantoms.cohort_folder import practising
 from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
-from experiments.phantoms.making import practising
 from experiments.phantoms.presets import practice_limits
 from wsi_jax.cli import launch
 from wsi_jax.data.bach import MPP, read_bach

@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
+from experiments.phantoms.cohort_folder import practising
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
-from experiments.phantoms.making import practising
 from experiments.phantoms.presets import LAWS, practice_limits
 from wsi_jax.cli import launch
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16

@@ -32,7 +32,7 @@ Drawn tiles for the pre-training of encoders (`experiments/configs/pretrain`).
 
 from typing import Any
 
-from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_bach import MakeBach
 from experiments.phantoms.make_cohort import MakeCohort
 from experiments.phantoms.make_tiles import MakeTiles
@@ -51,7 +51,7 @@ def phantom() -> MakeCohort:
         n_test=160,
         prevalence=0.5,
         suspect_share=0.3,
-        nuisance=Nuisance(mpps=(0.452, 0.486, 0.5)),
+        artefacts=Artefacts(mpps=(0.452, 0.486, 0.5)),
     )
 
 

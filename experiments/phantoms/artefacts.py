@@ -1,4 +1,4 @@
-"""What differs between slides and says nothing about the label."""
+"""Stain, blur, folds and pens: what differs between practice slides of any label."""
 
 import dataclasses
 
@@ -16,17 +16,17 @@ SITES = ("A", "B")
 
 
 @dataclasses.dataclass(kw_only=True)
-class Nuisance:
-    """The one law of nuisance, for every class.
+class Artefacts:
+    """How strong artefacts are, in every class alike.
 
     Attributes:
-        mpps: level 0 of a slide has one of these.
+        mpps: um/px that level 0 of a slide may have.
         stain: spread of the log gain of each stain over slides.
-        site_stain: how far the two sites lie apart, in the same unit.
-        quality: of JPEG, least and most.
-        blur_px: most sigma of a blurred patch, in pixels of the tiles.
-        fold: how many slides have one.
-        pen: how many slides have a pen mark.
+        site_stain: distance of the two sites, in the same unit.
+        quality: JPEG quality, least and most.
+        blur_px: greatest sigma of a blurred patch, in pixels of the tiles.
+        fold: share of slides with a fold.
+        pen: share of slides with a pen mark.
     """
 
     mpps: tuple[float, ...] = (0.226, 0.243, 0.25, 0.5)
@@ -39,7 +39,7 @@ class Nuisance:
 
 
 def stain_gains(
-    rng: np.random.Generator, site: str, config: Nuisance
+    rng: np.random.Generator, site: str, config: Artefacts
 ) -> Float32[np.ndarray, "3"]:
     """Gains of haematoxylin, eosin and the rest for one slide."""
     gains = np.exp(config.stain * rng.normal(size=3))

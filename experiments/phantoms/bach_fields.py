@@ -1,4 +1,4 @@
-"""Practice fields: a photograph of normal tissue with two regions of a class's kind.
+"""Draws synthetic fields: normal tissue with two regions that the class decides.
 
 A field is a mosaic of normal tiles. In every class two regions, of one law, are filled
 anew: with normal tiles again, or with a kind of tile for each class. Of three kinds, as
@@ -31,7 +31,7 @@ CELL_PX, PALETTE, TRIES = 8, 16, 100
 
 @dataclasses.dataclass(kw_only=True)
 class Fields:
-    """One practice cohort of fields.
+    """A cohort of synthetic fields.
 
     Attributes:
         patients: that share the clusters of tiles out among them.
@@ -128,14 +128,14 @@ def donate(
         SourceError: the patient has no cluster of that kind.
     """
     n, each = (1, PALETTE) if isinstance(source, Textures) else (PALETTE, 1)
-    found = []
+    draws = []
     for _ in range(TRIES * patients * n):
         tiles = source.draw(kind, str(rng.choice(("train", "test"))), each, rng)
         if owner(tiles.clusters[0], patients) == patient:
-            found.append(tiles)
-        if len(found) == n:
-            pixels = np.concatenate([tiles.pixels for tiles in found])
-            return Tiles(pixels, tuple(dict.fromkeys(t.clusters[0] for t in found)))
+            draws.append(tiles)
+        if len(draws) == n:
+            pixels = np.concatenate([tiles.pixels for tiles in draws])
+            return Tiles(pixels, tuple(dict.fromkeys(t.clusters[0] for t in draws)))
     raise SourceError(
         f"no cluster of {kind!r} falls to patient {patient + 1} of {patients}; lower "
         "--config.patients, or add tiles (--config.styles)"

@@ -1,4 +1,4 @@
-"""Puts the fine detail of one texture on the coarse look of another, exactly.
+"""Composes an image of the fine detail of one texture and the coarse look of another.
 
 A practice slide should say where its signal is. `low_band` is what an antialiased
 overview can still see of a texture, the box means over k pixels; `detail` is the
@@ -40,8 +40,8 @@ def smooth(
     kernel = [right, 1 - 2 * right, right]
     sharp = means.copy()
     for _ in range(PROJECTIONS):
-        seen = ndimage.correlate1d(sharp, kernel, axis=0, mode="nearest")
-        sharp += means - ndimage.correlate1d(seen, kernel, axis=1, mode="nearest")
+        blurred = ndimage.correlate1d(sharp, kernel, axis=0, mode="nearest")
+        sharp += means - ndimage.correlate1d(blurred, kernel, axis=1, mode="nearest")
     fine = _bilinear(sharp, k)
     return fine + _repeat(means - box_means(fine, k), k)
 

@@ -1,4 +1,4 @@
-"""Makes a practice cohort in BACH's layout: flat fields of four classes.
+"""Makes a synthetic cohort in BACH's layout: flat fields of four classes.
 
     python -m experiments.phantoms.make_bach \
         --config experiments/configs/practice.py:bach \
@@ -22,7 +22,7 @@ from typing import ClassVar
 from PIL import Image
 
 from experiments.phantoms.bach_fields import Field, Fields, draw_field, plan
-from experiments.phantoms.making import MakeCohortError, claim, in_parallel
+from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
 from experiments.phantoms.presets import Preset
 from experiments.phantoms.texture_sources import Folder, Textures
 from wsi_jax import config_io
@@ -38,7 +38,7 @@ PREFIXES = ("n", "b", "is", "iv")
 
 @dataclasses.dataclass(kw_only=True)
 class MakeBach(Fields):
-    """A practice cohort of fields on disk.
+    """A synthetic cohort of fields on disk.
 
     Attributes:
         out: folder to write, made when absent.

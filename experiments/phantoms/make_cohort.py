@@ -1,4 +1,4 @@
-"""Makes a practice cohort: slides as CAMELYON16 lays them out, with a known truth.
+"""Makes a synthetic cohort in CAMELYON16's layout: slides with a known truth.
 
     python -m experiments.phantoms.make_cohort \
         --config experiments/configs/practice.py \
@@ -22,7 +22,7 @@ from PIL import Image
 from skimage import measure
 
 from experiments.phantoms import synthetic
-from experiments.phantoms.making import MakeCohortError, claim, in_parallel
+from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
 from experiments.phantoms.texture_sources import Folder, Textures, TileSource
 from wsi_jax import config_io
 from wsi_jax.cli import errors_in_one_line, launch
@@ -40,7 +40,7 @@ SPOTS = {synthetic.LESION: "lesion", synthetic.SHAM: "sham", synthetic.TISSUE: "
 
 @dataclasses.dataclass(kw_only=True)
 class MakeCohort(synthetic.Practice):
-    """A practice cohort on disk.
+    """A synthetic cohort on disk.
 
     Attributes:
         out: folder to write, made when absent.
@@ -68,11 +68,11 @@ class MakeCohort(synthetic.Practice):
 
     def validate(self) -> None:
         """Refuses numbers that no slide can be drawn with."""
-        mpps, quality = self.nuisance.mpps, self.nuisance.quality
+        mpps, quality = self.artefacts.mpps, self.artefacts.quality
         if min(mpps, default=0) <= 0:
-            raise FieldError("nuisance.mpps", "one number or more, each above 0")
+            raise FieldError("artefacts.mpps", "one number or more, each above 0")
         if not 0 < quality[0] <= quality[1]:
-            raise FieldError("nuisance.quality", "least and most, as (70,90)")
+            raise FieldError("artefacts.quality", "least and most, as (70,90)")
 
 
 def main(config: MakeCohort, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Makes a folder of labelled tiles, drawn as those of practice cohorts are.
+"""Makes a folder of synthetic labelled tiles, as practice slides are made of.
 
     python -m experiments.phantoms.make_tiles \
         --config experiments/configs/practice.py:tiles \
@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from experiments.phantoms.making import MakeCohortError, claim, in_parallel
+from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
 from experiments.phantoms.textures import Kind, draw
 from experiments.tile_clusters import INDEX, split_of
 from wsi_jax import config_io
@@ -31,7 +31,7 @@ PARTS = ("encoder", "test")
 
 @dataclasses.dataclass(kw_only=True)
 class MakeTiles:
-    """A folder of tiles on disk.
+    """A folder of synthetic tiles on disk.
 
     Attributes:
         out: folder to write, made when absent.

@@ -1,4 +1,4 @@
-"""The laws of practice slides: where each preset puts its signal."""
+"""Presets of practice slides: at which scale a lesion differs from normal tissue."""
 
 import dataclasses
 import enum

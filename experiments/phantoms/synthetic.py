@@ -1,9 +1,9 @@
-"""Practice slides: real or drawn textures, a known truth, a known band of signal.
+"""Draws synthetic slides with a known truth and a known scale of signal.
 
 A slide is a mosaic of source tiles, cut to pieces of tissue on glass. In it lie foci,
 cut and filled by one law in every class; the label decides only from which kind of
-tile a focus takes the band that `presets.LAWS` names. Everything else about a
-slide comes from random streams that the label does not reach.
+tile a focus takes the band that `presets.LAWS` names. All else about a slide comes from
+random streams that the label does not reach.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 from scipy import ndimage
 
 from experiments.phantoms import artefacts, band_composite, synthetic_masks
-from experiments.phantoms.artefacts import SITES, Nuisance
+from experiments.phantoms.artefacts import SITES, Artefacts
 from experiments.phantoms.presets import LAWS, Preset
 from experiments.phantoms.texture_sources import TileSource
 
@@ -28,22 +28,22 @@ BLOCK_UM, GUTTER_UM = 208, 144
 
 @dataclasses.dataclass(kw_only=True)
 class Practice:
-    """One practice cohort.
+    """A cohort of synthetic slides.
 
     Attributes:
-        preset: where the signal is.
-        seed: of the whole cohort; a slide depends on it and its own number only.
-        n_train: slides.
-        n_val: slides.
-        n_test: slides.
+        preset: scale at which lesions differ from normal tissue.
+        seed: seed of the cohort; a slide depends on it and its own number only.
+        n_train: training slides.
+        n_val: validation slides.
+        n_test: test slides.
         side_px: side of a slide in pixels of the source tiles, give or take a tenth.
         prevalence: share of slides that are not normal; two thirds for `three`.
         fill: share of a slide that tissue covers.
-        suspect_share: of tumour in the coarsest band of the suspects of `needle` and
-            `sparse`. With LC25000's tiles 0.3 was found right: the colour of one cell
-            of an overview then tells a suspect with AUC .70 to .77. Drawn textures are
+        suspect_share: share of tumour in the coarsest band of the suspects of `needle`
+            and `sparse`. With LC25000's tiles 0.3 is right: the colour of one cell of
+            an overview then tells a suspect with AUC .70 to .77. Drawn textures are
             more alike and want less.
-        nuisance: what else differs between slides.
+        artefacts: differences between slides that do not depend on the label.
     """
 
     preset: Preset = Preset.PLAIN
@@ -55,11 +55,11 @@ class Practice:
     prevalence: float = 0.4
     fill: float = 0.5
     suspect_share: float = 0.12
-    nuisance: Nuisance = dataclasses.field(default_factory=Nuisance)
+    artefacts: Artefacts = dataclasses.field(default_factory=Artefacts)
 
 
 class Planned(NamedTuple):
-    """A slide to be: its number in the cohort, its name, its class, where it serves."""
+    """A slide to be drawn: its number, name, class, split and site."""
 
     number: int
     slide_id: str
@@ -74,10 +74,10 @@ class Drawn(NamedTuple):
     Attributes:
         image: at the source's mpp, before it is scanned.
         truth: GLASS, TISSUE, LESION or SHAM per block of CELL_PX pixels.
-        spots: (y, x) in pixels of `image`, a point in every focus or pair of blocks.
+        spots: (y, x, truth) in pixels of `image`, a point in each focus or pair.
         mpp: micrometres per pixel that it is to be scanned at.
-        quality: of its JPEG.
-        clusters: of all source tiles in it.
+        quality: JPEG quality.
+        clusters: clusters of all source tiles in it.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -99,8 +99,8 @@ def plan(config: Practice, names: tuple[str, ...]) -> tuple[Planned, ...]:
     """All slides of a cohort, named as CAMELYON16 names them.
 
     Args:
-        config: of the cohort.
-        names: of the classes, the normal one first.
+        config: the cohort.
+        names: classes, the normal one first.
     """
     slides, counts = [], {}
     law = LAWS[config.preset]
@@ -108,9 +108,9 @@ def plan(config: Practice, names: tuple[str, ...]) -> tuple[Planned, ...]:
     for index, (split, n) in enumerate(sizes.items()):
         rng = np.random.default_rng([config.seed, 0, index])
         share = config.prevalence if law.n_classes == 2 else 2 / 3
-        ill = round(n * share)
+        positives = round(n * share)
         label = np.zeros(n, int)
-        label[:ill] = 1 + np.arange(ill) % (law.n_classes - 1)
+        label[:positives] = 1 + np.arange(positives) % (law.n_classes - 1)
         label = rng.permutation(label)
         for c in label:
             name = "test" if split == "test" else names[c]
@@ -125,13 +125,7 @@ def plan(config: Practice, names: tuple[str, ...]) -> tuple[Planned, ...]:
 
 
 def draw_slide(planned: Planned, config: Practice, source: TileSource) -> Drawn:
-    """Draws one slide; equal arguments give equal pixels.
-
-    Args:
-        planned: which slide.
-        config: of the cohort.
-        source: of tiles.
-    """
+    """Draws one slide; equal arguments give equal pixels."""
     return _Canvas(planned, config, source).draw()
 
 
@@ -149,7 +143,7 @@ class _Canvas:
         sides = config.side_px * self.shape_rng.uniform(0.9, 1.1, 2)
         self.shape = tuple(int(side) // unit * unit for side in sides)
         self.grid = tuple(side // CELL_PX for side in self.shape)
-        gains = artefacts.stain_gains(self.site_rng, planned.site, config.nuisance)
+        gains = artefacts.stain_gains(self.site_rng, planned.site, config.artefacts)
         self.gains = gains
 
     def draw(self):
@@ -168,7 +162,7 @@ class _Canvas:
             self.fill(image, layers, mask, kind)
             truth[mask] = value
         image = self.scan(image, tissue)
-        config = self.config.nuisance
+        config = self.config.artefacts
         return Drawn(
             image,
             truth,
@@ -259,7 +253,7 @@ class _Canvas:
 
     def scan(self, image, tissue):
         """Lays the tissue on glass and adds what goes wrong on the way."""
-        config, rng = self.config.nuisance, self.chance
+        config, rng = self.config.artefacts, self.chance
         soft = ndimage.gaussian_filter(tissue.astype(np.float32), 1.2)[..., None]
         soft = band_composite.smooth(soft, CELL_PX)
         rough = synthetic_masks.noise(rng, self.shape, 6.0) + synthetic_masks.noise(

@@ -111,9 +111,9 @@ class Folder:
         for kind in kinds:
             self._rows[kind] = [row for row in rows if row["class"] == kind]
             if not self._rows[kind]:
-                found = sorted({row["class"] for row in rows})
+                classes = sorted({row["class"] for row in rows})
                 raise SourceError(
-                    f"{index}: no tile of class {kind!r}, but of {found}; mend kinds"
+                    f"{index}: no tile of class {kind!r}, but of {classes}; mend kinds"
                 )
         self._read = functools.lru_cache(maxsize=4096)(self._read_file)
 

@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
 from wsi_jax.run import run_experiment as experiment
 
@@ -30,7 +30,7 @@ def manifest(tmp_path_factory) -> pathlib.Path:
         side_px=384,
         styles=6,
         workers=2,
-        nuisance=Nuisance(mpps=(0.5, 0.8)),
+        artefacts=Artefacts(mpps=(0.5, 0.8)),
     )
     return make_cohort(config)
 

@@ -1,11 +1,8 @@
 """Practice slides: the signal is where it is said to be, the truth is the truth."""
 
-import dataclasses
-
 import numpy as np
 import openslide
 import pytest
-from PIL import Image
 
 from experiments.phantoms import (
     band_composite,
@@ -14,13 +11,13 @@ from experiments.phantoms import (
     synthetic_masks,
     texture_sources,
 )
-from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.presets import LAWS, Preset
 from experiments.phantoms.synthetic import CELL_PX, LESION, SHAM, Planned, Practice
 from experiments.tile_clusters import split_of
 from wsi_jax.slides import pyramid
 
-CALM = Nuisance(blur_px=0.0, fold=0.0, pen=0.0)
+CALM = Artefacts(blur_px=0.0, fold=0.0, pen=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +25,8 @@ def source():
     return texture_sources.Textures(1.0, styles=12, size_px=128, variants=1)
 
 
-def draw(source, preset, label, number=3, split="train", nuisance=CALM, side_px=640):
-    config = Practice(preset=preset, side_px=side_px, nuisance=nuisance)
+def draw(source, preset, label, number=3, split="train", artefacts=CALM, side_px=640):
+    config = Practice(preset=preset, side_px=side_px, artefacts=artefacts)
     planned = Planned(number, "some_slide", label, split, "A")
     return synthetic.draw_slide(planned, config, source)
 
@@ -38,19 +35,16 @@ def means(image):
     return band_composite.box_means(image.astype(np.float32), CELL_PX)
 
 
-# Where a cluster goes must never change: published cohorts and encoders depend on it.
-@pytest.mark.parametrize(
-    ("cluster", "part"),
-    [
-        ("colon_n:158", "train"),
-        ("lung_aca:158", "train"),
-        ("normal:0", "test"),
-        ("normal:1", "encoder"),
-        ("tumor:0", "train"),
-    ],
-)
-def test_the_part_of_a_cluster_is_fixed(cluster, part):
-    assert split_of(cluster) == part
+def test_the_part_of_a_cluster_is_fixed():
+    """It must never change: published cohorts and encoders depend on it."""
+    names = "colon_n:158", "lung_aca:158", "normal:0", "normal:1", "tumor:0"
+    assert [split_of(n) for n in names] == [
+        "train",
+        "train",
+        "test",
+        "encoder",
+        "train",
+    ]
 
 
 def test_a_quarter_of_clusters_tests_and_a_quarter_trains_encoders():
@@ -59,7 +53,7 @@ def test_a_quarter_of_clusters_tests_and_a_quarter_trains_encoders():
         assert abs(parts.count(part) / 4000 - share) < 0.03
 
 
-@pytest.mark.parametrize("k", [2, 4, 8, 16])
+@pytest.mark.parametrize("k", [4, 16])
 def test_joining_keeps_every_box_mean(k):
     rng = np.random.default_rng(0)
     low, fine = rng.uniform(0, 255, (2, 64, 96, 3)).astype(np.float32)
@@ -83,19 +77,7 @@ def test_detail_has_no_low_band_and_the_two_sum_to_the_image():
     )
 
 
-def test_a_low_band_is_smooth():
-    means = np.random.default_rng(0).uniform(0, 255, (8, 8, 1)).astype(np.float32)
-    fine = band_composite.smooth(means, 16)
-    steps = np.abs(np.diff(fine, axis=0)).max()
-    assert steps < np.abs(np.diff(means, axis=0)).max() / 4
-
-
-def test_bands_must_divide_the_image():
-    with pytest.raises(ValueError, match="60x64 does not divide into boxes of 8 px"):
-        band_composite.box_means(np.zeros((60, 64, 3), np.float32), 8)
-
-
-@pytest.mark.parametrize("mpp", [0.226, 0.243, 0.25, 0.5])
+@pytest.mark.parametrize("mpp", [0.226, 0.5])
 def test_openslide_reads_the_true_mpp_of_every_level(tmp_path, mpp):
     # Two marks 512 um apart, which must stay so whatever the pixel size.
     image = np.full((704, 640, 3), 255, np.uint8)
@@ -164,18 +146,13 @@ def test_only_foci_differ_between_the_labels_and_only_in_detail(source, preset):
     assert np.abs(means(normal.image) - means(tumor.image)).max() < 0.5
 
 
-def test_a_decimated_overview_leaks_what_box_means_hide(source):
+def test_an_overview_shows_plain_lesions_and_a_decimated_one_leaks_fine_ones(source):
     normal, tumor = (draw(source, Preset.FINE_ONLY, label) for label in (0, 1))
     inside = tumor.truth == LESION
-    decimated = np.abs(
-        normal.image[::CELL_PX, ::CELL_PX].astype(int)
-        - tumor.image[::CELL_PX, ::CELL_PX]
-    )[inside]
-    boxes = np.abs(means(normal.image) - means(tumor.image))[inside]
-    assert decimated.mean() > 50 * boxes.mean()
-
-
-def test_plain_lesions_show_in_an_overview(source):
+    decimate = lambda image: image[::CELL_PX, ::CELL_PX].astype(int)
+    leak = np.abs(decimate(normal.image) - decimate(tumor.image))[inside].mean()
+    boxes = np.abs(means(normal.image) - means(tumor.image))[inside].mean()
+    assert leak > 50 * boxes
     normal, tumor = (draw(source, Preset.PLAIN, label) for label in (0, 1))
     inside = tumor.truth == LESION
     assert np.abs(means(normal.image) - means(tumor.image))[inside].mean() > 10
@@ -290,7 +267,7 @@ def test_the_site_tells_the_label_in_training_of_shift_only(preset):
 def test_every_preset_has_a_law_and_draws(source):
     assert set(LAWS) == set(Preset)
     for preset in (Preset.SPARSE, Preset.DIFFUSE, Preset.SHIFT):
-        drawn = draw(source, preset, 1, side_px=512, nuisance=Nuisance())
+        drawn = draw(source, preset, 1, side_px=512, artefacts=Artefacts())
         assert (drawn.truth == LESION).any()
         assert drawn.image.shape[0] == drawn.truth.shape[0] * CELL_PX
 
@@ -314,20 +291,3 @@ def test_real_tiles_come_from_their_part_and_all_presets_take_them(shared):
     drawn = draw(folder, Preset.FINE_ONLY, 1, split="test", side_px=512)
     assert {split_of(cluster) for cluster in drawn.clusters} == {"test"}
     assert {c.split(":")[0] for c in drawn.clusters} == {"colon_n", "colon_aca"}
-
-
-def test_a_folder_of_tiles_says_what_it_lacks(tmp_path):
-    with pytest.raises(
-        texture_sources.SourceError, match="lists the tiles: file,class,cluster"
-    ):
-        texture_sources.Folder(tmp_path, ("a", "b"))
-    (tmp_path / "index.csv").write_text("file,class,cluster\nx.png,a,a:1\n")
-    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    with pytest.raises(
-        texture_sources.SourceError, match="no tile of class 'b', but of"
-    ):
-        texture_sources.Folder(tmp_path, ("a", "b"))
-
-
-def test_a_practice_cohort_is_a_plain_dataclass():
-    assert dataclasses.replace(Practice(), seed=3).seed == 3

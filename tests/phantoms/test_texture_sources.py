@@ -29,8 +29,9 @@ def draw(folder):
     return Folder(folder, ("x",)).draw("x", "train", 9, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("separator", [",", ";"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(",", "utf-8"), (";", "utf-8-sig")]
+)
 def test_an_index_as_spreadsheets_save_it(folder, separator, encoding):
     write_index(folder, separator, encoding)
     tiles = draw(folder)
@@ -38,7 +39,11 @@ def test_an_index_as_spreadsheets_save_it(folder, separator, encoding):
     assert tiles.clusters == (CLUSTER,)
 
 
-def test_an_index_without_a_column_is_named(folder):
+def test_an_index_class_or_column_that_is_missing_is_named(folder):
+    with pytest.raises(SourceError, match="no tile of class 'b', but of"):
+        Folder(folder, ("x", "b"))
+    with pytest.raises(SourceError, match="lists the tiles: file,class,cluster"):
+        Folder(folder / "nowhere", ("x",))
     (folder / "index.csv").write_text("file,kind,cluster\n0.png,x,a\n")
     with pytest.raises(CohortError, match=r"index\.csv: no column 'class' among"):
         draw(folder)

@@ -10,42 +10,19 @@ from PIL import Image
 
 from experiments.configs.practice import get_config
 from experiments.phantoms import certify as certifier
-from experiments.phantoms import probe
-from experiments.phantoms.artefacts import Nuisance
+from experiments.phantoms import describe_slides
 from experiments.phantoms.make_cohort import (
-    MakeCohort,
     MakeCohortError,
     make_cohort,
     outlines,
 )
 from experiments.phantoms.presets import Preset
-from experiments.phantoms.synthetic import CELL_PX, LESION, labels, plan
+from experiments.phantoms.synthetic import CELL_PX, LESION
 from wsi_jax.data.camelyon16 import read_camelyon16, read_reference
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import lint
 from wsi_jax.slides.annotations import rasterise, read_asap
 from wsi_jax.slides.slide import open_slide
-
-
-def small(folder, **changes) -> MakeCohort:
-    settings = {
-        "preset": Preset.DIFFUSE,
-        "n_train": 4,
-        "n_val": 2,
-        "n_test": 4,
-        "side_px": 512,
-        "styles": 8,
-        "workers": 2,
-        "nuisance": Nuisance(mpps=(0.5, 0.8)),
-    }
-    return MakeCohort(out=str(folder), **(settings | changes))
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    make_cohort(small(folder))
-    return folder
 
 
 def bytes_of(folder):
@@ -59,6 +36,8 @@ def test_the_folder_reads_as_camelyon16_and_as_a_manifest(cohort):
     ours = {row.slide_id: row for row in manifest.rows}
     theirs = {row.slide_id: row for row in camelyon.rows}
     assert ours.keys() == theirs.keys()
+    kinds = {name.split("_")[0] for name in ours}
+    assert kinds == {"normal", "tumor", "test"}
     for name, row in ours.items():
         assert row.label == theirs[name].label
         assert pathlib.Path(row.path).samefile(theirs[name].path)
@@ -71,28 +50,32 @@ def test_the_folder_reads_as_camelyon16_and_as_a_manifest(cohort):
         assert ours[name].label == truth.label
 
 
-def test_slides_have_the_mpp_that_the_manifest_says(cohort):
-    for row in read_manifest(cohort / "slides.csv").rows:
-        with open_slide(row.path) as slide:
-            assert slide.mpp == pytest.approx(row.mpp, rel=1e-5)
-            truth = np.asarray(Image.open(row.mask_path))
-            cells = np.array(slide.shape) * slide.mpp / CELL_PX
-            np.testing.assert_allclose(cells, truth.shape, atol=0.2)
+def test_the_manifest_says_what_slides_and_masks_are(cohort):
+    with open(cohort / "slides.csv", newline="") as f:
+        for row in csv.DictReader(f):
+            truth = np.asarray(Image.open(cohort / row["mask_path"]))
+            with open_slide(cohort / row["path"]) as slide:
+                assert slide.mpp == pytest.approx(float(row["mpp"]), rel=1e-5)
+                cells = np.array(slide.shape) * slide.mpp / CELL_PX
+                np.testing.assert_allclose(cells, truth.shape, atol=0.2)
+            lesion = (truth == LESION).sum() * CELL_PX**2
+            assert float(row["lesion_um2"]) == lesion
+            assert float(row["tissue_um2"]) == (truth > 0).sum() * CELL_PX**2
 
 
 def test_the_outlines_are_those_of_the_planted_lesions(cohort):
     rows = read_manifest(cohort / "slides.csv").rows
-    seen = 0
+    outlined = 0
     for row in rows:
         truth = np.asarray(Image.open(row.mask_path))
         assert (truth == LESION).any() == (row.label == "tumor")
         if not row.annotation_path:
             continue
-        seen += 1
+        outlined += 1
         polygons = read_asap(row.annotation_path)
         drawn = rasterise(polygons, truth.shape, float(CELL_PX), row.mpp)
         np.testing.assert_array_equal(drawn, truth == LESION)
-    assert seen == sum(row.label == "tumor" for row in rows) > 0
+    assert outlined == sum(row.label == "tumor" for row in rows) > 0
 
 
 def test_outlines_keep_holes_and_single_cells():
@@ -105,16 +88,7 @@ def test_outlines_keep_holes_and_single_cells():
     np.testing.assert_array_equal(rasterise(polygons, mask.shape, 20.0, 1.0), mask)
 
 
-def test_areas_in_the_manifest_are_those_of_the_masks(cohort):
-    with open(cohort / "slides.csv", newline="") as f:
-        for row in csv.DictReader(f):
-            truth = np.asarray(Image.open(cohort / row["mask_path"]))
-            lesion = (truth == LESION).sum() * CELL_PX**2
-            assert float(row["lesion_um2"]) == lesion
-            assert float(row["tissue_um2"]) == (truth > 0).sum() * CELL_PX**2
-
-
-def test_a_second_run_draws_only_what_is_missing_and_draws_it_the_same(cohort):
+def test_a_second_run_draws_only_what_is_missing_and_draws_it_the_same(cohort, small):
     before = bytes_of(cohort)
     times = {p.name: p.stat().st_mtime_ns for p in cohort.rglob("*.tif")}
     gone = cohort / "training/tumor/tumor_001.tif"
@@ -126,12 +100,12 @@ def test_a_second_run_draws_only_what_is_missing_and_draws_it_the_same(cohort):
     assert not list(cohort.rglob(".*.part"))
 
 
-def test_a_folder_keeps_one_cohort_only(cohort):
+def test_a_folder_keeps_one_cohort_only(cohort, small):
     with pytest.raises(MakeCohortError, match="holds a cohort with seed=0, asked for"):
         make_cohort(small(cohort, seed=1))
 
 
-def test_it_asks_for_a_folder_and_for_enough_kinds(tmp_path):
+def test_it_asks_for_a_folder_and_for_enough_kinds(tmp_path, small):
     with pytest.raises(MakeCohortError, match=r"--config\.out"):
         make_cohort(get_config())
     (tmp_path / "index.csv").write_text("file,class,cluster\n")
@@ -174,15 +148,7 @@ def test_the_probe_finds_fine_detail_and_not_after_box_means():
     images = (base + grain).reshape(80, 64, 64, 3).clip(0, 255).round().astype(np.uint8)
     coarse = images.reshape(80, 8, 8, 8, 8, 3).mean((2, 4)).round().astype(np.uint8)
     for pixels, low, high in ((images, 0.95, 1), (coarse, 0.2, 0.8)):
-        x = probe.describe(pixels)
-        scores = probe.judge(x[:40], label[:40], x[40:])
+        x = describe_slides.describe_fields(pixels)
+        scores = certifier.probe_scores(x[:40], label[:40], x[40:])
         pairs = scores[label[40:] == 1][:, None] > scores[label[40:] == 0]
         assert low <= pairs.mean() <= high
-
-
-def test_names_are_camelyon16s():
-    config = small("unused")
-    names = labels(("normal", "tumor"), config.preset)
-    planned = plan(config, names)
-    assert planned[-1].slide_id == "test_004"
-    assert {p.slide_id.split("_")[0] for p in planned} == {"normal", "tumor", "test"}

@@ -1,4 +1,4 @@
-"""What goes wrong while a practice cohort is made or certified is one message."""
+"""What goes wrong while a synthetic cohort is made or certified is one message."""
 
 import errno
 import json
@@ -8,14 +8,12 @@ import shutil
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from PIL import Image
 from words import config_from
 
 from experiments.camelyon16 import Camelyon16
 from experiments.phantoms import certify as certifier
 from experiments.phantoms import make_cohort
 from experiments.phantoms.presets import Preset
-from experiments.tile_clusters import split_of
 from wsi_jax.data.cohort import CohortError
 
 # How ml_collections reads a config file.
@@ -61,23 +59,6 @@ def certify():
     return run
 
 
-@pytest.fixture
-def tiles(tmp_path):
-    """A folder of tiles, two classes, one cluster of each part each."""
-    folder, lines = tmp_path / "tiles", ["file,class,cluster"]
-    folder.mkdir()
-    for kind in ("colon_n", "colon_aca"):
-        names = [f"{kind}:{i}" for i in range(40)]
-        for part in ("train", "test"):
-            cluster = next(name for name in names if split_of(name) == part)
-            for i in range(4):
-                name = f"{kind}_{part}_{i}.png"
-                Image.new("RGB", (32, 32), (200, 40 * i, 150)).save(folder / name)
-                lines.append(f"{name},{kind},{cluster}")
-    (folder / "index.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -86,8 +67,11 @@ def tiles(tmp_path):
         ("--config.side_px=0", "--config.side_px=0: 64 or more"),
         ("--config.prevalence=2", "--config.prevalence=2.0: from 0 to 1"),
         ("--config.mpp=0", "--config.mpp=0.0: above 0"),
-        ("--config.nuisance.mpps=big", "--config.nuisance.mpps=('big',): not several"),
-        ("--config.nuisance.quality=(90,70)", "least and most, as (70,90)"),
+        (
+            "--config.artefacts.mpps=big",
+            "--config.artefacts.mpps=('big',): not several",
+        ),
+        ("--config.artefacts.quality=(90,70)", "least and most, as (70,90)"),
         ("--config.tiles=nowhere", "SourceError: nowhere/index.csv: no such file"),
     ],
 )
@@ -96,21 +80,6 @@ def test_a_wrong_word_is_one_line_before_anything(command, tmp_path, word, messa
     assert message in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "cohort").exists()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda path: path.write_bytes(b"junk"), "cannot be read (cannot identify"),
-        (lambda path: Image.new("RGB", (9, 9)).save(path), "9x9 px, other tiles are"),
-    ],
-)
-def test_a_bad_tile_is_named_in_one_line(command, tiles, spoil, message):
-    bad = tiles / "colon_n_train_2.png"
-    spoil(bad)
-    said = command(f"--config.tiles={tiles}")
-    assert said.startswith(f"SourceError: {bad}: {message}")
-    assert len(said.splitlines()) == 1
 
 
 def test_a_full_disk_is_said_and_no_other_slide_is_begun(
@@ -150,10 +119,8 @@ def test_a_folder_without_a_cohort_is_not_certified(certify, tmp_path):
     assert said.startswith(f"CohortError: {tmp_path}/slides.csv: no such")
 
 
-def test_a_mask_that_is_damaged_and_slides_that_are_too_few(
-    certify, manifest, tmp_path
-):
-    folder = shutil.copytree(manifest.parent, tmp_path / "cohort")
+def test_a_mask_that_is_damaged_and_slides_that_are_too_few(certify, cohort, tmp_path):
+    folder = shutil.copytree(cohort, tmp_path / "cohort")
     mask = folder / "masks/tumor_001_mask.png"
     whole = mask.read_bytes()
     mask.write_bytes(whole[:60])

@@ -1,4 +1,4 @@
-"""What making any practice cohort takes: a claim on its folder, and threads."""
+"""The folder of a practice cohort: what it holds, and making its parts in parallel."""
 
 import concurrent.futures
 import contextlib
@@ -43,7 +43,7 @@ def made_with(folder: str | os.PathLike) -> dict:
 
 @contextlib.contextmanager
 def practising() -> Iterator[None]:
-    """What goes wrong in here is told by the flags of a run that draws its own cohort.
+    """Within the block errors name the flags of a run that draws its own cohort.
 
     Those of `make_cohort` are fields of its `data.practice`, and the folder is its
     `data.root`.
