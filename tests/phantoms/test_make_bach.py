@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.bach import Bach
-from experiments.phantoms.bach_fields import Field, draw_field, plan
+from experiments.phantoms.bach_fields import Field, draw_field
 from experiments.phantoms.cohort_folder import MakeCohortError
 from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
 from experiments.phantoms.texture_sources import Folder, SourceError
@@ -144,12 +144,6 @@ def test_real_tiles(shared):
         assert differs == pytest.approx(share, abs=0.05)
     again, _, _ = draw_field(field, config, source, MPP)
     np.testing.assert_array_equal(again, drawn[-1][0])
-
-
-def test_fields_depend_on_their_own_number_only():
-    few, many = plan(MakeBach(per_class=3)), plan(MakeBach(per_class=5))
-    assert set(few) < set(many)
-    assert len({field.number for field in many}) == 20
 
 
 def test_a_cross_validation(folder, tmp_path):

@@ -12,7 +12,7 @@ from experiments.phantoms import (
     texture_sources,
 )
 from experiments.phantoms.artefacts import Artefacts
-from experiments.phantoms.presets import LAWS, Preset
+from experiments.phantoms.presets import Preset
 from experiments.phantoms.synthetic import CELL_PX, LESION, SHAM, Planned, Practice
 from experiments.tile_clusters import split_of
 from wsi_jax.slides import pyramid
@@ -124,11 +124,15 @@ def test_equal_seeds_give_equal_pixels_and_others_do_not(source):
     assert one.clusters == same.clusters
 
 
-def test_a_slide_does_not_depend_on_how_many_there_are():
+def test_a_plan_has_its_prevalence_and_no_slide_depends_on_how_many_there_are():
     names = ("normal", "tumor")
     few = synthetic.plan(Practice(n_train=4, n_val=2, n_test=2), names)
     more = synthetic.plan(Practice(n_train=4, n_val=2, n_test=9), names)
     assert few[:6] == more[:6]
+    assert len({one.slide_id for one in more}) == len(more)
+    planned = synthetic.plan(Practice(n_train=50, n_test=30), names)
+    for split, tumors in (("train", 20), ("val", 3), ("test", 12)):
+        assert sum(p.label for p in planned if p.split == split) == tumors
 
 
 @pytest.mark.parametrize("preset", [Preset.FINE_ONLY, Preset.NEEDLE])
@@ -246,14 +250,6 @@ def test_needle_slides_have_as_many_suspects_in_either_class(source):
         assert {spot[2] for spot in pair[1].spots} == {SHAM, LESION}
 
 
-def test_a_plan_has_its_prevalence_and_unique_names():
-    planned = synthetic.plan(Practice(n_train=50, n_test=30), ("normal", "tumor"))
-    assert len({p.slide_id for p in planned}) == len(planned)
-    assert [p.number for p in planned] == list(range(len(planned)))
-    for split, tumors in (("train", 20), ("val", 3), ("test", 12)):
-        assert sum(p.label for p in planned if p.split == split) == tumors
-
-
 @pytest.mark.parametrize("preset", [Preset.SHIFT, Preset.FINE_ONLY])
 def test_the_site_tells_the_label_in_training_of_shift_only(preset):
     config = Practice(preset=preset, n_train=400, n_test=400)
@@ -262,14 +258,6 @@ def test_the_site_tells_the_label_in_training_of_shift_only(preset):
         agree = [("AB"[p.label] == p.site) for p in planned if p.split == split]
         telling = preset is Preset.SHIFT and split == "train"
         assert abs(np.mean(agree) - (0.9 if telling else 0.5)) < 0.1
-
-
-def test_every_preset_has_a_law_and_draws(source):
-    assert set(LAWS) == set(Preset)
-    for preset in (Preset.SPARSE, Preset.DIFFUSE, Preset.SHIFT):
-        drawn = draw(source, preset, 1, side_px=512, artefacts=Artefacts())
-        assert (drawn.truth == LESION).any()
-        assert drawn.image.shape[0] == drawn.truth.shape[0] * CELL_PX
 
 
 def test_drawn_tiles_of_one_style_join_without_a_seam():

@@ -25,6 +25,7 @@ from wsi_jax.nets import pretrained
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.pretrained import WeightsError
+from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.nets.weights_metadata import (
     WeightsMetadata,
     read_weights_metadata,
@@ -141,15 +142,6 @@ def test_resumed_is_uninterrupted(trained, config, tmp_path, monkeypatch):
     assert logged(tmp_path) == logged(trained)
 
 
-def test_training_stops_early_on_validation_clusters(tiles, tmp_path):
-    """Two looks after the best one, of a monitor that learning lowers."""
-    config = small(tiles, steps=100, monitor="log_loss", patience=2)
-    pretrain_tiles.run(config, tmp_path)
-    lines = read_metrics(tmp_path / "train" / "metrics.jsonl")
-    losses = [line["val.log_loss"] for line in lines if "val.log_loss" in line]
-    assert len(losses) == int(np.argmax(losses)) + 3 < 25
-
-
 def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
     def refused(match, error=RunError, **change):
         with pytest.raises(error, match=match):
@@ -165,6 +157,11 @@ def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
     refused("a crop is a share", ValueError, method=method)
     method = SimCLR(encoder=Encoder(), scales=(1, 999))
     refused("too few for the encoder; give larger tiles", ValueError, method=method)
+    encoder = ViTEncoder(
+        width=8, depth=1, heads=2, hidden=8, patch=5, native_px=15, output=Output.mean
+    )
+    method = TileClassifier(encoder=encoder)
+    refused(r"16 px, at --config\.mpp=2, .* of 5 px", method=method)
 
 
 def test_what_weights_have_seen_is_handed_on(config, tmp_path):

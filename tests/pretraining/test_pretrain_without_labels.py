@@ -12,9 +12,7 @@ from safetensors.numpy import load_file
 
 from experiments.pretraining import pretrain_tiles, tile_metrics
 from experiments.pretraining.sim_clr import SimCLR
-from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.nets.weights_metadata import (
     WeightsMetadata,
     read_weights_metadata,
@@ -124,35 +122,3 @@ def test_an_encoder_beside_that_cannot_be_is_refused(tiles, trained, tmp_path):
         f"1 clusters of test .*{tested}",
         saying(origin._replace(training_ids=(tested,))),
     )
-
-
-@pytest.fixture
-def vit(tiles):
-    """Tiles of 16 px, in patches of 8."""
-    encoder = ViTEncoder(
-        width=8, depth=1, heads=2, hidden=8, patch=8, native_px=16, layer_scale=0.1,
-        output=Output.mean,
-    )  # fmt: skip
-    method = TileClassifier(encoder=encoder, augment=Augment(crop=0.6))
-    return dataclasses.replace(small(tiles, steps=4), method=method)
-
-
-def test_a_transformer_is_trained_too(vit, tmp_path):
-    """And its file gives the probabilities that were written."""
-    path = pretrain_tiles.run(vit, tmp_path)
-    encoder = dataclasses.replace(vit.method.encoder, weights=str(path))
-    sets = vit.sets()
-    x = jax.jit(encoder.make().apply)(encoder.params(), sets.test.pixels)
-    file = load_file(path)
-    logits = x @ file["fc.weight"].T + file["fc.bias"][None]
-    with open(tmp_path / "predictions.csv", newline="") as f:
-        lines = list(csv.DictReader(f))
-    said = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
-    np.testing.assert_allclose(jax.nn.softmax(logits), said, atol=1e-5)
-
-
-def test_tiles_that_do_not_divide_into_patches_are_refused(vit, tmp_path):
-    vit.method.encoder.patch, vit.method.encoder.native_px = 5, 15
-    with pytest.raises(RunError, match=r"16 px, at --config\.mpp=2, .* of 5 px"):
-        pretrain_tiles.run(vit, tmp_path / "run")
-    assert not (tmp_path / "run").exists()

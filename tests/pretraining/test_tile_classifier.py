@@ -121,11 +121,6 @@ def test_a_prediction_changes_no_tile(compiled, state):
     assert (one.counts["flops"][:6] > 1e5).all()
 
 
-def test_a_crop_larger_than_the_tile_is_refused():
-    with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
-        config_io.validate(TileClassifier(augment=Augment(crop=1.5)))
-
-
 def test_coarser_the_look_is_told_and_finer_the_detail():
     """By one encoder: half of the tiles show their detail on another's coarse look."""
     rng, n = np.random.default_rng(0), 16
@@ -149,6 +144,8 @@ def test_coarser_the_look_is_told_and_finer_the_detail():
 
 
 def test_a_field_wider_than_the_tile_is_refused():
+    with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
+        config_io.validate(TileClassifier(augment=Augment(crop=1.5)))
     with pytest.raises(ValueError, match=r"method\.coarser=0"):
         TileClassifier(coarser=0).validate()
     wide = dataclasses.replace(CONFIG, coarser=2)

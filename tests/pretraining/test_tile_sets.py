@@ -27,23 +27,17 @@ def test_batch_i_does_not_depend_on_where_a_run_started():
     assert not np.array_equal(whole[0].x, other.x)
 
 
-def test_every_tile_comes_once_an_epoch_with_its_own_label():
-    seen = []
-    for bag in itertools.islice(stream(batch_size=5), 4):
+def test_every_tile_comes_once_an_epoch_with_its_own_label_and_weight():
+    epochs, weights = [], np.arange(10, dtype=np.float32)
+    for bag in itertools.islice(stream(batch_size=5, weights=weights), 4):
         index = bag.x[:, 0, 0, 0]
         np.testing.assert_array_equal(bag.target, index % 3)
         assert bag.mask.shape == (5, 1)
         assert bag.mask.all()
-        assert bag.weight.sum() == 5
-        seen.append(index)
-    for epoch in (seen[:2], seen[2:]):
+        np.testing.assert_array_equal(bag.weight, weights[index])
+        epochs.append(index)
+    for epoch in (epochs[:2], epochs[2:]):
         assert sorted(np.concatenate(epoch)) == list(range(10))
-
-
-def test_each_tile_has_its_own_weight():
-    weights = np.arange(10, dtype=np.float32)
-    bag = next(stream(weights=weights))
-    np.testing.assert_array_equal(bag.weight, bag.x[:, 0, 0, 0])
 
 
 def test_evaluation_is_in_order_and_what_fills_weighs_nothing():
