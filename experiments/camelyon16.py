@@ -84,14 +84,14 @@ def published(cohort: Cohort, folder: pathlib.Path, root: str) -> Cohort:
     """
     tables = [folder / name for name in ("train_0.csv", "val_0.csv", "test.csv")]
     named = from_streaming_clam(*tables, Slides(folder=root))
-    known = {row.slide_id: row for row in cohort.rows}
+    by_name = {row.slide_id: row for row in cohort.rows}
     rows = []
     for row in named.rows:
-        if row.slide_id not in known:
+        if row.slide_id not in by_name:
             raise CohortError(
                 f"{folder}: {row.slide_id} is no slide of CAMELYON16 in {root}"
             )
-        rows.append(dataclasses.replace(known[row.slide_id], split=row.split))
+        rows.append(dataclasses.replace(by_name[row.slide_id], split=row.split))
     return cohort._replace(rows=tuple(rows))
 
 

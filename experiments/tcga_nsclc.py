@@ -58,19 +58,19 @@ class TcgaNsclc:
             if not getattr(self, name):
                 what = f"FOLDER of TCGA-{label}'s slides"
                 raise CohortError(f"no cohort; add --config.data.{name}={what}")
-            found = find_tcga(
+            paths = find_tcga(
                 getattr(self, name),
                 kinds=self.kinds,
                 # The command line makes numbers of (1,6).
                 samples=tuple(str(sample).zfill(2) for sample in self.samples),
             )
-            patients = {parse_barcode(slide).patient for slide in found}
+            patients = {parse_barcode(slide).patient for slide in paths}
             if both := sorted(patients & labels.keys()):
                 raise CohortError(
                     f"{both[0]} has slides in --config.data.luad and in "
                     "--config.data.lusc; give each project its own folder"
                 )
-            slides |= found
+            slides |= paths
             labels |= dict.fromkeys(patients, label)
         cohort = label_slides(slides, labels, CLASSES, "the folders")
         cohort = with_mpp(cohort, self.mpp)
@@ -101,10 +101,10 @@ def leaking(cohort: Cohort, path: str) -> Cohort:
     for row in rows:
         parts[split_of[row.slide_id]].add(row.patient_id)
     pairs = (("train", "test"), ("train", "val"), ("val", "test"))
-    told = [f"{len(parts[a] & parts[b])} in {a} and {b}" for a, b in pairs]
+    counts = [f"{len(parts[a] & parts[b])} in {a} and {b}" for a, b in pairs]
     logging.warning(
         "%s is by slide, not by patient: %s. Metrics on it are too good", path,
-        ", ".join(told),
+        ", ".join(counts),
     )  # fmt: skip
     own = lambda row: dataclasses.replace(
         row, patient_id=row.slide_id, split=split_of[row.slide_id]

@@ -14,12 +14,12 @@ import pytest
 
 from experiments.configs import demo
 from wsi_jax import config_io
-from wsi_jax.configs import abmil, clam_mb, sasha
+from wsi_jax.configs import abmil, clam_mb, quick, sasha
 from wsi_jax.methods import mil
 from wsi_jax.slides.grid import Grid
 
 
-@pytest.mark.parametrize("get_config", [demo.get_config, clam_mb.get_config])
+@pytest.mark.parametrize("get_config", [quick.get_config, clam_mb.get_config])
 def test_json_and_back_is_the_same_config(get_config):
     config = get_config()
     plain = json.loads(json.dumps(config_io.to_plain(config)))
@@ -95,6 +95,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         "wsi_jax.run.predictor.Predictor",
         "wsi_jax.slides.grid.Grit",
         "experimental.Config",
+        "experiments.camelyon16.Camelyon16",
     ],
 )
 def test_what_is_no_config_of_ours_is_refused(name):

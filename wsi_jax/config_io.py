@@ -245,7 +245,7 @@ def rename_fields(message: str, names: Mapping[str, str]) -> str:
 def _find(name):
     """The config class or enum of this full name."""
     module, _, kind = name.rpartition(".")
-    if module.split(".")[0] not in ("wsi_jax", "experiments"):
+    if module.split(".")[0] != "wsi_jax":
         raise ValueError(f"{name} is not a config of wsi_jax; was the file edited?")
     try:
         config = getattr(importlib.import_module(module), kind, None)

@@ -58,9 +58,9 @@ class MakeTiles:
 
     def validate(self) -> None:
         """Refuses kinds that there are not."""
-        known = [kind.value for kind in Kind]
-        if set(self.kinds) - set(known):
-            raise FieldError("kinds", f"some of {', '.join(known)}")
+        kinds = [kind.value for kind in Kind]
+        if set(self.kinds) - set(kinds):
+            raise FieldError("kinds", f"some of {', '.join(kinds)}")
 
 
 def make_tiles(config: MakeTiles) -> pathlib.Path:

@@ -19,6 +19,7 @@ from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.checks import MANIFEST
+from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import input_of
 from wsi_jax.run.predictor import Predictor, load
 
@@ -52,12 +53,13 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
             "train a run without --config.data.folds"
         )
     cohort = read_manifest(run / MANIFEST, predictor.card.classes)
-    told = json.loads((run / "config.json").read_text())
-    # What it began with has learnt, too.
-    begun = from_plain(told["config"]).trunks.values()
-    before = (name for trunk in begun for name in trunk.training_ids())
-    names = tuple(sorted({*before, *seen(cohort)}))
-    made = told | {"config": {"mpp": mpp(predictor)}}
+    record = json.loads((run / "config.json").read_text())
+    # The weights that it began with have learnt, too.
+    parts = {name: from_plain(record["config"][name]) for name in ("encoder", "method")}
+    trunks = Experiment(**parts).trunks.values()
+    before = (name for trunk in trunks for name in trunk.training_ids())
+    names = tuple(sorted({*before, *training_ids(cohort)}))
+    made = record | {"config": {"mpp": mpp(predictor)}}
     origin = WeightsMetadata(method.trunk.describe(), cohort.classes, names, made)
     # Of a scorer and a judge, the judge's.
     params = predictor.params.get("judge", predictor.params)
@@ -71,8 +73,8 @@ def mpp(predictor: Predictor) -> float:
     return min(input_of(method).mpps(method, grid))
 
 
-def seen(cohort: Cohort) -> tuple[str, ...]:
-    """What training and validation were made of: clusters, or slides and patients.
+def training_ids(cohort: Cohort) -> tuple[str, ...]:
+    """Names of what it learnt from and was chosen on: clusters, or slides and patients.
 
     Practice cohorts name their slides alike; it is their clusters that differ.
     """

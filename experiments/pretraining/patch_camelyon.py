@@ -19,8 +19,8 @@ from wsi_jax.slides.pyramid import rescale
 MPP = 0.972  # four times 0.243
 CLASSES = ("normal", "tumor")
 SPLITS = ("train", "validation", "test")
-# TFDS does not tell a tile's slide, so all slides count as seen that it may be from.
-SEEN = tuple(
+# TFDS does not tell a tile's slide: the encoder has learnt from any that it may be of.
+TRAINING_IDS = tuple(
     f"{kind}_{number:03}"
     for kind, last in (("normal", 160), ("tumor", 111))
     for number in range(1, last + 1)
@@ -53,7 +53,7 @@ def load_patch_camelyon(
 
     try:
         builder = tfds.builder("patch_camelyon", data_dir=data_dir)
-        found = [builder.as_dataset(split=s, shuffle_files=False) for s in SPLITS]
+        parts = [builder.as_dataset(split=s, shuffle_files=False) for s in SPLITS]
     except AssertionError as error:  # what TFDS raises for data that is not prepared
         raise CohortError(
             f"PatchCamelyon is not in {data_dir or 'the data_dir of TFDS'}; prepare it "
@@ -61,22 +61,22 @@ def load_patch_camelyon(
             "--config.data_dir"
         ) from error
     first = -1 if most is None else most
-    sets = [_read(tfds.as_numpy(data.take(first)), mpp) for data in found]
-    return TileSets(*sets, CLASSES, SEEN)
+    sets = [_read(tfds.as_numpy(data.take(first)), mpp) for data in parts]
+    return TileSets(*sets, CLASSES, TRAINING_IDS)
 
 
 def _read(records: Iterable[dict[str, Any]], mpp: float) -> Tiles:
     labels, names = [], []
 
-    def pixels():
+    def resampled():
         for one in records:
             labels.append(one["label"])
             names.append(one["id"].decode())
             yield rescale(one["image"], MPP, mpp)
 
-    tiles = pixels()
+    tiles = resampled()
     first = next(tiles)
     # One array that grows: tiles in a list would be held twice while they are stacked.
     dtype = np.dtype((np.uint8, first.shape))
-    found = np.fromiter(itertools.chain([first], tiles), dtype)
-    return Tiles(found, np.array(labels, np.int32), tuple(names), tuple(names))
+    pixels = np.fromiter(itertools.chain([first], tiles), dtype)
+    return Tiles(pixels, np.array(labels, np.int32), tuple(names), tuple(names))

@@ -72,7 +72,7 @@ class PretrainFolder(Pretrain):
             classes=self.classes,
             val=self.val,
             seed=self.val_seed,
-            seen=self.method.encoder.training_ids(),
+            training_ids=self.method.encoder.training_ids(),
         )
         return load_tiles(index, tile_mpp=self.tile_mpp, mpp=self.mpp)
 

@@ -155,11 +155,11 @@ def save_encoder(
     """
     encoder = config.method.encoder
     made = {"config": config_io.to_plain(config)} | provenance()
-    seen = tuple(sorted({*sets.seen, *encoder.training_ids()}))
+    ids = tuple(sorted({*sets.training_ids, *encoder.training_ids()}))
     fc = {"fc": params["fc"]} if "fc" in params else {}
     if fc and log_prior:
         fc["fc"] = fc["fc"] | {"bias": fc["fc"]["bias"] + np.float32(log_prior)}
-    origin = WeightsMetadata(encoder.describe(), sets.classes if fc else (), seen, made)
+    origin = WeightsMetadata(encoder.describe(), sets.classes if fc else (), ids, made)
     net = jax.device_get(params["encoder"]["params"] | fc)
     pretrained.save(path, net, to_header(origin))
 

@@ -88,7 +88,7 @@ class SimCLR:
             where, *keys = jax.random.split(key, 3)
             b, x = len(batch.x), self.part(where, batch.x, times)
             # Side by side, so that both views of a tile lie on its device.
-            views = jnp.stack([self.seen(k, x) for k in keys], 1)
+            views = jnp.stack([self.view(k, x) for k in keys], 1)
             views = views.reshape(2 * b, *views.shape[2:])
             features = pooled.apply(params["encoder"], views)
             z = project(params["projector"], features).reshape(b, 2, -1)
@@ -100,8 +100,8 @@ class SimCLR:
                 compare(params, batch, k, times)
                 for k, times in zip(keys, self.scales, strict=True)
             ]
-            losses, found = (sum(one) / len(each) for one in zip(*each, strict=True))
-            return losses, {"found": found}
+            losses, right = (sum(one) / len(each) for one in zip(*each, strict=True))
+            return losses, {"recognised": right}
 
         def validate(params, batch, key):
             losses, metrics = loss(params, batch, key)
@@ -129,7 +129,7 @@ class SimCLR:
         cut = lambda tile, at: lax.dynamic_slice(tile, (*at, 0), (side, side, 3))
         return jax.vmap(cut)(shown, corners)
 
-    def seen(self, key, pixels):
+    def view(self, key, pixels):
         """One view of each of the tiles [b s s 3], or of parts of them."""
         crop_px = self.augment.crop_px(pixels.shape[1], self.encoder.multiple_px)
         detail_px = self.augment.borrow_px

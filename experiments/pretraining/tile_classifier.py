@@ -65,11 +65,13 @@ class TileClassifier:
             return optax.softmax_cross_entropy(logits, wanted), right
 
         def loss(params, batch, key):
-            fine, _ = self.seen(key, batch.x)
+            fine, _ = self.augmented(key, batch.x)
             losses, right = surprise(forward(params, fine), batch.target)
             metrics = {"accuracy": right}
             if self.coarser > 1:
-                coarse, which = self.seen(jax.random.fold_in(key, 3), batch.x, True)
+                coarse, which = self.augmented(
+                    jax.random.fold_in(key, 3), batch.x, True
+                )
                 # Of the tile that lends, see `ops.augment.swap_coarse_structure`.
                 label = jnp.where(which, jnp.roll(batch.target, -1), batch.target)
                 more, right = surprise(forward(params, coarse, "fc_coarse"), label)
@@ -89,7 +91,7 @@ class TileClassifier:
 
         return (Stage("train", supervised(init, loss, predict, tx)),)
 
-    def seen(self, key, pixels, coarse: bool = False):
+    def augmented(self, key, pixels, coarse: bool = False):
         """Tiles [b s s 3] as training shows them, and which borrow [b].
 
         Raises:

@@ -39,7 +39,7 @@ def index_tiles(
     classes: Sequence[str],
     val: float,
     seed: int,
-    seen: Sequence[str] = (),
+    training_ids: Sequence[str] = (),
 ) -> Cohort:
     """The tiles of an index.csv as a cohort: a tile a row, its cluster the patient.
 
@@ -52,7 +52,7 @@ def index_tiles(
         classes: in the order wanted, others left out; () takes all, sorted.
         val: share of the clusters that validate.
         seed: of their draw.
-        seen: what the encoder has learnt from before.
+        training_ids: clusters that the encoder has learnt from before.
 
     Raises:
         CohortError: no index, a column or cell missing, a class of too few clusters,
@@ -77,7 +77,7 @@ def index_tiles(
     cohort = Cohort(tuple(rows), wanted)
     cohort = assign_splits(cohort, Split(train=1 - val, val=val, test=0.0, seed=seed))
     _check_splits(cohort, path, part, val)
-    lint(cohort, seen)
+    lint(cohort, training_ids)
     return cohort
 
 
@@ -97,8 +97,8 @@ def load_tiles(cohort: Cohort, *, tile_mpp: float, mpp: float) -> TileSets:
     shapes = {tiles.pixels.shape[1:] for tiles in sets}
     if len(shapes) > 1:
         raise CohortError(f"tiles of one folder have one size, not {sorted(shapes)}")
-    seen = {row.cluster for row in cohort.rows if row.split != "test"}
-    return TileSets(*sets, cohort.classes, tuple(sorted(seen)))
+    learnt = {row.cluster for row in cohort.rows if row.split != "test"}
+    return TileSets(*sets, cohort.classes, tuple(sorted(learnt)))
 
 
 _SPLITS = ("train", "val", "test")
@@ -131,21 +131,22 @@ def _read_split(part: Cohort, tile_mpp: float, mpp: float) -> Tiles:
             return f"{row.path}: {error}"
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = list(pool.map(read, part.rows))
-    _check(part, found)
+        tiles = list(pool.map(read, part.rows))
+    _check(part, tiles)
     return Tiles(
-        pixels=np.stack(found),
+        pixels=np.stack(tiles),
         label=label_ids(part),
         cluster=tuple(row.cluster for row in part.rows),
         name=tuple(row.slide_id for row in part.rows),
     )
 
 
-def _check(part: Cohort, found: Sequence[UInt8[np.ndarray, "h w 3"] | str]) -> None:
-    faults = [one for one in found if isinstance(one, str)]
-    shapes = Counter(one.shape for one in found if not isinstance(one, str))
+def _check(part: Cohort, tiles: Sequence[UInt8[np.ndarray, "h w 3"] | str]) -> None:
+    """Lists the tiles that are a fault in words, or of another shape than most."""
+    faults = [one for one in tiles if isinstance(one, str)]
+    shapes = Counter(one.shape for one in tiles if not isinstance(one, str))
     usual = max(shapes, key=lambda shape: shapes[shape], default=None)
-    for row, one in zip(part.rows, found, strict=True):
+    for row, one in zip(part.rows, tiles, strict=True):
         if not isinstance(one, str) and (one.shape != usual or usual[0] != usual[1]):
             is_, others = (f"{w}x{h} px" for h, w, _ in (one.shape, usual))
             faults.append(f"{row.path}: {is_}; tiles are square and alike ({others})")

@@ -92,7 +92,7 @@ def only(sets: TileSets, group: Sequence[str]) -> TileSets:
         )
 
     train, val, test = map(pick, sets[:3])
-    return TileSets(train, val, test, tuple(group), sets.seen)
+    return TileSets(train, val, test, tuple(group), sets.training_ids)
 
 
 def compare(

@@ -33,14 +33,14 @@ class TileSets(NamedTuple):
     Attributes:
         train, val, test: the tiles.
         classes: their names; labels are indices into it.
-        seen: what an encoder of these tiles has learnt from or was chosen on.
+        training_ids: what an encoder learns from or is chosen on, by cluster or slide.
     """
 
     train: Tiles
     val: Tiles
     test: Tiles
     classes: tuple[str, ...]
-    seen: tuple[str, ...]
+    training_ids: tuple[str, ...]
 
 
 def training_tiles(

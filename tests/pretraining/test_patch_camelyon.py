@@ -6,7 +6,7 @@ import pytest
 from experiments.pretraining.patch_camelyon import (
     CLASSES,
     MPP,
-    SEEN,
+    TRAINING_IDS,
     load_patch_camelyon,
 )
 from experiments.pretraining.pretrain_config import PretrainPatchCamelyon
@@ -43,12 +43,12 @@ def test_data_that_are_not_prepared_are_named(tmp_path):
 
 
 def test_it_may_serve_the_official_test_slides_and_no_others():
-    assert len(SEEN) == 271
+    assert len(TRAINING_IDS) == 271
     row = lambda i, split, name: Row(name, "", ("normal", "tumor")[i % 2], name, split)
     train = [row(i, "train", f"{('normal', 'tumor')[i % 2]}_00{i}") for i in range(4)]
     official = [row(i, "test", f"test_00{i}") for i in range(4)]
     cohort = Cohort((*train, *official), ("normal", "tumor"))
-    lint(cohort, SEEN)
+    lint(cohort, TRAINING_IDS)
     fold = [row(i, "test", f"{('normal', 'tumor')[i % 2]}_10{i}") for i in range(4)]
     with pytest.raises(CohortError, match=r"'tumor_103': the encoder has learnt from"):
-        lint(cohort._replace(rows=(*train, *fold)), SEEN)
+        lint(cohort._replace(rows=(*train, *fold)), TRAINING_IDS)

@@ -52,7 +52,7 @@ def test_a_cohort_is_written_once_and_trained_on(config):
     sets = PretrainPrepared(tiles=str(out), mpp=2.0, most=20).sets()
     assert sets.classes == ("normal", "tumor")
     assert sets.train.pixels.shape == (20, 32, 32, 3)
-    assert sets.seen == ("s0", "s1", "s2", "s3")
+    assert sets.training_ids == ("s0", "s1", "s2", "s3")
     assert {*sets.test.cluster} == {"s4", "s5"}
 
     write(config)

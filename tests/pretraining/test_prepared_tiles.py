@@ -121,7 +121,7 @@ def test_they_load_as_sets_of_tiles(folder):
     assert sets.classes == ("normal", "tumor")
     assert sets.train.pixels.shape == (29, 8, 8, 3)
     assert {*sets.train.cluster} == {"p0", "p1"}
-    assert sets.seen == ("a", "b", "c", "p0", "p1", "p2")
+    assert sets.training_ids == ("a", "b", "c", "p0", "p1", "p2")
     labels = dict(zip(sets.train.cluster, sets.train.label.tolist(), strict=True))
     assert labels == {"p0": 0, "p1": 1}
     assert len(load_prepared(folder, mpp=1.0, most=4).test.label) == 4

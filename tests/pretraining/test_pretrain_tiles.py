@@ -178,7 +178,7 @@ def test_what_weights_have_seen_is_handed_on(config, tmp_path):
     sets = config.sets()
     pretrain_tiles.save_encoder(tmp_path / "next.safetensors", params, config, sets)
     seen = read_weights_metadata(tmp_path / "next.safetensors").training_ids
-    assert set(seen) == {*sets.seen, "elsewhere:1"}
+    assert set(seen) == {*sets.training_ids, "elsewhere:1"}
 
 
 def test_statistics_do_not_depend_on_how_a_tile_lies():

@@ -81,8 +81,8 @@ def test_views_are_as_the_encoder_wants_them():
     """Of patches of 8 px, the whole number nearest to the share asked for."""
     for share, side in ((0.6, 16), (0.7, 24), (0.05, 8), (1.0, 32)):
         config = SimCLR(encoder=VIT, augment=Augment(crop=share))
-        seen = lambda x, config=config: config.seen(jax.random.key(0), x)
-        assert jax.eval_shape(seen, tiles().x).shape == (8, side, side, 3)
+        view = lambda x, config=config: config.view(jax.random.key(0), x)
+        assert jax.eval_shape(view, tiles().x).shape == (8, side, side, 3)
 
 
 def test_what_cannot_be_is_refused():

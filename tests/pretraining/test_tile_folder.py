@@ -51,7 +51,7 @@ def test_no_cluster_is_in_two_sets(folder, part):
     assert not test & (train | val)
     assert {split_of(c) for c in test} == {"test"}
     assert {split_of(c) for c in train | val} == set(part.value)
-    assert set(sets.seen) == train | val
+    assert set(sets.training_ids) == train | val
     all_clusters = {f"{kind}:{i}" for kind in sets.classes for i in range(24)}
     parts = (*part.value, "test")
     assert train | val | test == {c for c in all_clusters if split_of(c) in parts}
@@ -74,7 +74,7 @@ def test_the_seed_draws_other_validation_clusters_and_the_same_test(folder):
     one, two = load(folder, seed=0), load(folder, seed=1)
     assert set(one.val.cluster) != set(two.val.cluster)
     assert one.test.name == two.test.name
-    assert one.seen == two.seen
+    assert one.training_ids == two.training_ids
 
 
 def test_coarser_tiles_are_box_means_not_decimated(folder):
@@ -156,5 +156,5 @@ def test_tiles_that_cannot_be_used_are_all_named(folder):
 def test_weights_that_have_seen_a_test_tile_are_no_start(folder):
     cluster = load(folder).test.cluster[0]
     with pytest.raises(CohortError, match=f"has learnt from .*{cluster}"):
-        index_tiles(folder, **HOW, seen=[cluster])
-    index_tiles(folder, **HOW, seen=load(folder).seen)
+        index_tiles(folder, **HOW, training_ids=[cluster])
+    index_tiles(folder, **HOW, training_ids=load(folder).training_ids)
