@@ -4,16 +4,11 @@
         --config.data.root=ICIAR2018_BACH_Challenge \
         --config.encoder.weights=resnet50.safetensors
 
-`abmil` takes every tile, 8 x 6 of 256 px to a field. A pathologist chose each field for
-what it shows, so none of them is background. `attention_sampling` and
+`abmil` takes every tile, 8 x 6 of 256 px to a field; none is background, as a
+pathologist chose the fields. `attention_sampling` (16 crops of some 54) and
 `attention_pooling` keep the images on the device, each training step one program; they
 take `--config.method.trunk.weights`, the second `--config.method.scorer.weights` too.
-
-Attention sampling is after Zhang et al. 2021, whose crops, nets and schedule could not
-be had: those here are ours. Sixteen crops of 224 px, of some 54 that an image holds.
-Attention pooling is after Liu, Zuo et al. 2024; whether they took these photographs is
-not known, and tile size, k, m and schedule are ours, as is that a tile's score is
-1 - p(normal), whichever of the other classes it is.
+Their crops, nets and schedules are ours, as is that a tile's score is 1 - p(normal).
 
 Not measured here: the images are not at hand.
 """

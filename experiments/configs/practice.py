@@ -11,11 +11,9 @@ cluster), as LC25000 sorted into clusters.
     python -m experiments.phantoms.make_cohort \
         --config experiments/configs/practice.py:phantom \
         --config.tiles=FOLDER --config.preset=needle --config.out=cohorts/needle
-    python -m experiments.phantoms.certify --cohort cohorts/needle
 
-A phantom: slides whose signal is where the preset says, 240 of them of 3,000 px a side
-and more, 80 test slides of either class. The tiles have 1 um/px; scanned at .45 to .5
-they lose nothing, and at .25 would gain nothing and take four times as long.
+240 slides of 3,000 px a side and more, whose signal is where the preset says; at .45 to
+.5 um/px, as the tiles have 1. Then `experiments.phantoms.certify`.
 
     python -m experiments.phantoms.make_bach \
         --config experiments/configs/practice.py:bach \

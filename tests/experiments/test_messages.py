@@ -59,27 +59,8 @@ PRETRAINING = (
         )
     ),
 )
-# Of each command's own messages.
-COMMANDS = {
-    "experiments/phantoms/make_cohort": (MakeCohort(),),
-    "experiments/phantoms/make_tiles": (MakeTiles(),),
-    "experiments/phantoms/make_bach": (MakeBach(),),
-    "experiments/pretraining/prepare_tiles": (PrepareTiles(),),
-    "experiments/pretraining/pretrain_tiles": PRETRAINING,
-    "experiments/pretraining/pretrain_config": PRETRAINING,
-    "experiments/pretraining/tile_evaluation": PRETRAINING,
-    "experiments/camelyon16": (RUNS[1],),
-    "experiments/bach": (RUNS[2],),
-    "experiments/tcga_nsclc": (RUNS[3],),
-    "experiments/tcga_prad": (RUNS[4],),
-    "wsi_jax/run/run_experiment": RUNS,
-    "wsi_jax/run/extract_features": RUNS,
-    "wsi_jax/run/checks": RUNS,
-    "wsi_jax/run/train": RUNS,
-    "wsi_jax/run/executor": RUNS,
-    "experiments/phantoms/certify": (),
-}
-ALL = (*RUNS, *PRETRAINING, *(c for configs in COMMANDS.values() for c in configs))
+PRACTICE = MakeCohort(), MakeTiles(), MakeBach(), PrepareTiles()
+ALL = *RUNS, *PRETRAINING, *PRACTICE
 
 
 def paths(config, above=""):
@@ -91,61 +72,34 @@ def paths(config, above=""):
 
 
 def texts(path):
-    """(line, text, whether a docstring) of the strings of a file; "{}" for a value."""
+    """(line, text) of the strings of a file; "{}" for a value."""
     tree, parts = ast.parse(path.read_text()), set()
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    documents = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, documented)
-        and node.body
-        and isinstance(node.body[0], ast.Expr)
-    }
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             parts |= {id(part) for part in node.values}
-            known = (getattr(part, "value", "") for part in node.values)
-            text = "".join(p if isinstance(p, str) else "{}" for p in known)
-            yield node.lineno, text, False
+            literals = (getattr(part, "value", "") for part in node.values)
+            text = "".join(p if isinstance(p, str) else "{}" for p in literals)
+            yield node.lineno, text
         elif isinstance(getattr(node, "value", None), str) and id(node) not in parts:
-            yield node.lineno, node.value, id(node) in documents
+            yield node.lineno, node.value
 
 
-def unknown(path, known, documents):
-    """Flags in a file that are not known, with their lines."""
-    for line, text, document in texts(path):
-        if document and not documents:
-            continue
-        # What follows the name of another command is that one's.
-        told = re.split(r"experiments(?:\.\w+)+", text)[0] if not documents else text
-        for flag in re.findall(r"--(?:no)?config\.((?:\w+|{})(?:\.(?:\w+|{}))*)", told):
+def unknown(path, fields):
+    """Flags in a file that are no fields, with their lines."""
+    for line, text in texts(path):
+        for flag in re.findall(r"--(?:no)?config\.((?:\w+|{})(?:\.(?:\w+|{}))*)", text):
             one = re.escape(flag).replace(r"\{\}", "[a-z0-9_.]+")
-            if flag not in known and not any(re.fullmatch(one, name) for name in known):
+            if flag not in fields and not any(re.fullmatch(one, f) for f in fields):
                 yield f"{path.relative_to(ROOT)}:{line}: --config.{flag}"
 
 
 def test_every_flag_in_a_text_is_a_field_of_some_config():
     files = [*ROOT.glob("wsi_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")]
-    example = {
-        "cli.py",
-        "config_file.py",
-        "config_io.py",
-    }  # speak of flags as such: a.b
-    known = {name for config in ALL for name in paths(config)}
-    wrong = [
-        flag
-        for path in files
-        if path.name not in example
-        for flag in unknown(path, known, documents=True)
-    ]
-    assert wrong == []
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_names_its_own_flags(name):
-    path = ROOT / f"{name}.py"
-    known = {field for config in COMMANDS[name] for field in paths(config)}
-    assert [*unknown(path, known, documents=False)] == []
+    # These speak of flags as such: a.b.
+    example = {"cli.py", "config_file.py", "config_io.py"}
+    fields = {name for config in ALL for name in paths(config)}
+    files = [path for path in files if path.name not in example]
+    assert [flag for path in files for flag in unknown(path, fields)] == []
 
 
 def test_a_cohort_that_a_run_draws_is_told_by_the_flags_of_the_run(tmp_path):

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.bach import Bach
-from experiments.phantoms.bach_fields import Field, draw_field
 from experiments.phantoms.cohort_folder import MakeCohortError
-from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
+from experiments.phantoms.make_bach import (
+    PATIENTS,
+    Field,
+    MakeBach,
+    draw_field,
+    make_bach,
+)
 from experiments.phantoms.texture_sources import Folder, SourceError
 from wsi_jax.data.bach import CLASSES, MPP, read_bach
 from wsi_jax.data.cohort import CohortError, read_manifest

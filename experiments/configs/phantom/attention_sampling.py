@@ -10,15 +10,12 @@
         --config.data.manifest=cohorts/fine_only/slides.csv \
         --config.method.trunk.weights=runs/prepared_unlabelled/encoder.safetensors
 
-One config and one encoder, `pretrain/prepared.py:unlabelled`, for `fine_only`, `mid`,
-`coarse_only` and `null`: which of three magnifications tells is for the net to learn.
-Crops see 8 um, 32 um and 768 um: the finest less than most waves of `mid`, the middle
-ones less than the gutter between two blocks of `coarse_only`. There are many, as they
-are small. The encoder stays as it is: one that has still to learn what is seen at a
-magnification draws attention to whichever it learns first, or learns slides by heart.
-So does the head where slides are few: with 160 of `null` attention went to 768 um,
-where all crops are alike. `alone` makes what each magnification says as weighty as if
-it were the only one; `spread` holds attention where none says more.
+One config and one encoder (`pretrain/prepared.py:unlabelled`) for `fine_only`, `mid`,
+`coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
+waves of `mid`, the middle ones less than the gutter between two blocks of
+`coarse_only`. The encoder stays as it is: one that has still to learn what is seen at a
+magnification draws attention to whichever it learns first. With 160 slides of `null`
+attention went to 768 um, where all crops are alike, and the head learnt them by heart.
 
     python -m experiments.phantoms.make_cohort \
         --config experiments/configs/practice.py:phantom \
@@ -29,13 +26,9 @@ it were the only one; `spread` holds attention where none says more.
         --config.data.manifest=cohorts/needle/slides.csv \
         --config.method.trunk.weights=encoder.safetensors
 
-`needle`: a few crops of 32 um, where the overview is suspicious. The encoder is that of
-`pretrain/tiles.py:tile_encoder`, and stays as it is: too few crops show a lesion to
-learn from them what one looks like and where to look at once. Colours of the overview
-are told from those of the slide's own tissue, and crops from the slide's other crops:
-what a slide has throughout, such as its stain, tells nothing of its label. What to see
-in crops is learnt first, from crops from anywhere, and by several attentions, of which
-one alone often settled on nothing. `--config.method.crops=64` reads more,
+`needle`: a few crops of 32 um, where the overview is suspicious, by the encoder of
+`pretrain/tiles.py:tile_encoder`, frozen. What to see in crops is learnt first, from
+crops from anywhere, and by several attentions: one alone often settled on nothing.
 `--config.method.look=UNIFORM` looks nowhere, and the variant `every_tile` reads, pools
 and trains on all tiles that `needle` chooses from.
 """

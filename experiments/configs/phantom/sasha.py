@@ -4,14 +4,10 @@
         --config.data.manifest=cohorts/needle/slides.csv \
         --config.encoder.weights=encoder.safetensors
 
-The encoder is that of `pretrain/tiles.py:drawn`; its tiles of 32 px show 32 um
-at 1 um/px and 128 um at 4 um/px. The policy begins with the ranking and departs from it
-slowly: begun with nothing it did not learn on every cohort. Other strategies of as many
-zooms stand beside it, in `metrics.json` and in the report.
-
-`sasha.py:paper` trains as its authors' code does, features not standardised; the
-docstring of `wsi_jax/configs/sasha.py` says what of that code is not here. An epoch is
-that of a cohort with 120 training slides. Features may be shared (`--config.features`).
+The encoder is that of `pretrain/tiles.py:drawn`. The policy begins with the ranking and
+departs from it slowly: begun with nothing it did not learn on every cohort.
+`sasha.py:paper` trains as its authors' code does (`wsi_jax/configs/sasha.py`), on
+features that are not standardised.
 """
 
 from experiments.configs.pretrain import tiles

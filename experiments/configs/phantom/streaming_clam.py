@@ -8,14 +8,9 @@
         --config experiments/configs/phantom/streaming_clam.py \
         --config.data.manifest=cohorts/fine_only/slides.csv
 
-For another seed, set it twice: `--config.seed` of the cohort draws other slides,
-`--config.train.seed` other weights.
-
-What it learns from nothing, learnt otherwise by CLAM-SB on tiles, so that the trunk
-never learns: `frozen_trunk` leaves it as drawn, the same cells and head; and
-`frozen_encoder` takes one that knows real tissue by its detail, of
-`pretrain/tiles.py:phantom` (`--config.encoder.weights=encoder.safetensors`), whose
-tiles of 128 px at 1 um/px are the cells that are streamed here.
+For comparison CLAM-SB on tiles, whose trunk never learns: `frozen_trunk` has the same
+cells, head and random trunk; `frozen_encoder` has that of `pretrain/tiles.py:phantom`
+(`--config.encoder.weights=encoder.safetensors`) on the same cells, at 1 um/px.
 """
 
 from experiments.configs.pretrain import tiles

@@ -3,29 +3,24 @@
     python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/tiles.py:lc25000 --config.tiles=FOLDER
 
-`lc25000`: 2 um/px, from LC25000's tiles, sorted into clusters of origin. It learns from
-clusters that practice slides are never made of, so that any practice cohort of the same
-folder may use it. To see what such an encoder can learn from more tiles, and never for
-a cohort: `--config.part=train_and_encoder`.
+`lc25000`: 2 um/px, from clusters of LC25000 that practice slides are never made of, so
+that any practice cohort of the same folder may use it. For comparisons of encoders
+only, from more tiles: `--config.part=train_and_encoder`.
 
-`phantom`: 1 um/px, for phantoms. Nine tiles of ten are shown on the coarse look of
-another, as the foci of a phantom are, and fields are half a tile wide: an encoder that
-has learnt colour and density finds nothing in `fine_only`.
+`phantom`: 1 um/px. Nine tiles of ten are shown on the coarse look of another, as the
+foci of a phantom are: an encoder of colour and density finds nothing in `fine_only`.
 
 `overview_encoder`: 2 um/px, for crops of 32 px; as `phantom`, and small: a crop takes
 below a millisecond on one core of a CPU.
 
-`simclr`: 1 um/px, from tiles whose labels it does not see. Labels serve a linear probe
-alone: it learns from training clusters, is chosen on validation clusters and tested on
-those of the test. `--config.beside=encoder.safetensors` reports, on the same tiles, the
-probe of an encoder trained with labels. Not measured at this length.
+`simclr`: 1 um/px, without labels, which serve a linear probe alone.
+`--config.beside=encoder.safetensors` reports, on the same tiles, the probe of an
+encoder trained with labels. Not measured at this length.
 
-`vit_s`: a ViT-S/16 of 1 um/px from random weights. Tiles may have any side that 16
-divides; then `--config.method.encoder.native_px` is to be that side. The mean of the
-patches' tokens serves better than a class token where tiles are few (Beyer et al.
-2022), branches that begin small (Touvron et al. 2021) and a long rise of the rate keep
-the first steps from running away. 22 million parameters want an accelerator, and more
-tiles than LC25000 has. Not measured.
+`vit_s`: a ViT-S/16 of 1 um/px from random weights, on tiles of 224 px; of other tiles
+`--config.method.encoder.native_px` is to be their side, which 16 divides. The mean of
+the patches' tokens (Beyer et al. 2022), branches that begin small (Touvron et al. 2021)
+and a long rise of the rate suit few tiles. Not measured.
 
 From tiles that are drawn, for practice cohorts of drawn tissue:
 
@@ -34,12 +29,9 @@ From tiles that are drawn, for practice cohorts of drawn tissue:
     python -m experiments.pretraining.pretrain_tiles \
         --config experiments/configs/pretrain/tiles.py:drawn --config.tiles=tiles
 
-`drawn`: as `phantom`, on fields of 38 px. SASHA sees whole slides at 4 um/px by this
-encoder before it zooms: there it is to tell the coarse look, which says where a closer
-look pays, and which 1 um/px looks past.
-
-`tile_encoder`: as `drawn`, with a trunk that takes a fifth of a millisecond for a tile
-of 32 px on one core of a CPU: for methods that encode every tile of a slide many times.
+`drawn`: as `phantom`, on fields of 38 px; at 4 um/px, where SASHA sees whole slides, it
+tells the coarse look, which says where a zoom pays. `tile_encoder`: as `drawn`, and a
+tile of 32 px takes a fifth of a millisecond on one core of a CPU.
 """
 
 from experiments.pretraining.pretrain_config import PretrainFolder
