@@ -30,10 +30,10 @@ class Bach:
         root: the folder that holds Photos/, or Photos itself.
         patients: CSV of images and their patients (file, patient), as far as they are
             known; "" makes every image its own, or takes those of the practice cohort.
-        folds: of the cross-validation, at least 3; 0 draws one split.
+        folds: folds of the cross-validation, at least 3; 0 draws one split.
         split: its shares, and the seed of either draw.
         complete: refuse a folder with images missing or unlisted.
-        mpp: of images whose file does not say; BACH's do not.
+        mpp: um/px of images whose file does not say; BACH's do not.
         practice: draw this cohort into `root` first.
     """
 

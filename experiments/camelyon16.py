@@ -30,10 +30,10 @@ class Camelyon16:
     Attributes:
         root: the folder that holds training/ and testing/, or images/.
         val: share of the training slides that validate.
-        seed: of their draw.
+        seed: seed of their draw.
         metadata: CSV with each slide's centre; "" for none.
         complete: refuse a folder with slides missing.
-        mpp: of level 0 of every slide whose file does not say.
+        mpp: um/px of level 0 of slides whose file does not say.
         splits: folder of StreamingCLAM's train_0.csv, val_0.csv and test.csv: their
             slides only, split so; "" to draw the validation slides.
         practice: draw this cohort into `root` first.

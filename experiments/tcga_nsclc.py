@@ -32,13 +32,13 @@ class TcgaNsclc:
     Attributes:
         luad: searched for slides of TCGA-LUAD, with all folders below it.
         lusc: searched for those of TCGA-LUSC.
-        kinds: of slides: DX diagnostic; TS, BS and MS frozen.
+        kinds: kinds of slides: DX diagnostic; TS, BS and MS frozen.
         samples: types of sample: 01 primary tumour.
-        folds: of a cross-validation by patient, at least 3; 0 draws one split.
+        folds: folds of a cross-validation, at least 3; 0 draws one split.
         split: its shares, and the seed of either draw.
         leaking_split: a JSON of train_names, val_names and test_names by slide; slides
             that it does not name are left out.
-        mpp: of level 0 of every slide whose file does not say.
+        mpp: um/px of level 0 of slides whose file does not say.
     """
 
     luad: str = ""

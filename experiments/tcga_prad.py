@@ -25,11 +25,11 @@ class TcgaPrad:
         root: searched for slides, with all folders below it.
         clinical: the GDC's clinical.tsv.
         grading: isup, five grade groups; or high_grade, Gleason 8 to 10 or less.
-        kinds: of slides: DX diagnostic; TS, BS and MS frozen.
+        kinds: kinds of slides: DX diagnostic; TS, BS and MS frozen.
         samples: types of sample: 01 primary tumour.
-        folds: of a cross-validation, at least 3; 0 draws one split.
+        folds: folds of a cross-validation, at least 3; 0 draws one split.
         split: its shares, and the seed of either draw.
-        mpp: of level 0 of every slide whose file does not say.
+        mpp: um/px of level 0 of slides whose file does not say.
     """
 
     root: str = ""

@@ -149,8 +149,8 @@ def train_config(config: Experiment, name: str) -> None:
     """Does what is left of a run, and prints its metrics.
 
     Args:
-        config: of the run.
-        name: of its folder in runs/, unless the config names one.
+        config: everything that decides the run.
+        name: name of its folder in runs/, unless the config names one.
     """
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
@@ -174,7 +174,7 @@ def errors_in_one_line(folder: str | os.PathLike) -> Iterator[None]:
     """Within the block an error of the user's ends the process with one message.
 
     Args:
-        folder: of the output, which is named where its disk is full.
+        folder: folder of the output, to be named where its disk is full.
     """
     try:
         yield

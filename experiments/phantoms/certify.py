@@ -77,7 +77,7 @@ def certify(folder: str | os.PathLike) -> dict:
     """Measures a cohort and writes its certificate.
 
     Args:
-        folder: that `make_cohort` wrote.
+        folder: a cohort's, as `make_cohort` wrote it.
 
     Returns:
         What `certificate.json` holds: `rows` of probe, mpp, auc, lo, hi, what was
@@ -182,10 +182,10 @@ class Certificate:
 
         Args:
             probe: its name.
-            scale: of the fields; None where there is none.
+            scale: scale of the fields; None where there is none.
             arrays: descriptions, of each slide.
             expected: "signal", "none", or "" where nothing is.
-            truth: of each slide, or of each description; None for the labels.
+            truth: class of each slide, or each description; None for the labels.
 
         Raises:
             CertifyError: too few fields.

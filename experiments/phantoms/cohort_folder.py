@@ -89,7 +89,7 @@ def in_parallel(make: Callable, parts: Sequence[Any], workers: int, what: str) -
 
     Args:
         make: one part, in a thread.
-        parts: of the cohort.
+        parts: parts of the cohort.
         workers: threads; 0 for one per processor.
         what: they are, for the log.
     """

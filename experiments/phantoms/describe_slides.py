@@ -40,7 +40,7 @@ class Description(NamedTuple):
     Attributes:
         focus: descriptions [n d] of fields in its foci.
         tissue: those of fields anywhere on its tissue.
-        clean: which of the tissue's fields touch no focus.
+        clean: whether each of the tissue's fields touches no focus.
         neighbours: differences between neighbouring pieces of tissue.
         metadata: file size, resolution, area and colour.
     """
@@ -56,7 +56,7 @@ def describe_slide(row: Row, source_mpp: float, dominoes: bool) -> Description:
     """Describes one slide at every scale: its foci, its tissue, the rest of it.
 
     Args:
-        row: of the cohort's manifest.
+        row: its row of the manifest.
         source_mpp: um/px of the tiles that the slide is made of.
         dominoes: whether its tissue is pairs of blocks, without foci.
 

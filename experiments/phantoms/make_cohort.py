@@ -47,7 +47,7 @@ class MakeCohort(synthetic.Practice):
         tiles: folder of real tiles with an index.csv; "" for drawn textures.
         kinds: classes of that index.csv, the normal tissue first.
         mpp: micrometres per pixel of the tiles. LC25000 has about 1.
-        styles: of each kind of drawn texture, over all parts of an experiment. So many
+        styles: styles of each kind of drawn texture, over all splits. So many
             that hardly two slides share one: where slides share texture they are not
             independent, and intervals come out too narrow. Fewer are quicker to draw.
         workers: slides drawn at once; 0 for one per processor.

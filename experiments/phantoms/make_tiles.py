@@ -35,8 +35,8 @@ class MakeTiles:
 
     Attributes:
         out: folder to write, made when absent.
-        kinds: of tissue.
-        styles: of each kind, over all parts of an experiment; half of them are drawn.
+        kinds: kinds of tissue.
+        styles: styles of each kind, over all splits; half of them are drawn.
         variants: tiles of one style.
         size_px: side of a tile.
         mpp: micrometres per pixel.

@@ -107,7 +107,7 @@ def practice_limits(practice) -> tuple[str, ...]:
     """What a report says of slides that were made, not scanned.
 
     Args:
-        practice: how they were made (`MakeCohort` or `MakeBach`); None for real slides.
+        practice: their config (`MakeCohort` or `MakeBach`); None for real slides.
     """
     if practice is None:
         return ()

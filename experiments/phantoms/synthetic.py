@@ -72,7 +72,7 @@ class Drawn(NamedTuple):
     """A slide that has been drawn.
 
     Attributes:
-        image: at the source's mpp, before it is scanned.
+        image: pixels at the source's mpp, before it is scanned.
         truth: GLASS, TISSUE, LESION or SHAM per block of CELL_PX pixels.
         spots: (y, x, truth) in pixels of `image`, a point in each focus or pair.
         mpp: micrometres per pixel that it is to be scanned at.

@@ -33,8 +33,8 @@ def tissue(
 
     Args:
         rng: numpy generator.
-        shape: of the block grid.
-        pieces: how many, side by side along the longer side and in two rows from 4.
+        shape: shape of the block grid.
+        pieces: number of pieces, side by side; in two rows from 4.
         fill: share of the area to cover, at most about .6.
     """
     rows = 1 if pieces < 4 else 2
@@ -102,7 +102,7 @@ def dominoes(
 
     Args:
         rng: numpy generator.
-        shape: of the block grid.
+        shape: shape of the block grid.
         block: side of a block.
         gutter: least gap, along either axis, between any two blocks.
 

@@ -24,7 +24,7 @@ class Tiles(NamedTuple):
 
     Attributes:
         pixels: square tiles, all of one size.
-        clusters: of their origin, without repetition.
+        clusters: clusters that they are from, without repetition.
     """
 
     pixels: UInt8[np.ndarray, "n s s 3"]
@@ -52,7 +52,7 @@ class Textures:
 
     Args:
         mpp: micrometres per pixel.
-        styles: how many there are of each kind, over all parts.
+        styles: number of styles of each kind, over all parts.
         size_px: side of a tile.
         variants: tiles of one style; they fit side by side without a seam.
     """
@@ -87,7 +87,7 @@ class Folder:
     """A folder of real tiles with an `index.csv`: columns file, class, cluster.
 
     Args:
-        path: of the folder; files are named relative to it.
+        path: the folder; files are named relative to it.
         kinds: classes to use, the normal tissue first.
         mpp: micrometres per pixel of the tiles.
 

@@ -71,7 +71,7 @@ def draw(
     Args:
         kind: what they show.
         style: seed of the style: sizes, densities, stain and the shared border.
-        variants: how many tiles.
+        variants: number of tiles.
         size_px: side of a tile.
         mpp: micrometres per pixel.
     """

@@ -36,8 +36,8 @@ def load_patch_camelyon(
     tiles are narrower than they should be.
 
     Args:
-        data_dir: of TFDS, where the data set was prepared; None for its own choice.
-        mpp: that tiles are resampled to, antialiased; their own is 0.972 um/px.
+        data_dir: folder of TFDS, where it was prepared; None for TFDS's own choice.
+        mpp: um/px that tiles are resampled to, antialiased; their own is 0.972.
         most: tiles of each split, the first ones; None for all.
 
     Raises:

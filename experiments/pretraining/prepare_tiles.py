@@ -46,8 +46,8 @@ class PrepareTiles:
         out: folder to write, made when absent.
         data: the cohort, with splits.
         grid: tiles, in um/px and pixels.
-        tissue: how it is told from background.
-        encoding: of the pixels.
+        tissue: settings that tell tissue from background.
+        encoding: encoding of the pixels.
         reading: threads that read tiles.
     """
 

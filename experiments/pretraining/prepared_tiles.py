@@ -31,7 +31,7 @@ class PreparedTiles:
     """The records of one split, read one at a time.
 
     Args:
-        folder: as `write_tiles` wrote it.
+        folder: what `write_tiles` wrote.
         split: "train", "val" or "test".
 
     Raises:
@@ -63,7 +63,7 @@ def load_prepared(
     """Reads all splits into memory; the label is the slide's, the cluster the patient.
 
     Args:
-        folder: as `write_tiles` wrote it.
+        folder: what `write_tiles` wrote.
         mpp: um/px that tiles are resampled to, antialiased.
         most: most tiles of each split, the first ones; None for all.
 
@@ -124,8 +124,8 @@ class PreparedSlide(NamedTuple):
     """A slide whose tiles are to be written.
 
     Attributes:
-        row: of the manifest.
-        mpp: of level 0.
+        row: row of the manifest.
+        mpp: um/px of level 0.
         yx: corners of the tiles, in pixels at the grid's mpp.
     """
 
@@ -151,12 +151,12 @@ def write_tiles(
     Args:
         folder: is made; of what a build left there that was stopped nothing stays.
         slides: with a split each.
-        classes: of their labels.
-        grid: of the tiles.
-        encoding: of their pixels.
+        classes: names of the classes.
+        grid: size and um/px of the tiles.
+        encoding: encoding of the pixels.
         made_with: fingerprint of all that decides the records (`is_prepared`).
         reading: threads and buffers.
-        advance: of a progress bar of tiles.
+        advance: (tiles) -> None, of a progress bar.
         shards: files of each split; None for TFDS's own choice, of 1 GiB at most.
 
     Returns:

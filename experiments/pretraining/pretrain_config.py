@@ -49,7 +49,7 @@ class PretrainFolder(Pretrain):
     Attributes:
         tiles: the folder.
         part: clusters to use. Encoders for practice cohorts keep to the default.
-        classes: in the order wanted, others left out; () takes all.
+        classes: classes in the order wanted, others left out; () for all.
         tile_mpp: micrometres per pixel of the tiles. LC25000 has about 1.
         val: share of the clusters that validate.
         val_seed: seed of their draw.

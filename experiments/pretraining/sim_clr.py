@@ -30,7 +30,7 @@ class SimCLR:
     linear probe, and validation is by the same loss.
 
     Attributes:
-        encoder: that is trained, from its weights where it has some.
+        encoder: the encoder to train, from its weights where it has some.
         augment: what makes two views of a tile differ. What it leaves alone, colour
             first of all, is enough to know a view by, and all that will be learnt.
         scales: tiles are seen at each of these times their um/px, and compared among
@@ -40,7 +40,7 @@ class SimCLR:
         deviation: compare views by the deviation of the encoder's map, too, not by its
             mean alone; for methods that pool both.
         projection: numbers that views are compared by.
-        temperature: of the comparison; lower, the likest other tiles count most.
+        temperature: the lower, the more the likest other tiles count.
     """
 
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
@@ -167,7 +167,7 @@ def nt_xent(
     Args:
         views: projections of the two views of each tile, of any length.
         mask: True where there is a tile; others are nobody's negatives.
-        temperature: that cosines are divided by.
+        temperature: divisor of the cosines.
 
     Returns:
         The loss of each tile, the mean of its two views', and the share of them whose

@@ -24,9 +24,9 @@ class TileClassifier:
     starts at zero, so that no class is preferred.
 
     Attributes:
-        encoder: that is trained, from its weights where it has some.
-        augment: of the training tiles.
-        smoothing: of the labels (Szegedy et al. 2016, eq. 4 f.), in training.
+        encoder: the encoder to train, from its weights where it has some.
+        augment: augmentation of the training tiles.
+        smoothing: label smoothing in training (Szegedy et al. 2016, eq. 4 f.).
         coarser: times as many um/px at which each tile is also seen in training, as
             many times wider a field of it; 1 for not at all. There a linear layer of
             its own tells the class of the coarse look, borrowed or not.

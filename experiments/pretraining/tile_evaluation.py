@@ -45,13 +45,13 @@ def evaluator_for(
     """By the method's classifier; where it has none, by its own loss and a probe.
 
     Args:
-        stage: of the method; its `validate` is set where it predicts no classes.
+        stage: the method's; its `validate` is set where it predicts no classes.
         method: the stage's, compiled.
         trunk: the encoder.
         sets: the tiles.
         mesh: the devices.
         batch: tiles at once.
-        log_prior: of each class, added to the classifier's logits; () for none.
+        log_prior: number for each class, added to its logits; () for none.
     """
     if stage.validate:
         measure = compile_each(stage.validate, mesh)

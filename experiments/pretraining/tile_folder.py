@@ -47,11 +47,11 @@ def index_tiles(
     test; all others are left out.
 
     Args:
-        folder: that holds index.csv, with columns file, class and cluster.
-        part: of the clusters.
-        classes: in the order wanted, others left out; () takes all, sorted.
+        folder: the folder of index.csv, with columns file, class and cluster.
+        part: clusters to learn from.
+        classes: classes in the order wanted, others left out; () for all, sorted.
         val: share of the clusters that validate.
-        seed: of their draw.
+        seed: seed of their draw.
         training_ids: clusters that the encoder has learnt from before.
 
     Raises:

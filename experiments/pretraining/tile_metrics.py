@@ -104,7 +104,7 @@ def compare(
         tiles: with their labels and clusters; clusters are resampled, not tiles.
         p: probabilities [n c] of the classifier in question.
         q: those of the baseline.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         `n`, `n_clusters`, and `accuracy`, `baseline_accuracy` and `difference`, each

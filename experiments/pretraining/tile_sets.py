@@ -18,7 +18,7 @@ class Tiles(NamedTuple):
         pixels: grey levels.
         label: index of each tile's class.
         cluster: name of each tile's origin; tiles of one cluster are not independent.
-        name: of each tile.
+        name: name of each tile.
     """
 
     pixels: UInt8[np.ndarray, "n s s 3"]
@@ -55,9 +55,9 @@ def training_tiles(
     """Batches without end, each tile a bag of one; batch i depends on seed and i alone.
 
     Args:
-        tiles: to draw from.
-        weights: of each tile in the loss; None for all alike.
-        seed: of the order.
+        tiles: the tiles to draw from.
+        weights: weight of each tile in the loss; None for all alike.
+        seed: seed of the order.
         batch_size: tiles per batch.
         balanced: whether classes take turns, rather than tiles.
         start: the first batch: the step to resume at.

@@ -26,7 +26,7 @@ def evaluate(
     models gave them.
 
     Args:
-        config: of the run.
+        config: the run's.
         cohort: all slides.
         tested: predictions of each fold; of the one training where there are no folds.
     """

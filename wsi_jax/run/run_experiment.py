@@ -169,8 +169,8 @@ def add_reasons(
     """Adds what training and test found out of slides, and prints it.
 
     Args:
-        records: of all slides.
-        notes: by slide.
+        records: records of all slides.
+        notes: a note of each slide that has one.
         refused: why a slide has no prediction, by slide.
 
     Returns:
@@ -234,7 +234,7 @@ def open_input(
 
     Args:
         config: the run's config.
-        records: of all slides.
+        records: records of all slides.
         features: folder of all features.
         folder: the run's folder.
         mesh: devices over which batches are split.
