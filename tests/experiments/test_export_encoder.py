@@ -89,20 +89,20 @@ def test_a_cohort_that_tests_on_them_is_refused(tiny, weights, edited, tmp_path)
 
 
 def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
-    """Trained on from weights that had seen more, it has seen that as well."""
+    """Trained on from weights that had ids more, it has ids that as well."""
     params = jax.device_get(TRUNK.params()["params"])
     first = tmp_path / "first.safetensors"
     origin = read_weights_metadata(weights)._replace(training_ids=("elsewhere:1",))
     pretrained.save(first, params, to_header(origin))
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    told = config_io.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
+    plain = config_io.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
     config = json.loads((folder / "config.json").read_text())
-    config["config"]["method"]["trunk"] = told
+    config["config"]["method"]["trunk"] = plain
     write_json(folder / "config.json", config)
     export(folder, tmp_path / "second.safetensors")
-    seen = read_weights_metadata(tmp_path / "second.safetensors").training_ids
-    assert set(seen) == {"elsewhere:1", *read_weights_metadata(weights).training_ids}
+    ids = read_weights_metadata(tmp_path / "second.safetensors").training_ids
+    assert set(ids) == {"elsewhere:1", *read_weights_metadata(weights).training_ids}
 
 
 def test_what_has_no_trunk_of_its_own_is_refused(run, finished, tmp_path):

@@ -46,9 +46,9 @@ def test_clams_files_become_a_manifest_and_back(run, folder, capsys):
     assert cohort.classes == ("normal", "tumor")
     assert cohort.rows[4].split == "val"
     assert cohort.rows[4].path == str(folder / "slides/slide_4.svs")
-    said = capsys.readouterr().out
-    assert "12 slides, classes ('normal', 'tumor')" in said
-    assert said.count(" 2 ") == 6  # slides of each split and class
+    printed = capsys.readouterr().out
+    assert "12 slides, classes ('normal', 'tumor')" in printed
+    assert printed.count(" 2 ") == 6  # slides of each split and class
     assert (folder / "clam" / "splits_0.csv").read_text() == SPLIT
     again = "--from clam --csv {f}/clam/dataset.csv --splits {f}/clam/splits_0_bool.csv"
     assert run(f"{again} --slides {{f}}/slides") == cohort
@@ -56,19 +56,19 @@ def test_clams_files_become_a_manifest_and_back(run, folder, capsys):
     assert (folder / "more" / "dataset.csv").read_text() == DATASET
 
 
-def test_splits_left_open_are_said_to_be_drawn(run, capsys):
+def test_splits_left_open_are_printed_as_drawn(run, capsys):
     assert {row.split for row in run(CLAM).rows} == {""}
     assert "12 slides have no split: a run draws it" in capsys.readouterr().out
 
 
-def test_a_leak_is_told_and_the_exit_status_shows_it(run, folder, capsys):
+def test_a_leak_is_printed_and_the_exit_status_shows_it(run, folder, capsys):
     (folder / "dataset.csv").write_text(DATASET.replace("patient_8", "patient_0"))
     with pytest.raises(SystemExit) as caught:
         run(f"{CLAM} --splits {{f}}/splits_0.csv")
     assert caught.value.code == 1
-    said = capsys.readouterr().err
-    assert "a run will refuse" in said
-    assert "patient 'patient_0' is in 'test' and 'train'" in said
+    printed = capsys.readouterr().err
+    assert "a run will refuse" in printed
+    assert "patient 'patient_0' is in 'test' and 'train'" in printed
     assert len(read_manifest(folder / "out/mine.csv").rows) == 12  # to be mended
 
 

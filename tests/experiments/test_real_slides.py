@@ -38,23 +38,23 @@ def predictor(finished):
     return wsi_jax.load(finished)
 
 
-def sound(verdict, tiles):
-    assert len(verdict.attention) == len(verdict.yx) == tiles
-    assert verdict.attention.sum() == pytest.approx(1, abs=1e-4)
-    assert sum(verdict.probabilities.values()) == pytest.approx(1)
-    assert verdict.label in verdict.probabilities
+def sound(prediction, tiles):
+    assert len(prediction.attention) == len(prediction.yx) == tiles
+    assert prediction.attention.sum() == pytest.approx(1, abs=1e-4)
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.label in prediction.probabilities
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_tells_its_mpp_is_predicted_as_it_is(predictor, folder, name):
-    verdict = predictor.predict(folder / name)
+    prediction = predictor.predict(folder / name)
     with open_slide(folder / name) as slide:
-        assert verdict.mpp == slide.mpp
-        assert (verdict.yx >= 0).all()
-        assert (verdict.yx + verdict.tile_px <= np.add(slide.shape, 1)).all()
-    assert verdict.tile_px * verdict.mpp == pytest.approx(64)  # 32 px at 2 um/px
-    sound(verdict, len(verdict.yx))
-    assert len(verdict.yx) > 20
+        assert prediction.mpp == slide.mpp
+        assert (prediction.yx >= 0).all()
+        assert (prediction.yx + prediction.tile_px <= np.add(slide.shape, 1)).all()
+    assert prediction.tile_px * prediction.mpp == pytest.approx(64)  # 32 px at 2 um/px
+    sound(prediction, len(prediction.yx))
+    assert len(prediction.yx) > 20
 
 
 @pytest.mark.parametrize("name", UNTOLD)
@@ -62,10 +62,10 @@ def test_what_does_not_stops_by_name_until_it_is_told(predictor, folder, name):
     stem = name.split(".")[0]
     with pytest.raises(SlideError, match=rf"{stem}.*no usable um/px.*CSV's mpp"):
         predictor.predict(folder / name)
-    verdict = predictor.predict(folder / name, mpp=UNTOLD[name])
-    assert verdict.mpp == UNTOLD[name]
-    sound(verdict, len(verdict.yx))
-    assert len(verdict.yx) > 0
+    prediction = predictor.predict(folder / name, mpp=UNTOLD[name])
+    assert prediction.mpp == UNTOLD[name]
+    sound(prediction, len(prediction.yx))
+    assert len(prediction.yx) > 0
 
 
 def grid(mpp):
@@ -92,25 +92,25 @@ def test_an_overview_is_predicted_at_its_own_mpp(finished, folder, tmp_path):
     card = json.loads((run / "model.json").read_text())
     card["tiling"]["grid"]["mpp"] = 28.97
     (run / "model.json").write_text(json.dumps(card))
-    verdict = wsi_jax.load(run).predict(folder / COARSE)
-    sound(verdict, len(verdict.yx))
-    assert verdict.tile_px == pytest.approx(32, abs=0.01)
-    verdict.heatmap(tmp_path / "coarse.png")  # at 8 um/px, but for such a slide
+    prediction = wsi_jax.load(run).predict(folder / COARSE)
+    sound(prediction, len(prediction.yx))
+    assert prediction.tile_px == pytest.approx(32, abs=0.01)
+    prediction.heatmap(tmp_path / "coarse.png")  # at 8 um/px, but for such a slide
     with Image.open(tmp_path / "coarse.png") as image:
         image.verify()
 
 
 def test_two_files_of_one_slide_have_tiles_of_one_size(folder):
     """One level of Aperio's, and a pyramid whose levels are not powers of two apart."""
-    found = []
+    slides = []
     for name in PLAIN[:2]:
         row = Row("a", str(folder / name), "x", "a", "test")
         everywhere = dataclasses.replace(grid(2.0).grid, min_tissue=0.0)
         with open_slide(row.path) as slide:
             one = tile_slide(row, dataclasses.replace(grid(2.0), grid=everywhere))
             tiles = [slide.read(yx, 32, 2.0) for yx in one.yx[:200]]
-        found.append((one, np.stack(tiles).astype(int)))
-    (a, tiles_a), (b, tiles_b) = found
+        slides.append((one, np.stack(tiles).astype(int)))
+    (a, tiles_a), (b, tiles_b) = slides
     assert a.mpp == pytest.approx(b.mpp, rel=1e-4)
     np.testing.assert_array_equal(a.yx, b.yx)
     assert a.tissue_mm2 == pytest.approx(b.tissue_mm2, rel=0.1)
@@ -134,9 +134,9 @@ def test_a_broken_file_is_recorded_and_the_others_go_on(
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         lines = {line["slide_id"]: line for line in csv.DictReader(file)}
     assert len(lines) == 4
-    said = lines["CMU-1-Small-Region.pyramid"]
-    assert said["prediction"] in ("normal", "tumor")
-    assert not said["reason"]
+    line = lines["CMU-1-Small-Region.pyramid"]
+    assert line["prediction"] in ("normal", "tumor")
+    assert not line["reason"]
     assert (tmp_path / "out" / "CMU-1-Small-Region.pyramid.png").is_file()
     for name, reason in {
         "broken_not_a_slide": "cannot be opened as a slide; copy it again",
@@ -148,7 +148,7 @@ def test_a_broken_file_is_recorded_and_the_others_go_on(
         assert reason in lines[name]["reason"]
     assert capsys.readouterr().err.count("refused: ") == 3
     written = (tmp_path / "out" / "CMU-1-Small-Region.pyramid.png").stat().st_mtime_ns
-    cli.app(words, standalone_mode=False)  # again: what has a verdict keeps it
+    cli.app(words, standalone_mode=False)  # again: what has a prediction keeps it
     assert capsys.readouterr().err.count("refused: ") == 3
     picture = tmp_path / "out" / "CMU-1-Small-Region.pyramid.png"
     assert picture.stat().st_mtime_ns == written

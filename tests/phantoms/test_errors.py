@@ -76,13 +76,13 @@ def certify():
     ],
 )
 def test_a_wrong_word_is_one_line_before_anything(command, tmp_path, word, message):
-    said = command(word)
-    assert message in said
-    assert len(said.splitlines()) == 1
+    line = command(word)
+    assert message in line
+    assert len(line.splitlines()) == 1
     assert not (tmp_path / "cohort").exists()
 
 
-def test_a_full_disk_is_said_and_no_other_slide_is_begun(
+def test_a_full_disk_is_named_and_no_other_slide_is_begun(
     command, tmp_path, monkeypatch
 ):
     begun = []
@@ -92,31 +92,33 @@ def test_a_full_disk_is_said_and_no_other_slide_is_begun(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(make_cohort, "write_pyramid", full)
-    said = command("--config.workers=1", "--config.n_train=30")
-    assert said.startswith(f"{begun[0]}: no space left on its disk. Free some")
+    message = command("--config.workers=1", "--config.n_train=30")
+    assert message.startswith(f"{begun[0]}: no space left on its disk. Free some")
     assert len(begun) < 5
 
 
 def test_a_claim_that_is_damaged_is_named(command, tmp_path):
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort/cohort.json").write_text("{")
-    said = command()
-    assert said.startswith(f"MakeCohortError: {tmp_path}/cohort/cohort.json: damaged")
+    message = command()
+    assert message.startswith(
+        f"MakeCohortError: {tmp_path}/cohort/cohort.json: damaged"
+    )
 
 
 def test_a_folder_without_a_cohort_is_not_certified(certify, tmp_path):
-    said = certify(tmp_path / "typo")
-    assert said.startswith(
+    message = certify(tmp_path / "typo")
+    assert message.startswith(
         f"MakeCohortError: {tmp_path}/typo/cohort.json: no such file"
     )
     for other in ({}, {"preset": "none"}, {"preset": "plain"}, {"kinds": ["normal"]}):
         (tmp_path / "cohort.json").write_text(json.dumps({"config": other}))
-        said = certify(tmp_path)
-        assert said.startswith(f"CertifyError: {tmp_path}: no cohort of slides that")
+        message = certify(tmp_path)
+        assert message.startswith(f"CertifyError: {tmp_path}: no cohort of slides that")
     plain = {"preset": "plain", "mpp": 1.0}
     (tmp_path / "cohort.json").write_text(json.dumps({"config": plain}))
-    said = certify(tmp_path)
-    assert said.startswith(f"CohortError: {tmp_path}/slides.csv: no such")
+    message = certify(tmp_path)
+    assert message.startswith(f"CohortError: {tmp_path}/slides.csv: no such")
 
 
 def test_a_mask_that_is_damaged_and_slides_that_are_too_few(certify, cohort, tmp_path):
@@ -124,9 +126,9 @@ def test_a_mask_that_is_damaged_and_slides_that_are_too_few(certify, cohort, tmp
     mask = folder / "masks/tumor_001_mask.png"
     whole = mask.read_bytes()
     mask.write_bytes(whole[:60])
-    said = certify(folder)
-    assert said.startswith(f"CertifyError: {mask}: cannot be read (")
-    assert f"delete {folder}/training/tumor/tumor_001.tif and run" in said
+    message = certify(folder)
+    assert message.startswith(f"CertifyError: {mask}: cannot be read (")
+    assert f"delete {folder}/training/tumor/tumor_001.tif and run" in message
     mask.write_bytes(whole)
     table = (folder / "slides.csv").read_text()
     lines = [line for line in table.splitlines() if ",test," not in line]

@@ -85,9 +85,9 @@ def test_folds_are_by_patient_and_share_no_tile(folder):
         for row in part.rows:
             patients.setdefault(row.split, set()).add(row.patient_id)
             clusters.setdefault(row.split, set()).update(row.cluster.split(";"))
-        for found in (patients, clusters):
-            assert not found["train"] & found["test"]
-            assert not found["val"] & found["test"]
+        for parts in (patients, clusters):
+            assert not parts["train"] & parts["test"]
+            assert not parts["val"] & parts["test"]
     drawn = Bach(root=str(folder), patients=str(folder / PATIENTS), folds=0).cohort()
     assert {row.split for row in drawn.rows} == {"train", "val", "test"}
 

@@ -55,7 +55,7 @@ def folder(slides, tmp_path_factory):
 
 
 def test_records_are_the_tiles_of_the_slides(folder, slides):
-    found = []
+    records = []
     for split in ("train", "val", "test"):
         tiles = PreparedTiles(folder, split)
         assert (tiles.mpp, tiles.size_px) == (1.0, 16)
@@ -68,10 +68,10 @@ def test_records_are_the_tiles_of_the_slides(folder, slides):
             with open_slide(slide.row.path, MPP) as image:
                 want = image.read(one["yx"] * MPP, 16, 1.0)
             np.testing.assert_array_equal(one["tile"], want)
-            found.append((one["slide_id"], *(one["yx"] * MPP).astype(int)))
+            records.append((one["slide_id"], *(one["yx"] * MPP).astype(int)))
     want = [(s.row.slide_id, *yx) for s in slides for yx in s.yx]
-    assert sorted(found) == sorted(want)
-    assert found != want  # shuffled
+    assert sorted(records) == sorted(want)
+    assert records != want  # shuffled
 
 
 def test_written_again_they_are_the_same(folder, slides, tmp_path):
@@ -91,7 +91,7 @@ def test_a_folder_is_known_by_what_made_it(folder, tmp_path):
         PreparedTiles(folder, "fold")
 
 
-def test_tiles_that_cannot_be_read_are_left_out_and_told(slides, tmp_path):
+def test_tiles_that_cannot_be_read_are_left_out_with_a_reason(slides, tmp_path):
     gone = Row("e", str(tmp_path / "e.png"), "tumor", "e", "val", MPP)
     reasons = write(tmp_path, [*slides, PreparedSlide(gone, MPP, slides[0].yx)])
     assert list(reasons) == ["e"]

@@ -64,8 +64,8 @@ def test_an_encoder_loads_them_and_gives_the_features_that_were_trained(trained,
     with open(trained / "predictions.csv", newline="") as f:
         lines = list(csv.DictReader(f))
     assert [line["file"] for line in lines] == list(sets.test.name)
-    said = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
-    np.testing.assert_allclose(jax.nn.softmax(logits), said, atol=1e-5)
+    written = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
+    np.testing.assert_allclose(jax.nn.softmax(logits), written, atol=1e-5)
     for change in ({"norm": NormKind.group}, {"width": 4}):
         with pytest.raises(WeightsError, match="this one has"):
             dataclasses.replace(encoder, **change).params()
@@ -165,7 +165,7 @@ def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
 
 
 def test_what_weights_have_seen_is_handed_on(config, tmp_path):
-    """Trained on from weights, an encoder has seen what they have seen."""
+    """Trained on from weights, an encoder has ids what they have ids."""
     encoder = Encoder(stages=1, width=8)
     path = tmp_path / "first.safetensors"
     origin = WeightsMetadata(encoder.describe(), ("a", "b"), ("elsewhere:1",), {})
@@ -177,18 +177,18 @@ def test_what_weights_have_seen_is_handed_on(config, tmp_path):
     np.testing.assert_array_equal(first, encoder.params()["params"]["conv1"]["kernel"])
     sets = config.sets()
     pretrain_tiles.save_encoder(tmp_path / "next.safetensors", params, config, sets)
-    seen = read_weights_metadata(tmp_path / "next.safetensors").training_ids
-    assert set(seen) == {*sets.training_ids, "elsewhere:1"}
+    ids = read_weights_metadata(tmp_path / "next.safetensors").training_ids
+    assert set(ids) == {*sets.training_ids, "elsewhere:1"}
 
 
 def test_statistics_do_not_depend_on_how_a_tile_lies():
     x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    found = tile_metrics.statistics(x)
-    assert found.shape == (3, 39)
+    upright = tile_metrics.statistics(x)
+    assert upright.shape == (3, 39)
     turned = tile_metrics.statistics(np.rot90(x, 1, (1, 2)))
-    np.testing.assert_allclose(turned, found, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(turned, upright, rtol=1e-4, atol=1e-6)
     finer = tile_metrics.statistics(x // 2)
-    assert np.abs(finer - found).min(0).max() > 0.1
+    assert np.abs(finer - upright).min(0).max() > 0.1
 
 
 def test_clusters_are_resampled_and_not_tiles():
@@ -203,7 +203,7 @@ def test_clusters_are_resampled_and_not_tiles():
         tile_metrics.compare(Tiles(pixels, label, of, names), p, p, 0)
         for of in (clustered, names)
     )
-    length = lambda found: found["accuracy_hi"] - found["accuracy_lo"]
+    length = lambda values: values["accuracy_hi"] - values["accuracy_lo"]
     assert length(wide) > 2.5 * length(narrow)
     assert wide["difference"] == wide["difference_lo"] == wide["difference_hi"] == 0
     sure = tile_metrics.compare(

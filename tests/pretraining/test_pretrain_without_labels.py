@@ -71,8 +71,8 @@ def test_both_probes_are_reported_on_test_clusters(alike, trained, tiles):
         lines = list(csv.DictReader(f))
     sets = config.sets()
     assert [line["file"] for line in lines] == list(sets.test.name)
-    said = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
-    np.testing.assert_allclose(p, said, atol=1e-3)
+    written = [[float(line[f"p_{name}"]) for name in sets.classes] for line in lines]
+    np.testing.assert_allclose(p, written, atol=1e-3)
     metrics = json.loads((alike / "metrics.json").read_text())
     for group, kinds in (("x", KINDS[:2]), ("y", KINDS[2:])):
         index = [sets.classes.index(kind) for kind in kinds]

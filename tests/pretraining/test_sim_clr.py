@@ -48,10 +48,10 @@ def test_neither_labels_nor_what_fills_the_batch_are_seen(case):
     bag = tiles()
     x = bag.x.copy()
     x[6:] = 255
-    (one, told), (two, again) = (
+    (one, metrics), (two, again) = (
         step(case, b) for b in (bag, bag._replace(x=x, target=1 - bag.target))
     )
-    assert told == again
+    assert metrics == again
     chex.assert_trees_all_equal(one.params, two.params)
 
 
@@ -69,12 +69,14 @@ def test_every_tile_of_the_batch_is_a_negative(case):
 
 def test_a_prediction_is_the_features(case):
     config, compiled, state = case
-    said = compiled.predict(state.params, split(tiles(), ONE), jax.random.key(1))
+    prediction = compiled.predict(state.params, split(tiles(), ONE), jax.random.key(1))
     apply = jax.jit(config.encoder.make().apply)
     features = apply(state.params["encoder"], tiles().x)
-    np.testing.assert_allclose(said.logits[:6], features[:6], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(said.counts["tiles"], tiles().weight)
-    assert (said.counts["flops"][:6] > 1e3).all()
+    np.testing.assert_allclose(
+        prediction.logits[:6], features[:6], rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(prediction.counts["tiles"], tiles().weight)
+    assert (prediction.counts["flops"][:6] > 1e3).all()
 
 
 def test_views_are_as_the_encoder_wants_them():
@@ -103,13 +105,13 @@ def test_tiles_are_seen_at_several_magnifications():
     np.testing.assert_allclose(coarse, means, atol=0.51)
     windows = np.lib.stride_tricks.sliding_window_view(x, (8, 8), (1, 2))
     windows = np.moveaxis(windows, 3, -1).reshape(2, 25 * 25, -1)
-    found = set()
+    places = set()
     for seed in range(8):
         fine = np.asarray(config.part(jax.random.key(seed), x, 1)).reshape(2, 1, -1)
         there = (windows == fine).all(-1)
         np.testing.assert_array_equal(there.sum(1), 1)
-        found |= set(there.argmax(1).tolist())
-    assert len(found) > 8
+        places |= set(there.argmax(1).tolist())
+    assert len(places) > 8
 
 
 def test_the_loss_is_the_mean_over_magnifications():
@@ -122,8 +124,8 @@ def test_the_loss_is_the_mean_over_magnifications():
         config = SimCLR(encoder=VIT, projection=8, augment=still, scales=scales)
         (stage,) = config.stages(TASK, optax.identity())
         params = stage.method.init(jax.random.key(0), bag).params
-        seen = bag._replace(x=x), jax.random.key(1)
-        return np.asarray(jax.jit(stage.validate)(params, *seen)["loss"])
+        args = params, bag._replace(x=x), jax.random.key(1)
+        return np.asarray(jax.jit(stage.validate)(*args)["loss"])
 
     flat = np.broadcast_to(bag.x[:, :1, :1], (8, 64, 64, 3))
     one = losses(flat[:, :32, :32], 1)
@@ -144,7 +146,7 @@ def by_hand(views, mask, temperature):
     """Equation 1, one view against one view at a time."""
     each = [(i, v) for i in np.flatnonzero(mask) for v in range(2)]
     cosine = lambda p, q: p @ q / np.linalg.norm(p) / np.linalg.norm(q)
-    losses, found = np.zeros((2, len(views)))
+    losses, recognised = np.zeros((2, len(views)))
     for i, v in each:
         alike = {
             (j, w): np.exp(cosine(views[i, v], views[j, w]) / temperature)
@@ -152,8 +154,8 @@ def by_hand(views, mask, temperature):
             if (j, w) != (i, v)
         }
         losses[i] -= np.log(alike[i, 1 - v] / sum(alike.values())) / 2
-        found[i] += (max(alike, key=alike.get) == (i, 1 - v)) / 2
-    return losses, found
+        recognised[i] += (max(alike, key=alike.get) == (i, 1 - v)) / 2
+    return losses, recognised
 
 
 @pytest.fixture
@@ -167,12 +169,12 @@ def views():
 @pytest.mark.parametrize("present", [5, 3, 1])
 def test_it_is_the_equation(views, present):
     mask = np.arange(5) < present
-    losses, found = nt_xent(views, mask, temperature=0.5)
+    losses, recognised = nt_xent(views, mask, temperature=0.5)
     expected = by_hand(views, mask, 0.5)
     np.testing.assert_allclose(losses, expected[0], rtol=1e-12, atol=1e-14)
-    np.testing.assert_array_equal(found, expected[1])
+    np.testing.assert_array_equal(recognised, expected[1])
     if present == 5:
-        assert 0 < found.mean() < 1
+        assert 0 < recognised.mean() < 1
 
 
 @pytest.mark.usefixtures("x64")

@@ -121,7 +121,7 @@ def test_a_prediction_changes_no_tile(compiled, state):
     assert (one.counts["flops"][:6] > 1e5).all()
 
 
-def test_coarser_the_look_is_told_and_finer_the_detail():
+def test_coarse_looks_and_fine_details_are_both_learnt():
     """By one encoder: half of the tiles show their detail on another's coarse look."""
     rng, n = np.random.default_rng(0), 16
     label = (np.arange(n) // 2 % 2).astype(np.int32)
@@ -136,11 +136,11 @@ def test_coarser_the_look_is_told_and_finer_the_detail():
     (stage,) = config.stages(TASK, optax.adam(1e-2))
     compiled = compile_method(stage.method, ONE)
     state = compiled.init(jax.random.key(0), split(bag, ONE))
-    told = []
+    accuracies = []
     for _ in range(80):
         state, metrics = compiled.step(state, split(bag, ONE))
-        told.append([float(metrics[k]) for k in ("accuracy", "coarse_accuracy")])
-    assert (np.mean(told[-20:], 0) > 0.95).all()
+        accuracies.append([float(metrics[k]) for k in ("accuracy", "coarse_accuracy")])
+    assert (np.mean(accuracies[-20:], 0) > 0.95).all()
 
 
 def test_a_field_wider_than_the_tile_is_refused():
@@ -163,17 +163,17 @@ def test_frozen_norms_without_weights_take_the_first_batch_for_their_statistics(
     config.validate()
     (stage,) = config.stages(TASK, optax.identity())
     params = stage.method.init(jax.random.key(0), jax.tree.map(jnp.asarray, tiles()))
-    seen = []
+    outputs = []
 
     def record(call, args, kwargs, context):
         y = call(*args, **kwargs)
         if isinstance(context.module, Norm) and context.method_name == "__call__":
-            seen.append(np.asarray(y).reshape(-1, y.shape[-1]))
+            outputs.append(np.asarray(y).reshape(-1, y.shape[-1]))
         return y
 
     with nn.intercept_methods(record):
         encoder.trunk().apply(params.params["encoder"], jnp.asarray(tiles().x))
-    assert len(seen) == 5
-    for y in seen:
+    assert len(outputs) == 5
+    for y in outputs:
         np.testing.assert_allclose(y.mean(0), 0, atol=1e-4)
         np.testing.assert_allclose(y.std(0), 1, atol=1e-3)

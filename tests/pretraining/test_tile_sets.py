@@ -15,8 +15,8 @@ def tiles(n=10):
 
 
 def stream(start=0, weights=None, **change):
-    how = {"seed": 0, "batch_size": 4, "balanced": False, "start": start}
-    return training_tiles(tiles(), weights, **how | change)
+    kwargs = {"seed": 0, "batch_size": 4, "balanced": False, "start": start}
+    return training_tiles(tiles(), weights, **kwargs | change)
 
 
 def test_batch_i_does_not_depend_on_where_a_run_started():

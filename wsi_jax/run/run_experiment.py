@@ -132,10 +132,17 @@ def _run(
     write_predictions(folder / "predictions.csv", predictions, cohort)
     write_json(folder / "metrics.json", metrics)
     write_report.write(
-        folder, config, cohort, source, stages,
-        [record.columns() for record in records], predictions, metrics,
-        meter.as_dict(), progress,
-    )  # fmt: skip
+        folder,
+        config,
+        cohort,
+        source,
+        stages,
+        slides=[record.columns() for record in records],
+        verdicts=predictions,
+        metrics=metrics,
+        cost=meter.as_dict(),
+        progress=progress,
+    )
 
 
 def print_reasons(records: Sequence[SlideRecord]) -> None:
