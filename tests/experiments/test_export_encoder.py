@@ -89,7 +89,7 @@ def test_a_cohort_that_tests_on_them_is_refused(tiny, weights, edited, tmp_path)
 
 
 def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
-    """Trained on from weights that had ids more, it has ids that as well."""
+    """Trained on from weights that had learnt from more, it names that as well."""
     params = jax.device_get(TRUNK.params()["params"])
     first = tmp_path / "first.safetensors"
     origin = read_weights_metadata(weights)._replace(training_ids=("elsewhere:1",))

@@ -165,7 +165,7 @@ def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
 
 
 def test_what_weights_have_seen_is_handed_on(config, tmp_path):
-    """Trained on from weights, an encoder has ids what they have ids."""
+    """Trained on from weights, an encoder names what they have learnt from."""
     encoder = Encoder(stages=1, width=8)
     path = tmp_path / "first.safetensors"
     origin = WeightsMetadata(encoder.describe(), ("a", "b"), ("elsewhere:1",), {})

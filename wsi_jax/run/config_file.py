@@ -79,7 +79,7 @@ def read_config(file: str, kind: str) -> Any:
 
 
 def run_name(file: str) -> str:
-    """Default name of a run's folder: "clam_mb", or "camelyon16_clam_mb" of a variant.
+    """Default name of a run's folder: "abmil", or "camelyon16_clam_mb" of a variant.
 
     Args:
         file: path, or path:argument, of its config.
