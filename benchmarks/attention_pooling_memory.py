@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import record
-from wsi_jax.methods.attention_pooling import AttentionPooling, Judge
+from wsi_jax.methods.attention_pooling import AttentionPooling, Classifier
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.training.flops import compiled_temp_bytes
-from wsi_jax.training.tile_scorer import Kept
-from wsi_jax.types import Task
+from wsi_jax.training.selective import Selection
+from wsi_jax.types import Bag, Task
 
 SIDE, CHUNK, TILES = 224, 16, (32, 128, 256)
 CONFIG = AttentionPooling(
@@ -31,21 +31,21 @@ CONFIG = AttentionPooling(
 
 def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
     """Bytes of the temporaries of a gradient, and of the gradient itself."""
-    net = Judge(config, Task(("normal", "tumor")), config.cells(8.0, 14))
+    net = Classifier(config, Task(("normal", "tumor")), config.cells(8.0, 14))
     params = jax.eval_shape(net.init, jax.random.key(0))["judge"]
     shape = lambda *s, dtype: jax.ShapeDtypeStruct(s, dtype)
-    kept = Kept(None, None, shape(1, tiles, dtype=jnp.bool_))
+    selection = Selection(None, shape(1, tiles, dtype=jnp.bool_))
     pixels = shape(1, tiles, SIDE, SIDE, 3, dtype=jnp.uint8)
-    label = shape(1, dtype=jnp.int32)
+    bag = Bag(None, None, shape(1, dtype=jnp.int32), None)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def loss(params, kept, pixels, label, key):
-        return net.loss({"judge": params}, kept, pixels, label, key)[0].sum()
+    def loss(params, bag, selection, pixels, key):
+        return net.loss({"judge": params}, bag, selection, pixels, key)[0].sum()
 
     step = jax.jit(jax.grad(loss))
     of = jax.tree.leaves(params)
     return (
-        compiled_temp_bytes(step, params, kept, pixels, label, key),
+        compiled_temp_bytes(step, params, bag, selection, pixels, key),
         sum(leaf.size * leaf.dtype.itemsize for leaf in of),
     )
 
@@ -53,7 +53,7 @@ def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
 def row(tiles: int, microbatch: int) -> dict:
     """A slide of which so many tiles are judged, beside one microbatch of them."""
     temporary, gradients = gradient(CONFIG, tiles)
-    rows = 4 * tiles * (2048 + CONFIG.width)
+    rows = 4 * tiles * (2048 + CONFIG.head.width)
     expected = microbatch + gradients + rows
     return {
         "tiles": tiles,

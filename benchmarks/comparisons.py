@@ -69,11 +69,13 @@ def crops(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
 def crops_row(run: Run) -> dict:
     """One run: its learner, how many crops it chooses, how well it does."""
     config = run.config
-    samples = "method.look" in config
-    inference = "top" if config.get("method.inference") == "sampled" else "sampled"
+    samples = "method.sampling.placement" in config
+    inference = (
+        "top" if config.get("method.sampling.inference") == "sampled" else "sampled"
+    )
     row = run.cohort.about() | {
         "n_train": run.cohort.config["n_train"],
-        "learner": config["method.look"] if samples else "patch-all",
+        "learner": config["method.sampling.placement"] if samples else "patch-all",
         "crops": config["method.crops"] if samples else None,
         "attentions": attentions(config),
         "steps": config["train.steps"],
@@ -98,8 +100,8 @@ def crops_row(run: Run) -> dict:
 
 def attentions(config: Mapping) -> int:
     """Attentions on what crops show; 1 where a run's config does not name them."""
-    pools = "method.look" not in config or config.get("method.gated", 0) > 0
-    return config.get("method.branches", 1) if pools else 0
+    pools = config.get("method.head.attention_width", 0) > 0
+    return config.get("method.head.branches", 1) if pools else 0
 
 
 def ends(run: Run) -> list[dict[str, float]]:
@@ -196,16 +198,17 @@ def pooling_row(run: Run, most: int | None) -> dict:
 
 def weights_name(config: Mapping) -> str:
     """What becomes of the tiles' scores, in a few words."""
-    if config["method.pooling"] == "max":
+    if config["method.head.pooling"] == "max":
         return "max"
-    name, power = config["method.normaliser"].replace("_", " "), config["method.power"]
+    name = config["method.head.normaliser"].replace("_", " ")
+    power = config["method.head.power"]
     name = f"power {power:g}" if name == "squared average" and power != 2 else name
     return name + JOINT * bool(config["method.joint"])
 
 
 def validation_loss(run: pathlib.Path) -> float:
     """The least log loss on validation slides, for which the parameters were kept."""
-    stages = (run / name / "metrics.jsonl" for name in ("judge", "joint"))
+    stages = (run / name / "metrics.jsonl" for name in ("classifier", "joint"))
     (log,) = (path for path in stages if path.is_file())
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return min(line["val.log_loss"] for line in lines if "val.log_loss" in line)

@@ -17,7 +17,6 @@ import numpy as np
 
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost import Meter
-from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.provenance import cores
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.extract import find_tiles
@@ -84,7 +83,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     source = CropInput.for_training(config, mesh, slides)
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.stages(Task(part.classes), tx)
-    method = compile_method(stage.method, mesh)
+    method = compile_method(stage.method, mesh, source.read_crops)
     state = method.init(
         jax.random.key(0), next(source.training_batches(part, config.train, 0))
     )
@@ -92,17 +91,18 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     for _ in range(2):  # the first time compiles
         steps.clear()
         stream = source.training_batches(part, config.train, 0)
+        taken = itertools.islice(method.steps(state, stream), batches)
         began = time.perf_counter()
-        for batch in itertools.islice(stream, batches):
-            state, metrics = method.step(state, batch)
-            jax.block_until_ready(metrics)
+        for after, metrics in taken:
+            state = jax.block_until_ready((after, metrics))[0]
             steps.append(time.perf_counter() - began)
             began = time.perf_counter()
     for _ in range(2):
         verdicts.clear()
         began = time.perf_counter()
-        for batch, _ in source.evaluation_batches(part):
-            prediction = method.predict(state.params, batch, jax.random.key(0))
+        bags = (bag for bag, _ in source.evaluation_batches(part))
+        predictions = method.predictions(state.params, bags, jax.random.key(0))
+        for prediction in predictions:
             jax.block_until_ready(prediction.logits)
             tiles += prediction.counts["tiles"].tolist()
             verdicts.append(time.perf_counter() - began)
@@ -139,10 +139,7 @@ def parts(config, source, part, params) -> tuple[float, float, float, float]:
     if "look" in params:
         batch, _ = next(source.evaluation_batches(part))
         cell = config.grid.size_px
-        net = OverviewAttention(
-            cell, (1,) * len(method.mpps), method.attention, method.layers,
-            method.relative,
-        )  # fmt: skip
+        net = method.overview.make(cell, (1,) * len(method.mpps), np.float32)
         attend = jax.jit(net.apply)
         net_look = lambda: attend(params["look"], batch.x.overview, batch.mask)
     forward = lambda: encode(params["trunk"], crops)

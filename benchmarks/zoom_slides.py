@@ -86,7 +86,7 @@ def zooming(share: float):
     """(slides) -> verdicts, of a share of the tiles."""
     stages, params = trained(share)
     zoom = ZoomInference(
-        TILING, K, stages[-1].zoomer, params, make_mesh(jax.devices()[:1])
+        TILING, K, stages[-1].rounds, params, make_mesh(jax.devices()[:1])
     )
     return lambda slides, meter: zoom(slides, BATCH, READING, meter)
 

@@ -6,8 +6,8 @@ or cells, 3 RGB, d features, c classes, a actions.
 
 import enum
 import types
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array
@@ -69,27 +69,22 @@ class TwoLevelFeatures(NamedTuple):
     high: Array
 
 
-class Looks(NamedTuple):
-    """What is seen of `b` slides by a method that chooses where to look closer.
+class Overviews(NamedTuple):
+    """Overviews of `b` slides, for methods that select which crops to read.
 
     Attributes:
         overview: [b h w 3], uint8; `mask` of its Bag are its cells [b y x].
-        background: [b 3], uint8, of what lies off the slides.
-        planes: of each magnification the slides [b H W 3], on the device; () where
-            `read` reads them.
-        read: (magnification [b n], corner [b n 2], mask [b n]) -> a future of the crops
-            [b n s s 3]; None where there are planes.
-        after: the Bag that comes next, so that its crops are read meanwhile; or None.
-        slides: what tells the slides apart, where they are read; () where there are
-            planes.
+        background: [b 3], uint8, the colour of what lies off the slides.
+        planes: the slides at each magnification [b H W 3], where they lie on the
+            device; () where crops are read from the slides.
+        slide: [b] int32, numbers by which a reader knows the slides, -1 for none; ()
+            where there are planes.
     """
 
     overview: Array
     background: Array
     planes: tuple[Array, ...] = ()
-    read: Callable | None = None
-    after: Any = None
-    slides: tuple = ()
+    slide: Any = ()
 
 
 def bucket(n: int, smallest: int) -> int:
@@ -144,29 +139,65 @@ class Method(NamedTuple):
         predict: (params, batch, key) -> Prediction.
         precompiled: whether the functions are Python over phases that are compiled
             already, because they leave the device in between.
+        driver: (read) -> `Compiled`, for methods that read what they select: `read`
+            takes slide numbers [b], magnifications [b n], corners [b n 2] and a mask
+            [b n], and gives a future of the crops [b n s s 3]. `init` is then good for
+            shapes alone, and the other two are None.
     """
 
     init: Callable
     step: Callable
     predict: Callable
     precompiled: bool = False
+    driver: Callable | None = None
+
+    def steps(self, state, batches: Iterable) -> Iterator[tuple]:
+        """(state, metrics) after each batch; the state given is donated."""
+        for batch in batches:
+            state, metrics = self.step(state, batch)
+            yield state, metrics
+
+    def predictions(self, params, batches: Iterable, key) -> Iterator[Prediction]:
+        """The prediction on each batch."""
+        for batch in batches:
+            yield self.predict(params, batch, key)
 
 
-class Zoomer(NamedTuple):
-    """Prediction one zoom at a time, for slides whose children are read on demand.
+@runtime_checkable
+class Compiled(Protocol):
+    """What trains and predicts: a compiled `Method`, or the driver of one."""
+
+    def init(self, key: Array, batch: Bag) -> TrainState:
+        """The initial state."""
+
+    def steps(self, state: TrainState, batches: Iterable[Bag]) -> Iterator[tuple]:
+        """(state, metrics) after each batch; the state given is donated."""
+
+    def predict(self, params: Params, batch: Bag, key: Array) -> Prediction:
+        """The prediction on a batch."""
+
+    def predictions(
+        self, params: Params, batches: Iterable[Bag], key: Array
+    ) -> Iterator[Prediction]:
+        """The prediction on each batch; those to come may be read ahead."""
+
+
+class Rounds(NamedTuple):
+    """Prediction in rounds, where what is read next depends on what was read before.
 
     Attributes:
-        begin: (params, features of tiles [b n d], mask [b n]) -> state.
-        log_probs: (params, state) -> log-probability [b n] of each tile to be the next
-            zoom; -inf for all tiles of a slide that is finished.
-        step: (params, state, tile [b], features of its children [b k d]) -> state.
-        end: (params, state) -> (logits [b c], attention [b n]).
+        begin: (params, features of tiles [b n d], mask [b n]) -> carry.
+        request: (params, carry) -> (tiles [b k], mask [b k]). The children of the first
+            tile are read, those of the others are likely to be requested next; the mask
+            is False throughout for a slide that is finished.
+        absorb: (params, carry, tile [b], features of its children [b k d]) -> carry.
+        finish: (params, carry) -> (logits [b c], attention [b n]).
     """
 
     begin: Callable
-    log_probs: Callable
-    step: Callable
-    end: Callable
+    request: Callable
+    absorb: Callable
+    finish: Callable
 
 
 class Stage(NamedTuple):
@@ -189,7 +220,7 @@ class Stage(NamedTuple):
         overrides: fields of `training.loop.Train` that this stage replaces, by name.
         validate: (params, batch, key) -> metrics, each [b], for the stage's monitor;
             None to compute them from the predictions of `method.predict`.
-        zoomer: the prediction that reads children on demand; None where it needs all.
+        rounds: the prediction that reads children on demand; None where it needs all.
         baseline: the stage trains a baseline, reported beside the method by the stage's
             name. Later stages start without its parameters unless `inherited`.
         inherited: later stages start from a baseline's parameters too.
@@ -206,7 +237,7 @@ class Stage(NamedTuple):
     overrides: Mapping[str, Any] = types.MappingProxyType({})
     validate: Callable | None = None
     distil: Callable | None = None
-    zoomer: Zoomer | None = None
+    rounds: Rounds | None = None
     baseline: bool = False
     inherited: bool = False
 
@@ -218,7 +249,7 @@ class Takes(enum.Enum):
     two_levels: Bags whose `x` is `TwoLevelFeatures`; the method says how many
         `children` there are to a side of a tile.
     slides: Bags whose `x` is a tuple of `data.streamed_slide.StreamedSlide`.
-    crops: Bags whose `x` is `Looks`.
+    crops: Bags whose `x` is `Overviews`.
     """
 
     features = "features"

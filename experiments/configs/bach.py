@@ -17,12 +17,13 @@ from experiments.bach import Bach
 from wsi_jax.configs import abmil as any_abmil
 from wsi_jax.configs.attention_pooling import trunk
 from wsi_jax.data.bach import MPP
-from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.nets.crop_options import CropAugmentation
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import StageConfig, Train
+from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Thaw
 
 EPOCH = 40  # of 320 images, eight at a time
@@ -51,7 +52,7 @@ def attention_sampling() -> Experiment:
             crop_px=224,
             crops=16,
             resident=True,
-            stain=0.1,
+            augment=CropAugmentation(stain=0.1),
             thaw=Thaw(frozen=100),
         ),
         train=_train(),
@@ -60,8 +61,12 @@ def attention_sampling() -> Experiment:
 
 def attention_pooling() -> Experiment:
     optimiser = Optimiser(learning_rate=1e-4)
-    scoring = StageConfig(
-        steps=20 * EPOCH, batch=8, validate_every=EPOCH, optimiser=optimiser
+    scoring = Scoring(
+        steps=20 * EPOCH,
+        batch=8,
+        validate_every=EPOCH,
+        optimiser=optimiser,
+        renew=EPOCH,
     )
     return Experiment(
         grid=Grid(mpp=8 * MPP, size_px=28, min_tissue=0.0),
@@ -73,10 +78,9 @@ def attention_pooling() -> Experiment:
             tile_px=224,
             best=12,
             worst=12,
-            renew=EPOCH,
             scoring=scoring,
             resident=True,
-            stain=0.1,
+            augment=CropAugmentation(stain=0.1),
         ),
         train=_train(),
     )

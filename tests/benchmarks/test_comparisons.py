@@ -126,13 +126,14 @@ def test_an_earlier_record_gives_only_runs_that_are_not_given_again():
     ("fields", "name"),
     [
         ({}, "squared average"),
-        ({"power": 4.0}, "power 4"),
-        ({"normaliser": "bounded_softmax"}, "bounded softmax"),
-        ({"pooling": "max", "joint": True}, "max"),
+        ({"head.power": 4.0}, "power 4"),
+        ({"head.normaliser": "bounded_softmax"}, "bounded softmax"),
+        ({"head.pooling": "max", "joint": True}, "max"),
         ({"joint": True}, "squared average, joint"),
     ],
 )
 def test_what_weighs_the_tiles_has_a_name(fields, name):
-    config = {"normaliser": "squared_average", "power": 2.0, "pooling": "attention"}
-    config |= {"joint": False} | fields
-    assert weights_name({f"method.{k}": v for k, v in config.items()}) == name
+    head = {"normaliser": "squared_average", "power": 2.0, "pooling": "attention"}
+    config = {f"method.head.{k}": v for k, v in head.items()}
+    config |= {"method.joint": False}
+    assert weights_name(config | {f"method.{k}": v for k, v in fields.items()}) == name

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from glances import CELL, MPP, method, reader, write_slides
+from crop_slides import CELL, MPP, method, reader, write_slides
 
 from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.data.streamed_slide import StreamedSlide
@@ -15,6 +15,12 @@ from wsi_jax.slides.slide import open_slide
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
     return write_slides(tmp_path_factory.mktemp("slides"))
+
+
+def read(reader, slides, which, yx, mask):
+    n = len(slides)
+    bag = reader.bag(slides, np.zeros(n, np.int32), np.ones(n, np.float32))
+    return reader.read(bag.x.slide, which, yx, mask).result()
 
 
 def test_a_batch_holds_overviews_cells_and_planes(views):
@@ -43,7 +49,7 @@ def test_crops_are_what_the_slide_has_there(views):
     rng = np.random.default_rng(0)
     which, mask = rng.integers(0, 2, (2, 20)), rng.random((2, 20)) < 0.7
     yx = rng.integers(-20, 150, (2, 20, 2))
-    crops = reader(config, resident=False).read(views[:2], which, yx, mask).result()
+    crops = read(reader(config), views[:2], which, yx, mask)
     for i, slide in enumerate(map(open_slide, (v.path for v in views[:2]))):
         for j in range(20):
             wanted = slide.read(yx[i, j], 16, config.mpps[which[i, j]])
@@ -60,10 +66,10 @@ def test_a_full_memory_reads_again(views):
     for view in (*views, *views):
         ours, theirs = (r.bag([view], *one).x.planes[0] for r in (tight, roomy))
         np.testing.assert_array_equal(ours, theirs)
-    assert len(tight._known) < len(roomy._known)
+    assert len(tight._planes) < len(roomy._planes)
 
 
-def test_what_is_damaged_is_blank_and_told(views, tmp_path):
+def test_what_is_damaged_is_blank_and_noted(views, tmp_path):
     whole = pathlib.Path(views[0].path).read_bytes()
     path = tmp_path / "damaged.tif"
     middle = len(whole) // 3
@@ -73,7 +79,7 @@ def test_what_is_damaged_is_blank_and_told(views, tmp_path):
     yx = np.stack(np.meshgrid(np.arange(8) * 40, np.arange(8) * 40), -1)
     yx = yx.reshape(1, 64, 2)
     mask = np.ones((1, 64), bool)
-    crops = reader(method(), resident=False).read([view], which, yx, mask).result()
+    crops = read(reader(method()), [view], which, yx, mask)
     assert view.n_unreadable > 0
     assert "cannot be read" in view.note()
     assert (crops == 255).all((-1, -2, -3)).any()
@@ -86,12 +92,12 @@ def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
         config.reads(), 16, resident=False, threads=1, cache_gib=0.0, all_tiles=True
     )
     which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)
-    crops = tight.read(views, which, np.zeros((3, 50, 2), int), mask)
+    bag = lambda: tight.bag(views, np.zeros(3, np.int32), np.ones(3, np.float32))
+    crops = tight.read(bag().x.slide, which, np.zeros((3, 50, 2), int), mask)
     made = []
 
     def overviews():
-        label, weight = np.zeros(3, np.int32), np.ones(3, np.float32)
-        made.append(tight.bag(views, label, weight))
+        made.append(bag())
 
     thread = threading.Thread(target=overviews, daemon=True)
     thread.start()
@@ -107,9 +113,10 @@ def test_the_same_crops_are_read_once(views):
     yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
     for all_tiles, strips in ((True, 3), (False, 9)):
         for gib, times in ((1.0, 1), (0.0, 2)):
-            ours = reader(config, resident=False, all_tiles=all_tiles, cache_gib=gib)
+            how = {"overviews": False, "all_tiles": all_tiles, "cache_gib": gib}
+            ours = reader(config, **how)
             before = view.n_read
-            both = [ours.read([view], which, yx, mask).result() for _ in range(2)]
+            both = [read(ours, [view], which, yx, mask) for _ in range(2)]
             np.testing.assert_array_equal(*both)
             assert view.n_read - before == 9 * times
             assert len(ours._strips) == (strips if gib else 0)
@@ -122,9 +129,7 @@ def test_a_tile_is_the_same_whatever_else_is_read(views):
     which, mask = np.zeros((1, 48), int), np.ones((1, 48), bool)
     some = yx[..., 1] >= 7 * 16
     every, few, alone = (
-        reader(config, resident=False, all_tiles=all_tiles)
-        .read([view], which, yx, chosen)
-        .result()
+        read(reader(config, all_tiles=all_tiles), [view], which, yx, chosen)
         for all_tiles, chosen in ((True, mask), (True, some), (False, mask))
     )
     np.testing.assert_array_equal(few[some], every[some])

@@ -13,6 +13,7 @@ from wsi_jax import config_io
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets import pretrained
+from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.weights_metadata import read_weights_metadata, to_header
 from wsi_jax.run import run_experiment as experiment
@@ -28,7 +29,8 @@ def looking(tiny, trunk=TRUNK):
     config = tiny()
     config.features, config.encoder, config.heatmaps = "", None, 0
     config.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
-    config.method = PatchAll(trunk=trunk, mpp=2.0, tile_px=16, width=8, attention=4)
+    head = HeadConfig(width=8, attention_width=4)
+    config.method = PatchAll(trunk=trunk, mpp=2.0, tile_px=16, head=head)
     config.train.steps = config.train.validate_every = 2
     config.train.batch, config.train.class_weights = 4, False
     return config

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from glances import CELL, MPP, TASK, batch, method, write_slides
+from crop_slides import CELL, MPP, TASK, batch, method, reader, write_slides
 
-from wsi_jax.methods.attention_sampling import Inference, Layout, Look
+from wsi_jax import config_io
+from wsi_jax.nets.crop_sampler import Inference, Layout, Placement
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.compile import compile_method, make_mesh
-from wsi_jax.types import Looks
+from wsi_jax.types import Overviews
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def views(tmp_path_factory):
 def resident(views, **fields):
     config = method(resident=True, **fields)
     (stage,) = config.stages(TASK, optax.sgd(0.1), MPP, CELL)
-    bag = jax.tree.map(jnp.asarray, batch(config, views, resident=True))
+    bag = jax.tree.map(jnp.asarray, batch(reader(config), views))
     method_of = lambda made: compile_method(made, make_mesh(jax.devices()[:1]))
     others = {name: method_of(other) for name, other in stage.alternatives.items()}
     stage = stage._replace(method=method_of(stage.method), alternatives=others)
@@ -61,7 +62,7 @@ def test_glass_and_padding_are_not_seen(views):
     wide = lambda a, k: np.pad(
         np.asarray(a), [(0, 0), (0, 8 * k), (0, 4 * k)] + [(0, 0)] * (a.ndim - 3)
     )
-    longer = Looks(
+    longer = Overviews(
         jnp.asarray(wide(junk, CELL)),
         bag.x.background,
         tuple(
@@ -79,31 +80,34 @@ def test_glass_and_padding_are_not_seen(views):
 
 @pytest.mark.parametrize("layout", list(Layout))
 def test_at_first_all_magnifications_are_alike(views, layout):
-    stage, state, bag = resident(views, layout=layout, mpps=(1.0, 2.0, 4.0))
+    stage, state, bag = resident(
+        views, sampling={"layout": layout}, mpps=(1.0, 2.0, 4.0)
+    )
     _, metrics = stage.method.step(state, bag)
     mass = [float(v) for name, v in metrics.items() if name.startswith("mass")]
     np.testing.assert_allclose(mass, 1 / 3, atol=0.02)
 
 
-@pytest.mark.parametrize("gate", [{}, {"gated": 3, "branches": 2}])
+@pytest.mark.parametrize("gate", [{}, {"attention_width": 3, "branches": 2}])
 @pytest.mark.parametrize("inference", list(Inference))
 def test_a_verdict_on_few_cells_is_the_exact_one(views, inference, gate):
     """Where no more cells count than are drawn, every estimator and way agree."""
     exact = {"estimator": Estimator.full, "inference": Inference.sampled, "draws": 1}
+    chosen = {"inference": inference, "draws": 1}
     told = []
-    for fields in (exact, {"inference": inference, "crops": 256, "draws": 1}):
-        stage, state, bag = resident(views, **gate, **fields)
+    for sampling in (exact, chosen):
+        stage, state, bag = resident(views, head=gate, sampling=sampling, crops=256)
         told.append(stage.method.predict(state.params, bag, jax.random.key(3)).logits)
     np.testing.assert_allclose(*told, rtol=1e-5, atol=1e-6)
 
 
 def test_draws_are_averaged(views):
     """More of them come nearer to the expectation."""
-    stage, state, bag = resident(views, estimator=Estimator.full)
+    stage, state, bag = resident(views, sampling={"estimator": Estimator.full})
     exact = stage.method.predict(state.params, bag, jax.random.key(0)).logits[:3]
     gaps = []
     for draws in (1, 16):
-        stage, *_ = resident(views, draws=draws)
+        stage, *_ = resident(views, sampling={"draws": draws})
         errors = [
             stage.method.predict(state.params, bag, jax.random.key(i)).logits[:3]
             - exact
@@ -124,7 +128,7 @@ def test_both_ways_to_choose_are_reported(views):
 
 def test_what_crops_show_weighs_with_where_they_are(views):
     """Weights are those of the draw times exp(attention), scaled to a sum of 1."""
-    plain, state, bag = resident(views, gated=3, crops=3)
+    plain, state, bag = resident(views, head={"attention_width": 3}, crops=3)
     trace = plain.method.predict(state.params, bag, jax.random.key(0)).trace
     flat = jax.tree.map(jnp.zeros_like, state.params["head"]["params"]["attention"])
     head = state.params["head"]["params"] | {"attention": flat}
@@ -150,7 +154,9 @@ def test_what_crops_show_weighs_with_where_they_are(views):
 
 def test_the_attention_on_crops_is_trained(views):
     part = lambda state: state.params["head"]["params"]["attention"]
-    stage, state, bag = resident(views, gated=3, mpps=(1.0, 2.0), alone=1.0)
+    stage, state, bag = resident(
+        views, head={"attention_width": 3}, loss={"per_magnification": 1.0}
+    )
     before = jax.device_get(part(state))
     after = part(stage.method.step(state, bag)[0])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
@@ -158,7 +164,7 @@ def test_the_attention_on_crops_is_trained(views):
 
 
 def test_uniform_looks_nowhere(views):
-    stage, state, bag = resident(views, look=Look.uniform)
+    stage, state, bag = resident(views, sampling={"placement": Placement.uniform})
     assert "look" not in state.params
     said = stage.method.predict(state.params, bag, jax.random.key(0))
     n = np.asarray(bag.mask).sum((1, 2))
@@ -170,13 +176,15 @@ def test_uniform_looks_nowhere(views):
     [
         ({"mpps": (2.0, 1.0)}, r"method\.mpps=\(2\.0, 1\.0\): the finest first"),
         ({"mpps": ()}, "the finest first"),
-        ({"mpps": (1.0, 2.5), "layout": Layout.own}, "multiples of the first"),
+        (
+            {"mpps": (1.0, 2.5), "sampling": {"layout": Layout.own}},
+            "multiples of the first",
+        ),
         ({"crops": 0}, r"method\.crops=0: 1 or more"),
-        ({"branches": 0}, r"method\.branches=0: 1 or more"),
-        ({"gated": -1}, r"method\.gated=-1: 0 or more"),
-        ({"branches": 2}, r"method\.branches=2: .* set --config\.method\.gated"),
+        ({"head": {"branches": 0}}, r"method\.head\.branches=0: 1 or more"),
+        ({"head": {"branches": 2}}, r"head\.branches=2: .* set attention_width"),
     ],
 )
-def test_what_cannot_look_is_refused(fields, message):
+def test_what_cannot_be_sampled_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        method(**fields).validate()
+        config_io.validate(method(**fields), "config.method")

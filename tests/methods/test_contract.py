@@ -16,20 +16,30 @@ import pytest
 
 from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax.methods import mil
-from wsi_jax.methods.attention_pooling import AttentionPooling
-from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
+from wsi_jax.methods.attention_sampling import AttentionSampling, LossConfig
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.methods.streaming_clam import Augment as Lenses
 from wsi_jax.methods.streaming_clam import StreamingCLAM
+from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.overview_attention import OverviewConfig
+from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.training.augment import Augment
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
-from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, Schedule
-from wsi_jax.types import Bag, Looks, Method, Task, TrainState, TwoLevelFeatures
+from wsi_jax.types import (
+    Bag,
+    Compiled,
+    Method,
+    Overviews,
+    Task,
+    TrainState,
+    TwoLevelFeatures,
+)
 
 SMALL = {"width": 8, "dropout": 0.25, "chunk": 16}
 METHODS = {
@@ -71,45 +81,39 @@ TILES = {
 }
 # Stages with a course have optimisers of their own.
 ADAM = Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
-SIFTS = AttentionPooling(
+POOLING = AttentionPooling(
     scorer=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
     trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
     mpp=1.0,
     tile_px=16,
-    learnt=1,
     best=2,
     worst=2,
-    renew=3,
-    scoring=StageConfig(optimiser=ADAM),
-    candidates=12,
-    width=8,  # of 4 the one best tile of a slide may stay the wrong one
-    attention=3,
-    score_chunk=16,
+    scoring=Scoring(optimiser=ADAM, tiles=1, renew=3, candidates=12, chunk=16),
+    # Of width 4 the one best tile of a slide may stay the wrong one.
+    head=PoolingHead(width=8, attention_width=3),
     chunk=16,
     resident=True,
 )
-LOOKS = {
+CROPS = {
     "attention-sampling": AttentionSampling(
         trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
         mpps=(1.0, 2.0),
         crop_px=16,
         crops=6,
-        attention=4,
-        layers=1,
-        width=8,
-        entropy=0.0,
+        overview=OverviewConfig(channels=4, layers=1),
+        head=HeadConfig(width=8, unit_length=True),
+        loss=LossConfig(entropy=0.0),
         resident=True,
     ),
     "patch-all": PatchAll(
         trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
         mpp=1.0,
         tile_px=16,
-        width=4,
-        attention=3,
+        head=HeadConfig(width=4, attention_width=3),
         resident=True,
     ),
-    "attention-pooling": SIFTS,
-    "attention-pooling-joint": dataclasses.replace(SIFTS, joint=True),
+    "attention-pooling": POOLING,
+    "attention-pooling-joint": dataclasses.replace(POOLING, joint=True),
 }
 ZOOMS = {
     "sasha": SASHA(
@@ -131,7 +135,7 @@ STAGES = {
 SEEN = {"mpp": 4.0, "cell_px": 4}  # of overviews
 VIEWS = {
     f"{name}-{stage.name}": (name, i)
-    for name, config in LOOKS.items()
+    for name, config in CROPS.items()
     for i, stage in enumerate(config.stages(TASK, optax.identity(), **SEEN))
 }
 WEIGHTS = np.array([0.75, 1.5])  # of slides of each class
@@ -145,7 +149,7 @@ class Case(NamedTuple):
     """
 
     method: Method
-    compiled: Method
+    compiled: Compiled
     state: TrainState
     bag: Bag
     tiles: np.ndarray | None = None
@@ -170,7 +174,7 @@ def made(name) -> Case:
         return case_of(TILES[name], tiles())
     if name in VIEWS:
         name, i = VIEWS[name]
-        return case_of(LOOKS[name], looks(), i, **SEEN)
+        return case_of(CROPS[name], overviews(), i, **SEEN)
     if name in STAGES:
         (name, i), bag = STAGES[name], zooms()
         return case_of(ZOOMS[name], bag, i, children_read(ZOOMS[name], i, bag.mask))
@@ -250,7 +254,7 @@ def tiles() -> Bag:
     return Bag(x.astype(np.uint8), real[:, None], label, real.astype(np.float32))
 
 
-def looks() -> Bag:
+def overviews() -> Bag:
     """The images again: their overviews, and planes of two magnifications."""
     bag = images()
     b, side = bag.x.shape[:2]
@@ -258,7 +262,7 @@ def looks() -> Bag:
         bag.x.reshape(b, side // k, k, side // k, k, 3).mean((2, 4)).astype(np.uint8)
     )
     white = np.full((b, 3), 255, np.uint8)
-    x = Looks(coarser(4), white, planes=(bag.x, coarser(2)))
+    x = Overviews(coarser(4), white, planes=(bag.x, coarser(2)))
     return bag._replace(x=x)
 
 

@@ -50,7 +50,7 @@ def weights():
         "sasha": (contract.ZOOMS["sasha"], contract.zooms(), {}),
     }
     for name in ("attention-sampling", "patch-all", "attention-pooling"):
-        methods[name] = contract.LOOKS[name], contract.looks(), contract.SEEN
+        methods[name] = contract.CROPS[name], contract.overviews(), contract.SEEN
     shapes, tx = {}, contract.optax.identity()
     for name, (config, bag, form) in methods.items():
         *_, stage = config.stages(contract.TASK, tx, **form)

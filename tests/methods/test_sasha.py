@@ -276,7 +276,7 @@ def test_a_share_of_one_is_full_resolution(share):
     wanted = said()["full_resolution"]
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.counts["tiles"], 5 * COUNTS)
-    assert (stage.zoomer is None) == (share == 1)
+    assert (stage.rounds is None) == (share == 1)
 
 
 @pytest.mark.parametrize("name", ["hafed", "updater", "ranking", "policy"])

@@ -11,11 +11,12 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, UpdaterStage
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.sasha import LOOKAHEAD
 from wsi_jax.ops import zoom_env
 from wsi_jax.run.inputs import TwoLevelInput
 from wsi_jax.run.inputs.features import padded_bag
 from wsi_jax.run.tiling import Tiling, tile_slide
-from wsi_jax.run.zoom_inference import AHEAD, ZoomInference
+from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.slides.tissue import Tissue
@@ -85,7 +86,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def zooming(params):
-    return ZoomInference(TILING, K, STAGE.zoomer, params, ONE)
+    return ZoomInference(TILING, K, STAGE.rounds, params, ONE)
 
 
 def zoom_into(zooming, found, meter=None):
@@ -146,7 +147,7 @@ def test_tiles_and_bytes_are_counted(found, together):
         sum(map(len, many)) for many in ([s.yx for s in found], [s.order for s in said])
     )
     assert cost["slides"] == len(found)
-    assert K**2 * zooms <= cost["tiles"] - tiles <= K**2 * (1 + AHEAD) * zooms
+    assert K**2 * zooms <= cost["tiles"] - tiles <= K**2 * (1 + LOOKAHEAD) * zooms
     assert cost["bytes_decoded"] >= 3 * 64**2 * (tiles + K**2 * zooms)
 
 

@@ -9,12 +9,13 @@ After Liu, Zuo et al. 2024 and their patent: two ResNet-50, fully connected laye
 here are ours, for some 240 training slides.
 """
 
-from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
+from wsi_jax.nets.crop_options import CropAugmentation
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import StageConfig, Train
+from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Dtype
 
@@ -23,8 +24,14 @@ EPOCH = 61  # of 243 slides, four at a time
 
 def get_config() -> Experiment:
     optimiser = lambda: Optimiser(learning_rate=1e-4)
-    scoring = StageConfig(
-        steps=20 * EPOCH, batch=4, validate_every=EPOCH, optimiser=optimiser()
+    scoring = Scoring(
+        steps=20 * EPOCH,
+        batch=4,
+        validate_every=EPOCH,
+        optimiser=optimiser(),
+        renew=EPOCH,
+        chunk=512,
+        dtype=Dtype.bfloat16,
     )
     return Experiment(
         grid=Grid(mpp=8.0, size_px=14, min_tissue=0.25),
@@ -34,11 +41,8 @@ def get_config() -> Experiment:
             trunk=trunk(),
             mpp=0.5,
             tile_px=224,
-            renew=EPOCH,
             scoring=scoring,
-            precision=Dtype.bfloat16,
-            score_chunk=512,
-            stain=0.1,
+            augment=CropAugmentation(stain=0.1),
         ),
         train=Train(
             steps=40 * EPOCH,

@@ -9,6 +9,7 @@ were not learnt on every practice cohort.
 """
 
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
@@ -32,10 +33,9 @@ def get_config() -> Experiment:
             mpps=(0.5, 1.0, 2.0),
             crop_px=224,
             crops=64,
-            gated=128,
-            branches=8,
+            head=HeadConfig(unit_length=True, attention_width=128, branches=8),
             chunk=64,
-            stain=0.1,
+            augment=CropAugmentation(stain=0.1),
             thaw=Thaw(frozen=500),
         ),
         train=Train(

@@ -1,4 +1,4 @@
-"""Overviews of slides as batches, and the crops that a method chose of them."""
+"""Batches of overviews, and crops of their slides that threads read on demand."""
 
 import collections
 import concurrent.futures
@@ -7,17 +7,17 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 
 from wsi_jax.data.streamed_slide import StreamedSlide
-from wsi_jax.types import Bag, Looks, padded
+from wsi_jax.types import Bag, Overviews, padded
 
 TASK = 8  # crops a thread reads at a time: enough to make the call itself free
 STRIP_PX = 512  # width of the least that is read where all tiles of a row will be
 GIB = 1 << 30
 
 
-class Crops:
+class PendingCrops:
     """Crops that threads are reading."""
 
     def __init__(self, out: UInt8[np.ndarray, "b n s s 3"], tasks: Sequence):
@@ -31,15 +31,21 @@ class Crops:
 
 
 class _Strip(NamedTuple):
-    """A row of tiles: why it is blank, or ""; where those begin that are counted."""
+    """A row of tiles, or a crop.
+
+    Attributes:
+        pixels: [s w 3].
+        error: why it is blank, or "".
+        counted: columns where tiles begin that have been counted as read.
+    """
 
     pixels: UInt8[np.ndarray, "s w 3"]
-    lost: str
-    seen: set[int]
+    error: str
+    counted: set[int]
 
 
 class CropReader:
-    """Makes batches of slides for methods that look first.
+    """Makes batches of slides for methods that select the crops they read.
 
     Overviews, and whole slides where they are wanted, stay in memory as long as there
     is room. So do crops, which have half of it where overviews are wanted too: the
@@ -52,13 +58,13 @@ class CropReader:
     Args:
         mpps: um/px of the magnifications.
         crop_px: side of a crop.
-        overviews: whether they are wanted; else they are blank.
+        overviews: whether overviews are read; else they are blank.
         resident: whether batches hold the whole slides at these mpps.
-        threads: that read.
-        cache_gib: of pixels kept in memory.
+        threads: number of threads that read.
+        cache_gib: pixels kept in memory.
         least: (rows, columns) of cells that a batch has at least, so that all have one
             shape.
-        all_tiles: whether crops are tiles of which all will be read.
+        all_tiles: whether crops are tiles, all of which will be read.
     """
 
     def __init__(
@@ -78,7 +84,8 @@ class CropReader:
         share = 0.0 if resident else 0.5 if overviews else 1.0  # of the room, to crops
         self._least, self._room = least, (1 - share) * cache_gib * GIB
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
-        self._known, self._lock = {}, Lock()
+        self._slides = {}  # of all batches so far, by number
+        self._planes, self._lock = {}, Lock()
         # Strips have a lock of their own: planes are waited for under theirs.
         self._strips, self._strip_lock = {}, Lock()
         self._strip_room = share * cache_gib * GIB
@@ -86,126 +93,126 @@ class CropReader:
 
     def bag(
         self,
-        views: Sequence[StreamedSlide],
-        label: Int32[np.ndarray, " b"],
+        slides: Sequence[StreamedSlide],
+        target: Shaped[np.ndarray, "b ..."],
         weight: Float32[np.ndarray, " b"],
-        after: Bag | None = None,
     ) -> Bag:
         """A batch; slides missing at its end have no cells and no weight.
 
         Args:
-            views: of the slides, all with cells of one side at one mpp.
-            label: of each row of the batch.
-            weight: of each row; 0 behind the slides.
-            after: the batch that comes next.
+            slides: the slides, all with cells of one side at one mpp.
+            target: target of each row of the batch.
+            weight: weight of each row; 0 behind the slides.
         """
         # All are being read before the first is waited for.
         planes = {
-            (view, mpp): self._plane(view, mpp)
-            for view in views
-            for mpp in self._needed(view)
+            (slide, mpp): self._plane(slide, mpp)
+            for slide in slides
+            for mpp in self._plane_mpps(slide)
         }
-        cell, b = views[0].cell_px, len(label)
-        shapes = [[-(-n // cell) for n in view.shape] for view in views]
+        cell, b = slides[0].cell_px, len(target)
+        shapes = [[-(-n // cell) for n in slide.shape] for slide in slides]
         grid = np.max([self._least, *shapes], 0)
         grid = tuple(padded(int(n), 4) for n in grid)
         mask = np.zeros((b, *grid), bool)
         background = np.full((b, 3), 255, np.uint8)
-        for i, view in enumerate(views):
-            tissue = view.tissue()
+        for i, slide in enumerate(slides):
+            tissue = slide.tissue()
             mask[i, : tissue.shape[0], : tissue.shape[1]] = tissue
-            background[i] = view.background
-        read = lambda mpp: [planes[view, mpp].result() for view in views]
+            background[i] = slide.background
+        read = lambda mpp: [planes[slide, mpp].result() for slide in slides]
         whole = lambda mpp: _stack(
-            read(mpp), cell * views[0].mpp / mpp, background, grid
+            read(mpp), cell * slides[0].mpp / mpp, background, grid
         )
         overview = np.zeros((b, *(cell * n for n in grid), 3), np.uint8)
         if self._overviews:
-            overview = whole(views[0].mpp)
-        looks = Looks(overview, background, after=after)
+            overview = whole(slides[0].mpp)
         if self._resident:
-            looks = looks._replace(planes=tuple(map(whole, self._mpps)))
-        else:
-            crops = lambda *chosen: self.read(views, *chosen)
-            looks = looks._replace(read=crops, slides=tuple(views))
-        return Bag(looks, mask, label, weight)
+            x = Overviews(overview, background, tuple(map(whole, self._mpps)))
+            return Bag(x, mask, target, weight)
+        number = np.full(b, -1, np.int32)
+        number[: len(slides)] = [slide.number for slide in slides]
+        self._slides.update({slide.number: slide for slide in slides})
+        return Bag(Overviews(overview, background, slide=number), mask, target, weight)
 
     def read(
         self,
-        views: Sequence[StreamedSlide],
-        which: Int[np.ndarray, "b n"],
+        slides: Int[np.ndarray, " b"],
+        magnification: Int[np.ndarray, "b n"],
         yx: Int[np.ndarray, "b n 2"],
         mask: Bool[np.ndarray, "b n"],
-    ) -> Crops:
+    ) -> PendingCrops:
         """Begins to read crops; what the mask leaves out stays black.
 
         Args:
-            views: of the slides.
-            which: magnification of each crop.
+            slides: numbers of slides of earlier batches; -1 where there is no slide.
+            magnification: index of each crop's magnification.
             yx: its corner, in pixels at the magnification's mpp.
             mask: False where none is read.
         """
         side = self._crop_px
-        out = np.zeros((*which.shape, side, side, 3), np.uint8)
+        out = np.zeros((*mask.shape, side, side, 3), np.uint8)
 
-        def some(i, parts):
-            for (k, y, x, width), chosen in parts:
-                strip = self._strip(views[i], (y, x), (side, width), self._mpps[k])
-                ats = [int(yx[i, j, 1]) - x for j in chosen]
-                for j, at in zip(chosen, ats, strict=True):
-                    out[i, j] = strip.pixels[:, at : at + side]
+        def some(slide, i, parts):
+            for (k, y, x, width), crops in parts:
+                strip = self._strip(slide, (y, x), (side, width), self._mpps[k])
+                columns = [int(yx[i, j, 1]) - x for j in crops]
+                for j, column in zip(crops, columns, strict=True):
+                    out[i, j] = strip.pixels[:, column : column + side]
                 with self._strip_lock:
-                    new = set(ats) - strip.seen
-                    strip.seen.update(new)
-                views[i].count(len(new), strip.lost)
+                    new = set(columns) - strip.counted
+                    strip.counted.update(new)
+                slide.count(len(new), strip.error)
 
         tasks = []
-        for i in range(len(views)):
-            strips = self._strips_of(which[i], yx[i], np.flatnonzero(mask[i]))
+        for i, number in enumerate(np.asarray(slides).tolist()):
+            strips = self._strips_of(magnification[i], yx[i], np.flatnonzero(mask[i]))
             parts = [strips[k : k + TASK] for k in range(0, len(strips), TASK)]
-            tasks += [self._pool.submit(some, i, part) for part in parts]
-        return Crops(out, tasks)
+            tasks += [
+                self._pool.submit(some, self._slides[number], i, part) for part in parts
+            ]
+        return PendingCrops(out, tasks)
 
-    def _strips_of(self, which, yx, chosen):
+    def _strips_of(self, magnification, yx, crops):
         """Strips (magnification, y, x, width), and which of a slide's crops lie in
         each. A crop between tiles is a strip by itself."""
         side, strips = self._crop_px, collections.defaultdict(list)
-        for j in chosen.tolist():
+        for j in crops.tolist():
             y, x = yx[j].tolist()
             width = side if y % side or x % side else self._strip_px
             first = x // width * width if width > side else x
-            strips[int(which[j]), y, first, width].append(j)
+            strips[int(magnification[j]), y, first, width].append(j)
         return list(strips.items())
 
-    def _strip(self, view, yx, size, mpp):
-        key = view, mpp, *yx, *size
-        if (known := self._strips.get(key)) is not None:
-            return known
-        strip = _Strip(*view.read(yx, size, mpp), set())
+    def _strip(self, slide, yx, size, mpp):
+        key = slide, mpp, *yx, *size
+        if (kept := self._strips.get(key)) is not None:
+            return kept
+        strip = _Strip(*slide.read(yx, size, mpp), set())
         with self._strip_lock:
             if self._strip_room >= strip.pixels.nbytes and key not in self._strips:
                 self._strip_room -= strip.pixels.nbytes
                 self._strips[key] = strip
         return strip
 
-    def _needed(self, view):
+    def _plane_mpps(self, slide):
         """um/px at which all of a slide is read."""
-        return (view.mpp,) * self._overviews + self._mpps * self._resident
+        return (slide.mpp,) * self._overviews + self._mpps * self._resident
 
-    def _plane(self, view, mpp):
+    def _plane(self, slide, mpp):
         """A slide at one mpp, being read or in memory."""
-        key = view, mpp
+        key = slide, mpp
         with self._lock:
-            if key in self._known:
-                return self._known[key]
-            h, w = (n * view.mpp / mpp for n in view.shape)
-            reading = self._pool.submit(view.whole, mpp)
+            if key in self._planes:
+                return self._planes[key]
+            h, w = (n * slide.mpp / mpp for n in slide.shape)
+            reading = self._pool.submit(slide.whole, mpp)
             self._room -= 3 * h * w
             # Without room the oldest go: they may be wanted last.
-            while self._room < 0 and len(self._known) > 1:
-                old = next(iter(self._known))
-                self._room += self._known.pop(old).result().nbytes
-            self._known[key] = reading
+            while self._room < 0 and len(self._planes) > 1:
+                old = next(iter(self._planes))
+                self._room += self._planes.pop(old).result().nbytes
+            self._planes[key] = reading
             return reading
 
 

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Int, UInt8
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
 
 AHEAD_BYTES = 1 << 30  # of tiles read before they are asked for
+NUMBERS = itertools.count()
 
 
 class StreamedSlide:
@@ -22,6 +24,7 @@ class StreamedSlide:
     then bit 2 reverses x.
 
     Attributes:
+        number: by which batches name the slide; no other of this process has it.
         path: of the slide.
         yx: corners of the cells with tissue [n 2], in pixels at mpp.
         cell_px: side of a cell.
@@ -54,6 +57,7 @@ class StreamedSlide:
         Raises:
             SlideError: it cannot be opened.
         """
+        self.number = next(NUMBERS)
         self.path, self._given_mpp = path, given_mpp
         self.yx, self.cell_px, self.mpp = yx, cell_px, mpp
         self.n_read, self.n_unreadable, self.first_error = 0, 0, ""

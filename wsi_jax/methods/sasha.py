@@ -20,7 +20,7 @@ import optax
 from wsi_jax.config_io import COUNT, FieldError
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
-from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_zoomer
+from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_rounds
 from wsi_jax.nets.sasha_losses import (
     hafed_loss,
     partial_zoom_loss,
@@ -295,5 +295,5 @@ class _Stages:
             overrides=config.overrides(),
             alternatives={name: by(strategy) for name, strategy in STRATEGIES.items()},
             # Where all tiles are read anyway, there is nothing to read on demand.
-            zoomer=policy_zoomer(self.nets, share, self.rules) if share < 1 else None,
+            rounds=policy_rounds(self.nets, share, self.rules) if share < 1 else None,
         )

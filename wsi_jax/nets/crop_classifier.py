@@ -1,6 +1,4 @@
-"""Classification of slides by their crops: trunk, head, and the options of methods."""
-
-import dataclasses
+"""Classification of slides by their crops: trunk and head."""
 
 import flax.linen as nn
 import jax
@@ -10,10 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from wsi_jax.nets.attention import GatedAttention, Standardise, with_statistics
-from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.attention_weights import posterior
-from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crop_grid import map_in_chunks
 from wsi_jax.types import Bag
 
@@ -198,80 +194,28 @@ class CropClassifier:
         pooled = jnp.einsum("bmn,bnd->bmd", weights, h).reshape(len(h), -1)
         return self.head.apply(params["head"], pooled, method="classify")
 
+    def classify_each(
+        self, params: PyTree, crops: Num[Array, "b n s s 3"]
+    ) -> Float[Array, "b n c"]:
+        """Logits of crops of the first magnification, each by itself."""
+        magnification = jnp.zeros(crops.shape[:2], jnp.int32)
+        mask = jnp.ones(crops.shape[:2], bool)
+        h = self.embed(params, crops, magnification, mask)
+        flat = h.reshape(-1, h.shape[-1])
+        logits = self.head.apply(params["head"], flat, method="classify")
+        return logits.reshape(*h.shape[:2], -1)
 
-@dataclasses.dataclass(kw_only=True)
-class CropOptions:
-    """Options that methods share that learn from crops, or tiles, end to end.
-
-    Attributes:
-        trunk: trunk of the crops; trained from its weights where it has some.
-        width: width of a crop's embedding.
-        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
-        trunk_rate: the trunk's learning rate, as a share of the rest's; at 0 it stays
-            as its weights are.
-        augment: whether training crops are rotated, flipped and stained differently.
-        stain: greatest change of the log gain of each stain, drawn for each crop.
-        resident: whether slides lie on the device, for slides of megapixels, such as
-            BACH's.
-        chunk: crops encoded at a time; None for all. Fewer take less memory and
-            encode twice.
-    """
-
-    trunk: Trunk = dataclasses.field(default_factory=Encoder)
-    width: int = 64
-    deviation: bool = False
-    trunk_rate: float = 1.0
-    augment: bool = True
-    stain: float = 0.0
-    resident: bool = False
-    chunk: int | None = None
-
-    def check_counts(self, *names: str) -> None:
-        """Raises ValueError naming the first of some flags that is not 1 or more."""
-        for name in (*names, "width"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"--config.method.{name}={value}: 1 or more")
-
-    def check(self, cell_px: int) -> None:
-        """Any grid has cells."""
-
-    def trained(self) -> "CropOptions":
-        """The method as its checkpoint needs it: without a file of weights."""
-        trunk = dataclasses.replace(self.trunk, weights="")
-        return dataclasses.replace(self, trunk=trunk)
-
-    def classifier(
-        self,
-        classes: int,
-        *,
-        trunk: Trunk | None = None,
-        centred: bool = False,
-        unit_length: bool = False,
-        **head,
-    ) -> CropClassifier:
-        """Trunk and head.
-
-        Args:
-            classes: number of classes.
-            trunk: a trunk other than the method's.
-            centred: as `CropClassifier` has it.
-            unit_length, head: further fields of `CropHead`.
-        """
-        trunk = trunk or self.trunk
-        dtype = trunk.dtype.value
-        net = CropHead(
-            classes, width=self.width, unit_length=unit_length, dtype=dtype, **head
-        )
-        trainable = self.trunk_rate > 0
-        return CropClassifier(
-            trunk, net, self.deviation, self.chunk, trainable, centred
-        )
-
-    def augmented(
-        self, key: Array, crops: Num[Array, "b n s s 3"]
-    ) -> Num[Array, "b n s s 3"]:
-        """Crops for a training step."""
-        return augment_crops(key, crops, stain=self.stain) if self.augment else crops
+    def classify_max(
+        self, params: PyTree, h: Float[Array, "b n d"], mask: Bool[Array, "b n"]
+    ) -> tuple[Float[Array, "b c"], Float[Array, "b n"]]:
+        """Logits of slides, from the greatest value of each feature over crops; and
+        each crop's share of these values."""
+        present = jnp.where(mask[..., None], h, -jnp.inf)
+        winner = lax.stop_gradient(present).argmax(1)
+        best = jnp.take_along_axis(present, winner[:, None], 1)[:, 0]
+        best = jnp.where(mask.any(1)[:, None], best, 0)
+        logits = self.head.apply(params["head"], best, method="classify")
+        return logits, jax.nn.one_hot(winner, mask.shape[1]).mean(1) * mask
 
 
 def _one_hot(magnifications, x, magnification, mask):

@@ -1,11 +1,43 @@
 """The net of attention sampling: attention over an overview's cells."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
+from wsi_jax.config_io import COUNT
 from wsi_jax.nets.pixels import RGB, standardise
+
+
+@dataclasses.dataclass(kw_only=True)
+class OverviewConfig:
+    """The net whose attention on the overview says where crops lie.
+
+    Attributes:
+        channels: number of channels.
+        layers: number of convolutions on the overview.
+        relative: whether colours are relative to those of the slide's own tissue.
+    """
+
+    channels: int = 16
+    layers: int = 2
+    relative: bool = False
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = dict.fromkeys(
+        ("channels", "layers"), COUNT
+    )
+
+    def make(
+        self, cell_px: int, ratios: tuple[int, ...], dtype: DTypeLike
+    ) -> "OverviewAttention":
+        """The net, for such cells; arguments as it has them."""
+        return OverviewAttention(
+            cell_px, ratios, self.channels, self.layers, self.relative, dtype
+        )
 
 
 class OverviewAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""SASHA's nets as functions of one tree of parameters, and their policy as a Zoomer."""
+"""SASHA's nets as functions of one tree of parameters, and their policy in rounds."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
 from wsi_jax.ops.episode import RowUpdater
 from wsi_jax.ops.sampling import log_attention
-from wsi_jax.types import TwoLevelFeatures, Zoomer
+from wsi_jax.types import Rounds, TwoLevelFeatures
+
+# Tiles of each slide whose children are read before it is known that they are wanted.
+LOOKAHEAD = 2
 
 
 class ZoomNets(NamedTuple):
@@ -94,9 +97,9 @@ def is_distilled(x: TwoLevelFeatures) -> bool:
     return x.high.ndim == x.low.ndim
 
 
-def policy_zoomer(
+def policy_rounds(
     nets: Callable[..., ZoomNets], share: float, rules: zoom_env.Rules
-) -> Zoomer:
+) -> Rounds:
     """Prediction step by step, reading the children of a tile only when it is chosen.
 
     Args:
@@ -110,18 +113,20 @@ def policy_zoomer(
         steps = zoom_env.horizon(share, mask.sum(-1))
         return jax.vmap(zoom_env.reset)(low, mask, steps)
 
-    def log_probs(params, state):
+    def request(params, state):
         left = state.mask & ~state.visited & (state.step < state.horizon)[:, None]
         logits = nets(state.rows).act(params, state.rows)
-        return jax.vmap(log_attention)(logits, left)
+        log_probs = jax.vmap(log_attention)(logits, left)
+        best = jnp.argsort(-log_probs, axis=1, stable=True)[:, : 1 + LOOKAHEAD]
+        return best, jnp.take_along_axis(jnp.isfinite(log_probs), best, 1)
 
-    def step(params, state, tile, children):
+    def absorb(params, state, tile, children):
         own = nets(state.rows)
         update = lambda *x: own.updater.apply(params["updater"], *x)
         one = lambda *x: zoom_env.step(*x, update, rules)[0]
         return jax.vmap(one)(state, tile, own.aggregate(params, children))
 
-    def end(params, state):
+    def finish(params, state):
         return nets(state.rows).classify(params, state.rows, state.mask)
 
-    return Zoomer(begin, log_probs, step, end)
+    return Rounds(begin, request, absorb, finish)

@@ -21,14 +21,14 @@ from wsi_jax.training.compile import replicate
 from wsi_jax.training.flops import executed
 from wsi_jax.training.log import MetricsLog
 from wsi_jax.training.loop import Best, Train, fit
-from wsi_jax.types import Bag, Method, TrainState
+from wsi_jax.types import Bag, Compiled, TrainState
 
 NOTHING = types.MappingProxyType({})
 
 
 def fit_stage(
     plan: Train,
-    method: Method,
+    method: Compiled,
     stream: Callable[[int], Iterator[Bag]],
     validate: Callable[[Any], dict[str, float]],
     folder: pathlib.Path,
@@ -79,7 +79,7 @@ def fit_stage(
     account = StepAccount(meter, unit, work, int(state.step), memory.get("work", {}))
     log = MetricsLog(folder / "metrics.jsonl", int(state.step))
     advance(int(state.step), before=True)
-    batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2), advance)
+    batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2))
 
     def logged(step, metrics):
         log(step, metrics)
@@ -108,6 +108,7 @@ def fit_stage(
                 validate=validate,
                 keep=keep,
                 best=best,
+                advance=lambda: advance(1),
                 interrupted=interrupted,
             )
         meter.add(device_s=time.perf_counter() - began - batches.waited_s)
@@ -198,16 +199,15 @@ class StepAccount:
 
 
 class Feed:
-    """Batches for the loop; moves a progress bar and counts the seconds waited."""
+    """Batches for the loop; counts the seconds waited for them."""
 
-    def __init__(self, batches: Iterator, advance):
-        self.batches, self.advance, self.waited_s = batches, advance, 0.0
+    def __init__(self, batches: Iterator):
+        self.batches, self.waited_s = batches, 0.0
 
     def __next__(self):
         began = time.perf_counter()
         batch = next(self.batches)
         self.waited_s += time.perf_counter() - began
-        self.advance(1)
         return batch
 
     def __iter__(self):

@@ -263,8 +263,9 @@ class Predictor:
         task, grid = Task(card.classes), card.tiling.grid
         kind, tx = input_of(card.method), optax.identity()
         *earlier, stage = kind.stages(card.method, grid, task, tx)
-        self._method = compile_method(stage.method, self._mesh)
         self._input = kind(card.method, card.tiling, self._mesh)
+        read = self._input.read_crops
+        self._method = compile_method(stage.method, self._mesh, read)
         self._distil = [
             compile_each(lambda params, x, _, f=one.distil: f(params, x), self._mesh)
             for one in earlier
@@ -288,9 +289,9 @@ class Predictor:
         check_weights(*found, card, folder / stage.name / WEIGHTS)
         self.params = replicate(found[0], self._mesh)
         self._zooming = None
-        if stage.zoomer:
+        if stage.rounds:
             self._zooming = ZoomInference(
-                card.tiling, card.method.children, stage.zoomer, self.params, self._mesh
+                card.tiling, card.method.children, stage.rounds, self.params, self._mesh
             )
 
     def predict(

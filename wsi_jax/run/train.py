@@ -1,5 +1,6 @@
 """One training on a cohort: its stages, a threshold from validation, the test."""
 
+import itertools
 import pathlib
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_each, compile_method
 from wsi_jax.training.flops import executed
 from wsi_jax.training.loop import Train
-from wsi_jax.types import Method, Stage
+from wsi_jax.types import Compiled, Stage
 
 
 class Predicted(NamedTuple):
@@ -106,7 +107,7 @@ def train(
             source = distilled(
                 stage, params, source, parts, inside, meter, progress, unit
             )
-    method = compile_method(stages[-1].method, source.mesh)
+    method = compile_method(stages[-1].method, source.mesh, source.read_crops)
     known = label_ids(parts["train"])
     log_prior = correction(config.plan(stages[-1]), known, len(cohort.classes))
     work = lambda: spent(source, meter)
@@ -123,7 +124,8 @@ def train(
     rivals |= {name: (other, params) for name, other in stages[-1].alternatives.items()}
     others, thresholds = {}, {}
     for name, (other, learnt) in rivals.items():
-        opponent = compile_method(other, source.mesh), learnt, source
+        compiled = compile_method(other, source.mesh, source.read_crops)
+        opponent = compiled, learnt, source
         with meter.span("opponents"):
             rule = validation_threshold(*opponent, parts["val"], log_prior)
             p = probabilities(*opponent, parts["test"], log_prior)[1]
@@ -164,7 +166,8 @@ def train_stage(
     unit: str,
 ) -> Any:
     """Trains one stage, from what the one before has learnt; returns its parameters."""
-    plan, method = config.plan(stage), compile_method(stage.method, source.mesh)
+    plan = config.plan(stage)
+    method = compile_method(stage.method, source.mesh, source.read_crops)
     labels, c = label_ids(parts["train"]), len(parts["train"].classes)
     weights = class_weights(labels, c) if plan.class_weights else None
     if stage.validate:
@@ -264,7 +267,7 @@ def validation_metrics(
 
 
 def predict(
-    method: Method,
+    method: Compiled,
     params,
     source: Input,
     part: Cohort,
@@ -272,12 +275,15 @@ def predict(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float, dict | None]]:
     """(probabilities [c], attention [n], flops, trace) of each slide, in order."""
     key = jax.random.key(0)
-    for batch, lengths in source.evaluation_batches(part):
-        said = jax.device_get(method.predict(params, source.put(batch), key))
-        p = class_prior.probabilities(said.logits, log_prior)
+    pairs, again = itertools.tee(source.evaluation_batches(part))
+    batches = (source.put(batch) for batch, _ in pairs)
+    predictions = method.predictions(params, batches, key)
+    for one, (_, lengths) in zip(predictions, again, strict=True):
+        one = jax.device_get(one)
+        p = class_prior.probabilities(one.logits, log_prior)
         for i, n in enumerate(lengths):
-            trace = said.trace and {name: v[i] for name, v in said.trace.items()}
-            yield p[i], said.attention[i, :n], float(said.counts["flops"][i]), trace
+            trace = one.trace and {name: v[i] for name, v in one.trace.items()}
+            yield p[i], one.attention[i, :n], float(one.counts["flops"][i]), trace
 
 
 def probabilities(
@@ -289,7 +295,7 @@ def probabilities(
 
 
 def validation_threshold(
-    method: Method,
+    method: Compiled,
     params: Any,
     source: Input,
     part: Cohort,

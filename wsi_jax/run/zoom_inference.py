@@ -17,10 +17,7 @@ from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
 from wsi_jax.training.compile import compile_phase, split
-from wsi_jax.types import Zoomer, bucket
-
-# Tiles of each slide that are read before it is known whether they are wanted.
-AHEAD = 2
+from wsi_jax.types import Rounds, bucket
 
 
 class ZoomResult(NamedTuple):
@@ -49,51 +46,49 @@ class ZoomInference:
     Args:
         tiling: of the tiles seen at low resolution, with their encoder.
         k: children to a side of a tile.
-        zoomer: how the method zooms.
+        rounds: the method's prediction in rounds.
         params: of the method.
         mesh: of one device.
     """
 
-    def __init__(self, tiling: Tiling, k: int, zoomer: Zoomer, params: Any, mesh: Mesh):
+    def __init__(self, tiling: Tiling, k: int, rounds: Rounds, params: Any, mesh: Mesh):
         self._tiling, self._k, self._params, self._mesh = tiling, k, params, mesh
-        self._zoomer = Zoomer(*map(compile_phase, zoomer))
+        self._rounds = Rounds(*map(compile_phase, rounds))
         self._encoder = CompiledEncoder(tiling.encoder, mesh)
 
     def __call__(
-        self, found: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
+        self, tiled: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
     ) -> list[ZoomResult]:
         """The verdicts on slides, one for each.
 
         Args:
-            found: tiled slides; those with tiles.
+            tiled: tiled slides; those with tiles.
             batch: tiles encoded at a time at low resolution.
             reading: threads, and the share of a slide that may be unreadable.
             meter: is charged.
         """
-        low = self._low(found, batch, reading, meter)
+        low = self._low(tiled, batch, reading, meter)
         refusals = [one.refusal(reading.max_unreadable) for one in low]
-        state = self._zoomer.begin(self._params, *_padded(low, refusals))
-        places = [s.yx[one.kept] for s, one in zip(found, low, strict=True)]
+        state = self._rounds.begin(self._params, *_padded(low, refusals))
+        places = [s.yx[one.kept] for s, one in zip(tiled, low, strict=True)]
         orders = []
-        with Children(found, places, self._tiling, self._k, reading.threads) as below:
+        with Children(tiled, places, self._tiling, self._k, reading.threads) as below:
             while True:
-                log_p = np.asarray(self._zoomer.log_probs(self._params, state))
-                left = np.isfinite(log_p)
-                if not left.any():
-                    break
-                best = np.argsort(-log_p, 1, kind="stable")[:, : 1 + AHEAD]
-                tile, live = best[:, 0].astype(np.int32), left.any(1)
-                pixels = below.read(tile, live)
-                state = self._zoomer.step(
-                    self._params, state, tile, self._encode(pixels)
+                tiles, wanted = jax.device_get(
+                    self._rounds.request(self._params, state)
                 )
+                tile, live = tiles[:, 0], wanted[:, 0]
+                if not live.any():
+                    break
+                features = self._encode(below.read(tile, live))
+                state = self._rounds.absorb(self._params, state, tile, features)
                 # The device works on these meanwhile.
-                below.ahead(best[:, 1:], np.take_along_axis(left, best[:, 1:], 1))
+                below.ahead(tiles[:, 1:], wanted[:, 1:])
                 orders.append(np.where(live, tile, -1))
         meter.add(
-            slides=len(found), tiles=below.tiles, bytes_decoded=below.bytes_decoded
+            slides=len(tiled), tiles=below.tiles, bytes_decoded=below.bytes_decoded
         )
-        logits, attention = jax.device_get(self._zoomer.end(self._params, state))
+        logits, attention = jax.device_get(self._rounds.finish(self._params, state))
         # Where all slides are refused, none is zoomed into.
         order = np.array(orders, np.int32).reshape(-1, len(low)).T
         return [
@@ -108,11 +103,11 @@ class ZoomInference:
             for i, one in enumerate(low)
         ]
 
-    def _low(self, found, batch, reading, meter) -> list[Encoded]:
+    def _low(self, tiled, batch, reading, meter) -> list[Encoded]:
         """Features of all tiles of all slides at low resolution."""
         counts = TileCounts()
         encoded = encode(
-            [TileSource(s.row.path, s.row.mpp, s.yx) for s in found],
+            [TileSource(s.row.path, s.row.mpp, s.yx) for s in tiled],
             self._tiling.grid,
             self._encoder,
             batch=batch,
@@ -142,7 +137,7 @@ class Children:
 
     def __init__(
         self,
-        found: Sequence[TiledSlide],
+        tiled: Sequence[TiledSlide],
         yx: Sequence[np.ndarray],
         tiling: Tiling,
         k: int,
@@ -151,13 +146,13 @@ class Children:
         """Opens nothing yet.
 
         Args:
-            found: the slides.
+            tiled: the slides.
             yx: corners of their tiles [n 2], in pixels at the grid's mpp.
             tiling: of the tiles.
             k: children to a side of a tile.
             threads: that read.
         """
-        self._found, self._yx, self._k = found, yx, k
+        self._tiled, self._yx, self._k = tiled, yx, k
         self._side, self._mpp = tiling.grid.size_px, tiling.grid.mpp / k
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._running: dict[tuple[int, int], concurrent.futures.Future] = {}
@@ -207,12 +202,12 @@ class Children:
     def _read(self, i, tile):
         with self._lock:
             if i not in self._slides:
-                row = self._found[i].row
+                row = self._tiled[i].row
                 self._slides[i] = open_slide(row.path, row.mpp)
         at, side = self._yx[i][tile] * self._k, self._side * self._k
         pixels = self._slides[i].read(at, side, self._mpp)
-        how = "(i y) (j x) c -> (i j) y x c"
-        return einops.rearrange(pixels, how, i=self._k, j=self._k)
+        pattern = "(i y) (j x) c -> (i j) y x c"
+        return einops.rearrange(pixels, pattern, i=self._k, j=self._k)
 
 
 def _padded(low: Sequence[Encoded], refusals: Sequence[str]):

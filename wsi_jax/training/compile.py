@@ -17,7 +17,7 @@ from wsi_jax.ops.stream_plan import Net, StreamPlan
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import compute_tile
 from wsi_jax.training.flops import Counted, count_flops
-from wsi_jax.types import Bag, Method
+from wsi_jax.types import Bag, Compiled, Method
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -26,11 +26,20 @@ def make_mesh(devices=None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
-def compile_method(method: Method, mesh: Mesh) -> Method:
+def compile_method(
+    method: Method, mesh: Mesh, read: Callable | None = None
+) -> Compiled:
     """Compiles a Method: state replicated and donated, batches split by slide.
 
     A precompiled one is returned as it is.
+
+    Args:
+        method: to compile.
+        mesh: over whose devices batches are split.
+        read: reads crops, for a method with a driver; as `Method.driver`.
     """
+    if method.driver:
+        return method.driver(read)
     if method.precompiled:
         return method
     everywhere, by_slide = _shardings(mesh)

@@ -10,7 +10,7 @@ import optax
 
 from wsi_jax.config_io import COUNT, SEED, FieldError
 from wsi_jax.training.optimiser import Optimiser
-from wsi_jax.types import Method, TrainState
+from wsi_jax.types import Compiled, TrainState
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -130,7 +130,7 @@ NOTHING = Best()
 
 
 def fit(
-    method: Method,
+    method: Compiled,
     state: TrainState,
     batches: Iterator,
     train: Train,
@@ -140,6 +140,7 @@ def fit(
     validate: Callable | None = None,
     keep: Callable | None = None,
     best: Best = NOTHING,
+    advance: Callable[[], None] = lambda: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, Best]:
     """Runs `method` from `state.step` until `train.steps` or until patience is out.
@@ -154,6 +155,7 @@ def fit(
         validate: params -> metrics, one of them `train.monitor`.
         keep: (step, params) -> None, called when validation is better than ever.
         best: of the run that `state` resumes.
+        advance: called after each step.
         interrupted: () -> whether to end after this step, which is saved.
 
     Raises:
@@ -162,8 +164,10 @@ def fit(
     first = int(state.step)
     if validate and train.patience and best.since >= train.patience:
         return state, best
-    for step in range(first + 1, train.steps + 1):
-        state, metrics = method.step(state, next(batches))
+    numbers = range(first + 1, train.steps + 1)  # before batches: none is left over
+    steps = zip(numbers, method.steps(state, batches), strict=False)
+    for step, (state, metrics) in steps:
+        advance()
         due = lambda every, step=step: step % every == 0 or step == train.steps
         halt = interrupted()
         every = train.log_every, train.save_every, train.validate_every

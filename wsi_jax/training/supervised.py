@@ -32,7 +32,7 @@ def plain_mean(
 def supervised(
     init: Callable,
     loss: Callable,
-    predict: Callable,
+    predict: Callable | None,
     tx: optax.GradientTransformation,
 ) -> Method:
     """Makes the Method of anything with a differentiable loss.
@@ -44,7 +44,7 @@ def supervised(
     Args:
         init: (key, batch) -> params.
         loss: (params, batch, key) -> (loss of each slide [b], metrics each [b]).
-        predict: (params, batch, key) -> Prediction.
+        predict: (params, batch, key) -> Prediction; None where another makes it.
         tx: the optimiser.
     """
 

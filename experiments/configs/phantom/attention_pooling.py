@@ -7,16 +7,18 @@
         --config.method.trunk.weights=encoder.safetensors
 
 The encoder is that of `pretrain/tiles.py:tile_encoder`; both nets go on from it.
-`--config.method.normaliser=SOFTMAX` pools as ABMIL does, `--config.method.worst=0`
-takes the best tiles alone, `--config.method.joint=True` trains both nets at once.
+`--config.method.head.normaliser=SOFTMAX` pools as ABMIL does,
+`--config.method.worst=0` takes the best tiles alone, `--config.method.joint=True`
+trains both nets at once.
 """
 
 from experiments.configs.pretrain import tiles
 from wsi_jax.data.tiles import Reading
-from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
+from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import StageConfig, Train
+from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 
 
@@ -31,16 +33,18 @@ def get_config() -> Experiment:
             trunk=tiles.tile_encoder().method.encoder,
             mpp=pretrained.mpp,
             tile_px=32,
-            learnt=4,
             best=16,
             worst=16,
-            renew=20,
-            scoring=StageConfig(
-                steps=40, batch=8, validate_every=20, optimiser=_optimiser()
+            scoring=Scoring(
+                steps=40,
+                batch=8,
+                validate_every=20,
+                optimiser=_optimiser(),
+                tiles=4,
+                renew=20,
             ),
             trunk_rate=0.1,
-            width=64,
-            attention=32,
+            head=PoolingHead(width=64, attention_width=32),
             chunk=None,
         ),
         train=Train(

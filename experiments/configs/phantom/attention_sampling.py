@@ -29,14 +29,16 @@ attention went to 768 um, where all crops are alike, and the head learnt them by
 `needle`: a few crops of 32 um, where the overview is suspicious, by the encoder of
 `pretrain/tiles.py:tile_encoder`, frozen. What to see in crops is learnt first, from
 crops from anywhere, and by several attentions: one alone often settled on nothing.
-`--config.method.look=UNIFORM` looks nowhere, and the variant `every_tile` reads, pools
-and trains on all tiles that `needle` chooses from.
+`--config.method.sampling.placement=UNIFORM` places crops by chance, and the variant
+`every_tile` reads, pools and trains on all tiles that `needle` chooses from.
 """
 
 from experiments.configs.pretrain import prepared, tiles
 from wsi_jax.data.tiles import Reading
-from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.methods.attention_sampling import AttentionSampling, LossConfig
 from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
+from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
@@ -59,14 +61,12 @@ def magnifications() -> Experiment:
             mpps=(1.0, 4.0, 96.0),
             crop_px=8,
             crops=192,
-            attention=8,
-            layers=1,
-            width=32,
-            deviation=True,
-            tells=True,
-            spread=0.03,
-            alone=3.0,
-            stain=0.1,
+            overview=OverviewConfig(channels=8, layers=1),
+            head=HeadConfig(
+                width=32, deviation=True, unit_length=True, by_magnification=True
+            ),
+            loss=LossConfig(magnification_entropy=0.03, per_magnification=3.0),
+            augment=CropAugmentation(stain=0.1),
             thaw=Thaw(frozen=100),
             resident=True,
         ),
@@ -95,17 +95,11 @@ def needle() -> Experiment:
             mpps=(pretrained.mpp,),
             crop_px=32,
             crops=16,
-            attention=16,
-            layers=1,
-            relative=True,
-            width=128,
-            unit=False,
-            centred=True,
-            gated=64,
-            branches=8,
+            overview=OverviewConfig(channels=16, layers=1, relative=True),
+            head=HeadConfig(width=128, attention_width=64, branches=8, centred=True),
             trunk_rate=0.0,
             thaw=Thaw(frozen=80),
-            entropy=0.0,
+            loss=LossConfig(entropy=0.0),
         ),
         train=Train(
             steps=240,
@@ -128,12 +122,8 @@ def every_tile() -> Experiment:
         trunk=sampling.trunk,
         mpp=sampling.mpps[0],
         tile_px=sampling.crop_px,
-        width=sampling.width,
-        deviation=sampling.deviation,
         trunk_rate=sampling.trunk_rate,
-        centred=sampling.centred,
-        attention=sampling.gated,
-        branches=sampling.branches,
+        head=sampling.head,
     )
     config.train.batch, config.train.steps = 8, 150
     config.train.validate_every = 50

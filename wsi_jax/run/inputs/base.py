@@ -176,6 +176,23 @@ class Input(abc.ABC):
     def positions(self, row: Row, slide: Slide) -> TilePositions:
         """Where the tiles of a slide are."""
 
+    def read_crops(
+        self,
+        slides: np.ndarray,
+        magnification: np.ndarray,
+        yx: np.ndarray,
+        mask: np.ndarray,
+    ) -> Any:
+        """A future of crops of slides in a batch; see `training.compile`.
+
+        Args:
+            slides: numbers [b] of the slides.
+            magnification: index [b n] of each crop's magnification.
+            yx: corners [b n 2], in pixels of the magnification.
+            mask: [b n], False where none is read.
+        """
+        raise TypeError(f"{type(self).__name__} has no crops")
+
     @abc.abstractmethod
     def fingerprints(self, part: Cohort) -> dict[str, str]:
         """A hash of what each slide gives to learn from, by slide."""

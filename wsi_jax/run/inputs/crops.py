@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,7 +10,7 @@ from wsi_jax.run.inputs.base import LoadedSlide
 from wsi_jax.run.inputs.slides import SlideInput
 from wsi_jax.run.tiling import view
 from wsi_jax.training.compile import split
-from wsi_jax.types import Bag, Looks
+from wsi_jax.types import Overviews
 
 
 class CropInput(SlideInput):
@@ -40,32 +38,22 @@ class CropInput(SlideInput):
 
     @classmethod
     def subtitle(cls, config):
-        return config.method.said(config.grid.mpp)
+        return config.method.description(config.grid.mpp)
 
     def template(self, dim):
         side = self.tiling.grid.size_px
-        x = Looks(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, 3)))
+        x = Overviews(np.zeros((1, side, side, 3), np.uint8), np.zeros((1, 3)))
         return super().template(dim)._replace(x=x, mask=np.ones((1, 1, 1), bool))
 
     def one(self, slide, encode_batch, reading, meter):
         # A reader of its own: what it keeps in memory goes with the slide.
-        reader = self._reader_of(threads=reading.threads)
+        self._reader = self._reader_of(threads=reading.threads)
         streamed = view(slide, self.tiling.grid, reading)
-        bag = reader.bag([streamed], np.zeros(1, np.int32), np.ones(1, np.float32))
+        bag = self._bag([streamed], np.zeros(1, np.int32), np.ones(1, np.float32))
         return LoadedSlide(bag, np.arange(len(slide.yx)), streamed=streamed)
 
-    def training_batches(self, part, plan, start, weights=None):
-        batches = super().training_batches(part, plan, start, weights)
-        return batches if self.method.resident else with_next(batches)
-
-    def evaluation_batches(self, part):
-        batches = super().evaluation_batches(part)
-        if self.method.resident:
-            yield from batches
-            return
-        batches, again = itertools.tee(batches)
-        lengths = (n for _, n in again)
-        yield from zip(with_next(bag for bag, _ in batches), lengths, strict=True)
+    def read_crops(self, slides, magnification, yx, mask):
+        return self._reader.read(slides, magnification, yx, mask)
 
     def put(self, batch):
         return split(batch, self.mesh) if self.method.resident else batch
@@ -109,13 +97,3 @@ class CropInput(SlideInput):
         cell_um = grid.mpp * grid.size_px
         shapes = [np.array(s.shape) * s.mpp / cell_um for s in usable]
         return tuple(np.ceil(np.max(shapes, 0)).astype(int).tolist())
-
-
-def with_next(batches: Iterator[Bag]) -> Iterator[Bag]:
-    """Batches that hold the one that comes after them, if any."""
-    batches = iter(batches)
-    this = next(batches, None)
-    while this is not None:
-        after = next(batches, None)
-        yield this._replace(x=this.x._replace(after=after))
-        this = after

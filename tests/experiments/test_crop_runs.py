@@ -1,4 +1,4 @@
-"""Slides that are looked at, to a verdict: trained, reported, opened again, drawn."""
+"""Methods that read crops: trained, reported, opened again, drawn."""
 
 import csv
 import dataclasses
@@ -10,21 +10,24 @@ import pytest
 import wsi_jax
 from experiments.pretraining.export_encoder import export
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.methods.attention_pooling import AttentionPooling
+from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.nets.crop_options import HeadConfig
+from wsi_jax.nets.crop_sampler import SamplingConfig
 from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.overview_attention import OverviewConfig
+from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.config import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.log import read_metrics
-from wsi_jax.training.loop import StageConfig
 
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
 
 
 @pytest.fixture
-def looking(tiny):
+def crop_config(tiny):
     """The tiny config, of overviews and crops instead of features."""
 
     def config(method=None, **fields):
@@ -33,7 +36,9 @@ def looking(tiny):
         made.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
         trunk = dataclasses.replace(TRUNK)
         small = {"trunk": trunk, "mpps": (2.0, 4.0), "crop_px": 16, "crops": 4}
-        small |= {"attention": 4, "layers": 1, "width": 8, "draws": 2}
+        small |= {"overview": OverviewConfig(channels=4, layers=1)}
+        small |= {"head": HeadConfig(width=8, unit_length=True)}
+        small |= {"sampling": SamplingConfig(draws=2)}
         made.method = method or AttentionSampling(**(small | fields))
         made.train.batch, made.train.class_weights = 4, False
         made.train.steps, made.train.validate_every = 8, 4
@@ -44,15 +49,15 @@ def looking(tiny):
 
 
 @pytest.mark.parametrize("resident", [False, True])
-def test_a_run_that_looks(looking, tmp_path, resident):
-    folder = tmp_path / "looking"
-    config = looking(resident=resident)
+def test_a_run_of_attention_sampling(crop_config, tmp_path, resident):
+    folder = tmp_path / "run"
+    config = crop_config(resident=resident)
     config.train.batch = 8  # a row for every device
     report = experiment.run(config, folder).read_text()
-    said = (
+    sentence = (
         "Overviews at 16 um/px; 4 crops of 16 px at 2 or 4 um/px, chosen by attention"
     )
-    assert said in report
+    assert sentence in report
     assert "Magnification" in report
     metrics = json.loads((folder / "metrics.json").read_text())
     mass = [metrics[f"test.mass.{mpp}"] for mpp in (2, 4)]
@@ -80,9 +85,10 @@ def test_a_run_that_looks(looking, tmp_path, resident):
     verdict.heatmap(tmp_path / "heat.png")
 
 
-def test_patch_all_end_to_end(looking, tmp_path):
+def test_patch_all_end_to_end(crop_config, tmp_path):
     folder = tmp_path / "all"
-    config = looking(PatchAll(trunk=TRUNK, mpp=2.0, tile_px=16, width=8, attention=4))
+    head = HeadConfig(width=8, attention_width=4)
+    config = crop_config(PatchAll(trunk=TRUNK, mpp=2.0, tile_px=16, head=head))
     config.heatmaps = 1
     report = experiment.run(config, folder).read_text()
     assert "Every tile of 16 px at 2 um/px" in report
@@ -93,27 +99,27 @@ def test_patch_all_end_to_end(looking, tmp_path):
     assert verdict.cost["tiles"] == int(tested[0]["tiles"])
 
 
-def test_attention_pooling_end_to_end(looking, edited, tmp_path):
-    """Scored, sifted, judged; opened again it says the same of a slide."""
+def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
+    """All tiles are scored, some pooled; opened again it predicts the same."""
     folder = tmp_path / "pooled"
     trunks = {name: dataclasses.replace(TRUNK) for name in ("scorer", "trunk")}
     method = AttentionPooling(
-        **trunks, mpp=2.0, tile_px=16, learnt=2, best=3, worst=2, renew=2,
-        scoring=StageConfig(steps=4, validate_every=2), width=8, attention=4,
-        score_chunk=32,
+        **trunks, mpp=2.0, tile_px=16, best=3, worst=2,
+        scoring=Scoring(steps=4, validate_every=2, tiles=2, renew=2, chunk=32),
+        head=PoolingHead(width=8, attention_width=4),
     )  # fmt: skip
-    config = looking(method)
+    config = crop_config(method)
     config.heatmaps = 1
     report = experiment.run(config, folder).read_text()
-    assert "the verdict rests on the 3 highest and 2 lowest" in report
-    for stage, steps in (("scorer", 4), ("judge", 8)):
+    assert "the prediction rests on the 3 highest and 2 lowest" in report
+    for stage, steps in (("scorer", 4), ("classifier", 8)):
         lines = read_metrics(folder / stage / "metrics.jsonl")
         assert max(line["step"] for line in lines) == steps
     with open(folder / "slides.csv", newline="") as file:
         slides = {s["slide_id"]: s for s in csv.DictReader(file)}
     with open(folder / "predictions.csv", newline="") as file:
-        said = next(csv.DictReader(file))
-    slide = slides[said["slide_id"]]
+        line = next(csv.DictReader(file))
+    slide = slides[line["slide_id"]]
     verdict = wsi_jax.load(folder).predict(slide["path"])
     tiles = int(slide["tiles"])
     assert tiles > 5
@@ -122,7 +128,7 @@ def test_attention_pooling_end_to_end(looking, edited, tmp_path):
     assert len(verdict.attention) == len(verdict.yx) == tiles
     assert (verdict.attention > 0).sum() == 5
     np.testing.assert_allclose(
-        verdict.probabilities["tumor"], float(said["p_tumor"]), atol=1e-5
+        verdict.probabilities["tumor"], float(line["p_tumor"]), atol=1e-5
     )
     export(folder, tmp_path / "judge.safetensors")
     judge = dataclasses.replace(TRUNK, weights=str(tmp_path / "judge.safetensors"))
@@ -150,8 +156,8 @@ def test_attention_pooling_end_to_end(looking, edited, tmp_path):
         (lambda c: setattr(c.method, "crops", 0), r"config\.method\.crops=0"),
     ],
 )
-def test_what_cannot_look_is_refused_by_name(looking, tmp_path, change, message):
-    config = looking()
+def test_what_cannot_be_read_is_refused_by_name(crop_config, tmp_path, change, message):
+    config = crop_config()
     change(config)
     with pytest.raises((RunError, ValueError), match=message):
         experiment.run(config, tmp_path / "run")
