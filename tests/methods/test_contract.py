@@ -285,15 +285,29 @@ def first_step(case, mesh, bag):
     """Loss and gradient of one step; Adam's first moment is a tenth of the gradient."""
     compiled = case.compiled if mesh is ONE else compile_method(case.method, mesh)
     state, losses = steps(compiled, fresh(case, mesh), mesh, 1, bag)
-    found = [s for s in jax.tree.leaves(state.opt, is_leaf=_has_mu) if _has_mu(s)]
-    return losses, jax.device_get([one.mu for one in found])
+    adams = [s for s in jax.tree.leaves(state.opt, is_leaf=_has_mu) if _has_mu(s)]
+    return losses, jax.device_get([adam.mu for adam in adams])
 
 
 def _has_mu(state):
     return hasattr(state, "mu")
 
 
-def test_one_device_is_eight(case):
+# One of each kind of step; that of features has a test in float64.
+STEPS = (
+    "streaming-clam",
+    "sim-clr-magnifications",
+    "attention-sampling-train",
+    "attention-pooling-scorer",
+    "attention-pooling-joint-joint",
+    "sasha-updater",
+    "sasha-policy",
+)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_one_device_is_eight(name):
+    case = made(name)
     one, eight = (first_step(case, mesh, case.bag) for mesh in (ONE, make_mesh()))
     # A small gradient is a sum of terms near 1, which float32 rounds.
     chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-6)
@@ -324,10 +338,10 @@ def test_padding_is_invisible(pooled):
     )
     chex.assert_trees_all_equal(trained(junk), trained(clean))
 
-    found = predict(clean)
-    assert not found.attention[~clean.mask].any()
-    np.testing.assert_allclose(found.attention[:6].sum(-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(found.counts["tiles"], pooled.tiles)
+    attention = predict(clean).attention
+    assert not attention[~clean.mask].any()
+    np.testing.assert_allclose(attention[:6].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(predict(clean).counts["tiles"], pooled.tiles)
 
 
 def test_longer_padding_is_invisible(pooled):
@@ -344,15 +358,15 @@ def test_longer_padding_is_invisible(pooled):
 
 
 def test_resumed_is_uninterrupted(case, tmp_path):
-    whole, _ = steps(case.compiled, fresh(case, ONE), ONE, 5, case.bag)
-    half, _ = steps(case.compiled, fresh(case, ONE), ONE, 2, case.bag)
+    whole, _ = steps(case.compiled, fresh(case, ONE), ONE, 3, case.bag)
+    half, _ = steps(case.compiled, fresh(case, ONE), ONE, 1, case.bag)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(2, half, {"best": 0.5})
+    checkpoints.save(1, half, {"best": 0.5})
     checkpoints.close()
-    found, memory = Checkpoints(tmp_path).restore(fresh(case, ONE))
+    restored, memory = Checkpoints(tmp_path).restore(fresh(case, ONE))
     assert memory == {"best": 0.5}
-    assert int(found.step) == 2
-    resumed, _ = steps(case.compiled, found, ONE, 3, case.bag)
+    assert int(restored.step) == 1
+    resumed, _ = steps(case.compiled, restored, ONE, 2, case.bag)
     chex.assert_trees_all_equal(_comparable(resumed), _comparable(whole))
 
 

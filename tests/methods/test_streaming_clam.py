@@ -1,4 +1,4 @@
-"""StreamingCLAM: from tiles on disk as from images on the device, in every mode."""
+"""StreamingCLAM: slides on disk as images on the device, in every mode."""
 
 import chex
 import jax
@@ -20,34 +20,34 @@ from wsi_jax.types import Bag, Dtype, Task
 
 TASK = Task(("normal", "tumor"))
 ONE = make_mesh(jax.devices()[:1])
-SIDE = 64
+PLAIN = Augment(hue=0.0, saturation=0.0, value=0.0)
 
 
-class Shown:
-    """An image with its tissue, as `data.views.View` shows a slide."""
+class ImageSlide:
+    """An image with its tissue, read as `data.streamed_slide.StreamedSlide`."""
 
     def __init__(self, image, tissue):
-        self.image, self.mask, self.read = image, tissue, 0
+        self.image, self.mask, self.tiles_read = image, tissue, 0
         self.shape = image.shape[:2]
 
-    def rotated_shape(self, which=0):
-        return self.shape[::-1] if which & 1 else self.shape
+    def rotated_shape(self, turn=0):
+        return self.shape[::-1] if turn & 1 else self.shape
 
-    def tissue(self, which=0):
-        return self._turn(self.mask[..., None], which)[..., 0]
+    def tissue(self, turn=0):
+        return self._rotated(self.mask[..., None], turn)[..., 0]
 
-    def tiles(self, order, tile_px, which=0):
-        image, (h, w) = self._turn(self.image, which), tile_px
+    def tiles(self, order, tile_px, turn=0):
+        image, (h, w) = self._rotated(self.image, turn), tile_px
         for r, c in order:
-            self.read += 1
-            found = image[r * h : (r + 1) * h, c * w : (c + 1) * w]
-            rest = [(0, n - m) for n, m in zip(tile_px, found.shape[:2], strict=True)]
-            yield np.pad(found, [*rest, (0, 0)])[None]
+            self.tiles_read += 1
+            tile = image[r * h : (r + 1) * h, c * w : (c + 1) * w]
+            rest = [(0, n - m) for n, m in zip(tile_px, tile.shape[:2], strict=True)]
+            yield np.pad(tile, [*rest, (0, 0)])[None]
 
-    def _turn(self, a, which):
-        if not which:
+    def _rotated(self, a, turn):
+        if not turn:
             return a
-        return np.asarray(rotate_flip(jnp.asarray(a)[None], jnp.array([which]))[0])
+        return np.asarray(rotate_flip(jnp.asarray(a)[None], jnp.array([turn]))[0])
 
 
 def config(dtype=Dtype.float32, **kw):
@@ -56,7 +56,7 @@ def config(dtype=Dtype.float32, **kw):
     return StreamingCLAM(trunk=trunk, **small | kw)
 
 
-def images(side=SIDE, count=2):
+def images(side=48, count=2):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     cells = -(-(side // 4) // 4)
@@ -66,125 +66,102 @@ def images(side=SIDE, count=2):
     return Bag(x, mask, label, weight[:count])
 
 
-def shown(bag):
-    views = tuple(map(Shown, bag.x, bag.mask))
-    return bag._replace(x=views, mask=None)
+def on_disk(bag):
+    return bag._replace(x=tuple(map(ImageSlide, bag.x, bag.mask)), mask=None)
 
 
-def both(config, bag, steps=1):
-    """State and metrics after some steps, of the pure form and of the staged one."""
-    found = []
-    for staged in (False, True):
-        (stage,) = config.stages(TASK, optax.sgd(0.1), streamed=staged)
-        method = compile_method(stage.method, ONE)
-        batch = shown(bag) if staged else bag
-        state = method.init(jax.random.key(0), batch)
-        for _ in range(steps):
-            state, metrics = method.step(state, batch)
-        said = method.predict(
-            found[0][0].params if found else state.params, batch, None
-        )
-        found.append((state, metrics, said))
-    return found
+def trained(config, bag, streamed):
+    """State and metrics after a step."""
+    (stage,) = config.stages(TASK, optax.sgd(0.1), streamed=streamed)
+    method = compile_method(stage.method, ONE)
+    state = method.init(jax.random.key(0), bag)
+    return method, *method.step(state, bag)
 
 
+# Without a change of colours training and prediction share what is compiled.
 CASES = {
     "as published": {},
-    "masked": {"mode": Mode.masked, "normaliser": Normaliser.squared_average},
+    "masked": {
+        "mode": Mode.masked, "augment": PLAIN, "normaliser": Normaliser.average,
+    },
     "all, pooled at once, clustered": {
         "mode": Mode.every, "stream_pool": False, "instance_weight": 0.3, "sampled": 2,
         "multi_branch": True, "subtyping": True, "normaliser": Normaliser.sparsemax,
+        "augment": PLAIN,
     },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_staged_is_pure(x64, name):
-    """Parameters after a step, loss and verdict: turned and recoloured alike."""
-    pure, staged = both(config(Dtype.float64, **CASES[name]), images())
+def test_streamed_is_pure(x64, name):
+    """Parameters after a step, loss and prediction: augmented alike."""
+    made, bag = config(Dtype.float64, **CASES[name]), images()
+    pure, state, metrics = trained(made, bag, streamed=False)
+    streamed, again, same = trained(made, on_disk(bag), streamed=True)
     # Parameters are float32 in either.
-    chex.assert_trees_all_close(staged[0].params, pure[0].params, rtol=1e-5, atol=1e-7)
-    for metric, value in pure[1].items():
-        np.testing.assert_allclose(staged[1][metric], value, rtol=1e-6)
-    assert_same(staged[2].logits, pure[2].logits)
-    mask = images().mask.reshape(2, -1)
-    for i, there in enumerate(mask):
+    chex.assert_trees_all_close(again.params, state.params, rtol=1e-5, atol=1e-7)
+    for metric, value in metrics.items():
+        np.testing.assert_allclose(same[metric], value, rtol=1e-6)
+    pure = pure.predict(state.params, bag, None)
+    streamed = streamed.predict(state.params, on_disk(bag), None)
+    assert_same(streamed.logits, pure.logits)
+    for i, there in enumerate(bag.mask.reshape(2, -1)):
         n = there.sum()
-        assert staged[2].counts["tiles"][i] == n
-        assert_same(staged[2].attention[i, :n], pure[2].attention[i][there])
-        assert not staged[2].attention[i, n:].any()
+        assert streamed.counts["tiles"][i] == n
+        assert_same(streamed.attention[i, :n], pure.attention[i][there])
+        even = np.allclose(pure.attention[i][there], 1 / n, atol=1e-9)
+        assert even == (made.normaliser is Normaliser.average)
+        assert not streamed.attention[i, n:].any()
 
 
-def test_attention_is_that_of_the_normaliser():
-    bag = images(48, 2)
-    (stage,) = config(normaliser=Normaliser.average).stages(
-        TASK, optax.sgd(0.1), streamed=False
-    )
-    state = stage.method.init(jax.random.key(0), bag)
-    found = jax.jit(stage.method.predict)(state.params, bag, None)
-    mask = bag.mask.reshape(2, -1)
-    even = mask / mask.sum(-1, keepdims=True)
-    np.testing.assert_allclose(found.attention, even, rtol=1e-6)
+@pytest.fixture(scope="module")
+def method():
+    """Streamed, its trunk frozen in the first step."""
+    still = Augment(turn=False, hue=0.0, saturation=0.0, value=0.0)
+    made = config(thaw=Thaw(frozen=1), augment=still)
+    (stage,) = made.stages(TASK, optax.adam(3e-2))
+    return stage.method
 
 
-def test_a_sliver_too_narrow_for_the_map_is_masked():
-    """Pooled with the map or behind it: no verdict comes from beyond the image."""
+def test_a_sliver_too_narrow_for_the_map_is_masked(method):
+    """Pooled with the map or from it: no prediction comes from beyond the image."""
     image = images(96, 1).x[0][:82, :83]  # a sliver of 2 and of 3 px, and stem 4
-    shown = Shown(image, np.ones((6, 6), bool))
-    bag = Bag((shown,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
-    found = []
-    for streams in (True, False):
-        how = config(stream_pool=streams, augment=Augment(turn=False))
-        (stage,) = how.stages(TASK, optax.sgd(0.1))
-        params = stage.method.init(jax.random.key(0), bag).params
-        found.append(stage.method.predict(params, bag, None))
-    assert np.isfinite(found[0].logits).all()
-    assert not found[0].attention.reshape(6, 6)[5].any()
-    chex.assert_trees_all_close(found[0][:2], found[1][:2], rtol=1e-5, atol=1e-6)
-
-
-def test_staged_learns_and_goes_on_as_if_never_stopped(tmp_path):
-    bag = images(48, 2)
-    x = bag.x.copy()
-    x[1, 16:32, 16:32] = (255, 0, 0)
-    batch = shown(bag._replace(x=x))
-    (stage,) = config(augment=Augment(probability=0.0)).stages(TASK, optax.adam(3e-2))
-    method = stage.method
-
-    def steps(state, count):
-        losses = []
-        for _ in range(count):
-            state, metrics = method.step(state, batch)
-            losses.append(float(metrics["loss"]))
-        return state, losses
-
-    start = lambda: method.init(jax.random.key(0), batch)
-    whole, losses = steps(start(), 40)
-    assert np.mean(losses[-5:]) < np.mean(losses[:3]) / 3
-    half, _ = steps(start(), 15)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(15, half, {})
-    checkpoints.close()
-    found, _ = Checkpoints(tmp_path).restore(start())
-    again, _ = steps(found, 25)
-    chex.assert_trees_all_equal(again.params, whole.params)
-
-
-def test_a_frozen_trunk_is_not_walked_back():
-    bag = images(48, 1)
-    views = shown(bag)
-    (stage,) = config(thaw=Thaw(frozen=1)).stages(TASK, optax.sgd(0.1))
-    state = stage.method.init(jax.random.key(0), views)
-    before = jax.tree.map(jnp.copy, state.params["trunk"])
-    state, _ = stage.method.step(state, views)
-    once = views.x[0].read
-    chex.assert_trees_all_equal(state.params["trunk"], before)
-    state, _ = stage.method.step(state, views)
-    assert views.x[0].read > 2 * once
-    moved = jax.tree.map(
-        lambda a, b: bool((a != b).any()), state.params["trunk"], before
+    slide = ImageSlide(image, np.ones((6, 6), bool))
+    bag = Bag((slide,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
+    (stage,) = config(stream_pool=False).stages(TASK, optax.sgd(0.1))
+    params = method.init(jax.random.key(0), bag).params
+    streamed, at_once = (
+        one.predict(params, bag, None) for one in (method, stage.method)
     )
+    assert np.isfinite(streamed.logits).all()
+    assert not streamed.attention.reshape(6, 6)[5].any()
+    chex.assert_trees_all_close(streamed[:2], at_once[:2], rtol=1e-5, atol=1e-6)
+
+
+def test_resumed_is_uninterrupted_and_a_frozen_trunk_has_no_backward_pass(
+    method, tmp_path
+):
+    slides = on_disk(images(count=1))
+    first = method.init(jax.random.key(0), slides)
+    state = jax.tree.map(jnp.copy, first)
+    for step in range(3):
+        before = slides.x[0].tiles_read
+        state, _ = method.step(state, slides)
+        read = slides.x[0].tiles_read - before
+        if step == 0:
+            once = read
+            chex.assert_trees_all_equal(state.params["trunk"], first.params["trunk"])
+            checkpoints = Checkpoints(tmp_path)
+            checkpoints.save(1, state, {})
+            checkpoints.close()
+        assert read == once * (1 if step == 0 else 2)
+    moved = lambda a, b: bool((a != b).any())
+    moved = jax.tree.map(moved, state.params["trunk"], first.params["trunk"])
     assert all(jax.tree.leaves(moved))
+    again, _ = Checkpoints(tmp_path).restore(state)
+    for _ in range(2):
+        again, _ = method.step(again, slides)
+    chex.assert_trees_all_equal(again.params, state.params)
 
 
 def test_a_trunk_that_attends_to_the_whole_slide_is_refused():
