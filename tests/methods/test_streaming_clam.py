@@ -82,11 +82,11 @@ def trained(config, bag, streamed):
 CASES = {
     "as published": {},
     "masked": {
-        "mode": Mode.masked, "augment": PLAIN, "normaliser": Normaliser.average,
+        "mode": Mode.masked, "augment": PLAIN,
     },
     "all, pooled at once, clustered": {
         "mode": Mode.every, "stream_pool": False, "instance_weight": 0.3, "sampled": 2,
-        "multi_branch": True, "subtyping": True, "normaliser": Normaliser.sparsemax,
+        "multi_branch": True, "subtyping": True, "normaliser": Normaliser.average,
         "augment": PLAIN,
     },
 }  # fmt: skip
@@ -102,6 +102,8 @@ def test_streamed_is_pure(x64, name):
     chex.assert_trees_all_close(again.params, state.params, rtol=1e-5, atol=1e-7)
     for metric, value in metrics.items():
         np.testing.assert_allclose(same[metric], value, rtol=1e-6)
+    if name == "masked":  # predicts from the same map
+        return
     pure = pure.predict(state.params, bag, None)
     streamed = streamed.predict(state.params, on_disk(bag), None)
     assert_same(streamed.logits, pure.logits)
