@@ -26,13 +26,13 @@ import numpy as np
 
 from benchmarks.derive import grouped
 from benchmarks.run_folder import Run, over_cohorts
-from wsi_jax.evals.attention import Found
+from wsi_jax.evals.attention import Localisation
 from wsi_jax.evals.intervals import Difference, delong_difference
 from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
 
 TUNED, JOINT = "power, tuned", ", joint"
 HELD = "signal", "signal_held", "none", "none_held"
-MEASURES = "auc", "f1", *Found._fields
+MEASURES = "auc", "f1", *Localisation._fields
 
 
 def paired(
@@ -189,7 +189,7 @@ def pooling_row(run: Run, most: int | None) -> dict:
         "weights": weights_name(run.config),
         **{name: run.config.get(f"method.{name}") for name in fields},
         **run.judged("auc", "f1"),
-        **run.localisation(most, *Found._fields),
+        **run.localisation(most, *Localisation._fields),
         "val_log_loss": validation_loss(run.folder),
         "minutes": run.cost["wall_s"] / 60,
         "run_commit": run.commit,

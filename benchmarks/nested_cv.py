@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsi_jax.evals.ranking import auc
+from wsi_jax.evals.metrics import auc
 
 
 class Nested(NamedTuple):

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.run_folder import Run, over_cohorts, read_csv
-from wsi_jax.evals.calibration import calibration_error
 from wsi_jax.evals.intervals import delong, delong_difference
+from wsi_jax.evals.metrics import calibration_error
 from wsi_jax.ops.zoom_env import horizon
 from wsi_jax.ops.zoom_strategies import STRATEGIES, Choice, Strategy
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.nested_cv import nested
-from wsi_jax.evals.ranking import auc
+from wsi_jax.evals.metrics import auc
 
 GROUPS = np.repeat(["a", "b", "c"], 8)
 INNER = np.array([f"{group}{i // 4}" for i, group in enumerate(GROUPS)])

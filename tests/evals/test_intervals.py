@@ -6,7 +6,7 @@ from scipy import special, stats
 
 from wsi_jax.evals import intervals
 from wsi_jax.evals.bootstrap import bootstrap, roc_band
-from wsi_jax.evals.ranking import auc
+from wsi_jax.evals.metrics import auc
 
 Z = stats.norm.ppf(0.975)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from wsi_jax.evals import calibration, metrics, ranking
+from wsi_jax.evals import metrics
+from wsi_jax.evals.threshold import choose_threshold
 
 
 def draw(seed, n=60, c=2, digits=1):
@@ -21,16 +22,16 @@ def test_metrics_are_those_of_scikit_learn(c):
     labels, p = draw(0, c=c)
     threshold = 0.4 if c == 2 else None
     ours = metrics.slide_metrics(labels, p, threshold)
-    said = metrics.predict(p, threshold)
+    predicted = metrics.predict(p, threshold)
     average = {"average": "binary" if c == 2 else "macro"}
     one_hot = np.eye(c)[labels]
     theirs = {
         "auc": sklearn_metrics.roc_auc_score(
             labels, p[:, 1] if c == 2 else p, multi_class="ovr"
         ),
-        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, said),
-        "f1": sklearn_metrics.f1_score(labels, said, **average),
-        "accuracy": sklearn_metrics.accuracy_score(labels, said),
+        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, predicted),
+        "f1": sklearn_metrics.f1_score(labels, predicted, **average),
+        "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
         "average_precision": sklearn_metrics.average_precision_score(
             labels if c == 2 else one_hot, p[:, 1] if c == 2 else p
         ),
@@ -39,12 +40,12 @@ def test_metrics_are_those_of_scikit_learn(c):
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-12, err_msg=name)
     np.testing.assert_array_equal(
-        metrics.confusion(labels, said, c),
-        sklearn_metrics.confusion_matrix(labels, said),
+        metrics.confusion(labels, predicted, c),
+        sklearn_metrics.confusion_matrix(labels, predicted),
     )
-    rates = metrics.class_rates(metrics.confusion(labels, said, c))
+    rates = metrics.class_rates(metrics.confusion(labels, predicted, c))
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-        labels, said
+        labels, predicted
     )
     np.testing.assert_allclose(rates["precision"], precision)
     np.testing.assert_allclose(rates["recall"], recall)
@@ -54,36 +55,38 @@ def test_metrics_are_those_of_scikit_learn(c):
 @pytest.mark.parametrize("c", [2, 3])
 def test_a_weight_is_a_repetition(c):
     labels, p = draw(1, c=c)
-    threshold = 0.4 if c == 2 else None
+    weighted = (
+        lambda labels, p, w=None: metrics.auc(labels == 1, p[:, 1], w),
+        metrics.mean_average_precision,
+        metrics.log_loss,
+    )
     weights = np.random.default_rng(2).integers(0, 4, (3, len(labels)))
-    together = metrics.slide_metrics(labels, p, threshold, weights)
-    for r, times in enumerate(weights):
-        alone = metrics.slide_metrics(
-            np.repeat(labels, times), np.repeat(p, times, 0), threshold
-        )
-        for name, value in alone.items():
-            np.testing.assert_allclose(together[name][r], value, rtol=1e-12)
+    for metric in weighted:
+        together = metric(labels, p, weights)
+        for value, times in zip(together, weights, strict=True):
+            alone = metric(np.repeat(labels, times), np.repeat(p, times, 0))
+            np.testing.assert_allclose(value, alone, rtol=1e-12)
 
 
 def test_roc_points_are_those_of_scikit_learn():
     labels, p = draw(3)
     theirs = sklearn_metrics.roc_curve(labels, p[:, 1], drop_intermediate=False)
-    np.testing.assert_allclose(ranking.roc_points(labels == 1, p[:, 1]), theirs[:2])
+    np.testing.assert_allclose(metrics.roc_points(labels == 1, p[:, 1]), theirs[:2])
 
 
 def test_auc_counts_a_tie_as_one_half():
-    assert ranking.auc(np.array([True, False]), np.array([0.5, 0.5])) == 0.5
+    assert metrics.auc(np.array([True, False]), np.array([0.5, 0.5])) == 0.5
     positive = np.array([True, True, False])
-    assert ranking.auc(positive, np.array([0.9, 0.2, 0.2])) == 0.75
+    assert metrics.auc(positive, np.array([0.9, 0.2, 0.2])) == 0.75
 
 
 def test_what_is_not_defined_is_nan():
     labels, p = np.zeros(4, int), np.full((4, 2), 0.5)
-    found = metrics.slide_metrics(labels, p, 0.5)
+    values = metrics.slide_metrics(labels, p, 0.5)
     for name in ("auc", "average_precision", "balanced_accuracy", "f1", "sensitivity"):
-        assert np.isnan(found[name]), name
-    assert found["specificity"] == 0
-    assert found["log_loss"] == pytest.approx(np.log(2))
+        assert np.isnan(values[name]), name
+    assert values["specificity"] == 0
+    assert values["log_loss"] == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize(
@@ -116,26 +119,26 @@ def test_no_threshold_is_better_than_the_chosen_one(seed):
     def youden(t):
         return np.mean(p[labels == 1] >= t) - np.mean(p[labels == 0] >= t)
 
-    chosen = youden(metrics.choose_threshold(labels, p))
+    chosen = youden(choose_threshold(labels, p))
     assert chosen >= max(map(youden, np.r_[p, 0, 1.1])) - 1e-12
 
 
 def test_the_threshold_lies_in_the_middle_of_its_plateau():
     labels = np.array([0, 0, 1, 1])
-    assert metrics.choose_threshold(labels, np.array([0.1, 0.2, 0.6, 0.9])) == 0.4
+    assert choose_threshold(labels, np.array([0.1, 0.2, 0.6, 0.9])) == 0.4
     # Two plateaus are as good: (0.1, 0.2] and (0.3, 0.9]. The wider one is safer.
     p = np.array([0.1, 0.3, 0.2, 0.9])
-    assert metrics.choose_threshold(labels, p) == pytest.approx(0.6)
+    assert choose_threshold(labels, p) == pytest.approx(0.6)
     p = np.array([0.1, 0.8, 0.7, 0.9])  # (0.1, 0.7] is wider than (0.8, 0.9]
-    assert metrics.choose_threshold(labels, p) == pytest.approx(0.4)
+    assert choose_threshold(labels, p) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="no slide of class 1"):
-        metrics.choose_threshold(np.zeros(3, int), np.array([0.1, 0.2, 0.3]))
+        choose_threshold(np.zeros(3, int), np.array([0.1, 0.2, 0.3]))
 
 
 def test_neighbouring_floats_are_still_told_apart():
     low = 0.5
     p = np.array([low, np.nextafter(low, 1)])
-    t = metrics.choose_threshold(np.array([0, 1]), p)
+    t = choose_threshold(np.array([0, 1]), p)
     assert list(p >= t) == [False, True]
 
 
@@ -153,7 +156,7 @@ def test_calibration_error_of_known_bins():
     p = np.array([0.25] * 4 + [0.95] * 4)
     labels = np.array([0, 0, 1, 1] + [1] * 4)
     both = np.stack([1 - p, p], -1)
-    error = calibration.calibration_error(labels, both)
+    error = metrics.calibration_error(labels, both)
     assert error == pytest.approx(0.5 * 0.25 + 0.5 * 0.05)
-    curve = calibration.calibration(*calibration.confidence(labels, both))
+    curve = metrics.calibration(*metrics.confidence(labels, both))
     np.testing.assert_allclose(curve, [[0.25, 0.95], [0.5, 1], [4, 4]])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from wsi_jax.data.cohort import Cohort, Row
-from wsi_jax.evals.metrics import choose_threshold, slide_metrics
+from wsi_jax.evals.metrics import slide_metrics
+from wsi_jax.evals.threshold import choose_threshold
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from wsi_jax.evals import calibration, metrics, ranking
+from wsi_jax.evals import metrics
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.summary import summarise
 from wsi_jax.report import curves, page, tables
@@ -44,12 +44,12 @@ def evaluated():
 @pytest.fixture(scope="module")
 def drawings(evaluated):
     labels, p, found = evaluated
-    fpr, tpr = ranking.roc_points(labels == 1, p[:, 1])
+    fpr, tpr = metrics.roc_points(labels == 1, p[:, 1])
     ends = {"auc": found["auc"], "lo": found["auc_lo"], "hi": found["auc_hi"]}
     grid = np.linspace(0, 1, 5)
     band = {"grid": grid, "tpr_lo": grid, "tpr_hi": np.sqrt(grid)}
     one = curves.Roc(name=CLASSES[1], fpr=fpr, tpr=tpr, **ends, **band)
-    bins = calibration.calibration(*calibration.confidence(labels, p))
+    bins = metrics.calibration(*metrics.confidence(labels, p))
     matrix = metrics.confusion(labels, metrics.predict(p, 0.5), 2)
     steps = np.arange(5)
     return {

@@ -1,4 +1,4 @@
-"""Where the attention of a slide lies, beside what its tiles are known to be."""
+"""How well the attention of a slide finds its tumour tiles."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import average_precision_score
 
 
-class Found(NamedTuple):
+class Localisation(NamedTuple):
     """How well attention finds the tumour of one slide.
 
     Attributes:
-        difference: mean attention of tumour tiles less that of the others, the figure
-            of Liu, Zuo et al. 2024; how a slide's tiles are told apart is ours.
+        difference: mean attention of tumour tiles less that of the others, as in
+            Liu, Zuo et al. 2024.
         lift: mean attention of tumour tiles, as a multiple of one that is even.
         auprc: average precision of attention as a finder of tumour tiles.
         chance: share of tumour tiles, which is what chance gives.
@@ -26,8 +26,8 @@ class Found(NamedTuple):
 
 def localisation_metrics(
     attention: Float[np.ndarray, " n"], tumour: Bool[np.ndarray, " n"]
-) -> Found:
-    """How well attention finds tumour tiles.
+) -> Localisation:
+    """Measures attention against the tiles' labels.
 
     Args:
         attention: of all tiles of a slide; sums to 1.
@@ -40,7 +40,7 @@ def localisation_metrics(
         which = "every tile" if tumour.any() else "no tile"
         raise ValueError(f"{which} of the slide is tumour: nothing to tell apart")
     mean = float(attention[tumour].mean())
-    return Found(
+    return Localisation(
         difference=mean - float(attention[~tumour].mean()),
         lift=mean * len(attention),
         auprc=float(average_precision_score(tumour, attention)),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from wsi_jax.evals.intervals import LEVEL, one_each
-from wsi_jax.evals.ranking import roc_points
+from wsi_jax.evals.metrics import roc_points
 
 REPLICATES = 2000
 

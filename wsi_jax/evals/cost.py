@@ -71,7 +71,7 @@ class Meter:
         """
         with self._lock:
             self._device_s += device_s
-            self._units.setdefault(ALONE, Counter()).update(_known(work))
+            self._units.setdefault(ALONE, Counter()).update(_nonzero(work))
 
     def begin(self, unit: str, **done: int | float) -> None:
         """Work on a unit begins; `done` of it is there, and what is not is done again.
@@ -80,7 +80,7 @@ class Meter:
             unit: its name, the same in every process.
             done: of `WORK`; what a checkpoint remembers.
         """
-        done = Counter(_known(done))
+        done = Counter(_nonzero(done))
         with self._lock:
             before = self._units.setdefault(unit, Counter())
             if before == done:
@@ -93,7 +93,7 @@ class Meter:
     def enter(self, unit: str, **work: int | float) -> None:
         """Adds work to a unit that has begun, and writes it down."""
         with self._lock:
-            self._units[unit].update(_known(work))
+            self._units[unit].update(_nonzero(work))
             self._write(unit)
 
     def unit(self, unit: str) -> dict[str, int | float]:
@@ -184,11 +184,11 @@ def total(
 ) -> dict[str, int | float | None]:
     """Seconds and peaks of several processes: seconds add up, peaks are the larger."""
     names = {name: None for part in parts for name in part}
-    found = {}
+    sums = {}
     for name in names:
-        known = [part[name] for part in parts if part.get(name) is not None]
-        found[name] = (max(known) if known else None) if name in PEAKS else sum(known)
-    return found
+        values = [part[name] for part in parts if part.get(name) is not None]
+        sums[name] = max(values, default=None) if name in PEAKS else sum(values)
+    return sums
 
 
 def _with_rates(spent, tiles):
@@ -201,7 +201,7 @@ def _with_rates(spent, tiles):
     return spent | rates
 
 
-def _known(work: Mapping[str, int | float]) -> dict[str, int | float]:
+def _nonzero(work: Mapping[str, int | float]) -> dict[str, int | float]:
     """The work that is more than nothing."""
     if unknown := sorted(set(work) - set(WORK)):
         raise TypeError(f"no such work: {', '.join(unknown)}")

@@ -9,11 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special, stats
 
-from wsi_jax.evals.ranking import divide, parts
+from wsi_jax.evals.metrics import Groups, divide, group_indices
 
 LEVEL = 0.95
-
-Groups = Sequence | np.ndarray | None
 
 
 class Interval(NamedTuple):
@@ -43,7 +41,7 @@ def _influence(
     NaN where there is no pair.
     """
     won, pairs = np.empty(len(scores)), np.empty(len(scores))
-    for at in parts(groups, len(scores)):
+    for at in group_indices(groups, len(scores)):
         up, own = positive[at], scores[at]
         m, n = up.sum(), (~up).sum()
         wins = np.empty(len(own))
@@ -126,7 +124,7 @@ def delong(
         patients: of each slide [n]; None: each slide is a patient.
         level: of confidence.
         groups: of each slide [n], e.g. its fold: only pairs within a group count, as in
-            `ranking.auc`. The groups' true AUCs are taken to be one.
+            `metrics.auc`. The groups' true AUCs are taken to be one.
 
     Returns:
         NaN throughout where there is no pair, a class being missing.
@@ -217,7 +215,7 @@ def delong_difference(
         return Difference(np.nan, np.nan, np.nan, np.nan)
     alike = (
         np.array_equal(stats.rankdata(a[at]), stats.rankdata(b[at]))
-        for at in parts(groups, len(a))
+        for at in group_indices(groups, len(a))
     )
     if all(alike):
         return Difference(0.0, 0.0, 0.0, 1.0)
@@ -244,7 +242,7 @@ def _patients_of_each_class(positive, patients, groups):
     """Patients with a positive slide, and with a negative one, in each group [g]."""
     each = [
         [len(np.unique(patients[at][of[at]])) for of in (positive, ~positive)]
-        for at in parts(groups, len(positive))
+        for at in group_indices(groups, len(positive))
     ]
     return np.array(each).T
 

@@ -1,4 +1,21 @@
-"""All numbers of one split in one flat dict, each headline number with its interval."""
+"""All numbers of one split in one flat dict, each headline number with its interval.
+
+The keys, with `<m>` each of `metrics.slide_metrics`; NaN where undefined:
+
+- `n`, `n_patients`, `threshold` (of two classes, where it is one number);
+- `<m>`, `<m>_lo`, `<m>_hi`, but no interval of `calibration_error`, which few slides
+  bias upwards. The ends are NaN where a metric rests on fewer than FEWEST patients:
+  those of the rarest class; of its own class for sensitivity and specificity; all of
+  them for accuracy and log loss;
+- `interval_note`, text, when a class has fewer than FEW patients;
+- `auc_pooled`, of all pairs of slides, when there are groups;
+- `patient.n` and the same of patients (mean probability, highest label), when a patient
+  has several slides;
+- `per_class.<class>.` `n`, `recall`, `precision`, `f1`, `average_precision`, `auc`,
+  `auc_lo`, `auc_hi`, of the class against the rest;
+- `site.<site>.` `n`, `<m>`, `<m>_lo`, `<m>_hi`, when there are sites;
+- `confusion.<label>.<prediction>`: counts.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +24,7 @@ import numpy as np
 from wsi_jax.evals import metrics
 from wsi_jax.evals.intervals import LEVEL, class_patients, delong, macro_auc, one_each
 from wsi_jax.evals.jackknife import average_precision_interval, log_loss_interval
+from wsi_jax.evals.metrics import Groups
 from wsi_jax.evals.proportions import confusion_intervals
 
 FEW, FEWEST = 10, 5  # patients of a class: intervals that cover, and any at all
@@ -21,41 +39,24 @@ def summarise(
     patients: Sequence[str] | np.ndarray | None = None,
     sites: Sequence[str] | np.ndarray | None = None,
     threshold: float | np.ndarray | None = None,
-    groups: Sequence | np.ndarray | None = None,
+    groups: Groups = None,
     level: float = LEVEL,
 ) -> dict[str, int | float | str]:
-    """Evaluates one split.
+    """Evaluates one split: the numbers that this module's docstring lists.
 
     Args:
         labels: class indices [n].
         probabilities: of each class [n c].
         classes: names; of two, the second is the positive one.
-        patients: of each slide; None: each slide is a patient.
-        sites: of each slide; "" where unknown.
-        threshold: for two classes, from `choose_threshold` on validation, one or of
-            each slide [n]; else None.
-        groups: of each slide, which model judged it: its fold in cross-validation. Only
+        patients: patient of each slide; None: each slide is a patient.
+        sites: site of each slide; "" where unknown.
+        threshold: for two classes, from `choose_threshold` on validation, one number or
+            one of each slide [n]; else None.
+        groups: the model that predicted each slide: its fold in cross-validation. Only
             pairs of slides of one group count for the AUC, as models have no common
-            scale. All else is of all slides together, average precision too:
-            where it is .63 in truth (AUC .85, prevalence .2), the mean of five folds of
-            20 slides says .70 on average, all slides of five models on very different
-            scales .62.
+            scale. Everything else, average precision too, is of all slides together:
+            the mean over small folds would be biased upwards.
         level: of confidence.
-
-    Returns:
-        Flat, NaN where undefined. With `<m>` each of `metrics.slide_metrics`:
-        `n`, `n_patients`, `threshold` (two classes), `<m>`, `<m>_lo`, `<m>_hi` (but no
-        interval of `calibration_error`, which few slides bias upwards); the ends are
-        NaN where fewer than FEWEST patients tell of the metric: of the rarest class, of
-        its own class for sensitivity and specificity, of all for accuracy and log loss;
-        `interval_note`, text, when a class has fewer than FEW patients;
-        `auc_pooled`, of all pairs, when there are groups;
-        `patient.n` and the same of patients (mean probability, highest label), when a
-        patient has several slides;
-        `per_class.<class>.` `n`, `recall`, `precision`, `f1`, `average_precision`,
-        `auc`, `auc_lo`, `auc_hi` (against the rest);
-        `site.<site>.` `n`, `<m>`, `<m>_lo`, `<m>_hi`, when there are sites;
-        `confusion.<label>.<verdict>` counts.
 
     Raises:
         ValueError: as `metrics.check` and `metrics.predict`, or a patient with several
@@ -80,24 +81,24 @@ def summarise(
         summary |= _under("patient.", {"n": len(pooled[0])} | measured(*pooled, first))
     predicted = metrics.predict(probabilities, threshold)
     matrix = metrics.confusion(labels, predicted, len(classes))
-    rates = metrics.class_rates(matrix)
-    judges = [class_patients(labels == k, 2, each).min() for k in range(len(classes))]
     for k, name in enumerate(classes):
-        ranked = labels == k, probabilities[:, k]
+        positive, scores = labels == k, probabilities[:, k]
+        area = delong(positive, scores, each, level, groups)
+        fewest = class_patients(positive, 2, each).min()
         summary |= _under(
             f"per_class.{name}.",
             {"n": int(matrix[k].sum())}
-            | {rate: float(values[k]) for rate, values in rates.items()}
-            | {"average_precision": float(metrics.average_precision(*ranked))}
-            | _ends("auc", delong(*ranked, each, level, groups), judges[k]),
+            | {m: float(v[k]) for m, v in metrics.class_rates(matrix).items()}
+            | {"average_precision": float(metrics.average_precision(positive, scores))}
+            | _ends("auc", area, fewest),
         )
-    for site, at in _places(sites, len(labels)):
-        one = measured(labels[at], probabilities[at], each[at], at)
-        summary |= _under(f"site.{site}.", {"n": int(at.sum())} | one)
+    for site, at in _sites(sites):
+        own = measured(labels[at], probabilities[at], each[at], at)
+        summary |= _under(f"site.{site}.", {"n": int(at.sum())} | own)
     return summary | {
-        f"confusion.{label}.{verdict}": int(matrix[i, j])
+        f"confusion.{label}.{prediction}": int(matrix[i, j])
         for i, label in enumerate(classes)
-        for j, verdict in enumerate(classes)
+        for j, prediction in enumerate(classes)
     }
 
 
@@ -116,13 +117,12 @@ def measure(
     classes: Sequence[str],
     threshold: float | np.ndarray | None,
     patients: np.ndarray,
-    groups: np.ndarray | None = None,
+    groups: Groups = None,
     level: float = LEVEL,
 ) -> dict[str, float | str]:
     """`metrics.slide_metrics` with intervals; arguments and keys as `summarise`."""
     c = len(classes)
     values = metrics.slide_metrics(labels, probabilities, threshold)
-    values = {name: float(value) for name, value in values.items()}
     if c == 2:
         area = delong(labels == 1, probabilities[:, 1], patients, level, groups)
     else:
@@ -140,11 +140,11 @@ def measure(
     }
     counts = class_patients(labels, c, patients)
     everyone = len(np.unique(patients))
-    judges = dict.fromkeys(intervals, counts.min())
-    judges |= {"accuracy": everyone, "log_loss": everyone}
-    judges |= {"sensitivity": counts[-1], "specificity": counts[0]}
+    fewest = dict.fromkeys(intervals, counts.min())
+    fewest |= {"accuracy": everyone, "log_loss": everyone}
+    fewest |= {"sensitivity": counts[-1], "specificity": counts[0]}
     for name, interval in intervals.items():
-        values |= _ends(name, interval, judges[name])
+        values |= _ends(name, interval, fewest[name])
     few = [f"{classes[k]} {n}" for k, n in enumerate(counts) if n < FEW]
     if few:
         values["interval_note"] = f"patients: {', '.join(few)}; {NOTE}"
@@ -152,14 +152,14 @@ def measure(
 
 
 def _ends(name, interval, patients):
-    """A value and its interval, without ends where too few patients tell of it."""
+    """A value and its interval, without ends where it rests on too few patients."""
     value, lo, hi = map(float, interval)
     if patients < FEWEST:
         lo = hi = np.nan
     return {name: value, f"{name}_lo": lo, f"{name}_hi": hi}
 
 
-def _places(sites, n):
+def _sites(sites):
     if sites is None or not any(sites):
         return []
     sites = np.array([site or "unknown" for site in sites])

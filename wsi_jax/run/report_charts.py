@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsi_jax.evals.bootstrap import REPLICATES, roc_band
-from wsi_jax.evals.calibration import calibration, confidence
 from wsi_jax.evals.intervals import delong
-from wsi_jax.evals.ranking import roc_points
-from wsi_jax.evals.zooming import along
+from wsi_jax.evals.metrics import calibration, confidence, roc_points
+from wsi_jax.evals.zoom_curve import zoom_curve
 from wsi_jax.report import curves
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.report.page import Chart
@@ -90,7 +89,7 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Chart]:
     traces = [one.trace or {} for one in verdicts]
     if not all("logits" in trace and "steps" in trace for trace in traces):
         return []
-    shares, p = along(
+    shares, p = zoom_curve(
         [trace["logits"] for trace in traces],
         [int(trace["steps"]) for trace in traces],
         [len(one.attention) for one in verdicts],

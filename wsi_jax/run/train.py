@@ -11,8 +11,9 @@ import numpy as np
 
 from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
 from wsi_jax.evals.cost import Meter
-from wsi_jax.evals.metrics import choose_threshold, slide_metrics
 from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.evals.metrics import slide_metrics
+from wsi_jax.evals.threshold import choose_threshold
 from wsi_jax.ops import class_prior
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.config import Experiment

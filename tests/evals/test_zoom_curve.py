@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsi_jax.evals.zooming import along
+from wsi_jax.evals.zoom_curve import zoom_curve
 
 
 def logits(*p):
@@ -14,7 +14,7 @@ def logits(*p):
 
 def test_slides_are_read_off_at_the_same_fractions_of_their_way():
     short, long = logits(0.5, 0.7), logits(0.1, 0.2, 0.4, 0.3)
-    shares, p = along([short, long], [1, 3], [4, 10], points=7)
+    shares, p = zoom_curve([short, long], [1, 3], [4, 10], points=7)
     np.testing.assert_allclose(shares, np.linspace(0, (0.25 + 0.3) / 2, 7))
     np.testing.assert_allclose(p[0, :, 1], np.linspace(0.5, 0.7, 7))
     np.testing.assert_allclose(p[1, :, 1], [0.1, 0.15, 0.2, 0.3, 0.4, 0.35, 0.3])
@@ -23,14 +23,14 @@ def test_slides_are_read_off_at_the_same_fractions_of_their_way():
 
 def test_what_lies_behind_the_last_step_has_no_effect():
     one = logits(0.5, 0.6, 0.9, 0.01)
-    shares, p = along([one], [2], [10])
+    shares, p = zoom_curve([one], [2], [10])
     spoilt = one.copy()
     spoilt[3:] = np.nan
-    np.testing.assert_array_equal(along([spoilt], [2], [10])[1], p)
+    np.testing.assert_array_equal(zoom_curve([spoilt], [2], [10])[1], p)
     assert shares[-1] == 0.2
     assert p[0, -1, 1] == pytest.approx(0.9)
 
 
 def test_logits_and_steps_must_agree():
     with pytest.raises(ValueError, match="slide 1: 3 steps, but 2 logits"):
-        along([logits(0.5, 0.5), logits(0.5, 0.5)], [1, 3], [4, 4])
+        zoom_curve([logits(0.5, 0.5), logits(0.5, 0.5)], [1, 3], [4, 4])
