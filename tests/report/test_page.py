@@ -57,7 +57,7 @@ def drawings(evaluated):
         "calibration": curves.calibration(*bins, "probability of tumor"),
         "confusion": curves.confusion(matrix, CLASSES),
         "training": curves.training(
-            {"training loss": (steps, 1 / (1 + steps))}, {"AUC": (steps, steps / 5)}, 3
+            {"training loss": (steps, 1 / (1 + steps))}, {"AUC": (steps, steps / 5)}
         ),
     }
 

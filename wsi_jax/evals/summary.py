@@ -54,8 +54,7 @@ def summarise(
             one of each slide [n]; else None.
         groups: the model that predicted each slide: its fold in cross-validation. Only
             pairs of slides of one group count for the AUC, as models have no common
-            scale. Everything else, average precision too, is of all slides together:
-            the mean over small folds would be biased upwards.
+            scale. Everything else, average precision too, is of all slides together.
         level: of confidence.
 
     Raises:
@@ -64,7 +63,7 @@ def summarise(
     """
     labels, probabilities = metrics.check(labels, probabilities, classes)
     each = one_each(patients, len(labels))
-    groups = None if groups is None else np.asarray(groups)
+    groups = groups if groups is None else np.asarray(groups)
 
     def measured(labels, probabilities, patients, at=slice(None)):
         cut = threshold[at] if np.ndim(threshold) else threshold
@@ -82,16 +81,10 @@ def summarise(
     predicted = metrics.predict(probabilities, threshold)
     matrix = metrics.confusion(labels, predicted, len(classes))
     for k, name in enumerate(classes):
-        positive, scores = labels == k, probabilities[:, k]
-        area = delong(positive, scores, each, level, groups)
-        fewest = class_patients(positive, 2, each).min()
-        summary |= _under(
-            f"per_class.{name}.",
-            {"n": int(matrix[k].sum())}
-            | {m: float(v[k]) for m, v in metrics.class_rates(matrix).items()}
-            | {"average_precision": float(metrics.average_precision(positive, scores))}
-            | _ends("auc", area, fewest),
-        )
+        own = {"n": int(matrix[k].sum())}
+        own |= {m: float(v[k]) for m, v in metrics.class_rates(matrix).items()}
+        own |= _ranking(labels == k, probabilities[:, k], each, groups, level)
+        summary |= _under(f"per_class.{name}.", own)
     for site, at in _sites(sites):
         own = measured(labels[at], probabilities[at], each[at], at)
         summary |= _under(f"site.{site}.", {"n": int(at.sum())} | own)
@@ -100,6 +93,15 @@ def summarise(
         for i, label in enumerate(classes)
         for j, prediction in enumerate(classes)
     }
+
+
+def _ranking(positive, scores, patients, groups, level):
+    """Average precision, and AUC with its interval, of one class against the rest."""
+    area = delong(positive, scores, patients, level, groups)
+    precision = {
+        "average_precision": float(metrics.average_precision(positive, scores))
+    }
+    return precision | _ends("auc", area, class_patients(positive, 2, patients).min())
 
 
 def _first_slides(patients, groups):

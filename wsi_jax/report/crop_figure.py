@@ -78,7 +78,7 @@ def crop_figure(
             over all; a cell that has none at any magnification is not painted.
         crops: outlined, with lines the stronger the more they weigh.
         path: where the PNG is written.
-        title: above the panels, e.g. the slide's name.
+        title: above the panels.
         cell_um: side of a cell.
         mpps: um/px of the magnifications [m].
         crop_px: side of a crop, in pixels at its magnification's mpp.
@@ -94,23 +94,15 @@ def crop_figure(
     panels = panel_figure(
         overview, 1 + len(maps), title, legend=_legend(crops, mpps, crop_px)
     )
-    first, *others = panels.axes
-    hues = _colours(mpps)
-    own_mpp = np.asarray(mpps, float)[crops.which]
-    sides = crop_px * own_mpp / overview.mpp
-    middles = overview.pixels((crops.yx + crop_px / 2) * own_mpp[:, None])
-    colours = [hues[m] for m in crops.which]
-    draw_squares(first, middles, sides, colours, panels.inch, crops.weight)
-    ranked = slice(min(numbered, len(sides)))
-    number_squares(first, middles[ranked], sides[ranked], colours[ranked], panels.inch)
-    first.set_title(f"{len(crops.weight)} crops", fontsize=10, color=TEXT)
+    _show_crops(panels, overview, crops, mpps, crop_px, numbered)
 
     # The root of a cell's share in percent, as a single peak would hide the rest.
     heat = ScalarMappable(
         PowerNorm(0.5, 0, 100 * max(maps.max(), 1e-9)), matplotlib.colormaps[COLOUR_MAP]
     )
     cells = np.argwhere(maps.sum(0) > 0)
-    for axes, one, mpp, hue in zip(others, maps, mpps, hues, strict=True):
+    others = panels.axes[1:]
+    for axes, one, mpp, hue in zip(others, maps, mpps, _colours(mpps), strict=True):
         percent = 100 * one[tuple(cells.T)]
         show_scores(axes, overview, percent, cells * cell_um, cell_um, heat)
         share = f"{mpp:g} µm/px: {100 * one.sum():.0f} %"
@@ -119,6 +111,19 @@ def crop_figure(
     rightmost = max(others, key=lambda axes: axes.get_subplotspec().colspan.start)
     colour_bar(panels, rightmost, heat, label, alpha=ALPHA, ticks=ticks)
     save_png(panels.figure, path)
+
+
+def _show_crops(panels, overview, crops, mpps, crop_px, numbered) -> None:
+    """Crops on the first panel, the weightiest with their ranks."""
+    axes, hues = panels.axes[0], _colours(mpps)
+    own_mpp = np.asarray(mpps, float)[crops.which]
+    sides = crop_px * own_mpp / overview.mpp
+    middles = overview.pixels((crops.yx + crop_px / 2) * own_mpp[:, None])
+    colours = [hues[m] for m in crops.which]
+    draw_squares(axes, middles, sides, colours, panels.inch, crops.weight)
+    ranked = slice(min(numbered, len(sides)))
+    number_squares(axes, middles[ranked], sides[ranked], colours[ranked], panels.inch)
+    axes.set_title(f"{len(sides)} crops", fontsize=10, color=TEXT)
 
 
 def top_crops(

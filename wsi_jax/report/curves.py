@@ -8,11 +8,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wsi_jax.report.figure import BLUE, COLOURS, INK, new_figure, plain, quiet
+
+Line = tuple[np.ndarray, np.ndarray]  # steps and values
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -20,10 +23,10 @@ class Roc:
     """One ROC curve.
 
     Attributes:
-        name: of the class that counts as positive.
+        name: the class that counts as positive.
         fpr, tpr: points [g].
         auc, lo, hi: area and its interval.
-        grid, tpr_lo, tpr_hi: pointwise band; empty for none.
+        grid, tpr_lo, tpr_hi: pointwise band; None for none.
     """
 
     name: str
@@ -32,9 +35,9 @@ class Roc:
     auc: float
     lo: float
     hi: float
-    grid: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
-    tpr_lo: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
-    tpr_hi: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    grid: np.ndarray | None = None
+    tpr_lo: np.ndarray | None = None
+    tpr_hi: np.ndarray | None = None
 
 
 def roc(
@@ -46,12 +49,10 @@ def roc(
         curves: one for two classes; one of each class against the rest for more.
         operating_point: (fpr, tpr) at the threshold in use.
     """
-    figure = new_figure(3.75, 3.6)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", alpha=0.6)
+    figure, axes = _unit_square()
     for k, curve in enumerate(curves):
         colour = COLOURS[k % len(COLOURS)]
-        if len(curve.grid):
+        if curve.grid is not None:
             axes.fill_between(
                 curve.grid, curve.tpr_lo, curve.tpr_hi, color=colour, alpha=0.18, lw=0
             )
@@ -64,7 +65,6 @@ def roc(
     axes.set(
         xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1), ylim=(0, 1.01)
     )
-    axes.set_aspect("equal")
     quiet(axes)
     _legend(axes, "lower right", "AUC (95 % interval)")
     return figure
@@ -81,9 +81,7 @@ def calibration(
         count: slides in the bin [m].
         xlabel: which probability it is.
     """
-    figure = new_figure(3.75, 3.6)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", alpha=0.6)
+    figure, axes = _unit_square()
     axes.plot(claimed, came_true, color=BLUE, linewidth=1.2, alpha=0.6)
     size = 18 + 260 * np.asarray(count) / np.sum(count)
     axes.scatter(claimed, came_true, s=size, color=BLUE, zorder=3)
@@ -105,74 +103,41 @@ def calibration(
         xlim=(0, 1.02),
         ylim=(-0.02, 1.02),
     )
-    axes.set_aspect("equal")
     quiet(axes)
     return figure
 
 
-def training(
-    losses: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    chosen_step: int | None = None,
-) -> Figure:
-    """Losses, and scores beside them, against the training step.
+def training(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> Figure:
+    """Losses, and scores between 0 and 1 beside them, against the training step.
 
     Args:
-        losses: name -> (steps, values).
-        scores: name -> (steps, values) between 0 and 1; may be empty.
-        chosen_step: marked with a line: the step whose parameters were kept.
+        losses: by name.
+        scores: by name; may be empty.
     """
     panels = [("loss", losses)] + ([("score", scores)] if scores else [])
     figure = new_figure(5.6 * len(panels), 3.2)
-    for axes, (ylabel, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        for k, (name, (steps, values)) in enumerate(lines.items()):
-            few = "o" if len(steps) <= 30 else None
-            colour = COLOURS[k % len(COLOURS)]
-            axes.plot(
-                steps,
-                values,
-                color=colour,
-                lw=1.6,
-                label=plain(name),
-                marker=few,
-                ms=3.5,
-            )
-        if chosen_step is not None:
-            axes.axvline(chosen_step, color=INK, lw=0.8, ls="--", label="kept")
-        axes.set(xlabel="step", ylabel=ylabel)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (ylabel, lines) in zip(every, panels, strict=True):
+        _against_steps(axes, lines, ylabel)
         if ylabel == "score":
             axes.set_ylim(min(0.45, axes.get_ylim()[0]), 1.01)
-        quiet(axes)
-        _legend(axes, "best", None)
+        _legend(axes, "best")
     return figure
 
 
-def magnifications(mass: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def magnifications(mass: Mapping[str, Line]) -> Figure:
     """Each magnification's share of the attention against the training step.
 
     Args:
-        mass: um/px, the finest first -> (steps, share between 0 and 1).
+        mass: um/px, the finest first -> steps, and shares between 0 and 1.
     """
     figure = new_figure(5.6, 3.2)
     axes = figure.subplots()
-    for k, (name, (steps, values)) in enumerate(mass.items()):
-        axes.plot(
-            steps,
-            values,
-            color=COLOURS[k % len(COLOURS)],
-            lw=1.6,
-            label=plain(f"{name} µm/px"),
-            marker="o" if len(steps) <= 30 else None,
-            ms=3.5,
-        )
-    axes.axhline(1 / len(mass), color=INK, lw=0.8, ls=":", label="all alike")
-    axes.set(xlabel="step", ylabel="share of attention", ylim=(0, 1))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    quiet(axes)
-    _legend(axes, "best", None)
+    lines = {f"{mpp} µm/px": line for mpp, line in mass.items()}
+    _against_steps(axes, lines, "share of attention")
+    axes.axhline(1 / len(mass), color=INK, lw=0.8, ls=":", label="equal shares")
+    axes.set_ylim(0, 1)
+    _legend(axes, "best")
     return figure
 
 
@@ -181,21 +146,21 @@ def zooming(
     truth: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     auc: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> Figure:
-    """Verdicts against the share of tiles zoomed into.
+    """Predictions against the share of tiles zoomed into.
 
     Args:
-        shares: of a slide's tiles [g].
+        shares: of a slide's tiles, between 0 and 1 [g].
         truth: class -> probability of it on slides that are of it: the mean and both
             ends of a band, each [g].
         auc: class -> its AUC and both ends of a band, each [g].
     """
     panels = (("probability of the true class", truth), ("AUC", auc))
     figure = new_figure(11.2, 3.2)
-    known = list(truth | auc)  # a class looks alike in both panels
+    classes = list(truth | auc)  # a class looks alike in both panels
     for axes, (ylabel, lines) in zip(figure.subplots(1, 2), panels, strict=True):
         axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)
         for name, (value, lo, hi) in lines.items():
-            k = known.index(name)
+            k = classes.index(name)
             colour, style = COLOURS[k % len(COLOURS)], ("-", "--")[k % 2]
             axes.fill_between(100 * shares, lo, hi, color=colour, alpha=0.18, lw=0)
             axes.plot(
@@ -205,12 +170,12 @@ def zooming(
         axes.set_xlim(0, 100 * shares[-1])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         quiet(axes)
-        _legend(axes, "best", None)
+        _legend(axes, "best")
     return figure
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts [c c], row the label and column the verdict; shade: share of the row."""
+    """Counts [c c], row label, column prediction; shade: share of the row."""
     c = len(classes)
     side = max(3.2, 0.85 * c + 1.4)
     figure = new_figure(side + 0.4, side)
@@ -224,7 +189,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
             )
             text = f"{matrix[i, j]:g}\n{100 * share[i, j]:.0f} %"
             axes.text(j, i, text, ha="center", va="center", fontsize=10, color=INK)
-    axes.set(xlabel="verdict", ylabel="label", xlim=(-0.5, c - 0.5))
+    axes.set(xlabel="prediction", ylabel="label", xlim=(-0.5, c - 0.5))
     axes.set_ylim(c - 0.5, -0.5)
     names = [plain(name) for name in classes]
     axes.set_xticks(range(c), names)
@@ -236,9 +201,28 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _legend(axes, place: str, title: str | None) -> None:
-    legend = axes.legend(
-        loc=place, fontsize=9, frameon=False, title=title, title_fontsize=9
+def _unit_square() -> tuple[Figure, Axes]:
+    """A square figure whose diagonal is drawn."""
+    figure = new_figure(3.75, 3.6)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", alpha=0.6)
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _against_steps(axes: Axes, lines: Mapping[str, Line], ylabel: str) -> None:
+    """Lines by name, with a dot for each value where there are few."""
+    for k, (name, (steps, values)) in enumerate(lines.items()):
+        few = "o" if len(steps) <= 30 else None
+        colour, label = COLOURS[k % len(COLOURS)], plain(name)
+        axes.plot(steps, values, color=colour, lw=1.6, label=label, marker=few, ms=3.5)
+    axes.set(xlabel="step", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    quiet(axes)
+
+
+def _legend(axes: Axes, place: str, title: str | None = None) -> None:
+    style = {"fontsize": 9, "title_fontsize": 9, "frameon": False}
+    axes.legend(loc=place, title=title, labelcolor=INK, **style).get_title().set_color(
+        INK
     )
-    for text in (*legend.get_texts(), legend.get_title()):
-        text.set_color(INK)

@@ -32,13 +32,13 @@ def interval(summary: Mapping[str, int | float | str], name: str) -> str:
 
 
 def notes(summary: Mapping[str, int | float | str]) -> tuple[str, ...]:
-    """What the summary says of intervals from few patients, and of which part."""
-    found = []
-    for key, note in summary.items():
-        if key.endswith("interval_note"):
-            part = key.removesuffix("interval_note").strip(".").replace(".", " ")
-            found.append(f"{part or 'all slides'}: {note}")
-    return tuple(found)
+    """The summary's notes on intervals from few patients, each with its part."""
+    part = lambda key: key.removesuffix("interval_note").strip(".").replace(".", " ")
+    return tuple(
+        f"{part(key) or 'all slides'}: {note}"
+        for key, note in summary.items()
+        if key.endswith("interval_note")
+    )
 
 
 def breakdown(
@@ -47,45 +47,44 @@ def breakdown(
     caption: str,
     columns: Mapping[str, str],
 ) -> Table:
-    """One row of each `<prefix><row>.<metric>` in a summary.
+    """One row for each `<prefix><row>.<metric>` in a summary.
 
     Args:
-        summary: of `evals.summary.summarise`.
-        prefix: "per_class." or "site.".
+        summary: made by `evals.summary.summarise`.
+        prefix: "per_class.", "site." or the like.
         caption: above the table.
         columns: metric -> heading, besides n.
     """
-    names = [key.removeprefix(prefix) for key in summary if key.startswith(prefix)]
-    things = [name.removesuffix(".n") for name in names if name.endswith(".n")]
-    rows = tuple(
-        (
-            thing,
-            f"{summary[f'{prefix}{thing}.n']:,.0f}",
-            *(interval(summary, f"{prefix}{thing}.{metric}") for metric in columns),
-        )
-        for thing in things
-    )
-    header = (prefix.strip(".").replace("per_", ""), "slides", *columns.values())
-    return Table(caption=caption, header=header, rows=rows)
+    keys = [k for k in summary if k.startswith(prefix) and k.endswith(".n")]
+    names = [key[len(prefix) : -len(".n")] for key in keys]
+    rows = {name: f"{prefix}{name}." for name in names}
+    heading = prefix.strip(".").replace("per_", "")
+    return _metric_table(summary, rows, caption, (heading, "slides"), columns)
 
 
 def levels(
     summary: Mapping[str, int | float | str], columns: Mapping[str, str]
 ) -> Table:
     """Slides, and patients where the summary has them; arguments as `breakdown`."""
-    prefixes = {"slides": ""} | (
-        {"patients": "patient."} if "patient.n" in summary else {}
+    rows = {"slides": ""} | ({"patients": "patient."} if "patient.n" in summary else {})
+    heading = "predictions of", "n"
+    return _metric_table(summary, rows, "By slide and by patient", heading, columns)
+
+
+def _metric_table(summary, rows, caption, heading, columns) -> Table:
+    """A row for each name -> prefix of its keys: n, and metrics with intervals."""
+    return Table(
+        caption=caption,
+        header=(*heading, *columns.values()),
+        rows=tuple(
+            (
+                name,
+                f"{summary[prefix + 'n']:,.0f}",
+                *(interval(summary, prefix + metric) for metric in columns),
+            )
+            for name, prefix in rows.items()
+        ),
     )
-    rows = tuple(
-        (
-            name,
-            f"{summary[at + 'n']:,.0f}",
-            *(interval(summary, at + m) for m in columns),
-        )
-        for name, at in prefixes.items()
-    )
-    header = ("verdicts of", "n", *columns.values())
-    return Table(caption="By slide and by patient", header=header, rows=rows)
 
 
 def counts(
@@ -94,22 +93,22 @@ def counts(
     """Slides of each class, of each combination of `by`, and in all.
 
     Args:
-        rows: of each slide at least `by` and "label".
+        rows: one for each slide, with at least `by` and "label".
         by: e.g. ("split", "site").
-        classes: columns.
+        classes: the columns.
     """
     tally: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
-        of = tally.setdefault(tuple(row[name] for name in by), [0] * len(classes))
-        of[classes.index(row["label"])] += 1
+        cells = tally.setdefault(tuple(row[name] for name in by), [0] * len(classes))
+        cells[classes.index(row["label"])] += 1
     columns = zip(*tally.values(), strict=True)
     everything = ("all", *[""] * (len(by) - 1)), [sum(column) for column in columns]
     return Table(
         caption="Slides by " + ", ".join(by) + " and class",
         header=(*by, *classes, "all"),
         rows=tuple(
-            (*(part or DASH for part in key), *map(str, of), str(sum(of)))
-            for key, of in (*sorted(tally.items()), everything)
+            (*(part or DASH for part in key), *map(str, cells), str(sum(cells)))
+            for key, cells in (*sorted(tally.items()), everything)
         ),
     )
 
@@ -136,8 +135,8 @@ def seconds(count: int | float) -> str:
 
 def _repeated(account: Mapping[str, int | float | None]) -> str:
     """The work that a stopped run had to do again, "" where there is none."""
-    shown = {"slides": "slides", "tiles": "tiles", "steps": "training steps"}
-    counts = {name: account[f"repeated_{key}"] for key, name in shown.items()}
+    names = {"slides": "slides", "tiles": "tiles", "steps": "training steps"}
+    counts = {name: account[f"repeated_{key}"] for key, name in names.items()}
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
@@ -145,34 +144,23 @@ def cost(account: Mapping[str, int | float | None]) -> Table:
     """The account of `evals.cost.Meter.as_dict`, in all and per slide."""
     slides = account["slides"]
 
-    def each(value, form):
-        return form(value / slides) if slides else DASH
+    def row(name, value, form, per_slide_form=None):
+        each = (per_slide_form or form)(value / slides) if slides else DASH
+        return name, form(value), each
 
+    whole, tera = "{:,}".format, "{:.3g} TFLOP".format
     rows = [
-        ("slides", f"{slides:,}", ""),
-        (
-            "tiles read",
-            f"{account['tiles']:,}",
-            each(account["tiles"], "{:,.1f}".format),
-        ),
+        ("slides", whole(slides), ""),
+        row("tiles read", account["tiles"], whole, "{:,.1f}".format),
+        row("pixels decoded", account["bytes_decoded"], size),
+        row("wall time", account["wall_s"], seconds),
+        row("device time", account["device_s"], seconds),
     ]
-    for name, key, form in (
-        ("pixels decoded", "bytes_decoded", size),
-        ("wall time", "wall_s", seconds),
-        ("device time", "device_s", seconds),
-    ):
-        rows.append((name, form(account[key]), each(account[key], form)))
     if account["steps"]:
-        rows.append(("training steps", f"{account['steps']:,}", ""))
+        rows.append(("training steps", whole(account["steps"]), ""))
     if account["flops"]:
-        tera = account["flops"] / 1e12
-        rows.append(
-            (
-                "arithmetic: encoder, training, validation, test",
-                f"{tera:.3g} TFLOP",
-                each(tera, "{:.3g} TFLOP".format),
-            )
-        )
+        work = "arithmetic: encoder, training, validation, test"
+        rows.append(row(work, account["flops"] / 1e12, tera))
     if account["uncounted_calls"]:
         calls = f"{account['uncounted_calls']:,} calls"
         rows.append(("programs whose arithmetic is not counted", calls, ""))
@@ -180,10 +168,10 @@ def cost(account: Mapping[str, int | float | None]) -> Table:
         rows.append(("done again after a stop", again, ""))
     for key, percent in account.items():
         if key.startswith("span.") and key.endswith(".percent"):
-            of = key.removesuffix("percent")
+            name = key.removeprefix("span.").removesuffix(".percent")
             share = "" if percent is None else f"{percent:.0f} % of wall time"
-            name = of.split(".", 1)[1].rstrip(".")
-            rows.append((f"time in {name}", seconds(account[of + "wall_s"]), share))
+            spent = seconds(account[f"span.{name}.wall_s"])
+            rows.append((f"time in {name}", spent, share))
     rows.append(("peak host memory", size(account["peak_host_bytes"]), ""))
     rows.append(("peak device memory", size(account["peak_device_bytes"]), ""))
     return Table(

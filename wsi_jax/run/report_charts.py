@@ -1,110 +1,131 @@
-"""What a run has learnt, as curves: verdicts, zooms, training, magnifications."""
+"""The charts of a report: ROC, calibration, confusion, zooming, training."""
 
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.bootstrap import REPLICATES, roc_band
 from wsi_jax.evals.intervals import delong
-from wsi_jax.evals.metrics import calibration, confidence, roc_points
+from wsi_jax.evals.metrics import calibration, confidence, ranked_classes, roc_points
 from wsi_jax.evals.zoom_curve import zoom_curve
 from wsi_jax.report import curves
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.report.page import Chart
+from wsi_jax.run.train import Predicted
 from wsi_jax.training.log import read_metrics
+from wsi_jax.types import Stage
 
 
-def draw_charts(folder, config, cohort, stages, verdicts, summary) -> tuple[Chart, ...]:
-    """ROC (also as roc.png), calibration, confusion, zooms, training, magnification."""
-    labels = np.array([cohort.classes.index(v.row.label) for v in verdicts])
-    p = np.stack([v.probabilities for v in verdicts])
-    patients = np.array([v.row.patient_id for v in verdicts])
-    ranked = [1] if len(cohort.classes) == 2 else range(len(cohort.classes))
-    lines = [_roc(labels == c, p[:, c], patients, cohort, c, summary) for c in ranked]
-    at, caption = None, "Test slides; band: pointwise 95 % of patients resampled."
+def draw_charts(
+    folder: pathlib.Path,
+    config,
+    cohort: Cohort,
+    stages: Sequence[Stage],
+    predictions: Sequence[Predicted],
+    summary: dict[str, int | float | str],
+) -> tuple[Chart, ...]:
+    """All charts of a run; the ROC curves are written to roc.png, too."""
+    labels = np.array([cohort.classes.index(one.row.label) for one in predictions])
+    p = np.stack([one.probabilities for one in predictions])
+    patients = np.array([one.row.patient_id for one in predictions])
+    charts = [
+        draw_roc(folder, cohort.classes, labels, p, patients, summary),
+        draw_calibration(cohort.classes, labels, p, summary),
+        draw_confusion(cohort.classes, summary),
+        *draw_zooming(config, cohort.classes, predictions, labels, patients),
+    ]
+    for stage in stages:
+        *_, log = sorted(folder.glob(f"**/{stage.name}/metrics.jsonl"))  # last fold's
+        if lines := read_metrics(log):
+            charts.append(draw_training(lines, stage.name if len(stages) > 1 else ""))
+            charts += draw_magnifications(lines)
+    return tuple(charts)
+
+
+def draw_roc(folder, classes, labels, p, patients, summary) -> Chart:
+    """A curve for the positive class of two, for each class of more."""
+    lines, grid = [], np.linspace(0, 1, 101)
+    for c in ranked_classes(len(classes)):
+        ranking = labels == c, p[:, c]
+        band = roc_band(*ranking, patients, grid, seed=0, replicates=REPLICATES)
+        key = f"per_class.{classes[c]}.auc" if len(classes) > 2 else "auc"
+        fpr, tpr = roc_points(*ranking)
+        lines.append(
+            curves.Roc(
+                name=classes[c],
+                fpr=fpr,
+                tpr=tpr,
+                auc=summary[key],
+                lo=summary[f"{key}_lo"],
+                hi=summary[f"{key}_hi"],
+                grid=grid,
+                tpr_lo=band[0],
+                tpr_hi=band[1],
+            )
+        )
+    point, caption = None, "Test slides; band: pointwise 95 % of patients resampled."
     if "auc_pooled" in summary:
         caption += (
             " The curve is of the slides of all folds together, whose AUC is "
             f"{summary['auc_pooled']:.3f}; the AUC beside it counts pairs within folds."
         )
     elif len(lines) == 1:
-        at = 1 - summary["specificity"], summary["sensitivity"]
-    roc = curves.roc(lines, at)
-    save_png(roc, folder / "roc.png")
-    several = len(cohort.classes) > 2
-    claim = "largest probability" if several else f"probability of {cohort.classes[1]}"
-    matrix = np.array(
-        [
-            [int(summary[f"confusion.{label}.{said}"]) for said in cohort.classes]
-            for label in cohort.classes
-        ]
+        point = 1 - summary["specificity"], summary["sensitivity"]
+    figure = curves.roc(lines, point)
+    save_png(figure, folder / "roc.png")
+    alt = "; ".join(f"{line.name}: AUC {line.auc:.3f}" for line in lines)
+    return Chart(title="ROC", svg=svg(figure), alt=alt, caption=caption)
+
+
+def draw_calibration(classes, labels, p, summary) -> Chart:
+    claim = f"probability of {classes[1]}"
+    if len(classes) > 2:
+        claim = "largest probability"
+    figure = curves.calibration(*calibration(*confidence(labels, p)), claim)
+    error = f"{summary['calibration_error']:.3f}"
+    return Chart(
+        title="Calibration",
+        svg=svg(figure),
+        alt=f"calibration error {error}",
+        caption=(
+            f"Expected calibration error {error}, over ten bins of equal width. "
+            "Numbers: slides in the bin."
+        ),
     )
-    drawn = [
-        Chart(
-            title="ROC",
-            svg=svg(roc),
-            alt="; ".join(f"{c.name}: AUC {c.auc:.3f}" for c in lines),
-            caption=caption,
-        ),
-        Chart(
-            title="Calibration",
-            svg=svg(curves.calibration(*calibration(*confidence(labels, p)), claim)),
-            alt=f"calibration error {summary['calibration_error']:.3f}",
-            caption=(
-                f"Expected calibration error {summary['calibration_error']:.3f}, over "
-                "ten bins of equal width. Numbers: slides in the bin."
-            ),
-        ),
-        Chart(
-            title="Confusion",
-            svg=svg(curves.confusion(matrix, cohort.classes)),
-            alt=f"confusion matrix {matrix.tolist()} of {', '.join(cohort.classes)}",
-            caption="Rows: labels; columns: verdicts.",
-        ),
-    ]
-    drawn += zooming(config, cohort, verdicts, labels, patients, ranked)
-    for stage in stages:
-        *_, log = sorted(folder.glob(f"**/{stage.name}/metrics.jsonl"))  # last fold's
-        if lines := read_metrics(log):
-            drawn.append(training(lines, stage.name if len(stages) > 1 else ""))
-            drawn += magnification(lines)
-    return tuple(drawn)
 
 
-def _roc(positive, scores, patients, cohort, c, summary) -> curves.Roc:
-    name = cohort.classes[c]
-    fpr, tpr = roc_points(positive, scores)
-    grid = np.linspace(0, 1, 101)
-    lo, hi = roc_band(positive, scores, patients, grid, seed=0, replicates=REPLICATES)
-    prefix = f"per_class.{name}." if len(cohort.classes) > 2 else ""
-    auc, auc_lo, auc_hi = (summary[f"{prefix}auc{end}"] for end in ("", "_lo", "_hi"))
-    return curves.Roc(
-        name=name, fpr=fpr, tpr=tpr, auc=auc, lo=auc_lo, hi=auc_hi, grid=grid,
-        tpr_lo=lo, tpr_hi=hi,
-    )  # fmt: skip
+def draw_confusion(classes, summary) -> Chart:
+    cell = lambda label, predicted: int(summary[f"confusion.{label}.{predicted}"])
+    matrix = np.array([[cell(label, name) for name in classes] for label in classes])
+    return Chart(
+        title="Confusion",
+        svg=svg(curves.confusion(matrix, classes)),
+        alt=f"confusion matrix {matrix.tolist()} of {', '.join(classes)}",
+        caption="Rows: labels; columns: predictions.",
+    )
 
 
-def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Chart]:
-    """Of methods that tell what they would have said after every zoom."""
-    traces = [one.trace or {} for one in verdicts]
+def draw_zooming(config, classes, predictions, labels, patients) -> list[Chart]:
+    """Of methods whose trace has the logits after every zoom."""
+    traces = [one.trace or {} for one in predictions]
     if not all("logits" in trace and "steps" in trace for trace in traces):
         return []
     shares, p = zoom_curve(
         [trace["logits"] for trace in traces],
         [int(trace["steps"]) for trace in traces],
-        [len(one.attention) for one in verdicts],
+        [len(one.attention) for one in predictions],
     )
-    folds = [one.fold for one in verdicts] if verdicts[0].fold is not None else None
+    folds = [one.fold for one in predictions]
+    folds = None if folds[0] is None else folds
     truth, auc = {}, {}
-    for c, name in enumerate(cohort.classes):
-        if (mine := p[labels == c, :, c]).size:
-            truth[name] = mine.mean(0), *np.quantile(mine, (0.25, 0.75), 0)
-    for c in ranked:
-        at_share = [
-            delong(labels == c, scores, patients, groups=folds)
-            for scores in p[..., c].T
-        ]
-        auc[cohort.classes[c]] = tuple(np.array(at_share).T)
+    for c, name in enumerate(classes):
+        if (own := p[labels == c, :, c]).size:
+            truth[name] = own.mean(0), *np.quantile(own, (0.25, 0.75), 0)
+    for c in ranked_classes(len(classes)):
+        area = lambda scores, c=c: delong(labels == c, scores, patients, groups=folds)
+        auc[classes[c]] = tuple(np.array([area(scores) for scores in p[..., c].T]).T)
     first, last = (
         "; ".join(f"{name} {value[i]:.3f}" for name, (value, *_) in auc.items())
         for i in (0, -1)
@@ -112,48 +133,48 @@ def zooming(config, cohort, verdicts, labels, patients, ranked) -> list[Chart]:
     first_fold = " Of several folds, by the first that tested a slide." * bool(
         config.data.folds
     )
+    caption = (
+        "Predictions on test slides as tile after tile is zoomed into. Left: mean over "
+        "the slides of a class, band: the middle half of them. Right: band: 95 % "
+        f"interval, by patients.{first_fold}"
+    )
     return [
         Chart(
             title="While zooming",
             svg=svg(curves.zooming(shares, truth, auc)),
             alt=f"AUC before the first zoom: {first}; after the last: {last}",
-            caption=(
-                "Verdicts on test slides as tile after tile is zoomed into. Left: mean "
-                "over the slides of a class, band: the middle half of them. Right: "
-                f"band: 95 % interval, by patients.{first_fold}"
-            ),
+            caption=caption,
             wide=True,
         )
     ]
 
 
-def training(lines: Sequence[dict], stage: str) -> Chart:
-    """Losses and scores of a stage, or of the only one, by its log."""
-    known = {name for one in lines for name in one}
-    validation = "val.loss" if "val.loss" in known else "val.log_loss"
+def draw_training(lines: Sequence[dict], stage: str) -> Chart:
+    """Losses and scores from a stage's log; `stage` is "" where there is only one."""
+    logged = {name for line in lines for name in line}
+    validation = "val.loss" if "val.loss" in logged else "val.log_loss"
     losses = {"training": "train.loss", "validation": validation}
     scores = {"validation AUC": "val.auc", "training accuracy": "train.accuracy"}
-    pick = lambda wanted: {n: _line(lines, m) for n, m in wanted.items() if m in known}
-    figure = curves.training(pick(losses), pick(scores))
+    pick = lambda names: {n: _line(lines, m) for n, m in names.items() if m in logged}
     return Chart(
         title=f"Training: {stage}" if stage else "Training",
-        svg=svg(figure),
+        svg=svg(curves.training(pick(losses), pick(scores))),
         alt=f"loss and scores over {lines[-1]['step']} steps",
-        caption="The step that validation liked best was kept.",
+        caption="The step with the best validation score was kept.",
         wide=True,
     )
 
 
-def magnification(lines: Sequence[dict]) -> list[Chart]:
+def draw_magnifications(lines: Sequence[dict]) -> list[Chart]:
     """Of methods with several magnifications to choose from."""
     prefix = "train.mass."
-    known = {name for one in lines for name in one if name.startswith(prefix)}
-    if len(known) < 2:
+    logged = {name for line in lines for name in line if name.startswith(prefix)}
+    if len(logged) < 2:
         return []
-    mpps = sorted((name.removeprefix(prefix) for name in known), key=float)
+    mpps = sorted((name.removeprefix(prefix) for name in logged), key=float)
     mass = {mpp: _line(lines, prefix + mpp) for mpp in mpps}
     last = ", ".join(
-        f"{100 * values[-1]:.0f} % at {n} um/px" for n, (_, values) in mass.items()
+        f"{100 * values[-1]:.0f} % at {mpp} um/px" for mpp, (_, values) in mass.items()
     )
     return [
         Chart(
@@ -168,5 +189,5 @@ def magnification(lines: Sequence[dict]) -> list[Chart]:
 
 def _line(lines: Sequence[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of a metric of the log."""
-    points = [(one["step"], one[name]) for one in lines if name in one]
+    points = [(line["step"], line[name]) for line in lines if name in line]
     return tuple(np.array(points).T)

@@ -138,7 +138,7 @@ def _run(
         source,
         stages,
         slides=[record.columns() for record in records],
-        verdicts=predictions,
+        predictions=predictions,
         metrics=metrics,
         cost=meter.as_dict(),
         progress=progress,

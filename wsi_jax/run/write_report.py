@@ -1,4 +1,4 @@
-"""From verdicts to what someone looks at: curves, heatmaps, a page, a short text."""
+"""The report of a run: heatmaps, the page, and the headline as a short text."""
 
 import json
 import pathlib
@@ -11,9 +11,10 @@ from wsi_jax.data.lint import patients_note
 from wsi_jax.files import write_text
 from wsi_jax.report import tables
 from wsi_jax.report.page import Report, SlideResult, headline, write_page
-from wsi_jax.run import report_charts, report_pictures
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import Input
+from wsi_jax.run.report_charts import draw_charts
+from wsi_jax.run.report_pictures import by_interest, draw_pictures
 from wsi_jax.run.train import Predicted
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.types import Stage
@@ -37,35 +38,33 @@ def write(
     cohort: Cohort,
     source: Input,
     stages: Sequence[Stage],
+    *,
     slides: Sequence[dict],
-    verdicts: Sequence[Predicted],
+    predictions: Sequence[Predicted],
     metrics: dict[str, int | float | str],
     cost: dict,
     progress,
 ) -> None:
-    """Writes metrics.txt, roc.png, heatmaps/ and, last of all, report.html."""
+    """Writes metrics.txt, roc.png, heatmaps/ and, last of all, report.html.
+
+    Args:
+        folder: the run's.
+        config, cohort, source, stages: the run, and what it read.
+        slides: rows of slides.csv.
+        predictions: on the test slides.
+        metrics: as in metrics.json.
+        cost: account of the run's meter.
+        progress: (label, total) -> a progress bar.
+    """
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
     record = json.loads((folder / "config.json").read_text())
-    write_text(folder / "metrics.txt", text(summary, len(verdicts)))
-    there = [one for one in verdicts if one.row.path]
-    shown = report_pictures.by_interest(there, cohort.classes)[: config.heatmaps]
-    images = {}
-    with progress("heatmaps", len(shown)) as advance:
-        for one in shown:
-            try:
-                drawn = report_pictures.draw_pictures(
-                    folder / "heatmaps", config, cohort, source, one
-                )
-            except SlideError as error:  # of a verdict, the picture is the least
-                print(f"no heatmap: {error}", file=sys.stderr, flush=True)
-                drawn = ()
-            images[one.row.slide_id] = drawn
-            advance(1)
+    write_text(folder / "metrics.txt", text(summary, len(predictions)))
+    images = draw_heatmaps(folder, config, cohort, source, predictions, progress)
     report = Report(
         title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
         subtitle=config.input.subtitle(config),
         metrics=headline(summary, names(summary)),
-        n_slides=len(verdicts),
+        n_slides=len(predictions),
         n_patients=int(summary["n_patients"]),
         results=results(summary, getattr(config.method, "strategies_note", "")),
         cohort=tables.counts(
@@ -74,9 +73,7 @@ def write(
             cohort.classes,
         ),
         cost=tables.cost(cost),
-        charts=report_charts.draw_charts(
-            folder, config, cohort, stages, verdicts, summary
-        ),
+        charts=draw_charts(folder, config, cohort, stages, predictions, summary),
         slides=tuple(
             SlideResult(
                 slide_id=one.row.slide_id,
@@ -85,7 +82,7 @@ def write(
                 probability=float(one.probabilities[one.called]),
                 images=images.get(one.row.slide_id, ()),
             )
-            for one in verdicts
+            for one in predictions
         ),
         refused={
             s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"
@@ -100,11 +97,29 @@ def write(
     write_page(folder / "report.html", report)
 
 
+def draw_heatmaps(
+    folder: pathlib.Path, config, cohort: Cohort, source, predictions, progress
+) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Pictures of the slides most worth a look, by slide; none of an unreadable one."""
+    readable = [one for one in predictions if one.row.path]
+    chosen = by_interest(readable, cohort.classes)[: config.heatmaps]
+    images = {}
+    with progress("heatmaps", len(chosen)) as advance:
+        for one in chosen:
+            try:
+                paths = draw_pictures(folder / "heatmaps", config, cohort, source, one)
+                images[one.row.slide_id] = paths
+            except SlideError as error:  # a report without a picture is still one
+                print(f"no heatmap: {error}", file=sys.stderr, flush=True)
+            advance(1)
+    return images
+
+
 def text(summary: dict[str, int | float | str], n: int) -> str:
     """The headline in a few lines of plain text."""
     lines = [f"test, {n} slides, 95 % intervals"]
-    for name, shown in (names(summary) | pooled(summary)).items():
-        lines.append(f"  {shown:<21} {tables.interval(summary, name)}")
+    for key, name in (names(summary) | pooled(summary)).items():
+        lines.append(f"  {name:<21} {tables.interval(summary, key)}")
     lines += [f"note: {note}" for note in tables.notes(summary)]
     return "\n".join(lines) + "\n"
 
@@ -120,32 +135,38 @@ def pooled(summary: dict[str, int | float | str]) -> dict[str, str]:
 
 
 def results(
-    summary: dict[str, int | float | str], ways: str
+    summary: dict[str, int | float | str], strategies: str
 ) -> tuple[tables.Table, ...]:
-    """By slide, patient, class, site, fold, and by the ways to come by a verdict."""
+    """Metrics by slide, patient, class, site, fold and zoom strategy.
+
+    Args:
+        summary: of the test slides.
+        strategies: caption of the strategies' table.
+    """
     recall = {"auc": "AUC", "recall": "recall", "precision": "precision", "f1": "F1"}
-    found = [
+    parts = [
         tables.levels(summary, names(summary) | pooled(summary) | ECE),
         tables.breakdown(summary, "per_class.", "Each class against the rest", recall),
     ]
     if any(name.startswith("site.") for name in summary):
-        found.append(tables.breakdown(summary, "site.", "By site", NAMES))
+        parts.append(tables.breakdown(summary, "site.", "By site", NAMES))
     if "fold.0.n" in summary:
         wanted = {"threshold": "threshold"} if "fold.0.threshold" in summary else {}
         wanted |= {name: NAMES[name] for name in ("auc", "balanced_accuracy")}
         caption = FOLDS + WITHIN * bool(pooled(summary))
-        found.append(tables.breakdown(summary, "fold.", caption, wanted))
+        parts.append(tables.breakdown(summary, "fold.", caption, wanted))
     if any(name.startswith("inference.") for name in summary):
-        found.append(tables.breakdown(summary, "inference.", ways, NAMES | ECE))
-    return tuple(found)
+        columns = NAMES | ECE
+        parts.append(tables.breakdown(summary, "inference.", strategies, columns))
+    return tuple(parts)
 
 
 def limits(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
     """What a reader of this run must know besides."""
-    said = [f"Patients: {note}." for note in [patients_note(cohort)] if note]
+    sentences = [f"Patients: {note}." for note in [patients_note(cohort)] if note]
     if config.encoder and not (config.precomputed or config.encoder.weights):
-        said.append(
-            "The encoder is random: its features know colour and texture, not tissue. "
+        sentences.append(
+            "The encoder is random: its features tell colour and texture, not tissue. "
             "Weights trained on histology (--config.encoder.weights) do better."
         )
-    return (*said, *config.data.limits())
+    return (*sentences, *config.data.limits())
