@@ -42,15 +42,12 @@ def test_no_addition_is_lost_between_threads():
         thread.start()
     for thread in threads:
         thread.join()
-    found = meter.as_dict()
-    assert (found["tiles"], found["bytes_decoded"], found["flops"]) == (
-        400,
-        1200,
-        200,
-    )
-    assert 0 < found["span.read.wall_s"] <= found["span.read.thread_s"]
-    assert found["span.read.wall_s"] <= found["wall_s"]
-    assert 0 < found["span.read.percent"] <= 100
+    account = meter.as_dict()
+    work = account["tiles"], account["bytes_decoded"], account["flops"]
+    assert work == (400, 1200, 200)
+    assert 0 < account["span.read.wall_s"] <= account["span.read.thread_s"]
+    assert account["span.read.wall_s"] <= account["wall_s"]
+    assert 0 < account["span.read.percent"] <= 100
 
 
 def test_a_block_that_fails_is_closed():
@@ -63,17 +60,17 @@ def test_a_block_that_fails_is_closed():
 
 def test_memory_is_the_peak():
     block = bytearray(50_000_000)
-    found = Meter(device_bytes=lambda: 7).as_dict()
-    assert found["peak_host_bytes"] > len(block)
-    assert found["peak_device_bytes"] == 7
+    account = Meter(device_bytes=lambda: 7).as_dict()
+    assert account["peak_host_bytes"] > len(block)
+    assert account["peak_device_bytes"] == 7
     assert Meter().as_dict()["peak_device_bytes"] is None
 
 
 def test_processes_add_up_and_peaks_do_not():
     one = {"wall_s": 4.0, "peak_host_bytes": 100, "peak_device_bytes": None}
     two = {"wall_s": 6.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300}
-    found = total([one, two | {"peak_device_bytes": 8}])
-    assert found == {
+    account = total([one, two | {"peak_device_bytes": 8}])
+    assert account == {
         "wall_s": 10.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300,
         "peak_device_bytes": 8,
     }  # fmt: skip
@@ -146,15 +143,12 @@ def test_a_later_process_continues_the_account(tmp_path):
     meter.enter("slide", tiles=30)
     later = Meter(journal=journal)
     later.add(tiles=5, device_s=1.5)
-    found = later.as_dict()
-    assert (found["tiles"], found["device_s"], found["peak_device_bytes"]) == (
-        35,
-        1.5,
-        7,
-    )
-    assert found["span.encode.thread_s"] > 0
-    assert 0 <= found["span.encode.percent"] <= 100
-    json.dumps(found)
+    account = later.as_dict()
+    work = account["tiles"], account["device_s"], account["peak_device_bytes"]
+    assert work == (35, 1.5, 7)
+    assert account["span.encode.thread_s"] > 0
+    assert 0 <= account["span.encode.percent"] <= 100
+    json.dumps(account)
 
 
 def test_unknown_work_is_an_error():

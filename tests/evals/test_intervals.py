@@ -5,7 +5,6 @@ import pytest
 from scipy import special, stats
 
 from wsi_jax.evals import intervals
-from wsi_jax.evals.bootstrap import bootstrap, roc_band
 from wsi_jax.evals.metrics import auc
 
 Z = stats.norm.ppf(0.975)
@@ -34,9 +33,9 @@ def test_delong_is_the_brute_force_formula():
     area = v10.mean()
     half = Z * sd / (area * (1 - area))
     ends = 1 / (1 + np.exp(-(np.log(area / (1 - area)) + np.array([-half, half]))))
-    found = intervals.delong(positive, a)
-    np.testing.assert_allclose(found, [area, *ends], rtol=1e-12)
-    assert found.value == pytest.approx(auc(positive, a))
+    interval = intervals.delong(positive, a)
+    np.testing.assert_allclose(interval, [area, *ends], rtol=1e-12)
+    assert interval.value == pytest.approx(auc(positive, a))
 
 
 def test_the_paired_difference_is_the_brute_force_formula():
@@ -45,9 +44,9 @@ def test_the_paired_difference_is_the_brute_force_formula():
     gaps = [one - two for one, two in both]
     sd = np.sqrt(sum(gap.var(ddof=1) / len(gap) for gap in gaps))
     value = gaps[0].mean()
-    found = intervals.delong_difference(positive, a, b)
+    interval = intervals.delong_difference(positive, a, b)
     expected = value, value - Z * sd, value + Z * sd, 2 * stats.norm.sf(abs(value) / sd)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_allclose(interval, expected, rtol=1e-10)
 
 
 def test_the_paired_difference_is_antisymmetric():
@@ -66,9 +65,9 @@ def test_copies_of_a_patients_slide_say_nothing_new():
     # The error is the same, but the variance of patients is an estimate: t for normal.
     width = lambda ends: np.diff(special.logit(ends[1:]))[0]
     expected = width(intervals.delong(positive, a)) * stats.t.ppf(0.975, 14) / Z
-    found = intervals.delong(thrice[0], thrice[1], thrice[3])
-    assert found.value == pytest.approx(auc(positive, a))
-    assert width(found) == pytest.approx(expected)
+    interval = intervals.delong(thrice[0], thrice[1], thrice[3])
+    assert interval.value == pytest.approx(auc(positive, a))
+    assert width(interval) == pytest.approx(expected)
     value, lo, hi, _ = intervals.delong_difference(positive, a, b)
     error = (hi - lo) / 2 / Z
     q = stats.t(14)
@@ -115,8 +114,8 @@ def test_the_mean_auc_of_two_classes_is_the_auc():
 
 def test_the_mean_auc_of_three_perfect_classes_is_newcombes_of_the_rarest():
     labels = np.repeat([0, 1, 2], [4, 9, 7])
-    found = intervals.macro_auc(labels, np.eye(3)[labels])
-    assert found == (1, *intervals.newcombe(1.0, 4, 16))
+    interval = intervals.macro_auc(labels, np.eye(3)[labels])
+    assert interval == (1, *intervals.newcombe(1.0, 4, 16))
 
 
 def grouped(seed, sizes=((5, 9), (3, 4), (7, 2))):
@@ -175,48 +174,47 @@ def test_groups_without_a_pair_have_no_auc():
     assert 0 < parted.lo < alone.lo < alone.hi == parted.hi == 1  # fewer pairs
 
 
-def test_the_interval_within_folds_covers_the_truth():
-    truth, rng = stats.norm.cdf(1.47 / np.sqrt(2)), np.random.default_rng(3)
-    positive, fold = np.arange(100) < 20, np.arange(100) % 5
-    held = []
-    for _ in range(400):
-        scores = rng.normal(size=100) + 1.47 * positive
-        scores = np.linspace(0.5, 2, 5)[fold] * scores + np.linspace(-1, 1, 5)[fold]
-        _, lo, hi = intervals.delong(positive, scores, groups=fold)
-        held.append(lo <= truth <= hi)
-    assert 0.917 <= np.mean(held) <= 0.985  # three standard errors of 400 trials
+def covered(seed, trials, positive, draw, patients=None, groups=None):
+    """Share of the trials whose interval holds an AUC of scores that `draw` makes."""
+    rng, truth, held = np.random.default_rng(seed), None, 0
+    for _ in range(trials):
+        scores, truth = draw(rng, positive)
+        _, lo, hi = intervals.delong(positive, scores, patients, groups=groups)
+        held += lo <= truth <= hi
+    return held / trials
+
+
+def normal(shift, scale=1.0, offset=0.0):
+    truth = stats.norm.cdf(shift / np.sqrt(2))
+    return lambda rng, positive: (
+        scale * (rng.normal(size=len(positive)) + shift * positive) + offset,
+        truth,
+    )
 
 
 @pytest.mark.parametrize(("shift", "n"), [(1.19, 30), (2.33, 30), (3.6, 20)])
 def test_the_interval_covers_the_truth(shift, n):
-    truth = stats.norm.cdf(shift / np.sqrt(2))
-    rng = np.random.default_rng(0)
-    positive = np.arange(2 * n) < n
-    trials = 600
-    held = 0
-    for _ in range(trials):
-        scores = rng.normal(size=2 * n) + shift * positive
-        _, lo, hi = intervals.delong(positive, scores)
-        held += lo <= truth <= hi
     # Three standard errors of 600 trials at 95 % are 0.027.
-    assert 0.923 <= held / trials <= 0.985
+    assert 0.923 <= covered(0, 600, np.arange(2 * n) < n, normal(shift)) <= 0.985
+
+
+def test_the_interval_within_folds_covers_the_truth():
+    positive, fold = np.arange(100) < 20, np.arange(100) % 5
+    draw = normal(1.47, np.linspace(0.5, 2, 5)[fold], np.linspace(-1, 1, 5)[fold])
+    assert 0.917 <= covered(3, 400, positive, draw, groups=fold) <= 0.985
 
 
 def test_the_interval_covers_when_patients_have_several_slides():
-    truth = stats.norm.cdf(1.19 / np.sqrt(2))
-    rng = np.random.default_rng(1)
     patients = np.repeat(np.arange(60), 4)
-    positive = patients < 30
-    held = np.zeros(2)
-    for _ in range(300):
+
+    def draw(rng, positive):
         own = np.sqrt(0.7) * rng.normal(size=60)[patients]
         scores = own + np.sqrt(0.3) * rng.normal(size=240) + 1.19 * positive
-        for k, who in enumerate((patients, None)):
-            _, lo, hi = intervals.delong(positive, scores, who)
-            held[k] += lo <= truth <= hi
-    by_patient, by_slide = held / 300
-    assert by_patient >= 0.912
-    assert by_slide < 0.85  # what the test must be able to see
+        return scores, stats.norm.cdf(1.19 / np.sqrt(2))
+
+    assert covered(1, 300, patients < 30, draw, patients) >= 0.912
+    # What the test must be able to see.
+    assert covered(1, 300, patients < 30, draw) < 0.85
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 30), (30, 30), (80, 120)])
@@ -276,66 +274,3 @@ def test_all_scores_tied_is_a_guess_of_some_width():
 def test_wilson_is_scipys(k, n):
     theirs = stats.binomtest(k, n).proportion_ci(method="wilson")
     np.testing.assert_allclose(intervals.wilson(k / n, n), theirs, atol=1e-12)
-
-
-def test_the_bootstrap_agrees_with_delong():
-    positive, a, _ = draw(4, m=90, n=110)
-    ends = bootstrap(
-        lambda weights: {"auc": auc(positive, a, weights)},
-        np.arange(200),
-        positive.astype(int),
-        seed=0,
-        replicates=2000,
-    )
-    np.testing.assert_allclose(
-        ends["auc"], intervals.delong(positive, a)[1:], atol=0.01
-    )
-
-
-def test_patients_are_drawn_whole_and_within_their_class():
-    patients = np.array(["a", "a", "b", "c", "c", "d"])
-    labels = np.array([0, 1, 1, 0, 0, 0])  # a and b are ill, c and d are not
-    seen = []
-
-    def look(weights):
-        seen.append(weights)
-        return {"n": weights.sum(-1)}
-
-    bootstrap(look, patients, labels, seed=0, replicates=50)
-    (weights,) = seen
-    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
-    np.testing.assert_array_equal(weights[:, 3], weights[:, 4])
-    assert (weights[:, 0] + weights[:, 2] == 2).all()
-    assert (weights[:, 3] + weights[:, 5] == 2).all()
-    assert len(np.unique(weights, axis=0)) == 9
-
-
-def test_a_seed_is_a_draw():
-    positive, a, _ = draw(5)
-    how = {"patients": np.arange(37), "labels": positive.astype(int)}
-
-    def ends(seed):
-        statistic = lambda weights: {"auc": auc(positive, a, weights)}
-        return bootstrap(statistic, **how, seed=seed, replicates=300)["auc"]
-
-    assert ends(0) == ends(0)
-    assert ends(0) != ends(1)
-
-
-def test_a_statistic_that_is_mostly_undefined_has_no_interval():
-    def half(weights):
-        return {"x": np.where(np.arange(len(weights)) % 2, np.nan, 1.0)}
-
-    found = bootstrap(half, ["a", "b"], np.array([0, 1]), seed=0, replicates=100)
-    assert np.isnan(found["x"]).all()
-
-
-def test_the_roc_band_holds_the_curve_and_ends_at_one():
-    positive, a, _ = draw(6, m=40, n=40)
-    grid = np.linspace(0, 1, 11)
-    lo, hi = roc_band(positive, a, np.arange(80), grid, seed=0, replicates=300)
-    assert (lo <= hi).all()
-    assert (np.diff(lo) >= 0).all()
-    assert lo[-1] == hi[-1] == 1
-    middle = ((lo + hi) / 2).mean()
-    assert middle == pytest.approx(auc(positive, a), abs=0.05)

@@ -18,18 +18,18 @@ def draw(c=2, seed=0):
 
 def test_of_a_mean_it_is_the_stratified_variance():
     x = np.random.default_rng(0).normal(size=23)
-    found = jackknife.jackknife(lambda w: w @ x / w.sum(-1), LABELS)
+    interval = jackknife.jackknife(lambda w: w @ x / w.sum(-1), LABELS)
     of = [x[k == LABELS] for k in (0, 1)]
     # Without one slide the mean moves by its distance to it, over n - 1.
     expected = sum((len(y) - 1) * y.var() / 22**2 for y in of)
-    assert found == pytest.approx(expected)
+    assert interval == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("c", [2, 3])
 def test_average_precision_is_left_out_patient_by_patient(c):
     labels, p = draw(c)
     patients = np.arange(len(labels)) // 2 if c == 2 else np.arange(len(labels))
-    found = jackknife.average_precision_interval(labels, p, patients)
+    interval = jackknife.average_precision_interval(labels, p, patients)
     left, stratum = [], []
     for one in np.unique(patients):
         rest = patients != one
@@ -42,15 +42,15 @@ def test_average_precision_is_left_out_patient_by_patient(c):
     variance = sum((len(x) - 1) / len(x) * ((x - x.mean()) ** 2).sum() for x in each)
     fewest = min(len(np.unique(patients[labels == k])) for k in range(c))
     q = stats.t.ppf(0.975, 2 * (fewest - 1))
-    half = q * np.sqrt(variance) / (found.value * (1 - found.value))
-    ends = special.expit(special.logit(found.value) + np.array([-half, half]))
-    np.testing.assert_allclose(found[1:], ends)
+    half = q * np.sqrt(variance) / (interval.value * (1 - interval.value))
+    ends = special.expit(special.logit(interval.value) + np.array([-half, half]))
+    np.testing.assert_allclose(interval[1:], ends)
 
 
 def test_perfect_precision_is_as_sure_as_the_rarest_class_has_patients():
-    found = jackknife.average_precision_interval(LABELS, np.eye(2)[LABELS])
-    assert found.value == found.hi == 1
-    assert found.lo == pytest.approx(1 / (1 + stats.norm.ppf(0.975) ** 2 / 9))
+    interval = jackknife.average_precision_interval(LABELS, np.eye(2)[LABELS])
+    assert interval.value == interval.hi == 1
+    assert interval.lo == pytest.approx(1 / (1 + stats.norm.ppf(0.975) ** 2 / 9))
 
 
 def test_copies_of_slides_leave_the_log_loss_as_sure():
@@ -64,6 +64,6 @@ def test_copies_of_slides_leave_the_log_loss_as_sure():
 
 def test_one_patient_of_a_class_gives_no_interval():
     labels, p = draw()
-    found = jackknife.average_precision_interval(labels[:15], p[:15])
-    assert not np.isnan(found.value)
-    assert np.isnan(found[1:]).all()
+    interval = jackknife.average_precision_interval(labels[:15], p[:15])
+    assert not np.isnan(interval.value)
+    assert np.isnan(interval[1:]).all()

@@ -8,7 +8,7 @@ from wsi_jax.evals import intervals, metrics, proportions
 NAMES = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
 
 
-def verdicts(seed, n=60, c=2):
+def predictions(seed, n=60, c=2):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % c
     predicted = np.where(rng.random(n) < 0.75, labels, rng.integers(0, c, n))
@@ -16,12 +16,12 @@ def verdicts(seed, n=60, c=2):
 
 
 def test_one_slide_a_patient_is_wilsons():
-    labels, predicted = verdicts(0)
-    found = proportions.confusion_intervals(labels, predicted, 2)
+    labels, predicted = predictions(0)
+    ends = proportions.confusion_intervals(labels, predicted, 2)
     ill = predicted[labels == 1]
-    assert found["sensitivity"] == (ill.mean(), *intervals.wilson(ill.mean(), 30))
+    assert ends["sensitivity"] == (ill.mean(), *intervals.wilson(ill.mean(), 30))
     right = (predicted == labels).mean()
-    assert found["accuracy"] == (right, *intervals.wilson(right, 60))
+    assert ends["accuracy"] == (right, *intervals.wilson(right, 60))
 
 
 @pytest.mark.parametrize("c", [2, 3])
@@ -42,23 +42,23 @@ def test_slopes_are_derivatives(c):
 
 @pytest.mark.parametrize("c", [2, 3])
 def test_values_are_the_metrics(c):
-    labels, predicted = verdicts(2, c=c)
-    found = proportions.confusion_intervals(labels, predicted, c, np.arange(60) // 4)
+    labels, predicted = predictions(2, c=c)
+    ends = proportions.confusion_intervals(labels, predicted, c, np.arange(60) // 4)
     threshold = 0.5 if c == 2 else None
     values = metrics.slide_metrics(labels, np.eye(c)[predicted], threshold)
-    for name, interval in found.items():
+    for name, interval in ends.items():
         assert interval.value == pytest.approx(values[name])
         assert interval.lo < interval.value < interval.hi
-    assert set(found) == set(NAMES[: 5 if c == 2 else 3])
+    assert set(ends) == set(NAMES[: 5 if c == 2 else 3])
 
 
 def widths(labels, predicted, patients):
-    found = proportions.confusion_intervals(labels, predicted, 2, patients)
-    return {name: found[name].hi - found[name].lo for name in NAMES}
+    ends = proportions.confusion_intervals(labels, predicted, 2, patients)
+    return {name: ends[name].hi - ends[name].lo for name in NAMES}
 
 
 def test_copies_of_a_patients_slide_say_nothing_new():
-    labels, predicted = verdicts(3)
+    labels, predicted = predictions(3)
     alone = widths(labels, predicted, np.arange(60))
     thrice = widths(*(np.repeat(x, 3) for x in (labels, predicted, np.arange(60))))
     for name in NAMES:  # wider by what t has over the normal, and no narrower
@@ -67,9 +67,9 @@ def test_copies_of_a_patients_slide_say_nothing_new():
 
 def test_patients_who_are_all_right_are_as_many_as_they_are():
     labels = np.repeat([0, 1], 30)
-    found = proportions.confusion_intervals(labels, labels, 2, np.arange(60) // 5)
-    assert found["sensitivity"] == (1, *intervals.wilson(1.0, 6))
-    assert found["balanced_accuracy"].lo < 0.9
+    ends = proportions.confusion_intervals(labels, labels, 2, np.arange(60) // 5)
+    assert ends["sensitivity"] == (1, *intervals.wilson(1.0, 6))
+    assert ends["balanced_accuracy"].lo < 0.9
 
 
 def test_errors_in_both_classes_of_a_patient_add_up_or_cancel():
@@ -86,7 +86,7 @@ def test_errors_in_both_classes_of_a_patient_add_up_or_cancel():
 
 
 def test_a_class_without_slides_leaves_the_others():
-    found = proportions.confusion_intervals(np.zeros(9, int), np.arange(9) % 2, 2)
+    ends = proportions.confusion_intervals(np.zeros(9, int), np.arange(9) % 2, 2)
     for name in ("balanced_accuracy", "f1", "sensitivity"):
-        assert np.isnan(found[name]).all()
-    assert found["specificity"] == found["accuracy"]
+        assert np.isnan(ends[name]).all()
+    assert ends["specificity"] == ends["accuracy"]

@@ -23,27 +23,31 @@ def test_the_parts_are_the_metrics_of_the_parts():
     labels, p = cohort()
     patients = [f"p{i // 4 * 2 + i % 2}" for i in range(80)]  # two slides, one class
     sites = np.array(["rumc", "umcu", "umcu", ""] * 20)
-    found = summarise(labels, p, CLASSES, patients=patients, sites=sites, threshold=0.4)
+    summary = summarise(
+        labels, p, CLASSES, patients=patients, sites=sites, threshold=0.4
+    )
     plain = metrics.slide_metrics(labels, p, 0.4)
-    assert {k: found[k] for k in plain} == pytest.approx(plain)
-    assert (found["n"], found["n_patients"], found["patient.n"]) == (80, 40, 40)
+    assert {k: summary[k] for k in plain} == pytest.approx(plain)
+    assert (summary["n"], summary["n_patients"], summary["patient.n"]) == (80, 40, 40)
     pooled = metrics.by_patient(labels, p, patients)
-    assert found["patient.auc"] == pytest.approx(
+    assert summary["patient.auc"] == pytest.approx(
         metrics.auc(pooled[0] == 1, pooled[1][:, 1])
     )
     expected = intervals.delong(labels == 1, p[:, 1], patients)
-    assert [found[k] for k in ("auc", "auc_lo", "auc_hi")] == pytest.approx(expected)
-    assert "calibration_error_lo" not in found
+    assert [summary[k] for k in ("auc", "auc_lo", "auc_hi")] == pytest.approx(expected)
+    assert "calibration_error_lo" not in summary
     at = sites == "umcu"
-    assert found["site.umcu.n"] == at.sum()
-    assert found["site.umcu.f1"] == metrics.slide_metrics(labels[at], p[at], 0.4)["f1"]
-    assert found["site.unknown.n"] == 20
-    assert found["per_class.tumor.recall"] == found["sensitivity"]
-    cells = [found[f"confusion.{i}.{j}"] for i in CLASSES for j in CLASSES]
+    assert summary["site.umcu.n"] == at.sum()
+    assert (
+        summary["site.umcu.f1"] == metrics.slide_metrics(labels[at], p[at], 0.4)["f1"]
+    )
+    assert summary["site.unknown.n"] == 20
+    assert summary["per_class.tumor.recall"] == summary["sensitivity"]
+    cells = [summary[f"confusion.{i}.{j}"] for i in CLASSES for j in CLASSES]
     assert (
         cells == metrics.confusion(labels, metrics.predict(p, 0.4), 2).ravel().tolist()
     )
-    assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)
+    assert json.loads(json.dumps(summary)) == pytest.approx(summary, nan_ok=True)
 
 
 @pytest.mark.parametrize("c", [2, 3])
@@ -53,22 +57,24 @@ def test_groups_have_an_auc_of_their_own_pairs_and_thresholds_of_their_own(c):
     group = np.arange(80) // 4 % 5
     patients = np.arange(80) // 2
     cut = np.array([0.3, 0.4, 0.5, 0.6, 0.7])[group] if c == 2 else None
-    found = summarise(labels, p, names, patients=patients, threshold=cut, groups=group)
+    summary = summarise(
+        labels, p, names, patients=patients, threshold=cut, groups=group
+    )
     of = lambda groups: np.mean(
         [
             metrics.auc(labels == k, p[:, k], groups=groups)
             for k in ([1] if c == 2 else range(c))
         ]
     )
-    assert found["auc"] == pytest.approx(of(group))
-    assert found["auc_pooled"] == pytest.approx(of(None))
-    assert found["auc_lo"] < found["auc"] < found["auc_hi"]
+    assert summary["auc"] == pytest.approx(of(group))
+    assert summary["auc_pooled"] == pytest.approx(of(None))
+    assert summary["auc_lo"] < summary["auc"] < summary["auc_hi"]
     within = intervals.delong(labels == 1, p[:, 1], patients, groups=group)
     keys = [f"per_class.tumor.auc{end}" for end in ("", "_lo", "_hi")]
-    assert [found[key] for key in keys] == pytest.approx(within)
-    assert found["accuracy"] == (metrics.predict(p, cut) == labels).mean()
-    assert "threshold" not in found
-    assert "patient.auc_pooled" in found
+    assert [summary[key] for key in keys] == pytest.approx(within)
+    assert summary["accuracy"] == (metrics.predict(p, cut) == labels).mean()
+    assert "threshold" not in summary
+    assert "patient.auc_pooled" in summary
     with pytest.raises(ValueError, match="patient '0' lie in several folds"):
         summarise(
             labels, p, names, patients=patients, threshold=cut,
@@ -80,12 +86,12 @@ def test_every_interval_holds_its_value():
     for c, threshold in ((2, 0.5), (3, None)):
         labels, p = cohort(c=c)
         names = ("normal", "tumor", "mimic")[:c]
-        found = summarise(labels, p, names, threshold=threshold)
-        ends = [key.removesuffix("_lo") for key in found if key.endswith("_lo")]
+        summary = summarise(labels, p, names, threshold=threshold)
+        ends = [key.removesuffix("_lo") for key in summary if key.endswith("_lo")]
         assert {"auc", "balanced_accuracy", "f1", "accuracy"} <= set(ends)
         for name in ends:
-            assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"], name
-            assert found[f"{name}_lo"] < found[f"{name}_hi"], name
+            assert summary[f"{name}_lo"] <= summary[name] <= summary[f"{name}_hi"], name
+            assert summary[f"{name}_lo"] < summary[f"{name}_hi"], name
 
 
 @pytest.mark.parametrize("c", [2, 3])
@@ -93,22 +99,22 @@ def test_a_perfect_score_on_few_slides_is_not_certain(c):
     labels = np.arange(10 * c) % c
     p = 0.9 * np.eye(c)[labels] + 0.1 / c
     names = ("normal", "tumor", "mimic")[:c]
-    found = summarise(labels, p, names, threshold=0.5 if c == 2 else None)
+    summary = summarise(labels, p, names, threshold=0.5 if c == 2 else None)
     shares = ["auc", "balanced_accuracy", "f1", "accuracy", "average_precision"]
     for name in shares + ["sensitivity", "specificity"] * (c == 2):
-        assert found[name] == found[f"{name}_hi"] == 1
-        assert 0.6 < found[f"{name}_lo"] < 0.95, name
+        assert summary[name] == summary[f"{name}_hi"] == 1
+        assert 0.6 < summary[f"{name}_lo"] < 0.95, name
     if c == 2:
-        assert found["sensitivity_lo"] == intervals.wilson(1.0, 10)[0]
+        assert summary["sensitivity_lo"] == intervals.wilson(1.0, 10)[0]
 
 
 def test_a_site_of_one_class_has_accuracy_but_no_auc():
     labels, p = cohort(n=12)
     sites = np.where(labels == 1, "rumc", "umcu")
-    found = summarise(labels, p, CLASSES, sites=sites, threshold=0.5)
+    summary = summarise(labels, p, CLASSES, sites=sites, threshold=0.5)
     for end in ("", "_lo", "_hi"):
-        assert np.isnan(found[f"site.umcu.auc{end}"])
-        assert not np.isnan(found[f"site.umcu.accuracy{end}"])
+        assert np.isnan(summary[f"site.umcu.auc{end}"])
+        assert not np.isnan(summary[f"site.umcu.accuracy{end}"])
 
 
 def test_few_patients_have_a_note_and_very_few_no_interval():
@@ -126,19 +132,19 @@ def test_few_patients_have_a_note_and_very_few_no_interval():
         assert four[f"{name}_lo"] < four[name] < four[f"{name}_hi"]
     # Slides do not make up for patients.
     many = np.repeat(keep[:-3], 3)
-    found = summarise(
+    summary = summarise(
         labels[many], p[many], CLASSES, patients=many, threshold=0.5, sites=["a"] * 72
     )
-    assert found["interval_note"] == four["interval_note"]
-    assert found["patient.interval_note"] == four["interval_note"]
-    assert found["site.a.interval_note"] == four["interval_note"]
+    assert summary["interval_note"] == four["interval_note"]
+    assert summary["patient.interval_note"] == four["interval_note"]
+    assert summary["site.a.interval_note"] == four["interval_note"]
     labels, p = cohort(n=40)
     assert "interval_note" not in summarise(labels, p, CLASSES, threshold=0.5)
 
 
 def test_patients_ill_in_part_of_their_slides():
     labels, p = np.array([0, 1, 0, 1]), np.array([[0.8, 0.2], [0.1, 0.9]] * 2)
-    found = summarise(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
-    assert found["specificity"] == 1
-    assert found["patient.sensitivity"] == 1
-    assert np.isnan(found["patient.auc"])
+    summary = summarise(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
+    assert summary["specificity"] == 1
+    assert summary["patient.sensitivity"] == 1
+    assert np.isnan(summary["patient.auc"])

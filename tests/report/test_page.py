@@ -18,6 +18,7 @@ from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.summary import summarise
 from wsi_jax.report import curves, page, tables
 from wsi_jax.report.figure import save_png, svg
+from wsi_jax.run.report_charts import draw_magnifications
 
 CLASSES = ("normal <&>", 'tumor "$x$"')
 
@@ -28,24 +29,15 @@ def evaluated():
     labels = np.arange(40) % 2
     p = 1 / (1 + np.exp(-rng.normal(size=40) - 2 * labels + 1))
     p = np.stack([1 - p, p], -1)
-    sites = ["rumc", "umcu"] * 20
-    patients = [f"p{i // 2}" for i in range(40)]
-    found = summarise(
-        labels,
-        p,
-        CLASSES,
-        patients=patients,
-        sites=sites,
-        threshold=0.5,
-    )
-    return labels, p, found
+    parts = {"patients": np.arange(40) // 2, "sites": ["rumc", "umcu"] * 20}
+    return labels, p, summarise(labels, p, CLASSES, threshold=0.5, **parts)
 
 
 @pytest.fixture(scope="module")
-def drawings(evaluated):
-    labels, p, found = evaluated
+def figures(evaluated):
+    labels, p, summary = evaluated
     fpr, tpr = metrics.roc_points(labels == 1, p[:, 1])
-    ends = {"auc": found["auc"], "lo": found["auc_lo"], "hi": found["auc_hi"]}
+    ends = {"auc": summary["auc"], "lo": summary["auc_lo"], "hi": summary["auc_hi"]}
     grid = np.linspace(0, 1, 5)
     band = {"grid": grid, "tpr_lo": grid, "tpr_hi": np.sqrt(grid)}
     one = curves.Roc(name=CLASSES[1], fpr=fpr, tpr=tpr, **ends, **band)
@@ -63,8 +55,8 @@ def drawings(evaluated):
 
 
 @pytest.fixture(scope="module")
-def report(evaluated, drawings, tmp_path_factory):
-    labels, p, found = evaluated
+def report(evaluated, figures, tmp_path_factory):
+    labels, p, summary = evaluated
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     image = folder / "map.png"
@@ -74,33 +66,33 @@ def report(evaluated, drawings, tmp_path_factory):
     meter.add(slides=40, tiles=1234, bytes_decoded=10**9, device_s=0.5)
     with meter.span("read"):
         pass
-    said = metrics.predict(p, 0.5)
+    predicted = metrics.predict(p, 0.5)
     columns = {"auc": "AUC", "f1": "F1"}
     rows = [{"split": "test", "site": "", "label": CLASSES[k]} for k in labels]
     return page.Report(
         title="A <script>alert(1)</script> & B",
         subtitle="Sub",
-        metrics=page.headline(found, {"auc": "AUC", "f1": "F1"}),
+        metrics=page.headline(summary, {"auc": "AUC", "f1": "F1"}),
         n_slides=40,
-        n_patients=found["n_patients"],
+        n_patients=summary["n_patients"],
         results=(
-            tables.levels(found, columns),
-            tables.breakdown(found, "per_class.", "By class", columns),
-            tables.breakdown(found, "site.", "By site", columns),
+            tables.levels(summary, columns),
+            tables.breakdown(summary, "per_class.", "By class", columns),
+            tables.breakdown(summary, "site.", "By site", columns),
         ),
         cohort=tables.counts(rows, ("split", "site"), CLASSES),
         cost=tables.cost(meter.as_dict()),
         charts=tuple(
             page.Chart(title=name, svg=svg(figure), alt=f"{name} curve")
-            for name, figure in drawings.items()
+            for name, figure in figures.items()
         ),
         slides=tuple(
             page.SlideResult(
                 slide_id=f"s_{i}",
                 label=CLASSES[labels[i]],
-                predicted=CLASSES[said[i]],
-                probability=float(p[i, said[i]]),
-                images=(image,) if i < 5 or said[i] != labels[i] else (),
+                predicted=CLASSES[predicted[i]],
+                probability=float(p[i, predicted[i]]),
+                images=(image,) if i < 5 or predicted[i] != labels[i] else (),
             )
             for i in range(40)
         ),
@@ -139,25 +131,26 @@ def test_the_page_holds_all_it_shows(report):
     text = page.render(report)
     links = re.findall(r'(?:src|href)="([^"]{0,20})', text)
     assert all(link.startswith(("data:image/webp;base", "#")) for link in links)
-    assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
-    assert "https://" not in text
-    for said in (
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"|http-equiv', "", text)
+    for part in (
         *("40 slides of 20 patients", "Stained in one laboratory", "research"),
         *("train.steps", "0.10.2", "0123456789abcdef", "no mpp in the file", "1,234"),
+        *(slide.slide_id for slide in report.slides),
     ):
-        assert said in text, said
+        assert part in text, part
+    for chart in report.charts:
+        assert chart.svg in text
 
 
-def test_wrong_verdicts_come_first_and_are_named(report):
+def test_wrong_predictions_come_first_and_are_named(report):
     text = page.render(report)
-    wrong = [v for v in report.slides if v.label != v.predicted]
-    assert wrong
-    assert text.count("✗ wrong") == len(wrong)
+    wrong = [slide for slide in report.slides if slide.label != slide.predicted]
+    assert report.slides[0] not in wrong
+    assert text.count("✗ wrong") == len(wrong) > 0
     assert text.count("✓ correct") == len(report.slides) - len(wrong)
     shown = [kind == "wrong" for kind in re.findall(r'<li class="(\w+)"', text)]
     assert shown == sorted(shown, reverse=True)
     assert set(shown) == {True, False}
-    assert report.slides[0].label == report.slides[0].predicted
 
 
 def test_images_are_bounded(report):
@@ -173,85 +166,82 @@ def test_an_undefined_metric_is_a_dash(report):
     assert tables.DASH in text
 
 
-def test_few_patients_are_noted_and_very_few_have_no_interval(report, drawings):
+def test_few_patients_are_noted_and_very_few_have_no_interval(report):
     labels = np.array([0] * 12 + [1] * 4)
     p = np.stack([np.linspace(0.9, 0.2, 16), np.linspace(0.1, 0.8, 16)], -1)
-    found = summarise(labels, p, ("normal", "tumor"), threshold=0.5, sites=["a"] * 16)
-    assert tables.interval(found, "auc") == tables.number(found["auc"])
-    notes = tables.notes(found)
+    summary = summarise(labels, p, ("normal", "tumor"), threshold=0.5, sites=["a"] * 16)
+    assert tables.interval(summary, "auc") == tables.number(summary["auc"])
+    notes = tables.notes(summary)
     assert [note.partition(":")[0] for note in notes] == ["all slides", "site a"]
-    card = page.headline(found, {"auc": "AUC"})
-    shown = page.render(dataclasses.replace(report, metrics=card, interval_notes=notes))
-    assert "patients: tumor 4" in shown
-    assert "no interval" in shown
-    assert ">nan" not in shown
-    figure = curves.roc(
-        [
-            curves.Roc(
-                name="tumor",
-                fpr=np.zeros(1),
-                tpr=np.zeros(1),
-                auc=0.9,
-                lo=np.nan,
-                hi=np.nan,
-            )
-        ]
-    )
-    (legend,) = (axes.get_legend() for axes in figure.axes)
-    assert [text.get_text() for text in legend.get_texts()] == ["tumor: 0.900"]
+    card = page.headline(summary, {"auc": "AUC"})
+    text = page.render(dataclasses.replace(report, metrics=card, interval_notes=notes))
+    assert "patients: tumor 4" in text
+    assert "no interval" in text
+    assert ">nan" not in text
 
 
-def test_drawings_are_well_formed_and_take_the_pages_ink(drawings, tmp_path):
-    for name, figure in drawings.items():
+def test_charts_are_well_formed_and_take_the_pages_ink(figures, tmp_path):
+    for name, figure in figures.items():
         text = svg(figure)
         ET.fromstring(text)
         assert "currentColor" in text, name
         assert "font-family" not in text, name
-        save_png(figure, tmp_path / f"{name}.png")
-        with PIL.Image.open(tmp_path / f"{name}.png") as image:
-            assert min(image.size) > 300
-    shown = "".join(ET.fromstring(svg(drawings["roc"])).itertext())
-    assert 'tumor "$x$"' in shown
+    save_png(figures["roc"], tmp_path / "roc.png")
+    with PIL.Image.open(tmp_path / "roc.png") as image:
+        assert min(image.size) > 300
+    assert 'tumor "$x$"' in "".join(ET.fromstring(svg(figures["roc"])).itertext())
 
 
-def test_the_cohort_table_adds_up(report):
+def test_an_auc_without_an_interval_has_none_in_the_legend():
+    zero = np.zeros(1)
+    ends = {"auc": 0.9, "lo": np.nan, "hi": np.nan}
+    figure = curves.roc([curves.Roc(name="tumor", fpr=zero, tpr=zero, **ends)])
+    (legend,) = (axes.get_legend() for axes in figure.axes)
+    assert [text.get_text() for text in legend.get_texts()] == ["tumor: 0.900"]
+
+
+def test_a_report_shows_magnifications_where_there_are_several():
+    lines = [{"step": s, "train.mass.16": 0.1 * s, "train.mass.4": 0.5} for s in (1, 2)]
+    (chart,) = draw_magnifications([*lines, {"step": 2, "val.auc": 0.5}])
+    assert "50 % at 4 um/px, 20 % at 16 um/px" in chart.caption
+    assert draw_magnifications([{"step": 1, "train.mass.4": 1.0}]) == []
+
+
+def test_tables_have_a_row_for_each_part_and_add_up(report):
     assert report.cohort.header == ("split", "site", *CLASSES, "all")
     assert report.cohort.rows == (
         ("test", tables.DASH, "20", "20", "40"),
         ("all", tables.DASH, "20", "20", "40"),
     )
-
-
-def test_breakdowns_have_one_row_each(report):
-    slides_and_patients, by_class, by_site = report.results
-    assert [row[:2] for row in slides_and_patients.rows] == [
-        ("slides", "40"),
-        ("patients", "20"),
+    parts = [[row[:2] for row in table.rows] for table in report.results]
+    assert parts == [
+        [("slides", "40"), ("patients", "20")],
+        [(name, "20") for name in CLASSES],
+        [("rumc", "20"), ("umcu", "20")],
     ]
-    assert [row[:2] for row in by_class.rows] == [(name, "20") for name in CLASSES]
-    assert [row[:2] for row in by_site.rows] == [("rumc", "20"), ("umcu", "20")]
-    assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", by_class.rows[0][2])
+    cell = report.results[1].rows[0][2]
+    assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", cell)
 
 
 @pytest.mark.parametrize(
-    ("count", "text"),
-    [(999, "999 B"), (20_600_000_000, "20.6 GB"), (None, "not known")],
+    ("text", "expected"),
+    [
+        (tables.size(999), "999 B"),
+        (tables.size(20_600_000_000), "20.6 GB"),
+        (tables.size(None), "not known"),
+        (tables.seconds(0.0047), "4.7 ms"),
+        (tables.seconds(5.04), "5.04 s"),
+        (tables.seconds(600), "10.0 min"),
+    ],
 )
-def test_sizes_have_units(count, text):
-    assert tables.size(count) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0.0047, "4.7 ms"), (5.04, "5.04 s"), (600, "10.0 min")]
-)
-def test_seconds_have_units(count, text):
-    assert tables.seconds(count) == text
+def test_quantities_have_units(text, expected):
+    assert text == expected
 
 
 PROBE = """<script>
 let refused = 0;
 document.addEventListener("securitypolicyviolation", () => refused++);
-addEventListener("load", () => { document.body.dataset.found = JSON.stringify({
+addEventListener("load", () => { document.body.dataset.result = JSON.stringify({
   images: document.images.length,
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length,
   drawings: [...document.querySelectorAll("figure svg")].filter(
@@ -287,9 +277,8 @@ def test_a_browser_shows_every_image(report, tmp_path):
     )
     title = re.search("<title>(.*)</title>", run.stdout).group(1)
     assert html.unescape(title) == report.title
-    found = re.search(r'data-found="([^"]*)"', run.stdout).group(1)
-    found = json.loads(html.unescape(found))
-    assert found == {
+    result = re.search(r'data-result="([^"]*)"', run.stdout).group(1)
+    assert json.loads(html.unescape(result)) == {
         "images": sum(len(v.images) for v in report.slides),
         "broken": 0,
         "drawings": 4,
