@@ -5,9 +5,11 @@ import pathlib
 import runpy
 
 import pytest
+from words import config_from
 
 from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
+from wsi_jax import cli
 from wsi_jax.run import run_experiment as experiment
 
 TINY = pathlib.Path(__file__).parent / "tiny.py"
@@ -47,6 +49,30 @@ def tiny(manifest, tmp_path_factory):
         return made
 
     return config
+
+
+@pytest.fixture
+def command(tiny_file, tiny, monkeypatch, tmp_path):
+    """Runs the command in this process; gives its error message, None without one."""
+
+    def run(*words):
+        config = tiny()
+        named = {
+            "--config.data.manifest": config.data.manifest,
+            "--config.features": config.features,
+            "--config.run_dir": tmp_path / "run",
+            "--config.heatmaps": 0,
+            "--config.train.steps": 4,
+        }
+        line = [f"{name}={value}" for name, value in named.items()]
+        try:
+            with config_from("--config", tiny_file, *line, *words) as config:
+                cli.train_config(config, "tiny")
+        except SystemExit as stop:
+            return stop.code
+        return None
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from wsi_jax.data.two_level_bags import pair
 from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import extract as extraction
+from wsi_jax.run.encode import Encoded
 from wsi_jax.run.extract import Extractor, find_tiles
 from wsi_jax.run.progress import silent
 from wsi_jax.run.tiling import Tiling, tile_slide
@@ -126,6 +127,59 @@ def test_both_tilings_stand_side_by_side_and_what_is_whole_stays(rows, tmp_path)
     extract(rows, HIGH, tmp_path)
     changed = [p for p in before if p.stat().st_mtime_ns != before[p]]
     assert changed == [killed]
+
+
+def cut_short(row, path, tmp_path):
+    path.write_bytes(path.read_bytes()[: int(0.9 * path.stat().st_size)])
+    return row
+
+
+def mended_mpp(row, path, tmp_path):
+    return dataclasses.replace(row, mpp=1.01)
+
+
+def another_file(row, path, tmp_path):
+    other = tmp_path / "a.tif"  # of the same size in pixels, mpp and tissue
+    other.write_bytes(pathlib.Path(row.path).read_bytes() + b"another")
+    return dataclasses.replace(row, path=str(other))
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (cut_short, "a.h5 was damaged and is made anew"),
+        (mended_mpp, ""),
+        (another_file, ""),
+    ],
+)
+def test_features_of_a_slide_that_has_changed_are_made_anew(
+    rows, tmp_path, change, note
+):
+    """And only that slide's."""
+    extract(rows, LOW, tmp_path)
+    paths = [tmp_path / LOW.folder() / f"{row.slide_id}.h5" for row in rows]
+    before = [path.stat().st_mtime_ns for path in paths]
+    kept = read_features(paths[0])
+    changed = change(rows[0], paths[0], tmp_path)
+    records, _ = extract([changed, *rows[1:]], LOW, tmp_path)
+    assert [record.status for record in records] == ["encoded"] * 2
+    assert note in records[0].reason
+    after = [path.stat().st_mtime_ns for path in paths]
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+    features = read_features(paths[0])
+    if change is mended_mpp:
+        assert features.attrs["mpp"] == 1.01
+    else:
+        np.testing.assert_array_equal(features.x, kept.x)
+
+
+@pytest.mark.parametrize(("lost", "refused"), [(1, False), (2, True), (9, True)])
+def test_a_slide_that_has_lost_too_much_is_refused(lost, refused):
+    encoded = Encoded(0, np.zeros((9 - lost, 1)), np.arange(9 - lost), lost, "torn")
+    reason = encoded.refusal(0.2)
+    assert bool(reason) == refused
+    assert "torn" in reason or not refused
 
 
 def test_a_tiling_of_tiles_is_what_it_was():

@@ -118,6 +118,15 @@ def test_an_mpp_that_contradicts_the_file_is_noted(tmp_path, given, note):
     assert slide.mpp == (given or 0.5)
 
 
+def test_annotations_that_are_damaged_are_noted(row, tmp_path):
+    torn = tmp_path / "torn.xml"
+    torn.write_text("<ASAP_Annotations><Anno")
+    slide = tile_slide(dataclasses.replace(row, annotation_path=str(torn)), TILING)
+    assert slide.reason == ""
+    assert slide.note.startswith("a: ")
+    assert "torn.xml" in slide.note
+
+
 def test_the_background_is_bright_or_dark(row):
     assert tile_slide(row, TILING).background == "bright"
     assert tile_slide(row, MASKED).background == "bright"
