@@ -13,19 +13,30 @@ from wsi_jax.nets.resnet import ResNet
 resnet = functools.partial(ResNet, norm=NormKind.frozen, width=4)
 TINY = functools.partial(resnet, blocks=(1, 1), bottleneck=False)
 NECK = functools.partial(resnet, blocks=(1, 1), bottleneck=True, norm=NormKind.layer)
-NEXT = functools.partial(ConvNeXt, blocks=(1, 2), width=4, scale=0.5)
+NEXT = functools.partial(ConvNeXt, blocks=(1, 1), width=4, scale=0.5)
+
+
+def trunk_shapes(make):
+    """A narrow trunk as a net, and the shapes of its parameters."""
+    dtype = jnp.zeros(()).dtype  # float64 where that is enabled
+    net = make(mean=(0.5,) * 3, std=(0.2,) * 3, dtype=dtype.name)
+    x = jnp.zeros((1, 32, 32, 3))
+    return net.apply, jax.eval_shape(net.init, jax.random.key(0), x)
 
 
 def trunk(make):
     """A narrow trunk with nothing at 0 or 1, as a net and its parameters."""
-    dtype = jnp.zeros(()).dtype  # float64 where that is enabled
-    net = make(mean=(0.5,) * 3, std=(0.2,) * 3, dtype=dtype.name)
-    params = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    net, shapes = trunk_shapes(make)
     rng = np.random.default_rng(0)
-    lively = lambda a: jnp.asarray(
-        a * rng.uniform(0.8, 1.2, a.shape) + rng.uniform(-0.1, 0.1, a.shape), dtype
-    )
-    return net.apply, jax.tree.map(lively, params)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var", "gamma"):
+            values = rng.uniform(0.8, 1.2, leaf.shape)
+        else:
+            values = rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+        return jnp.asarray(values, jnp.zeros(()).dtype)
+
+    return net, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def image(*size, b=1):

@@ -13,15 +13,17 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder
 def test_a_trunk_that_does_not_learn_says_the_same_and_has_no_gradient(chunk):
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
     crops = jax.random.randint(jax.random.key(0), (1, 2, 8, 8, 3), 0, 255, jnp.uint8)
-    which, there = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+    which, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
 
-    def found(learns):
-        reader = CropClassifier(trunk, CropHead(2, width=3), False, chunk, learns)
-        params = reader.init(jax.random.key(1))
-        said = lambda params: (reader.embed(params, crops, which, there) ** 2).sum()
-        return jax.jit(jax.value_and_grad(said))(params)
+    def value_and_gradients(learns):
+        classifier = CropClassifier(trunk, CropHead(2, width=3), False, chunk, learns)
+        params = classifier.init(jax.random.key(1))
+        energy = lambda params: (
+            classifier.embed(params, crops, which, mask) ** 2
+        ).sum()
+        return jax.jit(jax.value_and_grad(energy))(params)
 
-    (held, still), (free, moved) = found(False), found(True)
+    (held, still), (free, moved) = value_and_gradients(False), value_and_gradients(True)
     assert held == free
     chex.assert_trees_all_close(still["head"], moved["head"], rtol=1e-6)
     assert not any(leaf.any() for leaf in jax.tree.leaves(still["trunk"]))
@@ -32,16 +34,16 @@ def test_a_trunk_that_does_not_learn_says_the_same_and_has_no_gradient(chunk):
 def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
     """Two slides of two tissues each, one at either magnification; one is stained."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    reader = CropClassifier(
+    classifier = CropClassifier(
         trunk, CropHead(2, magnifications=2, width=8, unit_length=False), False, None,
         centred=centred,
     )  # fmt: skip
-    params = reader.init(jax.random.key(1))
+    params = classifier.init(jax.random.key(1))
     which = jnp.array([[0, 1, 0, 1]] * 2)
-    there = jnp.ones((2, 4), bool).at[1, 3].set(False)
+    mask = jnp.ones((2, 4), bool).at[1, 3].set(False)
     colours = jnp.array([[90, 60, 90, 60], [130, 200, 130, 7]], jnp.uint8)
     crops = jnp.broadcast_to(colours[..., None, None, None], (2, 4, 8, 8, 3))
-    one, other = reader.embed(params, crops, which, there)
+    one, other = classifier.embed(params, crops, which, mask)
     alike = [
         bool(jnp.allclose(a, b, atol=1e-5)) for a, b in zip(one, other, strict=True)
     ]
@@ -50,25 +52,25 @@ def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
 
 def test_what_was_not_read_is_no_part_of_the_mean():
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    reader = CropClassifier(trunk, CropHead(2, width=8), False, None, centred=True)
-    params = reader.init(jax.random.key(1))
+    classifier = CropClassifier(trunk, CropHead(2, width=8), False, None, centred=True)
+    params = classifier.init(jax.random.key(1))
     crops = jax.random.randint(jax.random.key(0), (1, 4, 8, 8, 3), 0, 255, jnp.uint8)
-    which, there = jnp.zeros((1, 4), jnp.int32), jnp.array([[True, True, True, False]])
-    said = lambda crops: reader.embed(params, crops, which, there)[:, :3]
-    chex.assert_trees_all_equal(said(crops), said(crops.at[0, 3].set(77)))
-    assert (said(crops) != said(crops.at[0, 2].set(77))).any()
+    which, mask = jnp.zeros((1, 4), jnp.int32), jnp.array([[True, True, True, False]])
+    energy = lambda crops: classifier.embed(params, crops, which, mask)[:, :3]
+    chex.assert_trees_all_equal(energy(crops), energy(crops.at[0, 3].set(77)))
+    assert (energy(crops) != energy(crops.at[0, 2].set(77))).any()
 
 
 def test_a_verdict_is_of_what_every_attention_pools():
     """In a row, each by its own softmax of log weights and logits."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
     head = CropHead(3, width=5, attention_width=4, branches=2)
-    reader = CropClassifier(trunk, head, False, None)
-    params = jax.tree.map(lambda a: 3 * a, reader.init(jax.random.key(1)))
+    classifier = CropClassifier(trunk, head, False, None)
+    params = jax.tree.map(lambda a: 3 * a, classifier.init(jax.random.key(1)))
     h = jax.random.normal(jax.random.key(0), (2, 6, 5))
     prior = jax.random.uniform(jax.random.key(2), (2, 6)).at[1, 4:].set(0)
-    weights = reader.posterior_weights(params, prior, h)
-    logits = reader.attention_logits(params, h)
+    weights = classifier.posterior_weights(params, prior, h)
+    logits = classifier.attention_logits(params, h)
     assert weights.shape == logits.shape == (2, 2, 6)
     own = params["head"]["params"]["attention"]
     dense = lambda name, x: x @ own[name]["kernel"] + own[name]["bias"][None]
@@ -82,5 +84,5 @@ def test_a_verdict_is_of_what_every_attention_pools():
         pooled.append((w[..., None] * h).sum(1))
     last = params["head"]["params"]["classifier"]
     wanted = jnp.concatenate(pooled, 1) @ last["kernel"] + last["bias"][None]
-    found = reader.classify(params, weights, h)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-4)
+    value_and_gradients = classifier.classify(params, weights, h)
+    chex.assert_trees_all_close(value_and_gradients, wanted, rtol=1e-4)

@@ -40,12 +40,12 @@ def test_verdict_is_the_fixture(shared, name):
         by_rows = mean_attention(scores, mask) @ projected
         return net.apply(params, u, mask), rows, scores, alone, by_rows
 
-    verdict, rows, scores, alone, by_rows = run(params)
-    close(verdict.children, x["out/A_1"])
+    output, rows, scores, alone, by_rows = run(params)
+    close(output.children, x["out/A_1"])
     close(rows, x["out/afeat_1"])
     close(rows[:3], x["out/get_hr_fa_first3"])
     close(scores.T, x["out/attn_raw"])
-    for one in (verdict, alone):
+    for one in (output, alone):
         close(one.attention, x["out/A_2"])
         close(one.attention.mean(0), x["out/classify_bag_attention"][0])
         close(one.branch_logits, x["out/sub_logits"])
@@ -62,10 +62,10 @@ def test_losses_and_gradients_are_the_fixture(shared, name):
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(params):
-        verdict = net.apply(params, u, mask)
-        losses = hafed.hafed_losses(verdict, x["label"][0], mask)
+        output = net.apply(params, u, mask)
+        losses = hafed.hafed_losses(output, x["label"][0], mask)
         # The released code compares tiles of the second attention, not branches.
-        columns = diversity(verdict.attention.T[: len(verdict.attention)])
+        columns = diversity(output.attention.T[: len(output.attention)])
         return sum(losses[:3]) + columns, losses
 
     (total, losses), grads = run(params)
@@ -93,14 +93,14 @@ def test_masking_of_the_best_is_the_fixture(shared, name):
     net = net.clone(top=top, mask_rate=float(x["stkim/mask_drop"]))
     uniforms = Uniforms(x["stkim/u_block1"], x["stkim/u_block2"])
     u, mask = x["x"][0], jnp.ones(x["x"].shape[1], bool)
-    verdict = jax.jit(net.apply)(params, u, mask, uniforms)
-    close(verdict.attention, x["stkim/out_A_2"])
-    close(verdict.branch_logits, x["stkim/out_sub_logits"])
-    close(verdict.logits, x["stkim/out_slide_logits"][0])
-    gone = (verdict.children == 0).sum(-1)
+    output = jax.jit(net.apply)(params, u, mask, uniforms)
+    close(output.attention, x["stkim/out_A_2"])
+    close(output.branch_logits, x["stkim/out_sub_logits"])
+    close(output.logits, x["stkim/out_slide_logits"][0])
+    gone = (output.children == 0).sum(-1)
     assert (gone == x["stkim/zero_count_block1_per_patch"]).all()
     if "stkim/out_A_1" in x:
-        close(verdict.children, x["stkim/out_A_1"])
+        close(output.children, x["stkim/out_A_1"])
 
 
 def test_padding_is_invisible(key):
@@ -114,8 +114,8 @@ def test_padding_is_invisible(key):
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(params, u, mask, uniforms):
-        verdict = net.apply(params, u, mask, uniforms)
-        return sum(hafed.hafed_losses(verdict, jnp.int32(1), mask)), verdict.attention
+        output = net.apply(params, u, mask, uniforms)
+        return sum(hafed.hafed_losses(output, jnp.int32(1), mask)), output.attention
 
     whole = run(
         params, u, jnp.ones(5, bool), uniforms._replace(children=uniforms[0][:5])
@@ -160,14 +160,20 @@ def test_every_normaliser_is_the_same_row_by_row(key):
     keys = jax.random.split(key, 3)
     x = 3 * jax.random.normal(keys[0], (6, 4, 8))
     mask = jnp.arange(6) < 5
-    of = lambda how: HAFED(3, 8, (2, 3), top=(2, 3), mask_rate=0.5, normaliser=how)
+    of = lambda normaliser: HAFED(
+        3, 8, (2, 3), top=(2, 3), mask_rate=0.5, normaliser=normaliser
+    )
     params = jax.jit(of(Normaliser.softmax).init)(jax.random.key(1), x, mask)
     uniforms = of(Normaliser.softmax).uniforms(keys[2], 6)
-    others = [how for how in Normaliser if how is not Normaliser.sparsemax]
+    others = [
+        normaliser
+        for normaliser in Normaliser
+        if normaliser is not Normaliser.sparsemax
+    ]
 
     @jax.jit
     def run(params):
-        found = []
+        results = []
         for net in map(of, others):
             rows, over = net.apply(params, x, method="aggregate")
             scores = jnp.swapaxes(net.bind(params).over_children(x), -1, -2)
@@ -176,14 +182,14 @@ def test_every_normaliser_is_the_same_row_by_row(key):
             by_rows = mean_attention(logits, mask) @ values
             trained = net.apply(params, x, mask, uniforms).attention
             whole = net.apply(params, x, mask).logits
-            found.append(((over, by_hand), (by_rows, whole), trained))
-        return found
+            results.append(((over, by_hand), (by_rows, whole), trained))
+        return results
 
-    pairs, verdicts, trained = zip(*run(params), strict=True)
-    for a, b in (*pairs, *verdicts):
+    pairs, outputs, trained = zip(*run(params), strict=True)
+    for a, b in (*pairs, *outputs):
         close(a, b)
     assert all(((a > 0).sum(-1) == 5 - 1).all() for a in trained)
-    told = np.round([whole for _, whole in verdicts], 5)
-    assert len(np.unique(told, axis=0)) == len(others)
+    logits = np.round([whole for _, whole in outputs], 5)
+    assert len(np.unique(logits, axis=0)) == len(others)
     with pytest.raises(ValueError, match="sparsemax"):
         of(Normaliser.sparsemax).init(keys[1], x, mask)

@@ -18,7 +18,7 @@ def slides():
     return overview, rng.random((2, 5, 6)) < 0.6
 
 
-def looked(net, overview, mask):
+def logits_of(net, overview, mask):
     """Logits of the cells [b y x], by weights that are drawn, the last ones too."""
     overview, mask = jnp.asarray(overview), jnp.asarray(mask)
     shape = jax.eval_shape(net.init, jax.random.key(0), overview, mask)
@@ -34,13 +34,13 @@ def looked(net, overview, mask):
 def test_glass_and_padding_are_not_seen(slides, relative):
     overview, mask = slides
     net = OverviewAttention(CELL, (1,), 4, 1, relative)
-    before = looked(net, overview, mask)
+    before = logits_of(net, overview, mask)
     tissue = mask.repeat(CELL, 1).repeat(CELL, 2)[..., None]
     junk = np.where(tissue, overview, 7).astype(np.uint8)
     wide = lambda a, k: np.pad(
         a, [(0, 0), (0, k), (0, 2 * k)] + [(0, 0)] * (a.ndim - 3)
     )
-    after = looked(net, wide(junk, CELL), wide(mask, 1))[:, :5, :6]
+    after = logits_of(net, wide(junk, CELL), wide(mask, 1))[:, :5, :6]
     np.testing.assert_allclose(after[mask], before[mask], rtol=1e-4, atol=1e-4)
     assert np.ptp(before[mask]) > 0.1
 
@@ -50,14 +50,14 @@ def test_relative_colours_do_not_tell_the_stain(slides):
     overview, mask = slides
     overview = overview // 2 * 2
     pale = np.stack([overview[0], overview[1] // 2 + 90])
-    seen = [
-        looked(OverviewAttention(CELL, (1,), 4, 1, relative), one, mask)
+    logits = [
+        logits_of(OverviewAttention(CELL, (1,), 4, 1, relative), one, mask)
         for relative in (True, False)
         for one in (overview, pale)
     ]
-    np.testing.assert_allclose(seen[0][mask], seen[1][mask], rtol=1e-2, atol=1e-2)
-    np.testing.assert_array_equal(seen[2][0], seen[3][0])
-    assert np.abs(seen[2][1] - seen[3][1])[mask[1]].max() > 0.1
+    np.testing.assert_allclose(logits[0][mask], logits[1][mask], rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(logits[2][0], logits[3][0])
+    assert np.abs(logits[2][1] - logits[3][1])[mask[1]].max() > 0.1
 
 
 def test_a_slide_of_one_colour_has_a_verdict(slides):
@@ -65,5 +65,5 @@ def test_a_slide_of_one_colour_has_a_verdict(slides):
     _, mask = slides
     overview = np.full((2, 5 * CELL, 6 * CELL, 3), 130, np.uint8)
     mask[1] = False
-    said = looked(OverviewAttention(CELL, (1,), 4, 1, True), overview, mask)
-    assert np.isfinite(said).all()
+    logits = logits_of(OverviewAttention(CELL, (1,), 4, 1, True), overview, mask)
+    assert np.isfinite(logits).all()

@@ -70,9 +70,9 @@ def test_actor_and_critic_are_the_fixture(shared, d):
     close(value, x["out/critic_value"])
     close(value, x["out/evaluate_value"])
     np.testing.assert_array_equal(greedy, x["out/greedy_action"])
-    for found, name in zip(policies, ("masked", "evaluate_unmasked"), strict=True):
-        close(found[0], x[f"out/{name}_logprob"])
-        close(found[1], x[f"out/{name}_entropy"])
+    for policy, name in zip(policies, ("masked", "evaluate_unmasked"), strict=True):
+        close(policy[0], x[f"out/{name}_logprob"])
+        close(policy[1], x[f"out/{name}_entropy"])
 
 
 def test_a_critic_with_a_clock_sees_it(key):

@@ -198,8 +198,8 @@ def layers(encoder, params, x):
     tokens, state = net.apply(
         params, x, method="tokens", capture_intermediates=True, mutable="intermediates"
     )
-    found = state["intermediates"]["blocks"]
-    blocks = [found[str(i)]["__call__"][0] for i in range(encoder.depth)]
+    blocks_out = state["intermediates"]["blocks"]
+    blocks = [blocks_out[str(i)]["__call__"][0] for i in range(encoder.depth)]
     return [*blocks, tokens]
 
 

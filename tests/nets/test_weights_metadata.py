@@ -21,28 +21,28 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
     encoder = Encoder(**SMALL)
     fc = {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}
-    seen = ("tumor:1", "Gewebe:ü")
+    ids = ("tumor:1", "Gewebe:ü")
     made = {"commit": "abc", "config": {"val": 0.1}}
-    origin = WeightsMetadata(encoder.describe(), ("normal", "tumor"), seen, made)
+    metadata = WeightsMetadata(encoder.describe(), ("normal", "tumor"), ids, made)
     net = jax.device_get(encoder.params()["params"]) | {"fc": fc}
-    pretrained.save(path, net, to_header(origin))
-    return str(path), origin
+    pretrained.save(path, net, to_header(metadata))
+    return str(path), metadata
 
 
 def test_an_origin_comes_back_as_it_was(weights):
-    path, origin = weights
-    assert read_weights_metadata(path) == origin
+    path, metadata = weights
+    assert read_weights_metadata(path) == metadata
 
 
 def test_an_encoder_of_the_same_kind_takes_them_and_knows_what_they_saw(weights):
-    path, origin = weights
+    path, metadata = weights
     encoder = Encoder(**SMALL, weights=path)
-    assert encoder.training_ids() == origin.training_ids
+    assert encoder.training_ids() == metadata.training_ids
     fresh = Encoder(**SMALL).params()
     jax.tree.map(np.testing.assert_array_equal, encoder.params(), fresh)
     assert (
         Encoder(**SMALL | {"stages": 1}, weights=path).training_ids()
-        == origin.training_ids
+        == metadata.training_ids
     )
 
 

@@ -31,8 +31,8 @@ def test_the_first_release_never_saw_the_last_reward(shared):
     """As if it were no surprise."""
     x = sasha.load(shared, "gae")
     expected = x["rewards"].at[:, -1].set(x["values"][:, -1])
-    found = adv.advantages(expected, x["values"], EVERY, gamma=1.0, lam=0.95)
-    close(found, x["v2025_g1.0_l0.95/adv"])
+    estimates = adv.advantages(expected, x["values"], EVERY, gamma=1.0, lam=0.95)
+    close(estimates, x["v2025_g1.0_l0.95/adv"])
 
 
 def test_steps_behind_the_mask_have_no_effect(key):
@@ -41,13 +41,13 @@ def test_steps_behind_the_mask_have_no_effect(key):
     mask = jnp.arange(13)[None] < jnp.array([[9], [0]])
     run = lambda r, v, m: adv.advantages(r, v, m, gamma=0.9, lam=0.8)
     junk = lambda x: jnp.where(mask, x, jnp.nan)
-    found = run(junk(rewards), junk(values), mask)
-    close(found[:1, :9], run(rewards[:1, :9], values[:1, :9], mask[:1, :9]))
-    assert (found[~mask] == 0).all()
-    normal = adv.normalise(found, mask)
-    close(normal[0, :9], adv.normalise(found[0, :9], mask[0, :9]))
+    estimates = run(junk(rewards), junk(values), mask)
+    close(estimates[:1, :9], run(rewards[:1, :9], values[:1, :9], mask[:1, :9]))
+    assert (estimates[~mask] == 0).all()
+    normal = adv.normalise(estimates, mask)
+    close(normal[0, :9], adv.normalise(estimates[0, :9], mask[0, :9]))
     assert (normal[~mask] == 0).all()
-    assert (adv.normalise(found[1], mask[1]) == 0).all()
+    assert (adv.normalise(estimates[1], mask[1]) == 0).all()
 
 
 def test_normal_is_a_mean_of_0_and_a_deviation_of_1():
@@ -55,10 +55,10 @@ def test_normal_is_a_mean_of_0_and_a_deviation_of_1():
     rng = np.random.default_rng(0)
     x, mask = 5 + 3 * rng.normal(size=(4, 7)), rng.random((4, 7)) < 0.6
     normal = adv.normalise(jnp.asarray(np.where(mask, x, np.nan)), jnp.array(mask))
-    found = np.asarray(normal)[mask]
-    assert abs(found.mean()) < 1e-6
-    assert found.std(ddof=1) == pytest.approx(1, abs=1e-6)
-    assert np.corrcoef(found, x[mask])[0, 1] == pytest.approx(1, abs=1e-6)
+    estimates = np.asarray(normal)[mask]
+    assert abs(estimates.mean()) < 1e-6
+    assert estimates.std(ddof=1) == pytest.approx(1, abs=1e-6)
+    assert np.corrcoef(estimates, x[mask])[0, 1] == pytest.approx(1, abs=1e-6)
     assert not np.asarray(normal)[~mask].any()
 
 

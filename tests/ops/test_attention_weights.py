@@ -14,7 +14,7 @@ from wsi_jax.ops.attention_weights import (
     squared_average,
 )
 
-EACH = pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
+EACH = pytest.mark.parametrize("normaliser", Normaliser, ids=lambda n: n.name)
 CASES = pytest.mark.parametrize(
     "case", ["sigmoid", "top_bottom", "equal", "single", "with_zeros", "signed"]
 )
@@ -25,13 +25,8 @@ def load(shared):
     def arrays(case):
         path = shared / "fixtures" / "sampling" / "square_mean_pooling.npz"
         with np.load(path) as file:
-            found = {k: file[k] for k in file}
-        start = f"{case}_"
-        return {
-            k.removeprefix(start): jnp.asarray(v)
-            for k, v in found.items()
-            if k.startswith(start)
-        }
+            names = [name for name in file if name.startswith(f"{case}_")]
+            return {name[len(case) + 1 :]: jnp.asarray(file[name]) for name in names}
 
     return arrays
 
@@ -47,9 +42,9 @@ def pooled(weigh, of, x, g):
 def test_squared_average_of_scores_is_the_fixture(load, case):
     a = load(case)
     mask = jnp.ones(a["s"].shape, bool)
-    found = pooled(lambda s: squared_average(s, mask), a["s"], a["X"], a["g"])
+    result = pooled(lambda s: squared_average(s, mask), a["s"], a["X"], a["g"])
     right = a["w"], a["h"], a["d_s"], a["d_X"]
-    chex.assert_trees_all_close(found, right, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(result, right, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ["sigmoid", "top_bottom"])
@@ -57,27 +52,27 @@ def test_squared_average_of_scores_is_the_fixture(load, case):
 def test_squared_average_and_softmax_of_logits_are_the_fixture(load, case):
     a = load(case)
     mask = jnp.ones(a["u"].shape, bool)
-    weigh = lambda how: lambda u: normalise(u, mask, how)
+    weigh = lambda normaliser: lambda u: normalise(u, mask, normaliser)
     w, h, d_u, d_x = pooled(weigh(Normaliser.squared_average), a["u"], a["X"], a["g"])
     right = a["w"], a["h"], a["d_u"], a["d_X"]
     chex.assert_trees_all_close((w, h, d_u, d_x), right, rtol=1e-6, atol=1e-9)
     # The fixture's softmax is that of the scores, bounded as they are.
     bounded = weigh(Normaliser.bounded_softmax)(a["u"])
     chex.assert_trees_all_close(bounded, a["softmax_w"], rtol=1e-6)
-    found = pooled(weigh(Normaliser.softmax), a["s"], a["X"], a["g"])
+    result = pooled(weigh(Normaliser.softmax), a["s"], a["X"], a["g"])
     right = a["softmax_w"], a["softmax_h"], a["softmax_d_s"]
-    chex.assert_trees_all_close(found[:3], right, rtol=1e-6, atol=1e-9)
+    chex.assert_trees_all_close(result[:3], right, rtol=1e-6, atol=1e-9)
 
 
-def values_and_gradient(logits, mask, how):
+def values_and_gradient(logits, mask, normaliser):
     """Weights, and the gradient of their product with something."""
     g = jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32))[None]
-    grad = jax.grad(lambda u: (normalise(u, mask, how) * g).sum())
-    return normalise(logits, mask, how), grad(logits)
+    grad = jax.grad(lambda u: (normalise(u, mask, normaliser) * g).sum())
+    return normalise(logits, mask, normaliser), grad(logits)
 
 
 @EACH
-def test_weights_are_a_distribution_over_the_unmasked(how):
+def test_weights_are_a_distribution_over_the_unmasked(normaliser):
     """At any scale: where sigmoids underflow, where they are 1, among ties."""
     rng = np.random.default_rng(0)
     scale = 10.0 ** rng.integers(-3, 7, (200, 1))
@@ -86,7 +81,7 @@ def test_weights_are_a_distribution_over_the_unmasked(how):
     mask = rng.random((200, 33)) < rng.random((200, 1))
     mask[0] = False
     dirty = np.where(mask, logits, rng.choice([np.nan, np.inf, -np.inf], mask.shape))
-    run = jax.jit(lambda u: values_and_gradient(u, jnp.asarray(mask), how))
+    run = jax.jit(lambda u: values_and_gradient(u, jnp.asarray(mask), normaliser))
     w, gradient = run(jnp.float32(dirty))
     chex.assert_tree_all_finite((w, gradient))
     assert (w >= 0).all()
@@ -97,16 +92,16 @@ def test_weights_are_a_distribution_over_the_unmasked(how):
 
 
 @EACH
-def test_all_underflowing_or_saturating_is_told_apart(how):
+def test_underflowing_and_saturating_scores_keep_their_weights(normaliser):
     """Weights are those of float64, whatever a sigmoid is in float32."""
     mask = jnp.ones((2, 3), bool)
     logits = np.array([[-200.0, -201.0, -203.0], [200.0, 201.0, 203.0]])
-    found = normalise(jnp.float32(logits), mask, how)
+    result = normalise(jnp.float32(logits), mask, normaliser)
     with jax.enable_x64(True):
-        exact = normalise(jnp.asarray(logits), mask, how)
-    chex.assert_trees_all_close(found, np.float32(exact), rtol=1e-4, atol=1e-7)
-    if how is Normaliser.squared_average:
-        assert found[0, 0] > 0.8
+        exact = normalise(jnp.asarray(logits), mask, normaliser)
+    chex.assert_trees_all_close(result, np.float32(exact), rtol=1e-4, atol=1e-7)
+    if normaliser is Normaliser.squared_average:
+        assert result[0, 0] > 0.8
 
 
 def test_scores_of_nothing_weigh_nothing():
@@ -120,15 +115,15 @@ def test_scores_of_nothing_weigh_nothing():
 
 @EACH
 @pytest.mark.usefixtures("x64")
-def test_gradient_is_that_of_finite_differences(how):
+def test_gradient_is_that_of_finite_differences(normaliser):
     rng = np.random.default_rng(1)
     mask = jnp.asarray(rng.random((6, 9)) < 0.8)
     u, towards, g = (jnp.asarray(rng.normal(size=(6, 9))) for _ in range(3))
-    value = lambda t: (normalise(u + t * towards, mask, how) * g).sum(-1)
+    value = lambda t: (normalise(u + t * towards, mask, normaliser) * g).sum(-1)
     by_hand = (value(1e-6) - value(-1e-6)) / 2e-6
     slope = jax.jvp(value, (0.0,), (1.0,))[1]
     chex.assert_trees_all_close(slope, by_hand, rtol=1e-7, atol=1e-9)
-    backwards = jax.grad(lambda u: (normalise(u, mask, how) * g).sum())(u)
+    backwards = jax.grad(lambda u: (normalise(u, mask, normaliser) * g).sum())(u)
     chex.assert_trees_all_close((backwards * towards).sum(-1), slope, rtol=1e-9)
 
 
@@ -157,51 +152,39 @@ def test_sparsemax_of_many_tiles_sums_to_one():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("m", [1, 4, 50])
-def test_a_squared_average_tells_more_than_a_softmax_of_bounded_scores(m):
+def test_a_squared_average_separates_more_than_a_softmax_of_bounded_scores():
     """Of m positives and m negatives: the mean weight of the former less the latter's.
 
     tanh(log(s+ / s-)) / m, against tanh((s+ - s-) / 2) / m of the softmax of s, which
-    is never more than 0.462 / m. A softmax of the logits has no such bound.
+    is never more than 0.462 / m.
     """
-    score = jnp.array([[0.95, 0.9, 0.6], [0.3, 0.01, 0.5]])
+    high, low = score = jnp.array([[0.95, 0.9, 0.6], [0.3, 0.01, 0.5]])
+    m = 4
     u = jnp.repeat(jnp.log(score / (1 - score)).T, m, -1)
-    mask = jnp.ones((1, 2 * m), bool)
 
-    def difference(how):
-        w = normalise(u, mask, how)
+    def difference(normaliser):
+        w = normalise(u, jnp.ones((1, 2 * m), bool), normaliser)
         return w[:, :m].mean(-1) - w[:, m:].mean(-1)
 
-    high, low = score
-    squared, bounded, plain, even = map(
-        difference,
-        (
-            Normaliser.squared_average,
-            Normaliser.bounded_softmax,
-            Normaliser.softmax,
-            Normaliser.average,
-        ),
-    )
+    squared = difference(Normaliser.squared_average)
+    bounded = difference(Normaliser.bounded_softmax)
     chex.assert_trees_all_close(squared, jnp.tanh(jnp.log(high / low)) / m, rtol=1e-9)
     chex.assert_trees_all_close(bounded, jnp.tanh((high - low) / 2) / m, rtol=1e-9)
-    assert (squared > bounded).all()
-    assert (bounded < 0.4622 / m).all()
-    assert plain[0] > 0.9 / m
-    np.testing.assert_allclose(even, 0, atol=1e-12)
+    np.testing.assert_allclose(difference(Normaliser.average), 0, atol=1e-12)
 
 
 def test_greater_powers_are_sharper():
     u, mask = jnp.array([[1.0, 0.0]]), jnp.ones((1, 2), bool)
     s = jax.nn.sigmoid(u)
     for power in (0.5, 1.0, 4.0):
-        found = normalise(u, mask, Normaliser.squared_average, power)
-        chex.assert_trees_all_close(found, s**power / (s**power).sum(), rtol=1e-5)
+        result = normalise(u, mask, Normaliser.squared_average, power)
+        chex.assert_trees_all_close(result, s**power / (s**power).sum(), rtol=1e-5)
 
 
 def test_log_weights_are_of_each_tile_by_itself():
     half = jnp.array([1.0, -2.0], jnp.bfloat16)
-    for how in set(Normaliser) - {Normaliser.sparsemax}:
-        assert log_weights(half, how).dtype == jnp.float32
+    for normaliser in set(Normaliser) - {Normaliser.sparsemax}:
+        assert log_weights(half, normaliser).dtype == jnp.float32
     with pytest.raises(ValueError, match="sparsemax has no log weights"):
         log_weights(half, Normaliser.sparsemax)
 
@@ -220,20 +203,20 @@ def test_a_posterior_is_the_softmax_of_log_prior_and_logits():
         total = w.sum(1, keepdims=True)
         return w / jnp.where(total > 0, total, 1)
 
-    def told(weigh):
+    def with_gradients(weigh):
         first = lambda *x: weigh(*x)[:, 0].sum()
         return weigh(prior, logits), *jax.grad(first, (0, 1))(prior, logits)
 
-    found, wanted = told(posterior), told(plain)
+    result, wanted = with_gradients(posterior), with_gradients(plain)
     close = {"rtol": 1e-5, "atol": 1e-7}
-    np.testing.assert_allclose(found[0], wanted[0], **close)
-    for mine, theirs in zip(found[1:], wanted[1:], strict=True):
+    np.testing.assert_allclose(result[0], wanted[0], **close)
+    for mine, theirs in zip(result[1:], wanted[1:], strict=True):
         np.testing.assert_allclose(mine[there], np.asarray(theirs)[there], **close)
         assert not np.asarray(mine)[~there].any()
 
 
 def test_a_posterior_far_from_its_prior_has_gradients():
-    """Where all that weighs much is told to be nothing."""
+    """Where the tiles of great prior have low logits."""
     prior, logits = jnp.float32([1e-20, 0.7, 0.3]), jnp.float32([0, -80, -75])
     grads = jax.grad(lambda *x: posterior(*x)[1], (0, 1))(prior, logits)
     assert all(np.isfinite(grad).all() for grad in grads)

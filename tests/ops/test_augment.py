@@ -63,17 +63,17 @@ def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
 
 def test_grey_levels_stay_grey_levels(tiles):
     strong = jnp.full((16, 3), -2.0)
-    found = np.asarray(jitter_stain(tiles, jnp.full((16, 3), 3.0), strong))
-    assert found.min() >= 0
-    assert found.max() <= 255
+    out = np.asarray(jitter_stain(tiles, jnp.full((16, 3), 3.0), strong))
+    assert out.min() >= 0
+    assert out.max() <= 255
 
 
 def test_without_stain_a_tile_is_turned_and_nothing_else(tiles, key):
     keys = jax.random.split(key, 16)
-    found = np.rint(augmented(keys, tiles, crop_px=6, **AS_IT_IS)).astype(np.uint8)
+    out = np.rint(augmented(keys, tiles, crop_px=6, **AS_IT_IS)).astype(np.uint8)
     place = [
         next(i for i, s in enumerate(symmetries(tile)) if np.array_equal(s, one))
-        for tile, one in zip(tiles, found, strict=True)
+        for tile, one in zip(tiles, out, strict=True)
     ]
     assert len(set(place)) >= 4
 
@@ -81,9 +81,9 @@ def test_without_stain_a_tile_is_turned_and_nothing_else(tiles, key):
 def test_a_crop_is_a_window_of_the_tile(tiles, key):
     """And windows differ in where they lie."""
     keys = jax.random.split(key, 16)
-    found = np.rint(augmented(keys, tiles, crop_px=4, **AS_IT_IS)).astype(np.uint8)
+    out = np.rint(augmented(keys, tiles, crop_px=4, **AS_IT_IS)).astype(np.uint8)
     corners = set()
-    for tile, one in zip(tiles, found, strict=True):
+    for tile, one in zip(tiles, out, strict=True):
         at = [
             (y, x)
             for y in range(3)
@@ -117,22 +117,22 @@ def test_what_borrows_keeps_its_detail_and_takes_the_next_ones_look():
     detail = np.concatenate([detail, -detail], 1)  # no mean over any column
     tiles = jnp.asarray((look + detail).astype(np.float32))
     which = jnp.array([True, False, True, True])
-    found = np.asarray(swap_coarse_structure(tiles, which, 16))
-    np.testing.assert_array_equal(found[1], tiles[1])
+    out = np.asarray(swap_coarse_structure(tiles, which, 16))
+    np.testing.assert_array_equal(out[1], tiles[1])
     for i in (0, 2, 3):
         mean = lambda image: np.asarray(image).mean((0, 1))
-        np.testing.assert_allclose(mean(found[i]), look[(i + 1) % 4, 0, 0], atol=2)
-        own = found[i] - mean(found[i])
+        np.testing.assert_allclose(mean(out[i]), look[(i + 1) % 4, 0, 0], atol=2)
+        own = out[i] - mean(out[i])
         assert np.corrcoef(own.ravel(), (detail[i] + 0 * look[i]).ravel())[0, 1] > 0.99
 
 
 def test_a_blur_is_a_gaussian_of_each_images_own_width():
     spot = jnp.zeros((2, 15, 15, 3)).at[:, 7, 7].set(100.0)
-    found = np.asarray(gaussian_blur(spot, jnp.array([0.0, 1.0])))
-    np.testing.assert_allclose(found[0], spot[0], atol=1e-5)
-    np.testing.assert_allclose(found[1].sum((0, 1)), 100, rtol=1e-5)
+    out = np.asarray(gaussian_blur(spot, jnp.array([0.0, 1.0])))
+    np.testing.assert_allclose(out[0], spot[0], atol=1e-5)
+    np.testing.assert_allclose(out[1].sum((0, 1)), 100, rtol=1e-5)
     away = np.arange(15) - 7
-    variance = (found[1, :, :, 0].sum(1) * away**2).sum() / 100
+    variance = (out[1, :, :, 0].sum(1) * away**2).sum() / 100
     assert variance == pytest.approx(1, rel=0.03)
     flat = jnp.full((1, 9, 9, 3), 200, jnp.uint8)
     np.testing.assert_allclose(gaussian_blur(flat, jnp.array([1.0])), flat, rtol=1e-5)

@@ -11,8 +11,10 @@ def test_likelihoods_become_the_posterior():
     rng = np.random.default_rng(0)
     labels, logits = np.repeat([0, 1, 2], [70, 20, 10]), rng.normal(size=(5, 3))
     joint = np.exp(logits) * [0.7, 0.2, 0.1]
-    found = probabilities(logits, log_prior(labels, 3))
-    np.testing.assert_allclose(found, joint / joint.sum(1, keepdims=True), rtol=1e-5)
+    posterior = probabilities(logits, log_prior(labels, 3))
+    np.testing.assert_allclose(
+        posterior, joint / joint.sum(1, keepdims=True), rtol=1e-5
+    )
 
 
 def test_nothing_shifted_is_nothing_corrected():

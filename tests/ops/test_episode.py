@@ -89,7 +89,7 @@ def test_states_are_those_of_the_environment(x64, signed):
     assert len(np.unique(episode.estimate_step)) > 3
 
 
-def test_no_tile_is_zoomed_into_twice_nor_updated_thereafter():
+def test_no_tile_is_visited_twice_nor_updated_thereafter():
     problem = episodes.problem()
     episode, steps = jax.jit(problem.play)(), episodes.STEPS
     count = np.asarray(episode.zoom_step < steps).sum(-1)
@@ -120,15 +120,15 @@ def test_padding_is_invisible():
         return episode, logits
 
     wanted, logits = jax.jit(lambda: run(plain))()
-    found, same = jax.jit(lambda: run(padded))()
+    behind_padding, same = jax.jit(lambda: run(padded))()
     b, n = plain.slides.mask.shape
     behind = lambda a: a[:, :, n:]
-    assert (behind(found.zoom_step) == episodes.STEPS).all()
-    assert (behind(found.estimate_step) == episodes.STEPS).all()
-    found = jax.tree.map(lambda a: a[:b, :, :n], found)
+    assert (behind(behind_padding.zoom_step) == episodes.STEPS).all()
+    assert (behind(behind_padding.estimate_step) == episodes.STEPS).all()
+    behind_padding = jax.tree.map(lambda a: a[:b, :, :n], behind_padding)
     live = jnp.arange(episodes.STEPS)[None, None] < plain.slides.horizon[:, None, None]
     taken = lambda e: e._replace(actions=jnp.where(live, e.actions, -1))
-    chex.assert_trees_all_close(taken(found), taken(wanted), atol=1e-6)
+    chex.assert_trees_all_close(taken(behind_padding), taken(wanted), atol=1e-6)
     chex.assert_trees_all_close(same[:b], logits, atol=1e-6)
 
 

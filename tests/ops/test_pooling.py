@@ -9,9 +9,7 @@ import pytest
 from wsi_jax.ops.attention_weights import Normaliser, masked_softmax, normalise
 from wsi_jax.ops.pooling import attention_pool, max_pool
 
-EACH = pytest.mark.parametrize(
-    "normaliser", Normaliser, ids=lambda normaliser: normaliser.name
-)
+EACH = pytest.mark.parametrize("normaliser", Normaliser, ids=lambda n: n.name)
 
 
 def setup(b=2, n=37, f=5, d=4, k=3, dtype=np.float64):
@@ -69,11 +67,11 @@ def test_chunked_logits_come_raw_and_in_the_order_of_the_tiles(normaliser):
     pool = lambda x: attention_pool(
         embed_with(params), x, mask, chunk=5, normaliser=normaliser
     )
-    seen = jax.jit(pool)(x)
+    pooled = jax.jit(pool)(x)
     right = jnp.swapaxes(x @ params["logits"], 1, 2)
     there = mask[:, None]
     chex.assert_trees_all_close(
-        jnp.where(there, seen.logits, 0), jnp.where(there, right, 0)
+        jnp.where(there, pooled.logits, 0), jnp.where(there, right, 0)
     )
 
 
@@ -142,21 +140,17 @@ def test_both_passes_of_sparsemax_drop_out_alike(key):
     pool = lambda key: attention_pool(
         embed, x, mask, chunk=5, key=key, normaliser=normaliser
     )
-    found = jax.jit(pool)(key)
+    result = jax.jit(pool)(key)
     keys = [jax.random.fold_in(key, i) for i in range(3)]
     parts = [embed(x[:, 5 * i : 5 * i + 5], k) for i, k in enumerate(keys)]
     h, logits = (jnp.concatenate(a, 1) for a in zip(*parts, strict=True))
     w = normalise(jnp.swapaxes(logits, 1, 2), mask[:, None], normaliser)
     pooled = jnp.einsum("bkn,bnd->bkd", w, h)
-    chex.assert_trees_all_close(found.pooled, pooled, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(result.pooled, pooled, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize(
-    "normaliser",
-    [Normaliser.softmax, Normaliser.sparsemax],
-    ids=lambda normaliser: normaliser.name,
-)
+@pytest.mark.parametrize("normaliser", [Normaliser.softmax, Normaliser.sparsemax])
 def test_memory_does_not_grow_with_the_bag(normaliser):
     def temp_bytes(n, chunk):
         """Of the gradient with respect to the parameters, beside the bag itself."""

@@ -22,7 +22,6 @@ SAMPLED = pytest.mark.parametrize("estimator", FIXTURE_NAMES, ids=lambda e: e.na
 UNBIASED = pytest.mark.parametrize(
     "estimator", [Estimator.with_replacement, Estimator.ordered], ids=lambda e: e.name
 )
-ALL = pytest.mark.parametrize("estimator", Estimator, ids=lambda e: e.name)
 DRAWS = 20_000
 
 
@@ -34,15 +33,7 @@ class Estimate(NamedTuple):
     d_f: jax.Array
 
 
-@pytest.fixture(params=["float32", "float64"])
-def close(request):
-    """Equality as precise as the type that arrays have within the test."""
-    double = request.param == "float64"
-    tolerance = {"rtol": 1e-12, "atol": 1e-12} if double else {"rtol": 1e-5}
-    with jax.enable_x64(double):
-        yield functools.partial(
-            chex.assert_trees_all_close, **{"atol": 1e-6, **tolerance}
-        )
+close = functools.partial(chex.assert_trees_all_close, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture
@@ -81,7 +72,8 @@ def expectation(z, f, g):
     return Estimate(phi, d_z, d_f)
 
 
-def test_estimates_at_fixed_cells_are_the_fixture(load, close):
+@pytest.mark.usefixtures("x64")
+def test_estimates_at_fixed_cells_are_the_fixture(load):
     x, cases = load("fixed_samples"), ("c0", "c1", "c2")
     per_case = lambda key: jnp.stack([x[f"{case}_{key}"] for case in cases])
     index = {name: per_case(f"{name}_idx") for name in FIXTURE_NAMES.values()}
@@ -104,17 +96,33 @@ def test_estimates_at_fixed_cells_are_the_fixture(load, close):
     close(run(index, per_case("kappa")), {name: right(name) for name in index})
 
 
-def test_all_cells_give_the_expectation_of_the_fixture(load, close, key):
+@pytest.mark.usefixtures("x64")
+def test_expectation_entropy_and_magnifications_are_the_fixture(load, key):
     x = load("expectation_full")
-    all_of = lambda log_a: sampling.draw_cells(key, log_a, 1, Estimator.full)
-    close(attention(x["z"]), x["log_a"])
-    close(
-        jax.jit(lambda: estimate(x["z"], x["F"], x["g"], Estimator.full, all_of))(),
-        Estimate(x["Phi"], x["d_z"], x["d_F"]),
-    )
+
+    @jax.jit
+    def run(z):
+        every = lambda log_a: sampling.draw_cells(key, log_a, 1, Estimator.full)
+        mass = lambda sizes: sampling.attention_by_magnification(attention(z), sizes)
+        return (
+            attention(z),
+            estimate(z, x["F"], x["g"], Estimator.full, every),
+            jax.value_and_grad(lambda z: sampling.entropy(attention(z)))(z),
+            # The second: grids of their own may differ in size.
+            (mass((64, 64, 64)), mass((128, 64))),
+        )
+
+    log_a, full, (entropy, d_z), (even, uneven) = run(x["z"])
+    close(log_a, x["log_a"])
+    close(full, Estimate(x["Phi"], x["d_z"], x["d_F"]))
+    close((-entropy, -d_z), (x["neg_entropy"], x["d_z_neg_entropy"]))
+    assert (np.asarray(d_z)[~np.asarray(x["mask"])] == 0).all()
+    right = x["magnification_marginal"]
+    close((even, uneven), (right, jnp.array([right[:2].sum(), right[2]])))
 
 
-def test_a_step_of_training_is_the_fixture(load, close, key):
+@pytest.mark.usefixtures("x64")
+def test_a_step_of_training_is_the_fixture(load, key):
     x, coordinates = load("loss_step"), ("z", "F", "W", "b")
 
     def step(estimator, name):
@@ -152,22 +160,16 @@ def enumerated(estimator, index, old, z, f, g):
     return jax.vmap(one)(index)
 
 
-def every_draw(tiny, estimator, z):
-    """The estimates of every possible draw, and their mean."""
-    name = "wo" if estimator is Estimator.ordered else "wr"
-    index, chance = tiny[f"{name}_seqs"], np.asarray(tiny[f"{name}_probs"])
-    every = enumerated(estimator, index, tiny["z"], z, tiny["F"], tiny["g"])
-    every = jax.tree.map(np.asarray, every)
-    return every, chance, jax.tree.map(lambda x: np.tensordot(chance, x, 1), every)
-
-
 @pytest.mark.usefixtures("x64")
 @UNBIASED
-def test_the_mean_over_every_draw_is_the_expectation(load, estimator):
+def test_the_mean_over_every_draw_is_the_expectation_of_the_fixture(load, estimator):
+    """And so is the variance."""
     tiny, name = load("tiny_exact"), FIXTURE_NAMES[estimator]
-    every, chance, mean = every_draw(tiny, estimator, tiny["z"])
+    order = "wo" if estimator is Estimator.ordered else "wr"
+    index, chance = tiny[f"{order}_seqs"], np.asarray(tiny[f"{order}_probs"])
+    every = enumerated(estimator, index, *(tiny[name] for name in ("z", "z", "F", "g")))
     right = Estimate(tiny["Phi"], tiny["d_z"], tiny["d_F"])
-    chex.assert_trees_all_close(mean, right, atol=1e-12)
+    close(jax.tree.map(lambda x: jnp.tensordot(chance, x, 1), every), right)
     for part, key in (("phi", "Phi"), ("d_z", "d_z")):
         away = getattr(every, part) - np.asarray(getattr(right, part))
         variance = chance @ (away**2).sum(-1)
@@ -176,12 +178,11 @@ def test_the_mean_over_every_draw_is_the_expectation(load, estimator):
 
 @pytest.mark.usefixtures("x64")
 @UNBIASED
-@pytest.mark.parametrize("away", [0.0, 1.0], ids=["as drawn", "newer"])
-def test_the_mean_over_all_orders_is_the_expectation(estimator, away):
+def test_draws_of_older_parameters_are_unbiased_too(estimator):
     """Of three cells of six, in 120 orders without replacement and in 216 with it."""
     rng = np.random.default_rng(0)
     old, f, g = rng.normal(size=6), rng.normal(size=(6, 4)), rng.normal(size=4)
-    z, a = old + away * rng.normal(size=6), np.exp(old) / np.exp(old).sum()
+    z, a = old + rng.normal(size=6), np.exp(old) / np.exp(old).sum()
     if estimator is Estimator.ordered:
         index = np.array(list(itertools.permutations(range(6), 3)))
         left = 1 - np.cumsum(np.pad(a[index], [(0, 0), (1, 0)])[:, :-1], 1)
@@ -190,9 +191,8 @@ def test_the_mean_over_all_orders_is_the_expectation(estimator, away):
     chance = (a[index] / left).prod(1)
     assert chance.sum() == pytest.approx(1, abs=1e-12)
     every = enumerated(estimator, *map(jnp.asarray, (index, old, z, f, g)))
-    mean = jax.tree.map(lambda x: np.tensordot(chance, np.asarray(x), 1), every)
-    right = expectation(*map(jnp.asarray, (z, f, g)))
-    chex.assert_trees_all_close(mean, right, atol=1e-12)
+    mean = jax.tree.map(lambda x: jnp.tensordot(chance, x, 1), every)
+    close(mean, expectation(*map(jnp.asarray, (z, f, g))))
 
 
 @pytest.mark.usefixtures("x64")
@@ -209,11 +209,11 @@ def test_what_was_drawn_is_constant():
         drawn = drawn_from(log_a)
         return sampling.sample_weights(log_a, drawn, estimator) @ f[drawn.index]
 
-    ways = draw, lambda _: fixed
-    found = jax.jit(
-        lambda z: [[jax.grad(value)(z, e, by) for by in ways] for e in FIXTURE_NAMES]
+    both = draw, lambda _: fixed
+    gradients_of = jax.jit(
+        lambda z: [[jax.grad(value)(z, e, by) for by in both] for e in FIXTURE_NAMES]
     )
-    for gradients in found(z):
+    for gradients in gradients_of(z):
         np.testing.assert_allclose(*gradients, rtol=1e-12)
         assert abs(np.asarray(gradients[0])).max() > 1e-3
 
@@ -256,102 +256,6 @@ def test_cells_are_drawn_as_often_and_in_the_order_they_should(load, key, estima
     assert (abs(place(index).mean(0) - right) <= 5 * sigma).all()
 
 
-def masked_problem(junk):
-    """Twelve cells, of which five are valid, with `junk` for the others' logits."""
-    rng = np.random.default_rng(0)
-    mask = np.array([0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0], bool)
-    z, f = rng.normal(size=12), rng.normal(size=(12, 4))
-    return jnp.asarray(np.where(mask, z, junk)), jnp.asarray(mask), jnp.asarray(f)
-
-
-@functools.partial(jax.jit, static_argnames=("n", "estimator"))
-@functools.partial(jax.vmap, in_axes=(0, None, None, None, None, None))
-@functools.partial(jax.value_and_grad, argnums=(1, 3), has_aux=True)
-def pooled(key, z, mask, f, n, estimator):
-    """Of one slide, drawn by many keys, with the gradients of logits and features."""
-    log_a = sampling.log_attention(z, mask)
-    drawn = sampling.draw_cells(key, log_a, n, estimator)
-    w = sampling.sample_weights(log_a, drawn, estimator)
-    # What was read behind the mask must not matter.
-    f = jnp.where(drawn.mask[:, None], f[drawn.index], 1e6)
-    return (w @ f).sum(), (drawn, w)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("n", [5, 20])
-@ALL
-def test_where_all_cells_can_be_drawn_the_estimate_is_exact(key, n, estimator):
-    z, mask, f = masked_problem(np.nan)
-    out = pooled(key[None], z, mask, f, n, estimator)
-    (value, (drawn, _)), (d_z, d_f) = jax.tree.map(lambda x: np.asarray(x)[0], out)
-    mask = np.asarray(mask)
-    right = expectation(z[mask], f[mask], jnp.ones(4))
-    chex.assert_trees_all_close(
-        (value, d_z[mask], d_f[mask]),
-        (right.phi.sum(), right.d_z, right.d_f),
-        rtol=1e-12,
-    )
-    assert (d_z[~mask] == 0).all()
-    assert (d_f[~mask] == 0).all()
-    assert drawn.exact
-    assert sorted(drawn.index[drawn.mask]) == list(np.flatnonzero(mask))
-    assert ((drawn.index >= 0) & (drawn.index < len(z))).all()
-    if estimator is Estimator.full:
-        assert (drawn.mask == mask).all()
-    else:
-        assert (drawn.mask == (np.arange(n) < mask.sum())).all()
-
-
-@ALL
-def test_masked_cells_are_never_drawn_and_have_no_effect(key, estimator):
-    clean = None
-    for junk in (0.0, np.nan, np.inf, -np.inf, 1e30):
-        z, mask, f = masked_problem(junk)
-        keys = jax.random.split(jax.random.clone(key), 500)
-        out = pooled(keys, z, mask, f, 3, estimator)
-        (_, (drawn, _)), (d_z, _) = out = jax.tree.map(np.asarray, out)
-        chex.assert_tree_all_finite(out)
-        assert np.asarray(mask)[drawn.index[drawn.mask]].all()
-        assert (d_z[:, ~np.asarray(mask)] == 0).all()
-        assert drawn.mask.sum(-1).min() == (5 if estimator is Estimator.full else 3)
-        assert drawn.exact.all() == (estimator is Estimator.full)
-        clean = clean or out
-        chex.assert_trees_all_equal(out, clean)
-
-
-@ALL
-def test_a_slide_without_cells_pools_to_zero_without_a_gradient(key, estimator):
-    f, none = jnp.ones((12, 4)), jnp.zeros(12, bool)
-    for junk, mask in ((0.0, none), (jnp.nan, none), (-jnp.inf, ~none)):
-        keys = jax.random.split(jax.random.clone(key), 500)
-        out = pooled(keys, jnp.full(12, junk), mask, f, 3, estimator)
-        (value, (drawn, w)), grads = jax.tree.map(np.asarray, out)
-        assert not drawn.mask.any()
-        assert drawn.index.max() < 12
-        chex.assert_trees_all_equal(
-            (value, w, grads), jax.tree.map(np.zeros_like, (value, w, grads))
-        )
-
-
-def test_masked_cells_have_no_gradient_of_their_log_probability_either():
-    z, mask, _ = masked_problem(jnp.nan)
-
-    def weighed(estimator, log_a):
-        drawn = sampling.sample_of(log_a, jnp.array([1, 3, 0]), -5.0)
-        return (sampling.sample_weights(log_a, drawn, estimator) ** 2).sum()
-
-    marginal = lambda log_a: (
-        sampling.attention_by_magnification(log_a, (4, 8)) ** 2
-    ).sum()
-    weighings = [functools.partial(weighed, estimator) for estimator in Estimator]
-    values = [sampling.entropy, marginal, *weighings]
-    run = jax.jit(lambda log_a: [jax.value_and_grad(f)(log_a) for f in values])
-    for there in (mask, jnp.zeros_like(mask)):
-        for value, d_log_a in run(sampling.log_attention(z, there)):
-            assert value > 0 if there.any() else value == 0
-            assert (np.asarray(d_log_a)[~np.asarray(there)] == 0).all()
-
-
 def test_concentrated_attention_keeps_its_precision_in_float32():
     z = np.array([14.0, 0.5, 0.3, 0.0, -0.2, -0.4, -60.0])
     index = np.array([0, 1, 3, 4, 6])
@@ -377,75 +281,8 @@ def test_concentrated_attention_keeps_its_precision_in_float32():
     chex.assert_trees_all_close(single, double, rtol=2e-5)
 
 
-def test_entropy_and_marginal_are_the_fixture(load, close):
-    x = load("expectation_full")
-
-    @jax.jit
-    def run(z):
-        entropy = lambda z: sampling.entropy(attention(z))
-        # The second: grids of their own may differ in size.
-        marginals = [
-            sampling.attention_by_magnification(attention(z), s)
-            for s in ((64,) * 3, (128, 64))
-        ]
-        return jax.value_and_grad(entropy)(z), *marginals
-
-    (value, d_z), even, uneven = jax.tree.map(np.asarray, run(x["z"]))
-    close((-value, -d_z), (x["neg_entropy"], x["d_z_neg_entropy"]))
-    assert (d_z[~np.asarray(x["mask"])] == 0).all()
-    right = np.asarray(x["magnification_marginal"])
-    close((even, uneven), (right, np.array([right[:2].sum(), right[2]])))
-
-
 def test_logits_of_half_precision_become_float32():
     z, mask = jnp.arange(5, dtype=jnp.bfloat16), jnp.ones(5, bool)
     log_a = sampling.log_attention(z, mask)
     chex.assert_type(log_a, jnp.float32)
     chex.assert_trees_all_close(log_a, jax.nn.log_softmax(jnp.arange(5.0)), rtol=1e-6)
-
-
-def test_perturbed_topk_is_the_fixture(load, close):
-    x = load("perturbed_topk")
-
-    @jax.jit
-    def run(scores):
-        topk = lambda s: sampling.perturbed_topk(s, x["noise"], 3, x["sigma"])
-        indicators, pull = jax.vjp(topk, scores)
-        return indicators, *pull(x["upstream"])
-
-    indicators, grad = run(x["x"])
-    close((indicators, grad), (x["indicators"], x["vjp_complete"]))
-    # The diagonal that public code keeps is another gradient.
-    away = np.linalg.norm(grad - x["vjp_diagonal_only"])
-    assert away > 0.5 * np.linalg.norm(x["vjp_complete"])
-
-
-def test_perturbed_topk_holds_no_indicator_of_a_single_draw():
-    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
-    draws, k, cells = 64, 5, 32
-
-    def energy(scores, noise):
-        return (sampling.perturbed_topk(scores, noise, k, 0.1) ** 2).sum()
-
-    jaxpr = jax.make_jaxpr(jax.grad(energy))(shape(cells), shape(draws, cells))
-    sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
-    assert max(sizes) == draws * cells
-
-
-def test_perturbed_topk_chooses_no_masked_cell_and_is_topk_without_noise(key):
-    scores = jnp.array([0.3, -jnp.inf, 2.0, 1.0, -jnp.inf])
-    noise = jax.random.normal(key, (50, 5))
-    weight = np.arange(20, dtype=np.float32).reshape(4, 5)
-
-    @functools.partial(jax.jit, static_argnums=1)
-    @functools.partial(jax.value_and_grad, has_aux=True)
-    def run(scores, k, sigma):
-        indicators = sampling.perturbed_topk(scores, noise, k, sigma)
-        return (indicators * weight[:k]).sum(), indicators
-
-    (_, soft), grad = jax.tree.map(np.asarray, run(scores, 4, 1.0))
-    np.testing.assert_array_equal(soft, np.eye(6)[[0, 2, 3, 5], :5])
-    np.testing.assert_array_equal(grad[[1, 4]], 0)
-    (_, hard), grad = jax.tree.map(np.asarray, run(scores, 2, 0.0))
-    np.testing.assert_array_equal(hard, np.eye(5)[[2, 3]])
-    np.testing.assert_array_equal(grad, 0)

@@ -133,7 +133,7 @@ def test_rows_are_updated_again_where_they_may_be():
     assert moved(episode(Rules(tau=-2.0), (0, 1))) == [[0, 1, 2, 3, 4], [1]]
 
 
-def test_a_row_of_zeros_is_not_updated_once_it_was_zoomed_into():
+def test_a_row_of_zeros_is_not_updated_after_its_zoom():
     first, *_, last = episode(Rules(), (4,))
     assert first.eligible[4]
     assert not last.eligible[4]
@@ -169,7 +169,7 @@ def test_a_horizon_is_exact():
     shares = [Fraction(i, 10_000) for i in (1, 7, 999, 1250, 1500, 2000, 6000, 9999)]
     shares += [Fraction(i, k) for k in (3, 7, 11) for i in (1, k - 1)]
     for share in shares:
-        found = zoom_env.horizon(float(share), jnp.array(counts))
+        steps_taken = zoom_env.horizon(float(share), jnp.array(counts))
         right = [min(max(math.ceil(share * n), 1), n) for n in counts]
-        np.testing.assert_array_equal(found, right)
+        np.testing.assert_array_equal(steps_taken, right)
     assert zoom_env.horizon(0.6, 81_925) == 49_155

@@ -169,14 +169,7 @@ class ConvNeXt(nn.Module):
     stages.0.blocks.0.conv_dw, ... All norms are over channels, so it can stream. The
     stride is `stem` px, doubled by each stage but the first.
 
-    Attributes:
-        blocks: number of blocks in each stage.
-        dtype: dtype of convolutions and matmuls; norms have at least float32.
-        mean: mean of red, green, blue in the pretraining images, where white is 1.
-        std: their standard deviation.
-        width: channels of the first stage; each further stage doubles it.
-        stem: kernel size and stride of the first convolution, in pixels.
-        scale: initial layer scale of each block; 1e-6 for training on very much data.
+    Attributes are those of `nets.encoder.ConvNeXtEncoder`; norms have at least float32.
     """
 
     blocks: tuple[int, ...]

@@ -57,14 +57,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], turns: Float[Array, "n a"] | None
+        self, x: Float[Array, "b t d"], angles: Float[Array, "n a"] | None
     ) -> Float[Array, "b t d"]:
         d = x.shape[-1]
         qkv = Packed(3 * d, self.bias, self.dtype, name="qkv")(x)
         heads = "b t (three h d) -> three b t h d"
         q, k, v = rearrange(qkv, heads, three=3, h=self.heads)
-        if turns is not None:
-            q, k = apply_rotary(q, turns), apply_rotary(k, turns)
+        if angles is not None:
+            q, k = apply_rotary(q, angles), apply_rotary(k, angles)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
         attention = jax.nn.softmax(logits / math.sqrt(d // self.heads)).astype(v.dtype)
@@ -135,14 +135,7 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention and feedforward, each with a norm before it and a skip connection.
 
-    Attributes:
-        heads: number of attention heads.
-        hidden: hidden width of the feedforward layers.
-        mlp: kind of feedforward layers.
-        bias: which of queries, keys and values have one.
-        layer_scale: initial scale of both branches; 0 for none.
-        eps: added to the variance in norms.
-        dtype: dtype of the matmuls.
+    Attributes are those of `nets.vit_encoder.ViTEncoder`.
     """
 
     heads: int
@@ -155,13 +148,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], turns: Float[Array, "n a"] | None
+        self, x: Float[Array, "b t d"], angles: Float[Array, "n a"] | None
     ) -> Float[Array, "b t d"]:
         def scaled(y, name):
             return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
 
         y = norm(self.eps, self.dtype, "norm1")(x)
-        y = Attention(self.heads, self.bias, self.dtype, name="attn")(y, turns)
+        y = Attention(self.heads, self.bias, self.dtype, name="attn")(y, angles)
         x = x + scaled(y, "ls1")
         y = norm(self.eps, self.dtype, "norm2")(x)
         y = Feedforward(self.hidden, self.mlp, self.dtype, name="mlp")(y)
@@ -181,10 +174,10 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], turns: Float[Array, "n a"] | None
+        self, x: Float[Array, "b t d"], angles: Float[Array, "n a"] | None
     ) -> Float[Array, "b t d"]:
         for i in range(self.depth):
-            x = self.block(name=str(i))(x, turns)
+            x = self.block(name=str(i))(x, angles)
         return x
 
 

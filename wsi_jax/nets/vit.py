@@ -50,23 +50,8 @@ class ViT(nn.Module):
     Parameters have timm's names: cls_token, pos_embed, patch_embed.proj,
     blocks.0.attn.qkv, blocks.0.ls1.gamma, ..., norm.
 
-    Attributes:
-        width: width of a token.
-        depth: number of blocks.
-        heads: number of attention heads.
-        hidden: hidden width of the feedforward layers, gates included.
-        patch: side of a patch, in pixels.
-        registers: number of register tokens, read by no output (Darcet et al. 2024).
-        mlp: kind of feedforward layers.
-        positions: kind of position embedding.
-        bias: which of queries, keys and values have one.
-        layer_scale: initial scale of the branches; 0 for none.
-        native_px: side of the tiles that learned positions are for; interpolated on
-            others.
-        eps: added to the variance in norms.
-        dtype: dtype of the matmuls; norms and softmax have at least float32.
-        mean: mean of red, green, blue in the pretraining images, where white is 1.
-        std: their standard deviation.
+    Attributes are those of `nets.vit_encoder.ViTEncoder`; norms and softmax have at
+    least float32.
     """
 
     width: int
@@ -114,9 +99,9 @@ class ViT(nn.Module):
         prefix = [self._token("cls_token", 1)]
         prefix += [self._token("reg_token", self.registers)] if self.registers else []
         prefix = jnp.concatenate(prefix, 1)
-        turns = None
+        angles = None
         if self.positions is Positions.rotary:
-            turns = rotary_angles(y, x, self.width // self.heads)
+            angles = rotary_angles(y, x, self.width // self.heads)
         else:
             before, grid = self._learned(y, x)
             prefix, patches = prefix + before, patches + grid[None]
@@ -127,7 +112,7 @@ class ViT(nn.Module):
             self.eps, self.dtype,
         )  # fmt: skip
         tokens = Blocks(self.depth, block, name="blocks")(
-            jnp.concatenate([prefix, patches], 1), turns
+            jnp.concatenate([prefix, patches], 1), angles
         )
         return norm(self.eps, self.dtype, "norm")(tokens)
 
