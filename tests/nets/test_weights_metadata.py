@@ -64,11 +64,6 @@ def test_another_encoder_is_refused_even_where_all_shapes_agree(
             use()
 
 
-def test_a_trunk_that_is_longer_than_its_weights_is_refused(weights):
-    with pytest.raises(WeightsError, match="missing from the file: layer3"):
-        Encoder(**SMALL | {"stages": 3}, weights=weights[0]).params()
-
-
 def test_weights_made_elsewhere_say_nothing(tmp_path):
     path = tmp_path / "foreign.safetensors"
     net = jax.device_get(Encoder(**SMALL).params()["params"])
@@ -76,6 +71,3 @@ def test_weights_made_elsewhere_say_nothing(tmp_path):
     assert read_weights_metadata(path) is None
     assert Encoder(**SMALL, weights=str(path)).training_ids() == ()
     assert Encoder(**SMALL).training_ids() == ()
-    path.write_bytes(b"no weights at all, and long enough to be read")
-    with pytest.raises(WeightsError, match="not a safetensors file"):
-        Encoder(**SMALL, weights=str(path)).training_ids()
