@@ -15,7 +15,7 @@ from jax import lax
 from wsi_jax.ops import zoom_env
 from wsi_jax.ops.advantages import advantages, normalise, rewards, surrogate
 from wsi_jax.ops.attention_weights import masked_softmax
-from wsi_jax.ops.episode import Slides
+from wsi_jax.ops.episode import TwoLevelSlides
 from wsi_jax.ops.sampling import entropy, log_attention
 from wsi_jax.training.actor_critic import Agent
 from wsi_jax.training.ppo import PPO
@@ -29,7 +29,9 @@ class Stacked(NamedTuple):
     states: jax.Array
 
 
-def play(slides: Slides, update: Callable, act: Callable, keys, rules, steps: int):
+def play(
+    slides: TwoLevelSlides, update: Callable, act: Callable, keys, rules, steps: int
+):
     """The episodes that `ops.episode.play` samples with the same keys."""
 
     def policy(key, step, rows, allowed):
@@ -48,7 +50,7 @@ def play(slides: Slides, update: Callable, act: Callable, keys, rules, steps: in
     return jax.vmap(jax.vmap(one, (0, None, None, None, None)))(keys, *slides)
 
 
-def action_statistics(agent: Agent, slides: Slides, episode: Stacked):
+def action_statistics(agent: Agent, slides: TwoLevelSlides, episode: Stacked):
     """Which steps were made [b e t]; (params) -> log probabilities of the actions,
     entropies and values, each [b e t]."""
     b, e, steps = episode.actions.shape
@@ -83,7 +85,7 @@ def train(
     tx: optax.GradientTransformation,
     params,
     classify: Callable,
-    slides: Slides,
+    slides: TwoLevelSlides,
     label,
     episode: Stacked,
     config: PPO,

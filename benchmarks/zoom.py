@@ -26,7 +26,7 @@ from benchmarks import record, stacked
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import Episode, RowUpdater, Slides, play, sampler
+from wsi_jax.ops.episode import Episode, RowUpdater, TwoLevelSlides, play, sampler
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training import ppo
 from wsi_jax.training.actor_critic import Agent
@@ -43,7 +43,7 @@ class Given(NamedTuple):
     """What an update is given: all nets as they begin, slides, their labels, keys."""
 
     params: dict
-    slides: Slides
+    slides: TwoLevelSlides
     label: jax.Array
     keys: jax.Array
 
@@ -72,7 +72,9 @@ def given(slides: int, n: int) -> Given:
     horizon = jnp.full(slides, zoom_env.horizon(SHARE, n))
     return Given(
         params,
-        Slides(jnp.float32(z), jnp.float32(v), jnp.ones((slides, n), bool), horizon),
+        TwoLevelSlides(
+            jnp.float32(z), jnp.float32(v), jnp.ones((slides, n), bool), horizon
+        ),
         jnp.arange(slides) % 2,
         jax.random.split(jax.random.key(1), (slides, CONFIG.episodes)),
     )

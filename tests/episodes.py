@@ -11,7 +11,7 @@ from benchmarks import stacked
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import RowUpdater, Slides, play, sampler
+from wsi_jax.ops.episode import RowUpdater, TwoLevelSlides, play, sampler
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training.actor_critic import Agent
 
@@ -35,7 +35,7 @@ AGENT = Agent.of(NETS["actor"], NETS["critic"])
 class Problem(NamedTuple):
     """Slides, all nets' parameters, and keys of two episodes on each slide."""
 
-    slides: Slides
+    slides: TwoLevelSlides
     label: jax.Array
     weight: jax.Array
     params: dict
@@ -85,7 +85,7 @@ def problem(dtype=np.float32, padding=0, junk=0.0) -> Problem:
         z[i, :count] = kind + 0.3 * rng.normal(size=kind.shape)
         v[i, :count] = z[i, :count] + 0.5 * rng.normal(size=kind.shape)
     horizon = zoom_env.horizon(STEPS / max(counts), jnp.array(counts))
-    slides = Slides.of(*map(jnp.asarray, (z, v, mask, horizon)))
+    slides = TwoLevelSlides.of(*map(jnp.asarray, (z, v, mask, horizon)))
     label = jnp.array([0, 1, 1, 0])[:b]
     weight = jnp.array(counts > np.zeros(b), dtype)
     keys = jax.random.split(jax.random.key(1), (b, 2))

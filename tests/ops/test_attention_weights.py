@@ -10,7 +10,7 @@ from wsi_jax.ops.attention_weights import (
     Normaliser,
     log_weights,
     normalise,
-    posterior,
+    softmax_with_prior,
     squared_average,
 )
 
@@ -207,7 +207,7 @@ def test_a_posterior_is_the_softmax_of_log_prior_and_logits():
         first = lambda *x: weigh(*x)[:, 0].sum()
         return weigh(prior, logits), *jax.grad(first, (0, 1))(prior, logits)
 
-    result, wanted = with_gradients(posterior), with_gradients(plain)
+    result, wanted = with_gradients(softmax_with_prior), with_gradients(plain)
     close = {"rtol": 1e-5, "atol": 1e-7}
     np.testing.assert_allclose(result[0], wanted[0], **close)
     for mine, theirs in zip(result[1:], wanted[1:], strict=True):
@@ -218,5 +218,5 @@ def test_a_posterior_is_the_softmax_of_log_prior_and_logits():
 def test_a_posterior_far_from_its_prior_has_gradients():
     """Where the tiles of great prior have low logits."""
     prior, logits = jnp.float32([1e-20, 0.7, 0.3]), jnp.float32([0, -80, -75])
-    grads = jax.grad(lambda *x: posterior(*x)[1], (0, 1))(prior, logits)
+    grads = jax.grad(lambda *x: softmax_with_prior(*x)[1], (0, 1))(prior, logits)
     assert all(np.isfinite(grad).all() for grad in grads)

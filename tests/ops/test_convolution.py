@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from wsi_jax.ops.convolution import SMALL, conv
+from wsi_jax.ops.convolution import SMALL_MAP_PX, conv
 from wsi_jax.training.flops import count_flops
 
 
@@ -50,7 +50,7 @@ def test_a_small_depthwise_convolution_is_one(x64, size, taps, stride, padding):
     jax.tree.map(close, ours, theirs)
 
 
-@pytest.mark.parametrize("side", [6, int(SMALL**0.5) + 1])
+@pytest.mark.parametrize("side", [6, int(SMALL_MAP_PX**0.5) + 1])
 def test_how_a_machine_convolves_is_not_counted(side):
     x, kernel = map_and_kernel((side, side), (7, 7))
     for make in (lambda f: lambda *a: f(*a, 1, 3), lambda f: with_gradients(f, 1, 3)):

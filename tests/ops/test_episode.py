@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sasha
 
-from wsi_jax.ops.episode import RowUpdater, Slides, greedy, play
+from wsi_jax.ops.episode import RowUpdater, TwoLevelSlides, greedy, play
 from wsi_jax.ops.episode_states import (
     RowVersions,
     map_states,
@@ -38,7 +38,7 @@ def test_episodes_are_the_fixture(shared, d):
 
     @jax.jit
     def run(z, v):
-        slides = Slides(
+        slides = TwoLevelSlides(
             z[None], v[None], jnp.ones((1, len(z)), bool), jnp.array([steps])
         )
         episode = play(

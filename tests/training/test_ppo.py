@@ -12,7 +12,7 @@ import sasha
 
 from benchmarks import stacked
 from wsi_jax.ops.advantages import Reward
-from wsi_jax.ops.episode import RowUpdater, Slides, play
+from wsi_jax.ops.episode import RowUpdater, TwoLevelSlides, play
 from wsi_jax.ops.episode_states import state_logits
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.training import ppo
@@ -51,7 +51,7 @@ def test_an_update_is_the_fixture(shared):
     actions = x["actions"].reshape(1, 2, -1)
     steps = actions.shape[-1]
     z, v = x["Z"][None], x["V"][None]
-    slides = Slides(z, v, jnp.ones(z.shape[:2], bool), jnp.array([steps]))
+    slides = TwoLevelSlides(z, v, jnp.ones(z.shape[:2], bool), jnp.array([steps]))
 
     @jax.jit
     def gain(params):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from wsi_jax.nets.attention import GatedAttention, Standardise, with_statistics
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.attention_weights import posterior
+from wsi_jax.ops.attention_weights import softmax_with_prior
 from wsi_jax.ops.crop_grid import map_in_chunks
 from wsi_jax.types import Bag
 
@@ -183,9 +183,9 @@ class CropClassifier:
         """
         prior = weights[:, None]
         if not self.head.attention_width:
-            return posterior(prior, jnp.zeros_like(prior))
+            return softmax_with_prior(prior, jnp.zeros_like(prior))
         logits = self.attention_logits(params, h)
-        return posterior(jnp.broadcast_to(prior, logits.shape), logits)
+        return softmax_with_prior(jnp.broadcast_to(prior, logits.shape), logits)
 
     def classify(
         self, params: PyTree, weights: Float[Array, "b m n"], h: Float[Array, "b n d"]

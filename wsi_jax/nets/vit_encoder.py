@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num, PyTree
 from wsi_jax.nets.transformer import Bias, Mlp
 from wsi_jax.nets.trunk import TileEncoder, Trunk
 from wsi_jax.nets.vit import Positions, ViT
-from wsi_jax.nets.vit_names import rename
+from wsi_jax.nets.vit_weight_names import rename
 
 
 class Output(enum.Enum):

@@ -106,7 +106,7 @@ def squared_average(
     return _divided_by_sum((s / jnp.where(unit > 0, unit, 1)) ** 2)
 
 
-def posterior(
+def softmax_with_prior(
     prior: Float[Array, "*b n"], logits: Float[Array, "*b n"]
 ) -> Float[Array, "*b n"]:
     """Softmax of logits with prior weights: p_i exp(u_i) / sum_j p_j exp(u_j).

@@ -8,7 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-SMALL = 256  # pixels of a map whose depthwise convolution is a matrix per channel
+SMALL_MAP_PX = (
+    256  # pixels of a map whose depthwise convolution is a matrix per channel
+)
 
 
 def conv(
@@ -22,7 +24,7 @@ def conv(
     XLA compiles depthwise convolutions to naive loops on a CPU; on small maps this one
     is a matrix product for each channel there, some 30 times faster at 8x8.
     """
-    if _depthwise(x, kernel) and x.shape[1] * x.shape[2] <= SMALL:
+    if _depthwise(x, kernel) and x.shape[1] * x.shape[2] <= SMALL_MAP_PX:
         return _small_depthwise(x, kernel, stride, padding)
     return _padded(x, kernel, stride, padding)
 

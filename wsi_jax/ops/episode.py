@@ -22,7 +22,7 @@ from wsi_jax.ops.sampling import log_attention
 from wsi_jax.ops.zoom_env import Rules, unit_rows
 
 
-class Slides(NamedTuple):
+class TwoLevelSlides(NamedTuple):
     """Slides of one padded size, at both resolutions.
 
     Attributes:
@@ -38,7 +38,7 @@ class Slides(NamedTuple):
     horizon: Int[Array, " b"]
 
     @classmethod
-    def of(cls, z, v, mask, horizon) -> "Slides":
+    def of(cls, z, v, mask, horizon) -> "TwoLevelSlides":
         """Slides at least in float32, with zeros behind the mask."""
         wide = jnp.promote_types(z.dtype, jnp.float32)
         clean = lambda rows: jnp.where(mask[..., None], rows, 0).astype(wide)
@@ -101,7 +101,7 @@ def sampler(keys: Key[Array, "b e"]) -> Callable:
 
 
 def play(
-    slides: Slides,
+    slides: TwoLevelSlides,
     updater: RowUpdater,
     act: Callable,
     choose: Callable,

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from wsi_jax.ops.attention_weights import mean_attention
-from wsi_jax.ops.episode import Episode, Slides
+from wsi_jax.ops.episode import Episode, TwoLevelSlides
 
 LOW, ESTIMATED, HIGH = range(3)
 
@@ -27,7 +27,7 @@ class RowVersions(NamedTuple):
     high: PyTree
 
 
-def row_versions(f: Callable, slides: Slides, episode: Episode) -> RowVersions:
+def row_versions(f: Callable, slides: TwoLevelSlides, episode: Episode) -> RowVersions:
     """f, rows [*m d] -> [*m ...], of all three versions of every row."""
     return RowVersions(f(slides.z), f(episode.estimated), f(slides.v))
 
@@ -50,7 +50,7 @@ def pool_versions(
 
 def map_states(
     f: Callable,
-    slides: Slides,
+    slides: TwoLevelSlides,
     episode: Episode,
     versions: RowVersions,
     *,
@@ -87,7 +87,12 @@ def map_states(
 
 
 def state_logits(
-    classify: Callable, slides: Slides, episode: Episode, *, steps: int, chunk: int
+    classify: Callable,
+    slides: TwoLevelSlides,
+    episode: Episode,
+    *,
+    steps: int,
+    chunk: int,
 ) -> Float[Array, "b e {steps} c"]:
     """Class logits of every state, by attention pooling.
 

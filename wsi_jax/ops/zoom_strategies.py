@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from wsi_jax.ops.attention_weights import mean_attention
-from wsi_jax.ops.episode import RowUpdater, Slides, greedy, play
+from wsi_jax.ops.episode import RowUpdater, TwoLevelSlides, greedy, play
 from wsi_jax.ops.episode_states import state_logits
 from wsi_jax.ops.zoom_env import Rules, play_steps, reset
 
@@ -93,7 +93,7 @@ class Rollout(NamedTuple):
 
 def rollout(
     strategy: Strategy,
-    slides: Slides,
+    slides: TwoLevelSlides,
     updater: RowUpdater,
     act: Callable,
     classify: Callable,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from wsi_jax.ops.attention_weights import masked_softmax
-from wsi_jax.ops.episode import Episode, Slides
+from wsi_jax.ops.episode import Episode, TwoLevelSlides
 from wsi_jax.ops.episode_states import (
     map_states,
     pool_versions,
@@ -58,7 +58,7 @@ class PolicyEval(NamedTuple):
 def evaluate_policy(
     agent: Agent,
     params: PyTree,
-    slides: Slides,
+    slides: TwoLevelSlides,
     episode: Episode,
     *,
     masked: bool,

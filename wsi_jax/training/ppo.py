@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from wsi_jax.config_io import COUNT, POSITIVE, FieldError
 from wsi_jax.ops.advantages import Reward, advantages, normalise, rewards, surrogate
-from wsi_jax.ops.episode import Episode, Slides, play, sampler
+from wsi_jax.ops.episode import Episode, TwoLevelSlides, play, sampler
 from wsi_jax.ops.episode_states import state_logits
 from wsi_jax.ops.zoom_strategies import Strategy
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
@@ -94,7 +94,7 @@ class Experience(NamedTuple):
         weight: [b], weights of the slides.
     """
 
-    slides: Slides
+    slides: TwoLevelSlides
     episode: Episode
     live: Bool[Array, "b e t"]
     log_p: Float[Array, "b e t"]
@@ -116,7 +116,7 @@ def experience(
     agent: Agent,
     params: PyTree,
     classify: Callable,
-    slides: Slides,
+    slides: TwoLevelSlides,
     label: Int[Array, " b"],
     weight: Float[Array, " b"],
     episode: Episode,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from wsi_jax.ops import zoom_env
-from wsi_jax.ops.episode import Slides
+from wsi_jax.ops.episode import TwoLevelSlides
 from wsi_jax.ops.zoom_strategies import Strategy, rollout
 from wsi_jax.training.flops import count_flops
 from wsi_jax.types import Bag, Params, Prediction
@@ -36,13 +36,13 @@ class ZoomPrediction:
 
     def slides(
         self, params: Params, batch: Bag, share: float | None = None
-    ) -> tuple[Slides, int]:
+    ) -> tuple[TwoLevelSlides, int]:
         """Slides to zoom into, and the greatest number of zooms in any."""
         share = self.share if share is None else share
         rows = self.nets(batch.x.low).rows(params, batch.x)
         steps = zoom_env.horizon(share, batch.mask.sum(-1))
         most = max(1, math.ceil(zoom_env.as_ratio(share) * batch.mask.shape[1]))
-        return Slides.of(*rows, batch.mask, steps), most
+        return TwoLevelSlides.of(*rows, batch.mask, steps), most
 
     def by(
         self, strategy: Strategy, params: Params, batch: Bag, key, act: Callable
