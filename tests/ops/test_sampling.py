@@ -171,7 +171,7 @@ def test_the_mean_over_every_draw_is_the_expectation_of_the_fixture(load, estima
     right = Estimate(tiny["Phi"], tiny["d_z"], tiny["d_F"])
     close(jax.tree.map(lambda x: jnp.tensordot(chance, x, 1), every), right)
     for part, key in (("phi", "Phi"), ("d_z", "d_z")):
-        away = getattr(every, part) - np.asarray(getattr(right, part))
+        away = np.asarray(getattr(every, part)) - np.asarray(getattr(right, part))
         variance = chance @ (away**2).sum(-1)
         np.testing.assert_allclose(variance, tiny[f"{name}_trvar_{key}"], rtol=1e-12)
 
