@@ -96,13 +96,13 @@ def problem(dtype=np.float32, padding=0, junk=0.0) -> Problem:
 def _params(dtype):
     """Larger than they begin, so that a policy is not uniform."""
     row, rows = jnp.zeros(D, jnp.float32), jnp.zeros((2, D), jnp.float32)
-    seen = {"hafed": (rows[None], jnp.ones(1, bool)), "updater": (row, row, rows)}
+    examples = {"hafed": (rows[None], jnp.ones(1, bool)), "updater": (row, row, rows)}
 
     @jax.jit
     def init(key):
         keys = dict(zip(NETS, jax.random.split(key, len(NETS)), strict=True))
         return {
-            name: net.init(keys[name], *seen.get(name, (rows,)))
+            name: net.init(keys[name], *examples.get(name, (rows,)))
             for name, net in NETS.items()
         }
 

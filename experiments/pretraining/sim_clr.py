@@ -8,10 +8,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from experiments.pretraining.augment import Augment, downsample
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import downsample
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Task

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.pretraining.augment import Augment, downsample
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.ops.augment import downsample
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Prediction, Stage, Task
@@ -72,7 +71,7 @@ class TileClassifier:
                 coarse, which = self.augmented(
                     jax.random.fold_in(key, 3), batch.x, True
                 )
-                # Of the tile that lends, see `ops.augment.swap_coarse_structure`.
+                # Of the tile that lends, see `augment.swap_coarse_structure`.
                 label = jnp.where(which, jnp.roll(batch.target, -1), batch.target)
                 more, right = surprise(forward(params, coarse, "fc_coarse"), label)
                 losses, metrics["coarse_accuracy"] = losses + more, right

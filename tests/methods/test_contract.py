@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax.methods import mil
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
@@ -27,7 +28,6 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
 from wsi_jax.training.optimiser import Optimiser, Schedule

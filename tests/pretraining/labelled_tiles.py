@@ -5,10 +5,10 @@ import csv
 import numpy as np
 from PIL import Image
 
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainFolder
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 

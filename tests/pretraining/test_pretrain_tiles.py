@@ -16,6 +16,7 @@ from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
 from experiments.pretraining import pretrain_tiles, tile_metrics
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.pretraining.tile_sets import Tiles
@@ -32,7 +33,6 @@ from wsi_jax.nets.weights_metadata import (
     to_header,
 )
 from wsi_jax.run.config import RunError
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.log import read_metrics
 from wsi_jax.training.loop import Train
 from wsi_jax.types import Task

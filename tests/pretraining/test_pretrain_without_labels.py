@@ -11,6 +11,7 @@ from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
 from experiments.pretraining import pretrain_tiles, tile_metrics
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import (
@@ -19,7 +20,6 @@ from wsi_jax.nets.weights_metadata import (
     to_header,
 )
 from wsi_jax.run.config import RunError
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.log import read_metrics
 
 WHOLE = Augment(crop=1.0)

@@ -7,11 +7,11 @@ import pytest
 from jax.test_util import check_grads
 
 from experiments.pretraining import sim_clr
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax import config_io
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.compile import compile_method, make_mesh, split
 from wsi_jax.types import Bag, Task
 

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax import config_io
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.compile import compile_method, make_mesh, split
 from wsi_jax.types import Bag, Task
 

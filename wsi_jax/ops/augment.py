@@ -1,93 +1,13 @@
-"""Augmentation of tiles: crops, rotations, stain, blur and colour."""
+"""Augmentation of images: rotations and flips, stain and colour."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt8
 
 # Optical density of haematoxylin, eosin and DAB, by row (Ruifrok & Johnston 2001).
 _HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 HED = _HED / np.linalg.norm(_HED, axis=1, keepdims=True)
-
-
-def augment_tiles(
-    keys: Key[Array, " b"],
-    pixels: UInt8[Array, "b s s 3"],
-    *,
-    crop_px: int,
-    stain: float,
-    shade: float,
-) -> Float[Array, "b {crop_px} {crop_px} 3"]:
-    """Random crop, rotation or flip, and stain of each tile, by a key of its own.
-
-    Args:
-        keys: one key for each tile.
-        pixels: pixels of the tiles.
-        crop_px: side of the random square crop.
-        stain: range of each stain's log gain, drawn from -stain to stain.
-        shade: range of each stain's density shift, drawn from -shade to shade.
-
-    Returns:
-        Pixels, 0 to 255, not rounded.
-    """
-
-    def one(key, tile):
-        where, which, gain, shift = jax.random.split(key, 4)
-        free = tile.shape[0] - crop_px + 1
-        y, x = jax.random.randint(where, (2,), 0, free)
-        tile = lax.dynamic_slice(tile, (y, x, 0), (crop_px, crop_px, 3))
-        gain = jnp.exp(jax.random.uniform(gain, (3,), minval=-stain, maxval=stain))
-        shift = jax.random.uniform(shift, (3,), minval=-shade, maxval=shade)
-        return tile, jax.random.randint(which, (), 0, 8), gain, shift
-
-    tiles, which, gains, shifts = jax.vmap(one)(keys, pixels)
-    return jitter_stain(rotate_flip(tiles, which), gains, shifts)
-
-
-def gaussian_blur(
-    pixels: Num[Array, "b h w 3"], sigma: Float[Array, " b"]
-) -> Float[Array, "b h w 3"]:
-    """Gaussian blur of each image by a sigma of its own, in pixels.
-
-    The kernel reaches 3 px; the border is repeated.
-    """
-    away = jnp.arange(-3, 4, dtype=sigma.dtype)
-    kernel = jnp.exp(-0.5 * (away[None] / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
-    kernel /= kernel.sum(1, keepdims=True)
-
-    def blur_axis(x, axis):
-        widths = [(0, 0)] * 4
-        widths[axis] = (3, 3)
-        wide = jnp.pad(x, widths, "edge")
-        n = x.shape[axis]
-        taps = (lax.slice_in_dim(wide, i, i + n, axis=axis) for i in range(7))
-        return sum(kernel[:, i, None, None, None] * tap for i, tap in enumerate(taps))
-
-    return blur_axis(blur_axis(pixels.astype(sigma.dtype), 1), 2)
-
-
-def swap_coarse_structure(
-    pixels: Num[Array, "b h w 3"], which: Bool[Array, " b"], px: int
-) -> Float[Array, "b h w 3"]:
-    """Replaces the coarse structure of some images by that of the next in the batch.
-
-    What is left of such an image is the detail that an overview of `px` pixels a pixel
-    does not show: an encoder must learn from texture, not from colour or density.
-
-    Args:
-        pixels: pixels of the images.
-        which: True for images that are changed.
-        px: size below which structure is detail, in pixels.
-    """
-    b, height, width, _ = pixels.shape
-    pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
-    coarse = (b, height // px, width // px, 3)
-    low = jax.image.resize(pixels, coarse, "linear")
-    low = jax.image.resize(low, pixels.shape, "linear")
-    swapped = jnp.clip(pixels - low + jnp.roll(low, -1, 0), 0, 255)
-    return jnp.where(which[:, None, None, None], swapped, pixels)
 
 
 def rotate_flip(
@@ -185,11 +105,3 @@ def shift_hsv(
         return value * (1 - saturation * away)
 
     return 255 * jnp.stack([channel(5), channel(3), channel(1)], -1)
-
-
-def downsample(pixels: Num[Array, "b s s 3"], times: int) -> Num[Array, "b t t 3"]:
-    """Tiles at `times` as many um/px, by means over squares; a remainder is cut off."""
-    whole = pixels.shape[1] // times * times
-    part = pixels[:, :whole, :whole].astype(jnp.float32)
-    means = reduce(part, "b (h i) (w j) c -> b h w c", "mean", i=times, j=times)
-    return means.round().astype(pixels.dtype)

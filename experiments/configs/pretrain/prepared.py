@@ -27,12 +27,12 @@ one field of 16 px, so that they share its texture and little else.
 """
 
 from experiments.configs.pretrain.tiles import small_convnext
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainPrepared
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.run.config_file import choose
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 

@@ -34,6 +34,7 @@ tells the coarse look, which says where a zoom pays. `tile_encoder`: as `drawn`,
 tile of 32 px takes a fifth of a millisecond on one core of a CPU.
 """
 
+from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainFolder
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
@@ -41,7 +42,6 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.run.config_file import choose
-from wsi_jax.training.augment import Augment
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 
