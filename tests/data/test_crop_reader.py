@@ -13,7 +13,7 @@ from wsi_jax.slides.slide import open_slide
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory):
+def slides(tmp_path_factory):
     return write_slides(tmp_path_factory.mktemp("slides"))
 
 
@@ -23,17 +23,17 @@ def read(reader, slides, which, yx, mask):
     return reader.read(bag.x.slide, which, yx, mask).result()
 
 
-def test_a_batch_holds_overviews_cells_and_planes(views):
+def test_a_batch_holds_overviews_cells_and_planes(slides):
     config = method()
     label, weight = np.array([1, 0], np.int32), np.array([1, 0], np.float32)
-    bag = reader(config, resident=True).bag(views[:1], label, weight)
-    slide = open_slide(views[0].path)
+    bag = reader(config, resident=True).bag(slides[:1], label, weight)
+    slide = open_slide(slides[0].path)
     overview = slide.overview(MPP)
     h, w = overview.shape[:2]
     np.testing.assert_array_equal(bag.x.overview[0, :h, :w], overview)
     assert (bag.x.overview[0, h:] == 255).all()
     assert (bag.x.overview[1] == 255).all()
-    assert bag.mask[0].sum() == len(views[0].yx)
+    assert bag.mask[0].sum() == len(slides[0].yx)
     assert not bag.mask[1].any()
     assert bag.x.overview.shape[1:3] == tuple(CELL * n for n in bag.mask.shape[1:])
     for plane, mpp in zip(bag.x.planes, config.mpps, strict=True):
@@ -44,55 +44,55 @@ def test_a_batch_holds_overviews_cells_and_planes(views):
         assert plane.shape[1:3] == tuple(int(32 * n / mpp) for n in bag.mask.shape[1:])
 
 
-def test_crops_are_what_the_slide_has_there(views):
+def test_crops_are_what_the_slide_has_there(slides):
     config = method()
     rng = np.random.default_rng(0)
     which, mask = rng.integers(0, 2, (2, 20)), rng.random((2, 20)) < 0.7
     yx = rng.integers(-20, 150, (2, 20, 2))
-    crops = read(reader(config), views[:2], which, yx, mask)
-    for i, slide in enumerate(map(open_slide, (v.path for v in views[:2]))):
+    crops = read(reader(config), slides[:2], which, yx, mask)
+    for i, slide in enumerate(map(open_slide, (v.path for v in slides[:2]))):
         for j in range(20):
             wanted = slide.read(yx[i, j], 16, config.mpps[which[i, j]])
             wanted = wanted if mask[i, j] else np.zeros_like(wanted)
             np.testing.assert_array_equal(crops[i, j], wanted)
 
 
-def test_a_full_memory_reads_again(views):
+def test_a_full_memory_reads_again(slides):
     """And gives the same."""
     config = method()
     one = np.zeros(1, np.int32), np.ones(1, np.float32)
     roomy = reader(config, resident=True)
     tight = reader(config, resident=True, cache_gib=1e-4)
-    for view in (*views, *views):
-        ours, theirs = (r.bag([view], *one).x.planes[0] for r in (tight, roomy))
+    for slide in (*slides, *slides):
+        ours, theirs = (r.bag([slide], *one).x.planes[0] for r in (tight, roomy))
         np.testing.assert_array_equal(ours, theirs)
     assert len(tight._planes) < len(roomy._planes)
 
 
-def test_what_is_damaged_is_blank_and_noted(views, tmp_path):
-    whole = pathlib.Path(views[0].path).read_bytes()
+def test_what_is_damaged_is_blank_and_noted(slides, tmp_path):
+    whole = pathlib.Path(slides[0].path).read_bytes()
     path = tmp_path / "damaged.tif"
     middle = len(whole) // 3
     path.write_bytes(whole[:middle] + b"\0" * 40_000 + whole[middle + 40_000 :])
-    view = StreamedSlide(str(path), None, views[0].yx, CELL, MPP, threads=2)
+    slide = StreamedSlide(str(path), None, slides[0].yx, CELL, MPP, threads=2)
     which = np.zeros((1, 64), int)
     yx = np.stack(np.meshgrid(np.arange(8) * 40, np.arange(8) * 40), -1)
     yx = yx.reshape(1, 64, 2)
     mask = np.ones((1, 64), bool)
-    crops = read(reader(method()), [view], which, yx, mask)
-    assert view.n_unreadable > 0
-    assert "cannot be read" in view.note()
+    crops = read(reader(method()), [slide], which, yx, mask)
+    assert slide.n_unreadable > 0
+    assert "cannot be read" in slide.note()
     assert (crops == 255).all((-1, -2, -3)).any()
 
 
-def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
+def test_crops_that_are_being_read_do_not_hold_up_overviews(slides):
     """Nor the other way round, where there is room for neither."""
     config = method()
     tight = CropReader(
         config.reads(), 16, resident=False, threads=1, cache_gib=0.0, all_tiles=True
     )
     which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)
-    bag = lambda: tight.bag(views, np.zeros(3, np.int32), np.ones(3, np.float32))
+    bag = lambda: tight.bag(slides, np.zeros(3, np.int32), np.ones(3, np.float32))
     crops = tight.read(bag().x.slide, which, np.zeros((3, 50, 2), int), mask)
     made = []
 
@@ -106,30 +106,30 @@ def test_crops_that_are_being_read_do_not_hold_up_overviews(views):
     assert crops.result().any()
 
 
-def test_the_same_crops_are_read_once(views):
+def test_the_same_crops_are_read_once(slides):
     """Where there is room, by themselves or by rows; equal the second time."""
-    config, view = method(), views[0]
+    config, slide = method(), slides[0]
     which, mask = np.zeros((1, 9), int), np.ones((1, 9), bool)
     yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
     for all_tiles, strips in ((True, 3), (False, 9)):
         for gib, times in ((1.0, 1), (0.0, 2)):
             how = {"overviews": False, "all_tiles": all_tiles, "cache_gib": gib}
             ours = reader(config, **how)
-            before = view.n_read
-            both = [read(ours, [view], which, yx, mask) for _ in range(2)]
+            before = slide.n_read
+            both = [read(ours, [slide], which, yx, mask) for _ in range(2)]
             np.testing.assert_array_equal(*both)
-            assert view.n_read - before == 9 * times
+            assert slide.n_read - before == 9 * times
             assert len(ours._strips) == (strips if gib else 0)
 
 
-def test_a_tile_is_the_same_whatever_else_is_read(views):
+def test_a_tile_is_the_same_whatever_else_is_read(slides):
     """Of a strip, and as it is alone but for the rounding of resampling."""
-    config, view = method(mpps=(1.3, 2.0)), views[0]
+    config, slide = method(mpps=(1.3, 2.0)), slides[0]
     yx = np.stack(np.mgrid[:4, :12], -1).reshape(1, 48, 2) * 16
     which, mask = np.zeros((1, 48), int), np.ones((1, 48), bool)
     some = yx[..., 1] >= 7 * 16
     every, few, alone = (
-        read(reader(config, all_tiles=all_tiles), [view], which, yx, chosen)
+        read(reader(config, all_tiles=all_tiles), [slide], which, yx, chosen)
         for all_tiles, chosen in ((True, mask), (True, some), (False, mask))
     )
     np.testing.assert_array_equal(few[some], every[some])

@@ -1,4 +1,4 @@
-"""Attention over places and magnifications, of which a verdict sees a few crops."""
+"""Attention over places and magnifications, of which a prediction reads a few crops."""
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,23 @@ from wsi_jax.types import Overviews
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory):
+def slides(tmp_path_factory):
     return write_slides(tmp_path_factory.mktemp("slides"))
 
 
-def resident(views, **fields):
+def resident(slides, **fields):
     config = method(resident=True, **fields)
     (stage,) = config.stages(TASK, optax.sgd(0.1), MPP, CELL)
-    bag = jax.tree.map(jnp.asarray, batch(reader(config), views))
+    bag = jax.tree.map(jnp.asarray, batch(reader(config), slides))
     method_of = lambda made: compile_method(made, make_mesh(jax.devices()[:1]))
     others = {name: method_of(other) for name, other in stage.alternatives.items()}
     stage = stage._replace(method=method_of(stage.method), alternatives=others)
     return stage, stage.method.init(jax.random.key(0), bag), bag
 
 
-def test_unread_pixels_never_change_a_verdict(views):
-    """Bit by bit, with the overview as it is: only crops are seen in full."""
-    stage, state, bag = resident(views)
+def test_unread_pixels_never_change_a_prediction(slides):
+    """Bit by bit, with the overview as it is: only crops are ratios in full."""
+    stage, state, bag = resident(slides)
     predict = stage.method.predict
     before = predict(state.params, bag, jax.random.key(0))
     planes = [np.full(plane.shape, 13, np.uint8) for plane in bag.x.planes]
@@ -53,10 +53,10 @@ def test_unread_pixels_never_change_a_verdict(views):
     assert (np.asarray(other.logits) != np.asarray(before.logits)).any()
 
 
-def test_glass_and_padding_are_not_seen(views):
+def test_glass_and_padding_are_not_seen(slides):
     """Neither in overviews, nor as longer batches."""
     config = method()
-    stage, state, bag = resident(views)
+    stage, state, bag = resident(slides)
     fine = np.asarray(bag.mask).repeat(CELL, 1).repeat(CELL, 2)[..., None]
     junk = np.where(fine, bag.x.overview, 77).astype(np.uint8)
     wide = lambda a, k: np.pad(
@@ -79,9 +79,9 @@ def test_glass_and_padding_are_not_seen(views):
 
 
 @pytest.mark.parametrize("layout", list(Layout))
-def test_at_first_all_magnifications_are_alike(views, layout):
+def test_at_first_all_magnifications_are_alike(slides, layout):
     stage, state, bag = resident(
-        views, sampling={"layout": layout}, mpps=(1.0, 2.0, 4.0)
+        slides, sampling={"layout": layout}, mpps=(1.0, 2.0, 4.0)
     )
     _, metrics = stage.method.step(state, bag)
     mass = [float(v) for name, v in metrics.items() if name.startswith("mass")]
@@ -90,24 +90,25 @@ def test_at_first_all_magnifications_are_alike(views, layout):
 
 @pytest.mark.parametrize("gate", [{}, {"attention_width": 3, "branches": 2}])
 @pytest.mark.parametrize("inference", list(Inference))
-def test_a_verdict_on_few_cells_is_the_exact_one(views, inference, gate):
-    """Where no more cells count than are drawn, every estimator and way agree."""
+def test_a_prediction_on_few_cells_is_the_exact_one(slides, inference, gate):
+    """Where no more cells count than are drawn, every estimator and inference agree."""
     exact = {"estimator": Estimator.full, "inference": Inference.sampled, "draws": 1}
     chosen = {"inference": inference, "draws": 1}
-    told = []
+    logits = []
     for sampling in (exact, chosen):
-        stage, state, bag = resident(views, head=gate, sampling=sampling, crops=256)
-        told.append(stage.method.predict(state.params, bag, jax.random.key(3)).logits)
-    np.testing.assert_allclose(*told, rtol=1e-5, atol=1e-6)
+        stage, state, bag = resident(slides, head=gate, sampling=sampling, crops=256)
+        prediction = stage.method.predict(state.params, bag, jax.random.key(3))
+        logits.append(prediction.logits)
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
 
 
-def test_draws_are_averaged(views):
+def test_draws_are_averaged(slides):
     """More of them come nearer to the expectation."""
-    stage, state, bag = resident(views, sampling={"estimator": Estimator.full})
+    stage, state, bag = resident(slides, sampling={"estimator": Estimator.full})
     exact = stage.method.predict(state.params, bag, jax.random.key(0)).logits[:3]
     gaps = []
     for draws in (1, 16):
-        stage, *_ = resident(views, sampling={"draws": draws})
+        stage, *_ = resident(slides, sampling={"draws": draws})
         errors = [
             stage.method.predict(state.params, bag, jax.random.key(i)).logits[:3]
             - exact
@@ -117,8 +118,8 @@ def test_draws_are_averaged(views):
     assert gaps[1] < gaps[0] / 6
 
 
-def test_both_ways_to_choose_are_reported(views):
-    stage, state, bag = resident(views)
+def test_both_kinds_of_inference_are_reported(slides):
+    stage, state, bag = resident(slides)
     assert set(stage.alternatives) == {"top"}
     top = stage.alternatives["top"].predict(state.params, bag, jax.random.key(0))
     trace = jax.device_get(top.trace)
@@ -126,9 +127,9 @@ def test_both_ways_to_choose_are_reported(views):
     np.testing.assert_allclose(trace["weight"][:3].sum(1), 1, rtol=1e-6)
 
 
-def test_what_crops_show_weighs_with_where_they_are(views):
+def test_what_crops_show_weighs_with_where_they_are(slides):
     """Weights are those of the draw times exp(attention), scaled to a sum of 1."""
-    plain, state, bag = resident(views, head={"attention_width": 3}, crops=3)
+    plain, state, bag = resident(slides, head={"attention_width": 3}, crops=3)
     trace = plain.method.predict(state.params, bag, jax.random.key(0)).trace
     flat = jax.tree.map(jnp.zeros_like, state.params["head"]["params"]["attention"])
     head = state.params["head"]["params"] | {"attention": flat}
@@ -145,17 +146,19 @@ def test_what_crops_show_weighs_with_where_they_are(views):
     assert np.ptp(np.log(ratio[0][read[0]])) > 1e-3
     # The same crop, drawn more than once, has the same ratio: it is its own.
     index = np.asarray(trace["which"]), np.asarray(trace["yx"])
-    seen = {}
+    ratios = {}
     for k in np.flatnonzero(read[0]):
         key = index[0][0, k], *index[1][0, k]
-        assert ratio[0, k] == pytest.approx(seen.setdefault(key, ratio[0, k]), rel=1e-4)
-    assert len(seen) < read[0].sum()
+        assert ratio[0, k] == pytest.approx(
+            ratios.setdefault(key, ratio[0, k]), rel=1e-4
+        )
+    assert len(ratios) < read[0].sum()
 
 
-def test_the_attention_on_crops_is_trained(views):
+def test_the_attention_on_crops_is_trained(slides):
     part = lambda state: state.params["head"]["params"]["attention"]
     stage, state, bag = resident(
-        views, head={"attention_width": 3}, loss={"per_magnification": 1.0}
+        slides, head={"attention_width": 3}, loss={"per_magnification": 1.0}
     )
     before = jax.device_get(part(state))
     after = part(stage.method.step(state, bag)[0])
@@ -163,12 +166,12 @@ def test_the_attention_on_crops_is_trained(views):
     assert max(jax.tree.leaves(moved)) > 0
 
 
-def test_uniform_looks_nowhere(views):
-    stage, state, bag = resident(views, sampling={"placement": Placement.uniform})
+def test_uniform_placement_has_no_attention_net(slides):
+    stage, state, bag = resident(slides, sampling={"placement": Placement.uniform})
     assert "look" not in state.params
-    said = stage.method.predict(state.params, bag, jax.random.key(0))
+    prediction = stage.method.predict(state.params, bag, jax.random.key(0))
     n = np.asarray(bag.mask).sum((1, 2))
-    np.testing.assert_allclose(said.attention[0, : n[0]], 1 / n[0], rtol=1e-5)
+    np.testing.assert_allclose(prediction.attention[0, : n[0]], 1 / n[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

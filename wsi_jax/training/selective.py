@@ -21,7 +21,7 @@ from wsi_jax.types import Method, Prediction, TrainState, padded
 
 
 class Selection(NamedTuple):
-    """CropGrid of each slide: candidates for reading, or those whose crops are read.
+    """Cells of each slide: candidates for reading, or those whose crops are read.
 
     Attributes:
         index: [b n], numbers of the cells.
@@ -90,7 +90,7 @@ class Selective:
         raise NotImplementedError
 
     def count(self, mask: np.ndarray, train: bool) -> int:
-        """CropGrid that `begin` selects, for the slide that has the most of them."""
+        """Cells that `begin` selects, for the slide that has the most of them."""
         raise NotImplementedError
 
     def begin(self, view, batch, key, n: int, train: bool) -> Selection:
