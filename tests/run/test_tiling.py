@@ -12,8 +12,12 @@ import tifffile
 from PIL import Image
 
 from wsi_jax.data.cohort import Row
+from wsi_jax.data.tiles import Reading
+from wsi_jax.evals.cost import Meter
 from wsi_jax.nets.encoder import Encoder
-from wsi_jax.run.tiling import Tiling, tile_slide, tile_slides
+from wsi_jax.run.extract import find_tiles
+from wsi_jax.run.progress import silent
+from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Source, Tissue
@@ -173,12 +177,13 @@ def test_whatever_a_file_is_the_others_go_on(row, tmp_path):
         dataclasses.replace(row, slide_id=name, path=str(tmp_path / name))
         for name in names
     ]
-    *refused, last = tile_slides([*bad, row], TILING, 2, lambda: None)
+    options = {"reading": Reading(threads=2), "meter": Meter(), "progress": silent}
+    *refused, last = find_tiles([*bad, row], TILING, "encoded", **options)
     for name, one in zip(names, refused, strict=True):
         assert one.reason.startswith(f"{name}: ")
         assert name in one.reason.removeprefix(f"{name}: ")
-    assert not last.reason
-    assert len(last.yx) == 128
+    assert last.status == "encoded"
+    assert last.tiles == 128
 
 
 def test_the_picture_shows_the_slide_and_its_tissue(row):

@@ -132,18 +132,8 @@ def check_slides(
     parts: list[Cohort],
     pretrained_on: Sequence[str],
     records: Sequence[SlideRecord],
-) -> set[str]:
-    """Writes slides.csv and stops where too few slides are left.
-
-    Args:
-        folder: the run's folder.
-        config: the run's config.
-        parts: the cohort, as each fold splits it.
-        pretrained_on: slides, patients and clusters that the encoder has learnt from.
-        records: of all slides.
-
-    Returns:
-        Ids of the refused slides.
+) -> None:
+    """Writes slides.csv; checks that enough slides are left, in each fold's `parts`.
 
     Raises:
         RunError: more were refused than the config allows.
@@ -160,7 +150,6 @@ def check_slides(
         )
     for part in parts:
         check_cohort(without(part, reasons), pretrained_on)
-    return set(reasons)
 
 
 def write_slides(folder: pathlib.Path, records: Sequence[SlideRecord]) -> None:
@@ -175,12 +164,7 @@ def without(part: Cohort, refused: Collection[str]) -> Cohort:
 
 
 def training_stains(records: Sequence[SlideRecord], part: Cohort) -> StainRange:
-    """The stains of the slides that a fold trains on.
-
-    Args:
-        records: of all slides.
-        part: the cohort, as the fold splits it, without refused slides.
-    """
+    """The stains of the slides that a fold trains on; `part` has no refused slides."""
     training = _training_ids(part)
     stains = [record.stain for record in records if record.slide_id in training]
     return stain_range(stain for stain in stains if stain is not None)
@@ -191,13 +175,8 @@ def note_stains(
     parts: Sequence[Cohort],
     ranges: Sequence[StainRange],
 ) -> None:
-    """Notes which slides are stained like none that any fold trains on.
-
-    Args:
-        records: of all slides.
-        parts: the cohort, as each fold splits it.
-        ranges: the stains that each fold trains on.
-    """
+    """Notes which slides are stained like none that any fold trains on; `ranges` are
+    the folds' stains."""
     folds = list(zip(map(_training_ids, parts), ranges, strict=True))
     for record in records:
         if record.refusal or record.stain is None:

@@ -1,5 +1,6 @@
 """From slide files to feature files: tissue, tiles, features."""
 
+import concurrent.futures
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode, unreadable
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
-from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slides
+from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
 from wsi_jax.slides.grid import level0
 from wsi_jax.training.flops import count_flops
 
@@ -50,13 +51,7 @@ class Extractor:
 
 
 class _MissingFile(NamedTuple):
-    """A feature file that is to be made.
-
-    Attributes:
-        record: of its slide.
-        slide: the slide with the tiles that are to be encoded.
-        path: path of the file.
-    """
+    """A feature file that is to be made, of the tiles in `slide`."""
 
     record: SlideRecord
     slide: TiledSlide
@@ -82,9 +77,18 @@ def find_tiles(
         meter: is charged.
         progress: as of `extract`.
     """
-    with progress("tissue", len(rows)) as advance, meter.span("tiling"):
-        slides = tile_slides(rows, tiling, reading.threads, advance)
-    return [tiled_record(slide, purpose) for slide in slides]
+
+    def find(row):
+        record = tiled_record(tile_slide(row, tiling), purpose)
+        advance()
+        return record
+
+    with (
+        meter.span("tiling"),
+        progress("tissue", len(rows)) as advance,
+        concurrent.futures.ThreadPoolExecutor(reading.threads) as pool,
+    ):
+        return list(pool.map(find, rows))
 
 
 def extract(

@@ -44,16 +44,10 @@ def extract_here(
     mesh: Mesh,
     meter: Meter,
 ) -> None:
-    """Writes the features of one tiling, by threads of this process.
+    """Writes the features of one tiling below a folder, by threads of this process.
 
-    Args:
-        config: the run's config.
-        records: its slides; each learns what becomes of it.
-        tiling: one of the config's.
-        features: folder of all features.
-        sheet: contact sheet, drawn again if slides are refused meanwhile.
-        mesh: devices over which tiles are split.
-        meter: is charged.
+    Each record learns what becomes of its slide; the contact sheet is drawn again if
+    slides are refused meanwhile.
     """
     usable = [record for record in records if not record.refusal]
     extract(

@@ -74,13 +74,7 @@ class WorkerCheck(NamedTuple):
 
 
 class WorkerResult(NamedTuple):
-    """What a worker has done with a slide.
-
-    Attributes:
-        record: the slide's record, without its pixels and tiles.
-        cost: the worker's account, as `Meter.as_dict`.
-        host: name of the worker's machine.
-    """
+    """A slide's record without pixels and tiles, the worker's account, its machine."""
 
     record: SlideRecord
     cost: dict
@@ -117,14 +111,8 @@ def extract_slide(
 ) -> WorkerResult:
     """Finds the tiles of one slide and writes their features: a worker's job.
 
-    Args:
-        row: the slide.
-        size: bytes of its file, where the driver is.
-        tiling: grid, tissue, encoder; of tiles, or of their children.
-        settings: fingerprint of the tiling, where the driver is.
-        check: what the worker must share with the driver.
-        batch: tiles in a batch.
-        reading: threads and buffers.
+    Arguments are those of `extract_distributed`, the bytes of the slide's file, the
+    tiling's fingerprint as the driver has it, and what both must share.
 
     Raises:
         WorkerError: the worker cannot make what the driver would make; the message

@@ -202,14 +202,6 @@ def read_slides(
 ) -> tuple[list[SlideRecord], Input]:
     """What became of each slide, and where batches come from.
 
-    Args:
-        config: the run's config.
-        cohort: all slides.
-        folder: the run's folder.
-        parts: the cohort, as each fold splits it.
-        mesh: devices over which batches are split.
-        meter: is charged.
-
     Raises:
         ValueError: too few slides can be used, or they are not those with which the
             run began.
@@ -237,15 +229,7 @@ def open_input(
     folder: pathlib.Path,
     mesh: Mesh,
 ) -> Input:
-    """Where batches come from: feature files, or the slides themselves.
-
-    Args:
-        config: the run's config.
-        records: records of all slides.
-        features: folder of all features.
-        folder: the run's folder.
-        mesh: devices over which batches are split.
-    """
+    """Where batches come from: feature files, or the slides themselves."""
     if config.precomputed:
         files = [pathlib.Path(config.precomputed)]
     elif tilings := config.tilings():

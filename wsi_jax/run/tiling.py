@@ -1,10 +1,8 @@
 """Tissue and tiles of a slide, or why it cannot be used."""
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -162,20 +160,6 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
         background=background.value,
         stain=measure_stain(overview, mask, dark) if mask.any() else None,
     )
-
-
-def tile_slides(
-    rows: Sequence[Row], tiling: Tiling, threads: int, advance: Callable
-) -> list[TiledSlide]:
-    """Finds tissue and tiles on slides side by side; calls `advance()` after each."""
-
-    def tile(row):
-        slide = tile_slide(row, tiling)
-        advance()
-        return slide
-
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(tile, rows))
 
 
 def view(slide: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
