@@ -56,7 +56,7 @@ class HAFED(nn.Module):
     Attributes:
         n_classes: c.
         features: d.
-        branches: of the attention over children, and of that over tiles.
+        branches: number of branches of the attention over children, and over tiles.
         top: number of most attended children, and tiles, of which some are masked in
             training.
         mask_rate: share of those that is masked.

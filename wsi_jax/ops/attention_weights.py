@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 
 class Normaliser(enum.Enum):
-    """How logits u become weights w that sum to 1, with s = sigmoid(u).
+    """Rule by which logits u become weights w that sum to 1, with s = sigmoid(u).
 
     softmax: exp(u_i) / sum_j exp(u_j).
     bounded_softmax: exp(s_i) / sum_j exp(s_j); no weight is more than e times another.
@@ -97,7 +97,7 @@ def squared_average(
     """Weights s_i^2 / sum_j s_j^2 from scores s >= 0 rather than from logits.
 
     A score of 0 weighs 0 and has no gradient; a row without a score above 0 gets zeros.
-    From logits, `normalise` also tells apart scores that underflow.
+    From logits, `normalise` also distinguishes scores that underflow.
     """
     s = jnp.where(mask, scores, 0)
     s = s.astype(jnp.promote_types(s.dtype, jnp.float32))

@@ -30,7 +30,7 @@ def rotary_angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "
         y: rows of patches.
         x: columns.
         d: size of a head, a multiple of 4.
-        base: of the periods.
+        base: ratio of the longest period to the shortest, at most.
     """
     if d % 4:
         raise ValueError(f"heads of {d} numbers: rotary positions take a multiple of 4")

@@ -102,8 +102,8 @@ def compute_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
         rows: buffers of the tile above.
         columns: buffers of the tile on the left.
         tile: pixels [b h w 3].
-        tissue: of the image, or the part that this tile meets; None for the net's own
-            map.
+        tissue: tissue of the image, or the part that this tile meets; None for the
+            net's own map.
     """
     context = TileContext(at, size, axes, rows, columns, tissue)
     out = net(params, TileMap(tile), context.ops()).x

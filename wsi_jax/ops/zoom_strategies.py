@@ -36,7 +36,7 @@ class Choice(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """Which tiles are zoomed into, how rows are updated, and what is classified.
+    """Choice of tiles to zoom into, update of rows, and choice of tiles to classify.
 
     Attributes:
         choice: rule that chooses the tiles.
