@@ -10,7 +10,6 @@ are tested on test slides, whose textures come from other clusters.
 """
 
 import concurrent.futures
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from experiments.phantoms.presets import LAWS, Preset
 from wsi_jax.cli import errors_in_one_line
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
-from wsi_jax.files import write_text
+from wsi_jax.run.config import write_json
 
 REACHES = 0.85
 # Where each preset's signal is: scales at which fields of lesions and shams differ.
@@ -104,8 +103,7 @@ def certify(folder: str | os.PathLike) -> dict:
     rows = Certificate(cohort, slides, preset, source_mpp).all_rows()
     passed = all(row["ok"] is not False for row in rows)
     certificate = {"preset": preset.value, "passed": passed, "rows": rows}
-    path = folder / "certificate.json"
-    write_text(path, json.dumps(certificate, indent=1) + "\n")
+    write_json(folder / "certificate.json", certificate)
     return certificate
 
 

@@ -8,7 +8,6 @@ Run again, it goes on where it stopped. `experiments.phantoms.certify` then prov
 the signal is.
 """
 
-import csv
 import dataclasses
 import json
 import math
@@ -27,9 +26,10 @@ from experiments.phantoms.texture_sources import Folder, Textures, TileSource
 from wsi_jax import config_io
 from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
-from wsi_jax.data.cohort import COLUMNS, read_manifest
+from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.files import replacing, write_text
+from wsi_jax.run.config import write_csv, write_json
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid
 
@@ -179,7 +179,7 @@ def _make(slide, config, source, names):
             for y, x, value in drawn.spots
         ],
     }
-    _write_text(_truth_path(out, slide), json.dumps(truth, indent=1) + "\n")
+    write_json(_truth_path(out, slide), truth)
     image = rescale(drawn.image, source.mpp, drawn.mpp)
     write_pyramid(path, image, drawn.mpp, drawn.quality)
 
@@ -193,11 +193,6 @@ def _truth_path(out, slide):
     return out / "truth" / f"{slide.slide_id}.json"
 
 
-def _write_text(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
-
-
 def _write_reference(out, slides, names):
     lines = []
     for slide in slides:
@@ -207,37 +202,33 @@ def _write_reference(out, slides, names):
         size = "Macro" if longest >= MACRO_UM else "Micro" if longest else "None"
         name = names[slide.label]
         lines.append(f"{slide.slide_id},{name.capitalize()},practice,{size}\n")
-    _write_text(out / "testing" / "reference.csv", "".join(lines))
+    (out / "testing").mkdir(exist_ok=True)
+    write_text(out / "testing" / "reference.csv", "".join(lines))
 
 
 def _write_manifest(out, slides, names):
-    extra = ("lesion_um2", "tissue_um2")
-    path = out / "slides.csv"
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as f,
-    ):
-        writer = csv.DictWriter(f, (*COLUMNS, *extra), lineterminator="\n")
-        writer.writeheader()
-        for slide in slides:
-            truth = json.loads(_truth_path(out, slide).read_text())
-            where = slide_path(slide, names)
-            xml = f"{where.split('/')[0]}/lesion_annotations/{slide.slide_id}.xml"
-            row = {
-                "slide_id": slide.slide_id,
-                "path": where,
-                "label": names[slide.label],
-                "patient_id": f"patient_{slide.number + 1:03}",
-                "split": slide.split,
-                "mpp": repr(truth["mpp"]),
-                "site": slide.site,
-                "mask_path": f"masks/{slide.slide_id}_mask.png",
-                "annotation_path": xml if slide.label else "",
-                "fold": "" if slide.split == "test" else str(slide.number % FOLDS),
-                "cluster": ";".join(truth["clusters"]),
-            }
-            writer.writerow(row | {name: f"{truth[name]:.0f}" for name in extra})
-    return path
+    lines = []
+    for slide in slides:
+        truth = json.loads(_truth_path(out, slide).read_text())
+        where = slide_path(slide, names)
+        xml = f"{where.split('/')[0]}/lesion_annotations/{slide.slide_id}.xml"
+        line = {
+            "slide_id": slide.slide_id,
+            "path": where,
+            "label": names[slide.label],
+            "patient_id": f"patient_{slide.number + 1:03}",
+            "split": slide.split,
+            "mpp": repr(truth["mpp"]),
+            "site": slide.site,
+            "mask_path": f"masks/{slide.slide_id}_mask.png",
+            "annotation_path": xml if slide.label else "",
+            "fold": "" if slide.split == "test" else str(slide.number % FOLDS),
+            "cluster": ";".join(truth["clusters"]),
+        }
+        areas = {f"{name}_um2": truth[f"{name}_um2"] for name in ("lesion", "tissue")}
+        lines.append(line | {name: f"{area:.0f}" for name, area in areas.items()})
+    write_csv(out / "slides.csv", lines)
+    return out / "slides.csv"
 
 
 if __name__ == "__main__":

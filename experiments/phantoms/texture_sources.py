@@ -4,7 +4,7 @@ import functools
 import os
 import pathlib
 from collections import Counter
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,24 +31,8 @@ class Tiles(NamedTuple):
     clusters: tuple[str, ...]
 
 
-@runtime_checkable
-class TileSource(Protocol):
-    """Anything that a practice slide can be made of.
-
-    Attributes:
-        mpp: micrometres per pixel of its tiles.
-        kinds: names of what its tiles show, the normal tissue first.
-    """
-
-    mpp: float
-    kinds: tuple[str, ...]
-
-    def draw(self, kind: str, part: str, n: int, rng: np.random.Generator) -> Tiles:
-        """Draws up to n tiles of a kind from clusters whose `split_of` is `part`."""
-
-
 class Textures:
-    """The package's own textures. A cluster is one style, and a draw is of one style.
+    """Drawn tiles. A cluster is one style, and a draw is of one style.
 
     Args:
         mpp: micrometres per pixel.
@@ -156,3 +140,7 @@ class Folder:
         return SourceError(
             f"{self._path / name}: {why}; mend it, or take its line out of {INDEX}"
         )
+
+
+# What practice slides are made of; `kinds` of tissue, the normal one first, at `mpp`.
+TileSource = Textures | Folder

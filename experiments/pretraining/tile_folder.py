@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.pretraining.tile_sets import Tiles, TileSets
 from experiments.tile_clusters import COLUMNS, INDEX, split_of
-from wsi_jax.data.cohort import Cohort, Row, in_split, label_ids
+from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
 from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
@@ -93,7 +93,7 @@ def load_tiles(cohort: Cohort, *, tile_mpp: float, mpp: float) -> TileSets:
             f"tiles of {tile_mpp:g} um/px hold no detail of {mpp:g}; raise "
             f"--config.mpp to {tile_mpp:g} or more"
         )
-    sets = [_read_split(in_split(cohort, s), tile_mpp, mpp) for s in _SPLITS]
+    sets = [_read_split(in_split(cohort, s), tile_mpp, mpp) for s in SPLITS]
     shapes = {tiles.pixels.shape[1:] for tiles in sets}
     if len(shapes) > 1:
         raise CohortError(f"tiles of one folder have one size, not {sorted(shapes)}")
@@ -101,11 +101,8 @@ def load_tiles(cohort: Cohort, *, tile_mpp: float, mpp: float) -> TileSets:
     return TileSets(*sets, cohort.classes, tuple(sorted(learnt)))
 
 
-_SPLITS = ("train", "val", "test")
-
-
 def _check_splits(cohort, path, part, val):
-    for split in _SPLITS:
+    for split in SPLITS:
         if in_split(cohort, split).rows:
             continue
         if split == "test" or all(row.split == "test" for row in cohort.rows):

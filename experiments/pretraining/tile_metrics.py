@@ -48,11 +48,6 @@ def _statistics(pixels):
     return np.concatenate(parts, axis=1)
 
 
-def baseline(sets: TileSets) -> np.ndarray:
-    """Probabilities [n c] of the test tiles by logistic regression on statistics."""
-    return regression(lambda tiles: statistics(tiles.pixels), sets)
-
-
 def regression(describe: Callable[[Tiles], np.ndarray], sets: TileSets) -> np.ndarray:
     """Probabilities [n c] of the test tiles by logistic regression.
 
@@ -155,7 +150,8 @@ def evaluate(
         mine = np.isin(sets.test.label, index)
         part = only(sets, group)
         within = lambda every, mine=mine, index=index: every[mine][:, index]
-        values = compare(part.test, within(p), baseline(part), seed)
+        baseline = regression(lambda tiles: statistics(tiles.pixels), part)
+        values = compare(part.test, within(p), baseline, seed)
         if q is not None:
             other = compare(part.test, within(p), within(q), seed)
             new = lambda name: f"beside_{name.removeprefix('baseline_')}"
