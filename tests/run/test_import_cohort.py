@@ -82,7 +82,7 @@ def test_a_leak_is_printed_and_the_exit_status_shows_it(run, folder, capsys):
         ("--from trident --csv {f}/dataset.csv --slides {f}", "add --wsis FILE"),
         ("--from streaming_clam --csv {f}/dataset.csv --slides {f}", "takes 3 files"),
         (f"{CLAM} --classes normal cancer", "label 'tumor' of slide 'slide_1'"),
-        (f"{CLAM} --label grade", "no column grade"),
+        (f"{CLAM} --label grade", "no column 'grade'"),
     ],
 )
 def test_what_is_wrong_is_one_line(run, folder, words, message):
