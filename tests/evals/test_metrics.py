@@ -74,12 +74,6 @@ def test_roc_points_are_those_of_scikit_learn():
     np.testing.assert_allclose(metrics.roc_points(labels == 1, p[:, 1]), theirs[:2])
 
 
-def test_auc_counts_a_tie_as_one_half():
-    assert metrics.auc(np.array([True, False]), np.array([0.5, 0.5])) == 0.5
-    positive = np.array([True, True, False])
-    assert metrics.auc(positive, np.array([0.9, 0.2, 0.2])) == 0.75
-
-
 def test_what_is_not_defined_is_nan():
     labels, p = np.zeros(4, int), np.full((4, 2), 0.5)
     values = metrics.slide_metrics(labels, p, 0.5)
@@ -111,7 +105,7 @@ def test_two_classes_need_a_threshold_and_more_have_none():
         metrics.predict(np.full((2, 3), 1 / 3), 0.5)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_no_threshold_is_better_than_the_chosen_one(seed):
     labels, p = draw(seed, n=25)
     p = p[:, 1]

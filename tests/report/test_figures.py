@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
 
-from wsi_jax.report import crop_figure, heatmap, overview, tiles, zoom_figure
+from wsi_jax.report import crop_figure, heatmap, tiles, zoom_figure
 from wsi_jax.report.figure import COLOURS
 from wsi_jax.report.overview import Overview, score_map
 
@@ -239,16 +239,6 @@ def test_nothing_is_cut_off_or_written_over(tmp_path, figures, m, shape):
             assert (inside >= -1).all()
             middle = box.padded(-2) if kind is numbers else box
             assert not any(middle.overlaps(other) for other in kind[:k])
-
-
-@pytest.mark.parametrize("n", [2, 3, 5])
-@pytest.mark.parametrize("shape", [(10, 10), (10, 70), (70, 10)])
-def test_panels_fill_the_figure(n, shape):
-    rows, columns, size = overview.panel_grid(n, shape)
-    assert rows * columns >= n
-    room = np.array([overview.WIDTH, overview.HEIGHT])
-    assert (size * (columns, rows) <= room + 1e-9).all()
-    assert size[1] / size[0] == pytest.approx(shape[0] / shape[1])
 
 
 def test_sheets_show_the_highest_first_with_its_number(tmp_path, figures):
