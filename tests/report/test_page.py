@@ -122,7 +122,7 @@ def test_nothing_that_is_data_becomes_markup(report):
     text = page.render(report)
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "s_&lt;b&gt;" in text
+    assert '<th scope="row">s_&lt;b&gt;</th>' in text
     assert "<normal" not in text
     assert "normal <&>" not in text
 
