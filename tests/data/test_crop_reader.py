@@ -3,6 +3,7 @@
 import pathlib
 import threading
 
+import jax
 import numpy as np
 import pytest
 from crop_slides import CELL, MPP, method, reader, write_slides
@@ -27,6 +28,7 @@ def test_a_batch_holds_overviews_cells_and_planes(slides):
     config = method()
     label, weight = np.array([1, 0], np.int32), np.array([1, 0], np.float32)
     bag = reader(config, resident=True).bag(slides[:1], label, weight)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(bag))
     slide = open_slide(slides[0].path)
     overview = slide.overview(MPP)
     h, w = overview.shape[:2]
