@@ -5,6 +5,7 @@ selected for it is part of the state, so that a resumed training reads the same 
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -76,14 +77,14 @@ class Driver:
                 the next one.
         """
         net, batches = self._net, iter(batches)
-        batch, reading = next(batches, None), None
-        while batch is not None:
-            if reading is None:
-                selection = state.opt.ahead
-                if selection is None:
-                    selection = self._select_to_learn(state, batch, 0)
-                reading = self.read(batch, selection)
-            after, ahead, coming = next(batches, None), None, None
+        if (batch := next(batches, None)) is None:
+            return
+        selection = state.opt.ahead
+        if selection is None:
+            selection = self._select_to_learn(state, batch, 0)
+        reading = self.read(batch, selection)
+        for after in itertools.chain(batches, [None]):
+            ahead = coming = None
             if after is None and net.in_state:
                 raise ValueError(
                     "the batches have ended: what is read of the next one is selected "
