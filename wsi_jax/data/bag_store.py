@@ -1,4 +1,4 @@
-"""What batches of bags are made from: arrays of slides, in memory where they fit."""
+"""Stores of bags: arrays of slides on disk, in memory where they fit."""
 
 import abc
 import dataclasses
@@ -20,11 +20,11 @@ class Loading:
     """How bags are loaded and padded.
 
     Attributes:
-        max_tiles: of a slide in a training batch, drawn anew each step; None for all.
+        max_tiles: tiles of a slide in a training batch, drawn each step; None for all.
         min_bucket: shortest padded length; bags are padded to this times a power of 2,
             so that a cohort compiles a handful of programs and not one per slide.
         cache_gib: features are kept in memory where all of them fit in this much.
-        threads: that read files.
+        threads: threads that read files.
         prefetch: batches kept ready.
     """
 
@@ -84,15 +84,15 @@ class BagStore(abc.ABC):
         """
         if self._cache is not None and slide in self._cache:
             return self._cache[slide]
-        found = self.read(slide)
-        if len(found[0]) != self.lengths[slide]:
+        arrays = self.read(slide)
+        if len(arrays[0]) != self.lengths[slide]:
             raise FeatureError(
                 f"{self.paths[slide]}: had {self.lengths[slide]} tiles and now has "
-                f"{len(found[0])}; do not extract features while they are trained on"
+                f"{len(arrays[0])}; do not extract features while they are trained on"
             )
         if self._cache is not None:
-            self._cache[slide] = found
-        return found
+            self._cache[slide] = arrays
+        return arrays
 
     @abc.abstractmethod
     def read(self, slide: int) -> tuple[Shaped[np.ndarray, "n ..."], ...]:

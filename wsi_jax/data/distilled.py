@@ -1,4 +1,4 @@
-"""Bags of what a trained stage has made of the children of tiles, once for all."""
+"""Bags of distilled features: what a trained stage makes of the children of tiles."""
 
 import os
 import pathlib
@@ -101,9 +101,9 @@ class DistilledBags(BagStore):
         return TwoLevelFeatures(low, high)
 
 
-def _check_made_with(found, expected, path):
-    if found != expected:
+def _check_made_with(actual, expected, path):
+    if actual != expected:
         raise FeatureError(
-            f"{path} was made with parameters and features {found}, and these are "
+            f"{path} was made with parameters and features {actual}, and these are "
             f"{expected}; delete {pathlib.Path(path).parent} and give the command again"
         )

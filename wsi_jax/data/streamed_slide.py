@@ -1,4 +1,4 @@
-"""A slide as methods read it that see its pixels: its tissue, tiles and crops."""
+"""A slide for methods that read pixels: its tissue, tiles and crops."""
 
 import collections
 import concurrent.futures
@@ -125,8 +125,8 @@ class StreamedSlide:
             size: (h, w), or the side of a square.
             mpp: um/px.
         """
-        pixels, lost = self.read(yx, size, mpp)
-        self.count(1, lost)
+        pixels, error = self.read(yx, size, mpp)
+        self.count(1, error)
         return pixels
 
     def read(
@@ -139,12 +139,12 @@ class StreamedSlide:
             size = (size, size) if isinstance(size, int) else size
             return np.full((*size, 3), self.background, np.uint8), str(error)
 
-    def count(self, tiles: int, lost: str) -> None:
-        """Counts tiles as read, or, with a reason, as lost."""
+    def count(self, tiles: int, error: str) -> None:
+        """Counts tiles as read, or, with an error, as unreadable."""
         with self._lock:
             self.n_read += tiles
-            self.n_unreadable += tiles * bool(lost)
-            self.first_error = self.first_error or lost
+            self.n_unreadable += tiles * bool(error)
+            self.first_error = self.first_error or error
 
     def whole(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
         """All of the slide at an mpp."""

@@ -106,14 +106,14 @@ def pair(
 
 
 def _check_related(low, high, k):
-    told = {
+    attributes = {
         "slide": (low["name"], high["name"]),
         "encoder": (low["encoder"], high["encoder"]),
         "um/px of level 0": (low["mpp"], high["mpp"]),
         "px to a side": (low["patch_size"], high["patch_size"]),
         "um/px of the children": (low["target_mpp"] / k, high["target_mpp"]),
     }
-    for name, (one, other) in told.items():
+    for name, (one, other) in attributes.items():
         if one != other:
             raise FeatureError(
                 f"features of {low['name']} and of the children of its tiles disagree, "

@@ -20,16 +20,16 @@ from wsi_jax.types import Dtype, Prediction, Stage, Takes, Task
 
 @dataclasses.dataclass(kw_only=True)
 class Pool:
-    """What every patch-all pool has.
+    """Fields of every pool of encoded tiles.
 
     Attributes:
-        width: of the embedding of each tile.
-        dropout: rate, while training.
+        width: width of the embedding of each tile.
+        dropout: dropout rate.
         standardise: shift and scale the features by the mean and deviation of the first
             training batch. For encoders whose features vary little about a large mean,
             as random ones do; what CLAM publishes goes without.
         chunk: tiles embedded at a time; a longer bag is pooled exactly, chunk by chunk.
-        dtype: of the matmuls.
+        dtype: type of the matmuls.
     """
 
     width: int = 512
@@ -72,7 +72,7 @@ class Mean(Pool):
 class Max(Pool):
     """Greatest value of each embedded feature, then a linear layer.
 
-    A tile's attention is the share of the features that it gave.
+    A tile's attention is the share of the features in which it is the greatest.
     """
 
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
@@ -94,7 +94,7 @@ class ABMIL(Pool):
 
     Attributes:
         attention: hidden width of the attention.
-        normaliser: how its logits become weights; what is published is the softmax.
+        normaliser: how attention logits become weights; the paper's is the softmax.
     """
 
     attention: int = 256

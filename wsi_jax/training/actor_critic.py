@@ -1,4 +1,4 @@
-"""An actor and a critic, and what they think of every state of an episode."""
+"""An actor and a critic, evaluated on every state of an episode."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Agent(NamedTuple):
 
     @classmethod
     def of(cls, actor, critic) -> "Agent":
-        """Of two modules of `nets.policy`."""
+        """An agent from two modules of `nets.policy`."""
         part = lambda name: (
             lambda params, *x: critic.apply(params["critic"], *x, method=name)
         )
@@ -42,12 +42,12 @@ class Agent(NamedTuple):
 
 
 class PolicyEval(NamedTuple):
-    """What actor and critic think.
+    """Actor and critic on each step.
 
     Attributes:
         log_p: log-probability of the step that was taken.
-        entropy: of all that could have been taken.
-        value: of the state before it.
+        entropy: entropy of the steps that could have been taken.
+        value: value of the state before it.
     """
 
     log_p: Float[Array, "b e t"]
@@ -64,14 +64,14 @@ def evaluate_policy(
     masked: bool,
     chunk: int,
 ) -> PolicyEval:
-    """Of every step of the episodes.
+    """Actor and critic on every step of episodes.
 
     Args:
         agent: actor and critic.
-        params: of both.
-        slides: on which the episodes are.
-        episode: as played.
-        masked: whether tiles visited before could not have been taken.
+        params: their parameters.
+        slides: the slides that were played on.
+        episode: the episodes.
+        masked: whether visited tiles could not be taken again.
         chunk: states at a time.
     """
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state, and beside it whatever JSON a run must remember."""
+"""Checkpoints: the whole state, and JSON that a run keeps beside it."""
 
 import errno
 import hashlib
@@ -21,11 +21,11 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """A folder of checkpoints by step, the newest kept; half ones are cleared away.
+    """A folder of checkpoints by step; the newest are kept, incomplete ones removed.
 
     Args:
-        folder: made if absent.
-        keep: how many.
+        folder: the folder; made if absent.
+        keep: number of checkpoints kept.
     """
 
     def __init__(self, folder: str | pathlib.Path, keep: int = 1):
@@ -66,22 +66,22 @@ class Checkpoints:
         """The newest checkpoint, or None.
 
         Args:
-            like: a tree of its structure: arrays, on whose devices those of the
-                checkpoint are laid, whichever they were saved from; or shapes and
-                types alone, for the first device.
+            like: a tree of the same structure: of arrays, on whose devices the
+                checkpoint's are placed, whichever they were saved from; or of shapes
+                and types, for the first device.
 
         Raises:
-            CheckpointError: it is damaged, or of another structure.
+            CheckpointError: it is damaged, or has another structure.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
         args = ocp.args.Composite(
-            tree=ocp.args.StandardRestore(jax.tree.map(_laid_out, _keys_as_data(like))),
+            tree=ocp.args.StandardRestore(jax.tree.map(_target, _keys_as_data(like))),
             memory=ocp.args.JsonRestore(),
         )
         try:
-            found = self._manager.restore(step, args=args)
+            restored = self._manager.restore(step, args=args)
         except Exception as error:  # what Orbax raises depends on what is damaged
             reason = str(error).partition("\n")[0] or type(error).__name__
             folder = self._manager.directory
@@ -89,7 +89,7 @@ class Checkpoints:
                 f"{folder / str(step)} is damaged or of another method ({reason}): put "
                 f"back what was there, or delete {folder.parent} to train it anew"
             ) from error
-        return _data_as_keys(found["tree"], like), found["memory"]
+        return _data_as_keys(restored["tree"], like), restored["memory"]
 
     def wait(self) -> None:
         """Waits until everything is on disk."""
@@ -102,13 +102,13 @@ class Checkpoints:
 
 
 def digest(tree: Any) -> str:
-    """16 hex digits that change when any array of a tree does, in name or value."""
-    found = hashlib.sha256()
+    """16 hex digits that change with the name or value of any array of a tree."""
+    sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name, array = jax.tree_util.keystr(path), np.asarray(leaf)
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:16]
 
 
 def is_finite(tree: Any) -> bool:
@@ -117,10 +117,10 @@ def is_finite(tree: Any) -> bool:
     return all(bool(jnp.isfinite(array).all()) for array in floats)
 
 
-def _laid_out(leaf) -> jax.ShapeDtypeStruct:
-    """Shape, type and devices of an array that is to be restored.
+def _target(leaf) -> jax.ShapeDtypeStruct:
+    """Shape, type and devices of an array to restore.
 
-    Orbax would lay it on the devices it was saved from, which may not be here.
+    Orbax would place it on the devices it was saved from, which may be absent.
     """
     struct = ocp.tree.to_shape_dtype_struct(leaf)
     if struct.sharding is not None:

@@ -118,16 +118,16 @@ def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
 
 
 class Phases:
-    """The passage of one tile through a streamed net, and the way back, compiled.
+    """Forward and backward pass of one tile through a streamed net, compiled.
 
     Each is compiled once, when it is first needed, and serves slides of any size; a
     tile of another shape is refused.
 
     Args:
         net: (params, map, ops) -> map.
-        plan: for tiles of one shape.
-        params: of the net, or their shapes.
-        tissue_px: side of the cells of tissue beyond which windows find zeros; 0 for
+        plan: plan for tiles of one shape.
+        params: parameters of the net, or their shapes.
+        tissue_px: side of the cells of tissue beyond which windows read zeros; 0 for
             the net's own map.
     """
 
@@ -162,16 +162,16 @@ class Phases:
 
     @property
     def forward_call(self) -> tuple[Callable, tuple]:
-        """The way there, not compiled, and the shapes of its arguments."""
+        """The forward pass, not compiled, and the shapes of its arguments."""
         return self._pass, self._shapes
 
     @property
     def backward_call(self) -> tuple[Callable, tuple]:
-        """The way back, not compiled, and the shapes of its arguments."""
+        """The backward pass, not compiled, and the shapes of its arguments."""
 
         def backward(grads, cotangents, params, size, at, rows, columns, *rest):
-            passage = lambda p, r, c: self._pass(p, size, at, r, c, *rest)
-            _, back = jax.vjp(passage, params, rows, columns)
+            forward = lambda p, r, c: self._pass(p, size, at, r, c, *rest)
+            _, back = jax.vjp(forward, params, rows, columns)
             more, rows, columns = back(cotangents)
             return jax.tree.map(jnp.add, grads, more), rows, columns
 
@@ -179,18 +179,17 @@ class Phases:
 
     @functools.cached_property
     def flops(self) -> tuple[int, int]:
-        """Of one tile on the way there, and on the way back."""
+        """FLOPs of one tile, forward and backward."""
         calls = self.forward_call, self.backward_call
         return tuple(count_flops(function, *shapes) for function, shapes in calls)
 
     @functools.cached_property
     def to_pixels(self) -> Callable:
-        """As backward, but `grads` are of this tile's pixels; what is given for them is
-        written over."""
+        """As backward, but `grads` are those of this tile's pixels, overwritten."""
 
         def to_pixels(grads, cotangents, params, size, at, rows, columns, tile, tissue):
-            passage = lambda x, r, c: self._pass(params, size, at, r, c, x, tissue)
-            _, back = jax.vjp(passage, tile.astype(grads.dtype), rows, columns)
+            forward = lambda x, r, c: self._pass(params, size, at, r, c, x, tissue)
+            _, back = jax.vjp(forward, tile.astype(grads.dtype), rows, columns)
             return back(cotangents)
 
         pixels = jax.ShapeDtypeStruct(self._tile.shape, self.wide)
@@ -199,12 +198,12 @@ class Phases:
 
     @property
     def wide(self) -> jnp.dtype:
-        """Of the gradient of pixels: float32, or float64 where the net has that."""
+        """Type of the gradient of pixels: float32, or float64 where the net has it."""
         return jnp.promote_types(jnp.float32, self._given[-1].dtype)
 
     def _pass(self, params, size, at, rows, columns, tile, tissue):
         return compute_tile(
-            self._net, self._axes, size, params, at, rows, columns, tile, tissue
+            self._net, self._axes, size, params, at, rows, columns, tile, tissue=tissue
         )
 
     def _compiled(self, function, shapes, donate=False):

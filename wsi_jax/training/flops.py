@@ -1,4 +1,4 @@
-"""What a function costs: multiply-adds and memory, told before it runs."""
+"""Cost of a function before it runs: floating-point operations and memory."""
 
 import math
 import threading
@@ -27,9 +27,9 @@ def count_flops(fn: Callable, *args) -> int:
         args: arrays, tracers or `jax.ShapeDtypeStruct`s.
 
     Raises:
-        ValueError: a `while_loop` with matmuls in it, whose turns are not known before
-            it runs (those of `scan` and of `fori_loop` with fixed bounds are), or a
-            kernel that hides its arithmetic.
+        ValueError: a `while_loop` with matmuls in it, whose iterations depend on data
+            (those of `scan` and of `fori_loop` with fixed bounds do not), or a kernel
+            that hides its arithmetic.
     """
     return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -39,8 +39,8 @@ class Counted:
 
     Args:
         function: as jit has made it.
-        flops: of a call, where it is known and the same for all; None to count each
-            shape of the arguments when it first comes.
+        flops: FLOPs of a call, where they are the same for all; None to count them
+            at the first call with each shape of arguments.
     """
 
     def __init__(self, function: Callable, flops: Callable[[], int] | None = None):
@@ -59,7 +59,7 @@ class Counted:
         return self._function(*args, **kwargs)
 
     def _count(self, args, kwargs) -> int | None:
-        """FLOPs of one call; None where they are not known before it runs."""
+        """FLOPs of one call; None where they depend on data."""
         try:
             if self._flops:
                 return self._flops()
@@ -69,11 +69,11 @@ class Counted:
 
 
 def executed() -> dict[str, int]:
-    """What `Counted` functions of this process have done so far.
+    """Work of the `Counted` functions of this process so far.
 
     Returns:
-        `flops`, padding of batches included; `uncounted_calls`, of functions whose
-        arithmetic is not known before they run.
+        `flops`, padding of batches included; `uncounted_calls`, calls of functions
+        whose arithmetic depends on data.
     """
     with _lock:
         return dict(_done)
@@ -90,7 +90,7 @@ def _add(flops: int | None) -> None:
 
 
 def _shape(leaf):
-    """What a function is compiled for."""
+    """Shape and type of an argument."""
     if hasattr(leaf, "dtype"):
         return leaf.shape, leaf.dtype
     return leaf if isinstance(leaf, int | str) else type(leaf)
@@ -129,8 +129,8 @@ def _eqn_flops(eqn) -> int:
         return inner * math.prod(mesh.shape[a] for a in eqn.params["newly_manual_axes"])
     if name == "while" and inner:
         raise ValueError(
-            "cannot count a while_loop with matmuls in it: its turns are not known "
-            "before it runs; use scan, or fori_loop with fixed bounds"
+            "cannot count a while_loop with matmuls in it: its iterations depend on "
+            "data; use scan, or fori_loop with fixed bounds"
         )
     if name in _OPAQUE:
         raise ValueError(f"cannot count the arithmetic inside {name}")
@@ -138,7 +138,7 @@ def _eqn_flops(eqn) -> int:
 
 
 def _branches(eqn):
-    """Of a `cond`; of `lax.platform_dependent` the default alone, if it has one."""
+    """Branches of a `cond`; of `lax.platform_dependent` only the default, if any."""
     branches = [branch.jaxpr for branch in eqn.params["branches"]]
     platforms = eqn.params.get("branches_platforms") or [None] * len(branches)
     default = [b for b, named in zip(branches, platforms, strict=True) if named is None]

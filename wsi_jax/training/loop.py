@@ -1,4 +1,4 @@
-"""The loop: steps, logs, validation, stopping, checkpoints; it knows no method."""
+"""The training loop of any method: steps, logs, validation, stopping, checkpoints."""
 
 import dataclasses
 import math
@@ -15,20 +15,20 @@ from wsi_jax.types import Compiled, TrainState
 
 @dataclasses.dataclass(kw_only=True)
 class Train:
-    """How long and how carefully to train.
+    """Length of a training, and when it is validated and saved.
 
     Attributes:
-        steps: batches, at most.
+        steps: greatest number of batches.
         batch: slides in a batch, over all devices.
-        seed: of the initial parameters, dropout and the order of slides.
+        seed: seed of the initial parameters, dropout and the order of slides.
         optimiser: AdamW and its schedule.
         balanced: draw classes equally often, rather than every slide once an epoch.
-        class_weights: weigh each class by the inverse of its frequency. Either of the
-            two does what both would do twice: not with `balanced`.
+        class_weights: weigh each class by the inverse of its frequency; not together
+            with `balanced`, which has the same effect.
         log_every: steps between two lines of metrics.jsonl.
-        validate_every: steps between two looks at the validation slides.
-        monitor: what validation must raise; prefix "-" to lower it.
-        patience: looks without a better one before stopping; 0 never stops early.
+        validate_every: steps between two validations.
+        monitor: metric that validation must raise; prefix "-" to lower it.
+        patience: validations without a better one before stopping; 0 never stops early.
         save_every: steps between checkpoints.
     """
 
@@ -51,11 +51,11 @@ class Train:
 
     @property
     def classes_equal(self) -> bool:
-        """Whether all classes have the same part in the loss, rare ones too."""
+        """Whether all classes, rare ones too, have the same share of the loss."""
         return self.balanced or self.class_weights
 
     def validate(self) -> None:
-        """Refuses training that learns nothing, or counts rare classes twice over."""
+        """Refuses training without an update, or that weighs rare classes twice."""
         check_updates(self.steps, self.optimiser)
         if self.balanced and self.class_weights:
             raise ValueError(
@@ -114,7 +114,7 @@ class DivergedError(ArithmeticError):
 
 
 class Best(NamedTuple):
-    """The best look at the validation slides so far, and how many came after it."""
+    """The best validation so far, and the number of validations after it."""
 
     step: int = 0
     value: float = -math.inf
@@ -177,9 +177,9 @@ def fit(
         if due(train.log_every):
             log(step, {f"train.{name}": float(v) for name, v in metrics.items()})
         if validate and due(train.validate_every):
-            found = validate(state.params)
-            log(step, {f"val.{name}": v for name, v in found.items()})
-            best = best.after(step, monitored(found, train.monitor))
+            results = validate(state.params)
+            log(step, {f"val.{name}": v for name, v in results.items()})
+            best = best.after(step, monitored(results, train.monitor))
             if best.step == step and keep:
                 keep(step, state.params)
         stop = validate and train.patience and best.since >= train.patience

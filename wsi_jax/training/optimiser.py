@@ -16,7 +16,7 @@ B1, B2 = 0.9, 0.999  # Adam's decay rates, as everywhere
 
 
 class Schedule(enum.Enum):
-    """How the rate goes on once it is warm: down to 0 along a cosine, or the same."""
+    """Learning rate after the warm-up: down to 0 along a cosine, or constant."""
 
     cosine = "cosine"
     constant = "constant"
@@ -27,12 +27,12 @@ class Optimiser:
     """AdamW (Loshchilov & Hutter 2019) on a warmed-up schedule.
 
     Attributes:
-        learning_rate: at its peak.
+        learning_rate: peak learning rate.
         warmup: fraction of the updates over which the rate rises from 0.
-        weight_decay: of kernels; biases, norms and frozen statistics never decay.
-        clip_norm: the gradient's greatest norm; 0 for no clipping.
+        weight_decay: decay of kernels; biases, norms and frozen statistics have none.
+        clip_norm: greatest norm of the gradient; 0 for no clipping.
         accumulate: batches whose mean gradient makes one update.
-        schedule: of the rate after its rise.
+        schedule: learning rate after the warm-up.
     """
 
     learning_rate: float = 2e-4
@@ -70,14 +70,14 @@ class Optimiser:
 
 @dataclasses.dataclass(kw_only=True)
 class Thaw:
-    """A part frozen at first and then trained with care (Dooper et al. 2023, code).
+    """A part that is frozen at first and then warmed up (Dooper et al. 2023, code).
 
     Attributes:
-        frozen: steps in which the part stands still.
-        warmup: steps after them over which its rate rises to that of the rest, by the
-            same factor each step.
-        start: of its rate then, as a share of the rest's.
-        slower: factor of all rates once the part is trained.
+        frozen: steps in which the part is not trained.
+        warmup: steps after these over which its learning rate rises to that of the
+            rest, by the same factor each step.
+        start: its learning rate at the start of the warm-up, as a share of the rest's.
+        slower: factor of all learning rates once the part is trained.
     """
 
     frozen: int = 0
@@ -94,10 +94,10 @@ class Thaw:
     ) -> optax.GradientTransformation:
         """`tx` for a dict of parameters, one of which is `part`.
 
-        While it is frozen the part's gradient is nothing to `tx` either: its moments
-        stay at zero, and the gradient's norm is that of the rest. Adam's correction for
-        moments that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the part
-        when it thaws; `tx` has Adam's usual decay rates, if it has any.
+        While the part is frozen `tx` gets a zero gradient for it: its moments stay at
+        zero, and the gradient's norm is that of the rest. Adam's correction for moments
+        that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the part when it
+        thaws; `tx` has Adam's usual decay rates, if it has any.
         """
 
         def init(params):
@@ -110,10 +110,10 @@ class Thaw:
             grads = grads | {part: jax.tree.map(still, grads[part])}
             updates, inner = tx.update(grads, inner, params)
             count = optax.tree_utils.tree_get(inner, "count", None, _of_adam)
-            slept, late = _belated(frozen, slept, count)
+            slept, late = _late_correction(frozen, slept, count)
             rest = jnp.where(frozen, 1.0, self.slower)
             rates = dict.fromkeys(updates, rest)
-            rates[part] = jnp.where(frozen, 0.0, rest * self._risen(step) * late)
+            rates[part] = jnp.where(frozen, 0.0, rest * self._warmup(step) * late)
             at = lambda rate: lambda u: (u * rate).astype(u.dtype)
             updates = {
                 name: jax.tree.map(at(rates[name]), update)
@@ -123,8 +123,8 @@ class Thaw:
 
         return optax.GradientTransformation(init, update)
 
-    def _risen(self, step):
-        """The part's rate, as a share of the rest's, once it is trained."""
+    def _warmup(self, step):
+        """The part's learning rate as a share of the rest's, once it is trained."""
         if not self.warmup:
             return 1.0
         ahead = jnp.clip(1 - (step - self.frozen) / self.warmup, 0, 1)
@@ -157,13 +157,13 @@ def scale_learning_rate(
 
 
 def _of_adam(path, value):
-    """Adam's own count, not that of a schedule."""
+    """Whether a count is Adam's own, not that of a schedule."""
     del value
     return getattr(path[-1], "tuple_name", None) == "ScaleByAdamState"
 
 
-def _belated(frozen, slept, count):
-    """Updates that Adam has made while frozen, and what mends its correction since."""
+def _late_correction(frozen, slept, count):
+    """Adam's updates while frozen, and the factor that corrects its later ones."""
     if count is None:
         return slept, 1.0
     slept = jnp.where(frozen, count, slept)

@@ -53,10 +53,6 @@ def image_method(
             x, mask = lax.map(one, (batch.x, batch.mask, keys))
         return x, mask.reshape(len(mask), -1)
 
-    def init(key, batch):
-        del batch
-        return net.init(key)
-
     def loss(params, batch, key):
         # Each slide has a key of its own, as when it is streamed from disk.
         augment_keys, head_keys = slide_keys(key, len(batch.x))
@@ -76,4 +72,4 @@ def image_method(
         counts = {"tiles": mask.sum(-1), "flops": flops}
         return Prediction(logits, attention, counts)
 
-    return supervised(init, loss, predict, tx)
+    return supervised(lambda key, batch: net.init(key), loss, predict, tx)
