@@ -129,7 +129,7 @@ def test_the_threshold_lies_in_the_middle_of_its_plateau():
         choose_threshold(np.zeros(3, int), np.array([0.1, 0.2, 0.3]))
 
 
-def test_neighbouring_floats_are_still_told_apart():
+def test_neighbouring_floats_are_separated():
     low = 0.5
     p = np.array([low, np.nextafter(low, 1)])
     t = choose_threshold(np.array([0, 1]), p)

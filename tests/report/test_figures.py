@@ -166,7 +166,7 @@ def test_a_crop_is_outlined_where_it_was_read(tmp_path, which, yx, shape):
     ("tile", "shape", "side"),
     [(13, (60, 90), 10), (0, (60, 90), 30), (7, (90, 20), 10)],
 )
-def test_a_tile_zoomed_into_is_framed_where_it_lies(tmp_path, tile, shape, side):
+def test_a_zoom_is_framed_where_it_lies(tmp_path, tile, shape, side):
     inside = first_panel(draw_zooms(tmp_path, [tile], shape, side, numbered=0))
     first = np.rint(255 * np.array(zoom_figure._order_colours(1).to_rgba(1)[:3]))
     frame = np.argwhere((abs(inside - first) <= 2).all(-1))

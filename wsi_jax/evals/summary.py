@@ -45,13 +45,11 @@ def summarise(
     """Evaluates one split: the numbers that this module's docstring lists.
 
     Args:
-        labels: class indices [n].
-        probabilities: of each class [n c].
+        labels, probabilities: class indices [n]; of each class [n c].
         classes: names; of two, the second is the positive one.
         patients: patient of each slide; None: each slide is a patient.
         sites: site of each slide; "" where unknown.
-        threshold: for two classes, from `choose_threshold` on validation, one number or
-            one of each slide [n]; else None.
+        threshold: for two classes, one number or one of each slide [n]; else None.
         groups: the model that predicted each slide: its fold in cross-validation. Only
             pairs of slides of one group count for the AUC, as models have no common
             scale. Everything else, average precision too, is of all slides together.

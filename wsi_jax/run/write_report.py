@@ -48,11 +48,9 @@ def write(
     """Writes metrics.txt, roc.png, heatmaps/ and, last of all, report.html.
 
     Args:
-        folder: the run's.
-        config, cohort, source, stages: the run, and what it read.
+        folder, config, cohort, source, stages: the run, and what it read.
         slides: rows of slides.csv.
-        predictions: on the test slides.
-        metrics: as in metrics.json.
+        predictions, metrics: of the test slides, as in metrics.json.
         cost: account of the run's meter.
         progress: (label, total) -> a progress bar.
     """
@@ -84,9 +82,7 @@ def write(
             )
             for one in predictions
         ),
-        refused={
-            s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"
-        },
+        refused=_reasons(slides),
         config={k: str(v) for k, v in flatten(record["config"]).items()},
         versions=record["versions"] | {k: str(v) for k, v in record["machine"].items()},
         commit=record["commit"],
@@ -95,6 +91,11 @@ def write(
         limits=limits(config, cohort),
     )
     write_page(folder / "report.html", report)
+
+
+def _reasons(slides: Sequence[dict]) -> dict[str, str]:
+    """Why slides were refused, by slide."""
+    return {s["slide_id"]: s["reason"] for s in slides if s["status"] == "refused"}
 
 
 def draw_heatmaps(
