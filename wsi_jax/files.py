@@ -1,4 +1,4 @@
-"""Files: written whole or not at all by any number of processes, told apart by content.
+"""Writes files whole or not at all, by any number of processes; ids by content.
 
 A file is written under a temporary name that no other process uses and then renamed.
 What a killed process has left behind is removed by `sweep`.

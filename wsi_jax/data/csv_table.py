@@ -10,7 +10,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class CohortError(ValueError):
-    """A cohort that cannot be used as it is; the message says where and the mend."""
+    """A cohort that cannot be used as it is; the message names place and mend."""
 
 
 def read_lines(path: str | os.PathLike) -> list[tuple[int, list[str]]]:

@@ -137,7 +137,7 @@ def read_all(data: h5py.Dataset, verify: bool = True) -> Shaped[np.ndarray, "n d
     """All of a dataset; `verify` compares it to its checksum, if it has one.
 
     Raises:
-        FeatureError: it is not what its checksum says.
+        FeatureError: it does not match its checksum.
     """
     values = data[()]
     if verify:

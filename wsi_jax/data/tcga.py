@@ -114,7 +114,7 @@ def label_slides(
     classes: Sequence[str],
     source: str,
 ) -> Cohort:
-    """A cohort of the slides whose patient has a label; the others are warned of.
+    """A cohort of the slides whose patient has a label; the others are left out.
 
     Args:
         slides: {slide_id: path}.

@@ -67,7 +67,7 @@ class DirectLevels:
         if key in _agreed or self._agrees(level, direct):
             _agreed.add(key)
             return direct
-        # A file that is not what it says once is not believed again.
+        # If one level disagrees, none of the file is read directly.
         self._checked = dict.fromkeys(range(len(self._shapes)))
         return None
 

@@ -13,7 +13,7 @@ def pyramid_levels(
 ) -> dict[int, tuple[int, int]]:
     """{index: (h, w)} of the images that show what the first one shows.
 
-    A label or macro beside a slide, stored in tiles like a level, is known by its other
+    A label or macro beside a slide, stored in tiles like a level, is recognised by its
     proportions. Philips' levels, and those of CAMELYON16 that were made of them, are
     filled up to whole tiles: there (h, w) is what the slide covers.
 

@@ -42,7 +42,7 @@ def resolve_mpp(
     """
     low, high = SANE_MPP
     mend = (
-        "give its mpp in the CSV's mpp column, or for all slides that tell none with "
+        "give its mpp in the CSV's mpp column, or for all slides that state none with "
         "--config.data.mpp"
     )
     if given is not None:
@@ -111,7 +111,7 @@ def _ome_mpp(description, shape):
         for pixels in root.iterfind(".//{*}Pixels"):
             if (int(pixels.get("SizeY")), int(pixels.get("SizeX"))) == shape:
                 return tuple(_physical_size(pixels, axis) for axis in "YX")
-    except Exception:  # then the slide tells none in this way
+    except Exception:  # then the slide states none in this way
         return None
     return None
 

@@ -23,7 +23,7 @@ class Background(enum.Enum):
 
 
 class Source(enum.Enum):
-    """Who says where tissue is: the overview, or the manifest's mask_path."""
+    """Where tissue is taken from: the overview, or the manifest's mask_path."""
 
     AUTO = "auto"
     MASK = "mask"
