@@ -1,5 +1,7 @@
 """Gigapixel pathology slides, slide-level labels, accelerators."""
 
+__version__ = "0.2.0"
+
 
 def load(run, *, refuse_unfamiliar_stains=False):
     """Opens a trained run: `wsi_jax.load("runs/demo").predict("slide.svs")`.

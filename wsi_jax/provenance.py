@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from wsi_jax import __version__
+
 PACKAGES = (
-    *("wsi_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("tensorflow-cpu", "tensorflow", "openslide-python", "openslide-bin", "tifffile"),
 )
 
@@ -83,7 +85,7 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of packages that results depend on, and of JAX's backend."""
-    installed = {"python": platform.python_version()}
+    installed = {"python": platform.python_version(), "wsi_jax": __version__}
     for name in PACKAGES:
         try:
             installed[name] = importlib.metadata.version(name)

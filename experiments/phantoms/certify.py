@@ -32,7 +32,7 @@ from experiments.phantoms.presets import LAWS, Preset
 from wsi_jax.cli import errors_in_one_line
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
-from wsi_jax.run.config import write_json
+from wsi_jax.run.run_folder import write_json
 
 REACHES = 0.85
 # Where each preset's signal is: scales at which fields of lesions and shams differ.

@@ -40,7 +40,7 @@ from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.files import replacing, write_text
-from wsi_jax.run.config import write_csv, write_json
+from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.pyramid import rescale
 
 PATIENTS = "patients.csv"

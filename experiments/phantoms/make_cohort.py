@@ -29,7 +29,7 @@ from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.files import replacing, write_text
-from wsi_jax.run.config import write_csv, write_json
+from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid
 

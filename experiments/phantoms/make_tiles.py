@@ -24,7 +24,7 @@ from wsi_jax import config_io
 from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.config_io import COUNT, POSITIVE, FieldError
 from wsi_jax.files import replacing
-from wsi_jax.run.config import write_csv
+from wsi_jax.run.run_folder import write_csv
 
 PARTS = ("encoder", "test")
 

@@ -29,9 +29,10 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.evals.cost import Meter
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.checks import write_slides
-from wsi_jax.run.config import Manifest, RunError
+from wsi_jax.run.config import Manifest
 from wsi_jax.run.extract import find_tiles
 from wsi_jax.run.progress import progress
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import draw_tissue
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid

@@ -9,7 +9,7 @@ from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.pretraining.tile_folder import Part, index_tiles, load_tiles
 from experiments.pretraining.tile_sets import TileSets
-from wsi_jax.run.config import RunError
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.training.loop import Train
 
 

@@ -12,7 +12,6 @@ its features. `--config.beside=FILE` reports that of another encoder, too.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -41,15 +40,14 @@ from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.provenance import provenance
 from wsi_jax.run.checks import check_divides
-from wsi_jax.run.config import RunError, check_claim, claim, write_json
+from wsi_jax.run.cohort_predictions import class_weights, prior_correction
 from wsi_jax.run.cost_account import open_account, write_account
-from wsi_jax.run.fit_stage import StepAccount, fit_stage
+from wsi_jax.run.fit_stage import StageBatches, StepAccount, fit_stage
 from wsi_jax.run.progress import progress
 from wsi_jax.run.run_experiment import OTHER_FOLDER
-from wsi_jax.run.train import class_weights, correction
+from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_method, make_mesh, split
-from wsi_jax.training.flops import executed
 from wsi_jax.types import Task
 
 WEIGHTS = "encoder.safetensors"
@@ -83,7 +81,8 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
         with open_account(folder / "cost.json") as meter:
             params, evaluator, log_prior = train(config, sets, folder, mesh, meter)
             save_encoder(path, params, config, sets, log_prior)
-            test = StepAccount(meter, "test", executed, 0, {})
+            test = StepAccount(meter, "test")
+            test.begin(0, {})
             p = evaluator.test(params)
             test.enter(0)
             meter.enter("test", tiles=len(p))
@@ -111,34 +110,30 @@ def train(
     plan = dataclasses.replace(config.train, **stage.overrides)
     method = compile_method(stage.method, mesh)
     labels, c = sets.train.label, len(sets.classes)
-    weights, log_prior = class_weights(labels, c), correction(plan, labels, c)
+    weights, log_prior = class_weights(labels, c), prior_correction(plan, labels, c)
     encoder = config.method.encoder
     evaluator = evaluator_for(stage, method, encoder, sets, mesh, plan.batch, log_prior)
-    batches = functools.partial(
-        training_tiles,
-        sets.train,
-        weights if plan.class_weights else None,
-        seed=plan.seed,
-        batch_size=plan.batch,
-        balanced=plan.balanced,
+    batches = StageBatches(
+        stream=lambda start: training_tiles(
+            sets.train,
+            weights if plan.class_weights else None,
+            seed=plan.seed,
+            batch_size=plan.batch,
+            balanced=plan.balanced,
+            start=start,
+        ),
+        put=lambda batch: split(batch, mesh),
+        mesh=mesh,
+        fingerprints={
+            "training tiles": digest(sets.train[:2]),
+            "validation tiles": digest(sets.val[:2]),
+        },
     )
-    hashes = {
-        "training tiles": digest(sets.train[:2]),
-        "validation tiles": digest(sets.val[:2]),
-    }
     with progress("training", plan.steps) as advance:
         params = fit_stage(
-            plan,
-            method,
-            lambda start: batches(start=start),
-            evaluator.validate,
-            folder / stage.name,
-            mesh,
-            lambda batch: split(batch, mesh),
-            meter,
-            advance=advance,
-            data=hashes,
-        )
+            plan, method, batches, evaluator.validate, folder / stage.name,
+            account=StepAccount(meter, "training"), advance=advance,
+        )  # fmt: skip
     return params, evaluator, log_prior
 
 

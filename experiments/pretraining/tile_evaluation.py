@@ -15,8 +15,8 @@ from wsi_jax.config_io import from_plain
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.nets.weights_metadata import read_weights_metadata
 from wsi_jax.ops import class_prior
-from wsi_jax.run.config import RunError
-from wsi_jax.run.train import validation_metrics
+from wsi_jax.run.cohort_predictions import validation_metrics
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.training.compile import compile_each, compile_encoder, split
 from wsi_jax.types import Method, Stage
 

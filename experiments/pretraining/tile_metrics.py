@@ -11,7 +11,7 @@ from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
 from wsi_jax.evals.intervals import wilson
 from wsi_jax.evals.metrics import log_loss
 from wsi_jax.report import tables
-from wsi_jax.run.config import write_csv
+from wsi_jax.run.run_folder import write_csv
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OCTAVES = 3

@@ -15,7 +15,7 @@ from wsi_jax import cli
 from wsi_jax.data.cohort import write_manifest
 from wsi_jax.run import checks
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.config import RunError, check_claim, read_json
+from wsi_jax.run.run_folder import RunError, check_claim, read_json
 from wsi_jax.training.log import read_metrics
 
 # How ml_collections reads a config file.

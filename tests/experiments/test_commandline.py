@@ -11,7 +11,7 @@ from words import config_from
 from wsi_jax import cli, configs
 from wsi_jax.nets.encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
-from wsi_jax.run.config import RunError
+from wsi_jax.run.run_folder import RunError
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -19,7 +19,7 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.config import RunError
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.log import read_metrics
 

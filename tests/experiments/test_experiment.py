@@ -16,8 +16,9 @@ from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run import write_report
-from wsi_jax.run.config import Experiment, Manifest, RunError, read_csv, write_csv
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.predictor import load
+from wsi_jax.run.run_folder import RunError, read_csv, write_csv
 
 
 def table(path):

@@ -17,8 +17,8 @@ from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.weights_metadata import read_weights_metadata, to_header
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.config import write_json
 from wsi_jax.run.predictor import load
+from wsi_jax.run.run_folder import write_json
 from wsi_jax.slides.grid import Grid
 
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)

@@ -13,8 +13,9 @@ from wsi_jax.data.features import feature_shape
 from wsi_jax.data.tiles import Reading
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import extract_features
-from wsi_jax.run.config import Experiment, Manifest, RunError
+from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.executor import Executor
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
 

@@ -10,9 +10,9 @@ from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.threshold import choose_threshold
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.run import write_report
+from wsi_jax.run.cohort_predictions import Predicted, Predictions
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.evaluate import evaluate, write_predictions
-from wsi_jax.run.train import Predicted, Predictions
 
 CONFIG = Experiment(method=SASHA())  # its own way to zoom is called "policy"
 CLASSES = "normal", "tumor"

@@ -129,13 +129,13 @@ def test_what_cannot_be_meant_is_one_line(
 @pytest.fixture
 def judged(monkeypatch):
     """The names of the slides that were judged since it was last emptied."""
-    names, together = [], Predictor.together
+    names, predict = [], Predictor._predict
 
-    def watched(self, rows, **how):
+    def watched(self, rows, *args):
         names.extend(row.slide_id for row in rows)
-        return together(self, rows, **how)
+        return predict(self, rows, *args)
 
-    monkeypatch.setattr(Predictor, "together", watched)
+    monkeypatch.setattr(Predictor, "_predict", watched)
     return names
 
 

@@ -15,10 +15,9 @@ import pytest
 import wsi_jax
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run import train
-from wsi_jax.run.config import RunError
-from wsi_jax.run.predictor import CARD
-from wsi_jax.run.train import Predictions
+from wsi_jax.run.cohort_predictions import Model, Predictions
+from wsi_jax.run.model_card import CARD
+from wsi_jax.run.run_folder import RunError, check_claim
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.checkpoint import Checkpoints
 
@@ -186,7 +185,7 @@ CARDS = {
     "dim a text": lambda text: _with(text, dim="8"),
     "a field more": lambda text: _with(text, more=1),
     "unknown type": lambda text: text.replace("ABMIL", "ABMLI"),
-    "foreign type": lambda text: text.replace("wsi_jax.run.predictor.Card", "os.Card"),
+    "foreign type": lambda text: text.replace("wsi_jax.run.model_card.Card", "os.Card"),
     "another type": lambda text: json.dumps(json.loads(text)["tiling"]["grid"]),
     "no tiling": lambda text: _with(text, tiling=None),
     "no method": lambda text: _with(text, method=None),
@@ -210,6 +209,23 @@ def test_a_damaged_card_is_one_error(finished, tmp_path, damage):
         wsi_jax.load(tmp_path)
 
 
+def test_a_run_of_an_earlier_version_is_refused_by_its_version(
+    finished, tiny, tmp_path
+):
+    """Its model.json has no version, and names types that have moved."""
+    made = json.loads((finished / "config.json").read_text())
+    assert made["versions"]["wsi_jax"] == wsi_jax.__version__
+    made["config"] = {"type": "experiments.experiment.Experiment", "run_dir": ""}
+    made["versions"]["wsi_jax"] = "0.1.0"
+    card = json.loads((finished / CARD).read_text()) | {"type": "wsi_jax.run.Card"}
+    del card["version"]
+    (tmp_path / "config.json").write_text(json.dumps(made))
+    (tmp_path / CARD).write_text(json.dumps(card))
+    for read in (wsi_jax.load, lambda folder: check_claim(folder, tiny())):
+        with pytest.raises(RunError, match=r" is of wsi_jax 0\.1\.0, .*==0\.1\.0"):
+            read(tmp_path)
+
+
 def test_a_slide_without_finite_numbers_is_refused_in_evaluation(
     finished, tiny, row, tmp_path, monkeypatch
 ):
@@ -217,14 +233,14 @@ def test_a_slide_without_finite_numbers_is_refused_in_evaluation(
     folder = shutil.copytree(finished, tmp_path / "run")
     for name in ("report.html", "predictions.csv"):
         (folder / name).unlink()
-    predict = train.predict
+    predict = Model.predict
 
-    def overflowing(method, params, source, part, *rest):
-        for i, one in enumerate(predict(method, params, source, part, *rest)):
+    def overflowing(self, part):
+        for i, one in enumerate(predict(self, part)):
             bad = part.rows[0].split == "test" and i == 0
             yield (one[0] * math.nan, *one[1:]) if bad else one
 
-    monkeypatch.setattr(train, "predict", overflowing)
+    monkeypatch.setattr(Model, "predict", overflowing)
     config = tiny()
     config.features, config.heatmaps = "", 0
     experiment.run(config, folder)
@@ -245,9 +261,10 @@ def test_a_fold_without_any_prediction_stops():
 
 def test_numbers_that_are_not_finite_are_no_prediction(finished, row):
     predictor = wsi_jax.load(finished)
-    predictor.params = jax.tree.map(lambda leaf: leaf * 1e30, predictor.params)
+    overflowing = jax.tree.map(lambda leaf: leaf * 1e30, predictor.params)
+    predictor._infer._params = overflowing
     refused = rf"{row.slide_id}: the method's numbers for it are not finite"
     with pytest.raises(SlideError, match=refused):
         predictor.predict(row.path)
-    (error,) = predictor.together([row])
-    assert isinstance(error, SlideError)
+    (verdict,) = predictor.predict_many([row])
+    assert isinstance(verdict, SlideError)

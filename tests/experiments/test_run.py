@@ -15,7 +15,7 @@ from wsi_jax.evals.cost import WORK
 from wsi_jax.methods import mil
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import note_stains, training_stains
-from wsi_jax.run.config import RunError
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import tiled_record
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError, open_slide

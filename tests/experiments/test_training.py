@@ -9,7 +9,11 @@ import pytest
 from wsi_jax.data.order import bag_batch_indices
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.ops.class_prior import probabilities
-from wsi_jax.run.train import class_weights, correction, validation_metrics
+from wsi_jax.run.cohort_predictions import (
+    class_weights,
+    prior_correction,
+    validation_metrics,
+)
 from wsi_jax.training.loop import Train
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Bag
@@ -62,9 +66,12 @@ def test_probabilities_are_those_of_a_plain_training(name):
         return slide_metrics(labels[1], probabilities(logits, log_prior), 0.5)
 
     plain = judged(
-        np.ones(len(x)), correction(Train(class_weights=False), labels[0], 2)
+        np.ones(len(x)), prior_correction(Train(class_weights=False), labels[0], 2)
     )
-    mended, shifted = judged(weight, correction(plan, labels[0], 2)), judged(weight, ())
+    mended, shifted = (
+        judged(weight, prior_correction(plan, labels[0], 2)),
+        judged(weight, ()),
+    )
     assert plain["calibration_error"] < 0.015
     for metric, tolerance in (("log_loss", 0.003), ("calibration_error", 0.01)):
         assert mended[metric] == pytest.approx(plain[metric], abs=tolerance)
@@ -77,7 +84,7 @@ def test_validation_decides_as_without_the_correction(name):
     rng = np.random.default_rng(0)
     labels = (rng.random(200) < 0.2).astype(np.int32)
     logits = rng.normal(size=(200, 2)) + labels[:, None] * [0, 2]
-    log_prior = correction(PLANS[name], labels, 2)
+    log_prior = prior_correction(PLANS[name], labels, 2)
     mended = validation_metrics(labels, probabilities(logits, log_prior), log_prior)
     plain = validation_metrics(labels, probabilities(logits))
     for metric in ("balanced_accuracy", "f1", "sensitivity", "specificity", "auc"):

@@ -17,7 +17,7 @@ from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import check_same_slides
-from wsi_jax.run.config import RunError
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.tiling import TiledSlide
 
 

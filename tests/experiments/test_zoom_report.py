@@ -70,14 +70,14 @@ def command(zooming, tmp_path, monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """The names of the slides that were judged, one list for those judged at once."""
-    found, together = [], Predictor.together
+    groups, predict = [], Predictor._predict
 
-    def ask(self, rows, **how):
-        found.append([row.path for row in rows])
-        return together(self, rows, **how)
+    def watched(self, rows, *args):
+        groups.append([row.path for row in rows])
+        return predict(self, rows, *args)
 
-    monkeypatch.setattr(Predictor, "together", ask)
-    return found
+    monkeypatch.setattr(Predictor, "_predict", watched)
+    return groups
 
 
 def test_the_report_has_paths_the_course_and_the_calibration_error(zooming):
@@ -170,7 +170,7 @@ def test_no_slides_together_is_a_mistake(slides, command):
 
 
 def test_a_run_that_zooms_has_no_saliency(slides, command, asked):
-    with pytest.raises(SystemExit, match="SASHA judges features of tiles at two res"):
+    with pytest.raises(SystemExit, match="SASHA reads features of tiles at two res"):
         command("--saliency", *slides.values())
     assert not asked
     assert not command.out.exists()
@@ -180,9 +180,9 @@ def test_a_run_that_zooms_has_no_saliency(slides, command, asked):
     ("method", "told"),
     [
         (ABMIL, "ABMIL pools features of tiles; the gradient at a slide's pixels "),
-        (AttentionSampling, "AttentionSampling judges crops that it reads of a slide;"),
-        (PatchAll, "PatchAll judges crops that it reads of a slide;"),
-        (SASHA, "SASHA judges features of tiles at two resolutions;"),
+        (AttentionSampling, "AttentionSampling reads crops of a slide;"),
+        (PatchAll, "PatchAll reads crops of a slide;"),
+        (SASHA, "SASHA reads features of tiles at two resolutions;"),
     ],
 )
 def test_why_there_is_no_saliency_is_true_of_the_method(method, told):

@@ -21,8 +21,9 @@ from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.config import RunError
-from wsi_jax.run.predictor import Card, Predictor
+from wsi_jax.run.model_card import Card
+from wsi_jax.run.predictor import Predictor
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.log import read_metrics
 from wsi_jax.types import TwoLevelFeatures

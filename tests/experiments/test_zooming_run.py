@@ -103,7 +103,7 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
     paths = [slides[name]["path"] for name in list(table(run / "predictions.csv"))[:2]]
     torn = tmp_path / "torn.tif"
     torn.write_bytes(b"no slide")
-    one, bad, other = predictor.together(
+    one, bad, other = predictor.predict_many(
         [as_row(p) for p in (paths[0], torn, paths[1])]
     )
     assert isinstance(bad, SlideError)
@@ -114,5 +114,5 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
         np.testing.assert_array_equal(said.order, alone.order)
         for name, p in alone.probabilities.items():
             assert said.probabilities[name] == pytest.approx(p, abs=1e-5)
-    (only,) = predictor.together([as_row(torn)])
+    (only,) = predictor.predict_many([as_row(torn)])
     assert isinstance(only, SlideError)

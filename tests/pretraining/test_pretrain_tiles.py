@@ -32,7 +32,7 @@ from wsi_jax.nets.weights_metadata import (
     read_weights_metadata,
     to_header,
 )
-from wsi_jax.run.config import RunError
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.training.log import read_metrics
 from wsi_jax.training.loop import Train
 from wsi_jax.types import Task

@@ -12,13 +12,8 @@ from wsi_jax.data.cohort import (
     read_manifest,
 )
 from wsi_jax.data.lint import Lint, lint
-from wsi_jax.run.config import (
-    Experiment,
-    RunError,
-    read_json,
-    write_csv,
-    write_json,
-)
+from wsi_jax.run.config import Experiment
+from wsi_jax.run.run_folder import RunError, read_json, write_csv, write_json
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import StainRange, stain_range, unfamiliar

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 
 from wsi_jax.evals.cost import Meter
-from wsi_jax.run.config import write_json
+from wsi_jax.run.run_folder import write_json
 from wsi_jax.run.stopping import Stopped
 
 

@@ -9,8 +9,9 @@ from wsi_jax.data.cohort import Cohort, label_ids
 from wsi_jax.evals.metrics import predict as predicted_classes
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.summary import summarise
-from wsi_jax.run.config import Experiment, write_csv
-from wsi_jax.run.train import Predicted, Predictions
+from wsi_jax.run.cohort_predictions import Predicted, Predictions
+from wsi_jax.run.config import Experiment
+from wsi_jax.run.run_folder import write_csv
 from wsi_jax.run.write_report import ECE, NAMES
 
 

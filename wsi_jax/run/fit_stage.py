@@ -5,7 +5,7 @@ import pathlib
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from wsi_jax.data.prefetch import prefetch_to_device
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run import stopping
-from wsi_jax.run.config import RunError
-from wsi_jax.run.predictor import WEIGHTS
+from wsi_jax.run.model_card import WEIGHTS
+from wsi_jax.run.run_folder import RunError
 from wsi_jax.training.checkpoint import Checkpoints, digest
 from wsi_jax.training.compile import replicate
 from wsi_jax.training.flops import executed
@@ -23,63 +23,70 @@ from wsi_jax.training.log import MetricsLog
 from wsi_jax.training.loop import Best, Train, fit
 from wsi_jax.types import Bag, Compiled, TrainState
 
-NOTHING = types.MappingProxyType({})
+
+class StageBatches(NamedTuple):
+    """The slides that a stage learns from.
+
+    Attributes:
+        stream: step -> its batch and all that follow.
+        put: moves a batch to where the method wants it.
+        mesh: devices on which the trained parameters lie in the end.
+        fingerprints: hash of each slide of training and validation, by its name.
+        classes: names of the classes; kept beside the parameters.
+    """
+
+    stream: Callable[[int], Iterator[Bag]]
+    put: Callable[[Any], Any]
+    mesh: Mesh
+    fingerprints: Mapping[str, str] = types.MappingProxyType({})
+    classes: Sequence[str] = ()
 
 
 def fit_stage(
     plan: Train,
     method: Compiled,
-    stream: Callable[[int], Iterator[Bag]],
+    batches: StageBatches,
     validate: Callable[[Any], dict[str, float]],
     folder: pathlib.Path,
-    mesh: Mesh,
-    put: Callable[[Any], Any],
-    meter: Meter,
+    *,
+    account: "StepAccount",
     advance: Callable,
     earlier: dict[str, Any] | None = None,
-    data: Mapping[str, str] = NOTHING,
-    classes: Sequence[str] = (),
-    unit: str = "training",
-    work: Callable[[], Mapping[str, int | float]] = executed,
 ) -> Any:
-    """Fits one stage, resuming; returns the parameters that validation liked best.
+    """Fits one stage, resuming; returns the parameters that did best on validation.
 
     Args:
-        plan: of the training.
+        plan: how the stage is trained.
         method: compiled.
-        stream: step -> its batch and all that follow.
+        batches: what it learns from.
         validate: params -> metrics.
-        folder: of the stage.
-        mesh: on all of whose devices the parameters lie in the end.
-        put: a batch where the method wants it.
-        meter: is charged with the work, and with the device's seconds.
-        advance: of a progress bar.
-        earlier: parameters of the stage before; None where this is the first.
-        data: fingerprint of each slide of training and validation, by its name.
-        classes: in the order of the labels; kept beside the parameters.
-        unit: of the meter; by this name the work goes on after a kill.
-        work: what this process has done so far, of `evals.cost.WORK`.
+        folder: where its checkpoints are.
+        account: is charged with the work; goes on after a kill.
+        advance: moves a progress bar.
+        earlier: parameters of the stage before; None for the first.
 
     Raises:
         Stopped: a signal has come; the step it was at is saved.
         RunError: validation was never a number, or the stage had begun with other
-            slides, or with what an earlier one had learnt otherwise.
+            slides, or with other parameters of an earlier one.
     """
     after = digest(earlier) if earlier else ""
-    checkpoints = Checkpoints(folder / "state")
-    kept = Checkpoints(folder / WEIGHTS)
-    first = put(next(stream(0)))
+    checkpoints, kept = Checkpoints(folder / "state"), Checkpoints(folder / WEIGHTS)
+    first = batches.put(next(batches.stream(0)))
     state = begin(method.init(jax.random.key(plan.seed), first), earlier)
     best, memory = Best(), {}
-    if found := checkpoints.restore(state):
-        state, memory = found
+    if restored := checkpoints.restore(state):
+        state, memory = restored
         best = Best(**memory["best"])
         check_after(memory.get("after", ""), after, folder)
-        check_data(memory.get("data", data), data, folder)
-    account = StepAccount(meter, unit, work, int(state.step), memory.get("work", {}))
+        check_data(
+            memory.get("data", batches.fingerprints), batches.fingerprints, folder
+        )
+    account.begin(int(state.step), memory.get("work", {}))
     log = MetricsLog(folder / "metrics.jsonl", int(state.step))
     advance(int(state.step), before=True)
-    batches = Feed(prefetch_to_device(stream(int(state.step)), put, 2))
+    stream = batches.stream(int(state.step))
+    feed = Feed(prefetch_to_device(stream, batches.put, 2))
 
     def logged(step, metrics):
         log(step, metrics)
@@ -88,39 +95,32 @@ def fit_stage(
     def save(step, state, best):
         account.enter(step)
         kept.wait()  # no checkpoint may know of a best step that is not on disk
-        memory = {"best": best._asdict(), "after": after, "data": dict(data)}
-        checkpoints.save(step, state, memory | {"work": meter.unit(unit)})
+        data = dict(batches.fingerprints)
+        memory = {"best": best._asdict(), "after": after, "data": data}
+        checkpoints.save(step, state, memory | {"work": account.total()})
 
     def keep(step, params):
-        kept.save(step, params, {"step": step, "classes": list(classes)})
+        kept.save(step, params, {"step": step, "classes": list(batches.classes)})
 
     began = time.perf_counter()
     # Closed even where training fails: the last checkpoint is whole then.
     with contextlib.closing(checkpoints), contextlib.closing(kept):
         with stopping.deferred() as interrupted:
             state, best = fit(
-                method,
-                state,
-                batches,
-                plan,
-                log=logged,
-                save=save,
-                validate=validate,
-                keep=keep,
-                best=best,
+                method, state, feed, plan, log=logged, save=save, validate=validate,
+                keep=keep, best=best, interrupted=interrupted,
                 advance=lambda: advance(1),
-                interrupted=interrupted,
-            )
-        meter.add(device_s=time.perf_counter() - began - batches.waited_s)
+            )  # fmt: skip
+        account.add_device_s(time.perf_counter() - began - feed.waited_s)
         kept.wait()
-        found = kept.restore(state.params)
-    if found is None:
+        restored = kept.restore(state.params)
+    if restored is None:
         raise RunError(
             f"{folder / WEIGHTS} holds no weights: validation never had a "
             f"{plan.monitor.removeprefix('-')} that is a number; choose another "
             "--config.train.monitor"
         )
-    return replicate(found[0], mesh)
+    return replicate(restored[0], batches.mesh)
 
 
 def begin(state: TrainState, earlier: dict[str, Any] | None) -> TrainState:
@@ -172,23 +172,23 @@ class StepAccount:
 
     Args:
         meter: is charged.
-        unit: of the meter.
-        work: what this process has done so far.
-        step: of the checkpoint; 0 where there is none.
-        done: the work that the checkpoint remembers.
+        unit: name in the meter's account; by it the work goes on after a kill.
+        work: what this process has done so far, as in `evals.cost.WORK`.
     """
 
     def __init__(
         self,
         meter: Meter,
         unit: str,
-        work: Callable[[], Mapping[str, int | float]],
-        step: int,
-        done: Mapping[str, int | float],
+        work: Callable[[], Mapping[str, int | float]] = executed,
     ):
         self._meter, self._unit, self._work = meter, unit, work
-        self._step, self._before = step, work()
-        meter.begin(unit, **done)
+        self._step, self._before = 0, {}
+
+    def begin(self, step: int, done: Mapping[str, int | float]) -> None:
+        """Begins at a checkpoint's step, with the work that it remembers."""
+        self._step, self._before = step, self._work()
+        self._meter.begin(self._unit, **done)
 
     def enter(self, step: int) -> None:
         """Enters what was done since it was last called."""
@@ -196,6 +196,14 @@ class StepAccount:
         spent = {name: now[name] - before.get(name, 0) for name in now}
         self._meter.enter(self._unit, steps=step - self._step, **spent)
         self._step, self._before = step, now
+
+    def total(self) -> Mapping[str, int | float]:
+        """The work so far, of earlier processes too."""
+        return self._meter.unit(self._unit)
+
+    def add_device_s(self, seconds: float) -> None:
+        """Adds seconds in which the device was at work."""
+        self._meter.add(device_s=seconds)
 
 
 class Feed:

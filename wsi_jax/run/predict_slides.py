@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from wsi_jax.data.cohort import Cohort, Row
@@ -17,10 +17,12 @@ from wsi_jax.data.tiles import Reading
 from wsi_jax.files import content_id
 from wsi_jax.locks import locked
 from wsi_jax.provenance import config_hash
-from wsi_jax.run.config import Manifest, RunError, read_csv, with_mpp, write_csv
-from wsi_jax.run.predictor import CARD, Predictor, Verdict, as_row, load
+from wsi_jax.run.config import Manifest, with_mpp
+from wsi_jax.run.model_card import CARD
+from wsi_jax.run.predictor import Predictor, as_row, load
+from wsi_jax.run.run_folder import RunError, read_csv, write_csv
+from wsi_jax.run.slide_prediction import SlidePrediction
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.types import Takes
 
 TABLES = (".csv", ".tsv")
 TABLE, ENCODER = "predictions.csv", "encoder.safetensors"
@@ -80,7 +82,10 @@ def _predict(predictor, run, out, rows, options):
             todo.append(row)
     done = {row.slide_id for row in rows} - {row.slide_id for row in todo}
     write = lambda: write_csv(table, [lines[name] for name in lines if name in done])
-    for row, result in predict_each(predictor, todo, options):
+    results = predictor.predict_many(
+        todo, reading=options.reading, at_once=options.at_once
+    )
+    for row, result in zip(todo, results, strict=True):
         lines[row.slide_id] |= draw(predictor, row, result, out, options.saliency)
         done.add(row.slide_id)
         write()
@@ -188,25 +193,10 @@ def read_predictions(table: pathlib.Path, columns: Sequence[str]) -> dict[str, d
     }
 
 
-def predict_each(
-    predictor: Predictor, rows: Sequence[Row], options: Options
-) -> Iterator[tuple[Row, Verdict | SlideError]]:
-    """Each slide and its prediction, or why there is none.
-
-    Of a run that zooms several at once, lest the device wait for every single tile.
-    """
-    zooms = predictor.card.method.takes is Takes.two_levels
-    at_once = options.at_once if zooms else 1
-    for start in range(0, len(rows), at_once):
-        some = rows[start : start + at_once]
-        results = predictor.together(some, reading=options.reading)
-        yield from zip(some, results, strict=True)
-
-
 def draw(
     predictor: Predictor,
     row: Row,
-    result: Verdict | SlideError,
+    result: SlidePrediction | SlideError,
     out: pathlib.Path,
     saliency: bool,
 ) -> dict:
@@ -236,27 +226,18 @@ def draw(
         "prediction": result.label,
         **each,
         "mpp": f"{result.mpp:.6g}",
-        "tiles": count_tiles(predictor, result),
+        "tiles": result.tiles,
         "reason": result.note,
     }
 
 
-def zoom_lines(prediction: Verdict) -> list[dict]:
+def zoom_lines(prediction: SlidePrediction) -> list[dict]:
     """The tiles zoomed into, in order: corner and side in level-0 pixels."""
     size = f"{prediction.tile_px:.2f}"
     return [
         {"step": step, "y": y, "x": x, "size_px": size}
         for step, (y, x) in enumerate(prediction.yx[prediction.order].tolist(), 1)
     ]
-
-
-def count_tiles(predictor: Predictor, prediction: Verdict) -> int:
-    """Tiles that a prediction rests on; of a run that zooms, at both resolutions."""
-    method, n = predictor.card.method, len(prediction.attention)
-    if method.takes is not Takes.two_levels:
-        return n
-    zooms = n if prediction.order is None else len(prediction.order)
-    return n + method.children**2 * zooms
 
 
 def saliency_path(row: Row, out: pathlib.Path) -> pathlib.Path:

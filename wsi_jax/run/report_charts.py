@@ -13,7 +13,7 @@ from wsi_jax.evals.zoom_curve import zoom_curve
 from wsi_jax.report import curves
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.report.page import Chart
-from wsi_jax.run.train import Predicted
+from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.training.log import read_metrics
 from wsi_jax.types import Stage
 

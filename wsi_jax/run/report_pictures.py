@@ -11,7 +11,7 @@ from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.overview import Overview
 from wsi_jax.report.tiles import top_tiles
 from wsi_jax.report.zoom_figure import top_zooms, zoom_figure
-from wsi_jax.run.train import Predicted
+from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.masks import read_annotations
 from wsi_jax.slides.slide import Slide, open_slide

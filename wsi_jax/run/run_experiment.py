@@ -32,22 +32,18 @@ from wsi_jax.run.checks import (
     without,
     write_slides,
 )
-from wsi_jax.run.config import (
-    Experiment,
-    RunError,
-    check_claim,
-    claim,
-    write_json,
-)
+from wsi_jax.run.cohort_predictions import Predictions
+from wsi_jax.run.config import Experiment
 from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.evaluate import evaluate, write_predictions
 from wsi_jax.run.executor import Executor
 from wsi_jax.run.extract_cohort import extract_here, extract_on_cluster, find_slides
 from wsi_jax.run.inputs import Input
-from wsi_jax.run.predictor import not_finite
 from wsi_jax.run.progress import progress
+from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
+from wsi_jax.run.slide_prediction import not_finite
 from wsi_jax.run.slide_record import SlideRecord
-from wsi_jax.run.train import Predictions, train
+from wsi_jax.run.train import train
 from wsi_jax.training.compile import make_mesh
 from wsi_jax.types import Stage, Task
 

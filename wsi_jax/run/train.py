@@ -1,75 +1,30 @@
 """One training on a cohort: its stages, a threshold from validation, the test."""
 
-import itertools
 import pathlib
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jax
-import numpy as np
-
-from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
+from wsi_jax.data.cohort import SPLITS, Cohort, in_split
 from wsi_jax.evals.cost import Meter
 from wsi_jax.evals.metrics import predict as decide
-from wsi_jax.evals.metrics import slide_metrics
-from wsi_jax.evals.threshold import choose_threshold
-from wsi_jax.ops import class_prior
 from wsi_jax.provenance import config_hash
+from wsi_jax.run.cohort_predictions import (
+    Model,
+    Predicted,
+    Predictions,
+    class_weights,
+    mean_metrics,
+    prior_correction,
+)
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.fit_stage import StepAccount, fit_stage
+from wsi_jax.run.fit_stage import StageBatches, StepAccount, fit_stage
 from wsi_jax.run.inputs import Input
-from wsi_jax.run.predictor import Card, save_card
+from wsi_jax.run.model_card import Card, save_card
 from wsi_jax.slides.stain import StainRange
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_each, compile_method
 from wsi_jax.training.flops import executed
-from wsi_jax.training.loop import Train
-from wsi_jax.types import Compiled, Stage
-
-
-class Predicted(NamedTuple):
-    """A trained model's word on one slide.
-
-    Attributes:
-        row: of the manifest.
-        probabilities: [c].
-        called: class index at the threshold.
-        attention: [n].
-        flops: of the method.
-        trace: what the method shows besides; None for nothing.
-        others: probabilities [c] by the method's opponents and other ways to predict.
-        fold: whose model predicted it, where every fold tests slides of its own.
-    """
-
-    row: Row
-    probabilities: np.ndarray
-    called: int
-    attention: np.ndarray
-    flops: float
-    trace: dict[str, np.ndarray] | None = None
-    others: Mapping[str, np.ndarray] = types.MappingProxyType({})
-    fold: int | None = None
-
-    def is_finite(self) -> bool:
-        """Whether its probabilities are numbers, by every way to come by them."""
-        ways = [self.probabilities, *self.others.values()]
-        return bool(np.isfinite(ways).all())
-
-
-class Predictions(NamedTuple):
-    """The test slides as one training predicts them, and its thresholds.
-
-    Attributes:
-        slides: predictions.
-        threshold: of best balanced accuracy on the validation slides; None where there
-            are more than two classes.
-        others: threshold of each opponent, chosen on its own validation probabilities.
-    """
-
-    slides: list[Predicted]
-    threshold: float | None
-    others: Mapping[str, float | None] = types.MappingProxyType({})
+from wsi_jax.types import Stage
 
 
 def train(
@@ -79,237 +34,188 @@ def train(
     stages: Sequence[Stage],
     folder: pathlib.Path,
     meter: Meter,
-    progress,
+    progress: Callable,
     *,
     stain: StainRange,
     unit: str = "",
 ) -> Predictions:
     """Trains on train, chooses on val, predicts test.
 
-    Run again, it goes on from the last checkpoint. The run's card keeps `stain`, of the
-    slides of train.
+    Run again, it goes on from the last checkpoint.
+
+    Args:
+        config: the experiment.
+        cohort: slides with their splits.
+        source: makes batches of them.
+        stages: stages of the method.
+        folder: where checkpoints and the model's card are written.
+        meter: is charged.
+        progress: (what, total) -> a context that gives `advance(n)`.
+        stain: stains of the slides of train, for the card.
+        unit: prefix of the meter's units.
     """
-    parts = {name: in_split(cohort, name) for name in SPLITS}
-    params, rivals = None, {}
-    learnt_from = config_hash(fingerprints(source, parts))
-    for stage in stages:
-        inside = folder / stage.name
-        aside = stage.baseline and not stage.inherited
-        with meter.span("opponents" if aside else "training"):
-            learnt = train_stage(
-                config, parts, source, stage, inside, meter, progress, params, unit
-            )
-        if stage.baseline:
-            rivals[stage.name] = stage.method, learnt
-        if aside:
-            continue
-        params = learnt
-        if stage.distil:
-            source = distilled(
-                stage, params, source, parts, inside, meter, progress, unit
-            )
-    method = compile_method(stages[-1].method, source.mesh, source.read_crops)
-    known = label_ids(parts["train"])
-    log_prior = correction(config.plan(stages[-1]), known, len(cohort.classes))
-    work = lambda: spent(source, meter)
-    account = StepAccount(meter, f"{unit}test", work, 0, {})
-    threshold = validation_threshold(method, params, source, parts["val"], log_prior)
-    tested, called = parts["test"].rows, []
-    with progress("test", len(tested)) as advance, meter.span("test"):
-        found = predict(method, params, source, parts["test"], log_prior)
-        for row, (p, attention, flops, trace) in zip(tested, found, strict=True):
-            label = int(decide(p[None], threshold)[0])
-            called.append(Predicted(row, p, label, attention, flops, trace))
-            account.enter(0)
-            advance(1)
-    rivals |= {name: (other, params) for name, other in stages[-1].alternatives.items()}
-    others, thresholds = {}, {}
-    for name, (other, learnt) in rivals.items():
-        compiled = compile_method(other, source.mesh, source.read_crops)
-        opponent = compiled, learnt, source
-        with meter.span("opponents"):
-            rule = validation_threshold(*opponent, parts["val"], log_prior)
-            p = probabilities(*opponent, parts["test"], log_prior)[1]
-            thresholds[name], others[name] = rule, p
-        account.enter(0)
-    called = [
-        one._replace(others={name: p[i] for name, p in others.items()})
-        for i, one in enumerate(called)
-    ]
-    called = [one for one in called if one.is_finite()]
-    source.clear_cache()
+    training = Training(config, cohort, source, folder, meter, progress, unit)
+    fingerprint = config_hash(training.fingerprints())
+    params, baselines = training.fit(stages)
+    tested = training.test(stages[-1], params, baselines)
+    training.input.clear_cache()
     tiling = config.tiling()
     card = Card(
         classes=cohort.classes,
         tiling=tiling,
         method=config.method.trained(),
         encoder="" if config.precomputed else tiling.encoder.provenance(),
-        threshold=threshold,
-        dim=source.dim,
-        log_prior=log_prior,
+        threshold=tested.threshold,
+        dim=training.input.dim,
+        log_prior=training.log_prior(stages[-1]),
         stain=stain,
         weights=digest(params),
-        features=learnt_from,
+        features=fingerprint,
     )
     save_card(folder, card)
-    return Predictions(called, threshold, thresholds)
+    return tested
 
 
-def train_stage(
-    config: Experiment,
-    parts: Mapping[str, Cohort],
-    source: Input,
-    stage: Stage,
-    folder: pathlib.Path,
-    meter: Meter,
-    progress,
-    earlier: Any,
-    unit: str,
-) -> Any:
-    """Trains one stage, from what the one before has learnt; returns its parameters."""
-    plan = config.plan(stage)
-    method = compile_method(stage.method, source.mesh, source.read_crops)
-    labels, c = label_ids(parts["train"]), len(parts["train"].classes)
-    weights = class_weights(labels, c) if plan.class_weights else None
-    if stage.validate:
-        measure = compile_each(stage.validate, source.mesh)
-        validate = lambda params: means(measure, params, source, parts["val"])
-    else:
-        log_prior = correction(plan, labels, c)
-        validate = lambda params: validation_metrics(
-            *probabilities(method, params, source, parts["val"], log_prior), log_prior
-        )
-    with progress(f"training ({stage.name})", plan.steps) as advance:
-        return fit_stage(
-            plan,
-            method,
-            lambda start: source.training_batches(parts["train"], plan, start, weights),
-            validate,
-            folder,
-            source.mesh,
-            source.put,
-            meter,
-            advance,
-            earlier,
-            fingerprints(source, parts),
-            parts["train"].classes,
-            f"{unit}{stage.name}",
-            lambda: spent(source, meter),
+class Training:
+    """The stages of a method and their test; arguments as those of `train`.
+
+    Attributes:
+        input: makes batches of slides, for the stage at hand.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        cohort: Cohort,
+        source: Input,
+        folder: pathlib.Path,
+        meter: Meter,
+        progress: Callable,
+        unit: str,
+    ):
+        self.input, self._config, self._folder = source, config, folder
+        self._meter, self._progress, self._unit = meter, progress, unit
+        self._parts = {name: in_split(cohort, name) for name in SPLITS}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the slides that it learns from, and of those that choose."""
+        parts = self._parts
+        return self.input.fingerprints(parts["train"]) | self.input.fingerprints(
+            parts["val"]
         )
 
+    def log_prior(self, stage: Stage) -> tuple[float, ...]:
+        """The correction of a stage's class prior."""
+        part = self._parts["train"]
+        return prior_correction(
+            self._config.plan(stage), part.targets, len(part.classes)
+        )
 
-def fingerprints(source: Input, parts: Mapping[str, Cohort]) -> dict[str, str]:
-    """Of the slides that decide what is learnt: it learns from some, others choose."""
-    return source.fingerprints(parts["train"]) | source.fingerprints(parts["val"])
+    def fit(self, stages: Sequence[Stage]) -> tuple[Any, dict[str, tuple]]:
+        """Trains all stages.
 
+        Returns:
+            The last one's parameters, and (method, parameters) of each baseline.
+        """
+        params, baselines = None, {}
+        for stage in stages:
+            aside = stage.baseline and not stage.inherited
+            with self._meter.span("opponents" if aside else "training"):
+                learnt = self._fit_stage(stage, params)
+            if stage.baseline:
+                baselines[stage.name] = stage.method, learnt
+            if aside:
+                continue
+            params = learnt
+            if stage.distil:
+                self._distil(stage, params)
+        return params, baselines
 
-def distilled(
-    stage: Stage,
-    params: Any,
-    source: Input,
-    parts: Mapping[str, Cohort],
-    folder: pathlib.Path,
-    meter: Meter,
-    progress,
-    unit: str,
-) -> Input:
-    """Batches of what a trained stage makes of slides, each made once."""
-    distil = compile_each(
-        lambda params, bag, key: stage.distil(params, bag.x), source.mesh
-    )
-    slides = sum(len(part.rows) for part in parts.values())
-    with progress(f"distilling ({stage.name})", slides) as advance:
-        return source.distilled(
-            list(parts.values()), distil, params, folder / "distilled",
-            advance=advance, meter=meter, unit=f"{unit}{stage.name}/distilled",
-        )  # fmt: skip
+    def _fit_stage(self, stage: Stage, earlier: Any) -> Any:
+        """Trains a stage from the parameters of the one before; returns its own."""
+        plan, source, part = self._config.plan(stage), self.input, self._parts["train"]
+        method = compile_method(stage.method, source.mesh, source.read_crops)
+        weights = None
+        if plan.class_weights:
+            weights = class_weights(part.targets, len(part.classes))
+        if stage.validate:
+            measure = compile_each(stage.validate, source.mesh)
+            validate = lambda params: mean_metrics(
+                measure, params, source, self._parts["val"]
+            )
+        else:
+            log_prior = self.log_prior(stage)
+            validate = lambda params: Model(method, params, source, log_prior).metrics(
+                self._parts["val"]
+            )
+        batches = StageBatches(
+            stream=lambda start: source.training_batches(part, plan, start, weights),
+            put=source.put,
+            mesh=source.mesh,
+            fingerprints=self.fingerprints(),
+            classes=part.classes,
+        )
+        account = StepAccount(self._meter, f"{self._unit}{stage.name}", self._work)
+        with self._progress(f"training ({stage.name})", plan.steps) as advance:
+            return fit_stage(
+                plan, method, batches, validate, self._folder / stage.name,
+                account=account, advance=advance, earlier=earlier,
+            )  # fmt: skip
 
+    def _distil(self, stage: Stage, params: Any) -> None:
+        """From now on, batches are of what a trained stage makes of slides."""
+        distil = compile_each(
+            lambda params, bag, key: stage.distil(params, bag.x), self.input.mesh
+        )
+        parts = list(self._parts.values())
+        slides = sum(len(part.rows) for part in parts)
+        with self._progress(f"distilling ({stage.name})", slides) as advance:
+            self.input = self.input.distilled(
+                parts, distil, params, self._folder / stage.name / "distilled",
+                advance=advance, meter=self._meter,
+                unit=f"{self._unit}{stage.name}/distilled",
+            )  # fmt: skip
 
-def spent(source: Input, meter: Meter) -> dict[str, int]:
-    """What this process has computed and read so far; its slides are entered."""
-    for name in source.slides_read():  # each counts once, however many folds read it
-        meter.begin(f"slides/{name}", slides=1)
-    return executed() | source.work()
+    def test(
+        self, stage: Stage, params: Any, baselines: Mapping[str, tuple]
+    ) -> Predictions:
+        """Predicts the test slides, also by baselines and by other ways to predict."""
+        val, test = self._parts["val"], self._parts["test"]
+        log_prior = self.log_prior(stage)
 
+        def model_of(method, params):
+            read = self.input.read_crops
+            compiled = compile_method(method, self.input.mesh, read)
+            return Model(compiled, params, self.input, log_prior)
 
-def means(
-    measure: Callable, params: Any, source: Input, part: Cohort
-) -> dict[str, float]:
-    """Over the slides of a part, of what `measure` tells of each."""
-    key, found = jax.random.key(0), []
-    for batch, lengths in source.evaluation_batches(part):
-        told = jax.device_get(measure(params, source.put(batch), key))
-        found += [{k: v[i] for k, v in told.items()} for i in range(len(lengths))]
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        account = StepAccount(self._meter, f"{self._unit}test", self._work)
+        account.begin(0, {})
+        model, slides = model_of(stage.method, params), []
+        threshold = model.threshold(val)
+        progress = self._progress("test", len(test.rows))
+        with progress as advance, self._meter.span("test"):
+            for row, (p, *others) in zip(test.rows, model.predict(test), strict=True):
+                label = int(decide(p[None], threshold)[0])
+                slides.append(Predicted(row, p, label, *others))
+                account.enter(0)
+                advance(1)
+        alternatives = {name: (m, params) for name, m in stage.alternatives.items()}
+        thresholds, probabilities = {}, {}
+        for name, other in {**baselines, **alternatives}.items():
+            with self._meter.span("opponents"):
+                model = model_of(*other)
+                thresholds[name] = model.threshold(val)
+                probabilities[name] = model.probabilities(test)
+            account.enter(0)
+        slides = [
+            one._replace(others={name: p[i] for name, p in probabilities.items()})
+            for i, one in enumerate(slides)
+        ]
+        finite = [one for one in slides if one.is_finite()]
+        return Predictions(finite, threshold, thresholds)
 
-
-def correction(plan: Train, labels: np.ndarray, c: int) -> tuple[float, ...]:
-    """What takes a training's shift of the class prior out of logits; () for none.
-
-    Args:
-        plan: of the training.
-        labels: class of each training slide, or tile [n].
-        c: number of classes.
-    """
-    return class_prior.log_prior(labels, c) if plan.classes_equal else ()
-
-
-def validation_metrics(
-    labels: np.ndarray, p: np.ndarray, log_prior: Sequence[float] = ()
-) -> dict[str, float]:
-    """All metrics, at what was one half before `log_prior` was added to logits.
-
-    The best step must not hang on a threshold.
-    """
-    half = None
-    if p.shape[1] == 2:
-        half = float(class_prior.probabilities(np.zeros(2), log_prior)[1])
-    return {name: float(v) for name, v in slide_metrics(labels, p, half).items()}
-
-
-def predict(
-    method: Compiled,
-    params,
-    source: Input,
-    part: Cohort,
-    log_prior: Sequence[float] = (),
-) -> Iterator[tuple[np.ndarray, np.ndarray, float, dict | None]]:
-    """(probabilities [c], attention [n], flops, trace) of each slide, in order."""
-    key = jax.random.key(0)
-    pairs, again = itertools.tee(source.evaluation_batches(part))
-    batches = (source.put(batch) for batch, _ in pairs)
-    predictions = method.predictions(params, batches, key)
-    for one, (_, lengths) in zip(predictions, again, strict=True):
-        one = jax.device_get(one)
-        p = class_prior.probabilities(one.logits, log_prior)
-        for i, n in enumerate(lengths):
-            trace = one.trace and {name: v[i] for name, v in one.trace.items()}
-            yield p[i], one.attention[i, :n], float(one.counts["flops"][i]), trace
-
-
-def probabilities(
-    method, params, source: Input, part: Cohort, log_prior: Sequence[float] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [n] and probabilities [n c] of all slides of a part."""
-    found = predict(method, params, source, part, log_prior)
-    return label_ids(part), np.stack([p for p, *_ in found])
-
-
-def validation_threshold(
-    method: Compiled,
-    params: Any,
-    source: Input,
-    part: Cohort,
-    log_prior: Sequence[float] = (),
-) -> float | None:
-    """The threshold of best balanced accuracy; None with more than two classes."""
-    if len(part.classes) != 2:
-        return None
-    labels, p = probabilities(method, params, source, part, log_prior)
-    return choose_threshold(labels, p[:, 1])
-
-
-def class_weights(labels: np.ndarray, c: int) -> np.ndarray:
-    """Each slide's weight, so that classes weigh alike and the mean is 1."""
-    count = np.bincount(labels, minlength=c)
-    return (len(labels) / (c * count[labels])).astype(np.float32)
+    def _work(self) -> dict[str, int]:
+        """What this process has computed and read so far; its slides are entered."""
+        for name in self.input.slides_read():  # once, however many folds read it
+            self._meter.begin(f"slides/{name}", slides=1)
+        return executed() | self.input.work()

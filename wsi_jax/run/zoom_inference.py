@@ -1,9 +1,9 @@
-"""Slides judged by zooming: nothing is read at high resolution but what was chosen."""
+"""A trained method that zooms, run on slides: it reads only the tiles it chooses."""
 
 import concurrent.futures
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import einops
 import jax
@@ -14,42 +14,28 @@ from jaxtyping import Bool, Int, UInt8
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost import Meter
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
+from wsi_jax.run.inference import SlideOutput
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
 from wsi_jax.training.compile import compile_phase, split
 from wsi_jax.types import Rounds, bucket
 
 
-class ZoomResult(NamedTuple):
-    """What zooming into one slide gave.
-
-    Attributes:
-        logits: [c].
-        attention: [n], of the tiles that could be read.
-        kept: [n], which tiles of the slide those are.
-        order: [t], which of these were zoomed into, the first first.
-        refusal: why the slide could not be judged; "" where it was.
-        note: what of it could not be read, or "".
-    """
-
-    logits: np.ndarray
-    attention: np.ndarray
-    kept: np.ndarray
-    order: np.ndarray
-    refusal: str = ""
-    note: str = ""
-
-
 class ZoomInference:
     """Zooms into several slides at once, so that the encoder has full batches.
 
+    Attributes:
+        grouped: whether slides are faster together than one by one.
+
     Args:
-        tiling: of the tiles seen at low resolution, with their encoder.
+        tiling: tiling at low resolution, with the encoder.
         k: children to a side of a tile.
         rounds: the method's prediction in rounds.
-        params: of the method.
-        mesh: of one device.
+        params: parameters of the method.
+        mesh: mesh of one device.
     """
+
+    grouped = True
 
     def __init__(self, tiling: Tiling, k: int, rounds: Rounds, params: Any, mesh: Mesh):
         self._tiling, self._k, self._params, self._mesh = tiling, k, params, mesh
@@ -58,11 +44,11 @@ class ZoomInference:
 
     def __call__(
         self, tiled: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
-    ) -> list[ZoomResult]:
-        """The verdicts on slides, one for each.
+    ) -> list[SlideOutput | SlideError]:
+        """The output for each slide, or why there is none.
 
         Args:
-            tiled: tiled slides; those with tiles.
+            tiled: slides with tiles.
             batch: tiles encoded at a time at low resolution.
             reading: threads, and the share of a slide that may be unreadable.
             meter: is charged.
@@ -91,17 +77,16 @@ class ZoomInference:
         logits, attention = jax.device_get(self._rounds.finish(self._params, state))
         # Where all slides are refused, none is zoomed into.
         order = np.array(orders, np.int32).reshape(-1, len(low)).T
-        return [
-            ZoomResult(
-                logits=logits[i],
-                attention=attention[i, : len(one.kept)],
-                kept=one.kept,
-                order=order[i][order[i] >= 0],
-                refusal=refusals[i] or below.reasons.get(i, ""),
-                note=one.note(),
+        outputs = []
+        for i, one in enumerate(low):
+            if refusal := refusals[i] or below.reasons.get(i, ""):
+                outputs.append(SlideError(refusal))
+                continue
+            n, zooms = len(one.kept), order[i][order[i] >= 0]
+            outputs.append(
+                SlideOutput(logits[i], attention[i, :n], one.kept, one.note(), zooms)
             )
-            for i, one in enumerate(low)
-        ]
+        return outputs
 
     def _low(self, tiled, batch, reading, meter) -> list[Encoded]:
         """Features of all tiles of all slides at low resolution."""
@@ -130,9 +115,9 @@ class Children:
     """Reads the children of tiles, in threads; of a tile all by one read, once.
 
     Attributes:
-        tiles: children read, those that turned out not to be wanted as well.
-        bytes_decoded: in pixels of the slides' levels; told on leaving.
-        reasons: of the slides where a tile could not be read, why.
+        tiles: children read, also those that turned out not to be wanted.
+        bytes_decoded: bytes of pixels decoded, known once the block is left.
+        reasons: why a tile could not be read, by index of its slide.
     """
 
     def __init__(
@@ -148,9 +133,9 @@ class Children:
         Args:
             tiled: the slides.
             yx: corners of their tiles [n 2], in pixels at the grid's mpp.
-            tiling: of the tiles.
+            tiling: tiling at low resolution.
             k: children to a side of a tile.
-            threads: that read.
+            threads: threads that read.
         """
         self._tiled, self._yx, self._k = tiled, yx, k
         self._side, self._mpp = tiling.grid.size_px, tiling.grid.mpp / k

@@ -16,7 +16,7 @@ from wsi_jax.types import Overviews
 class CropInput(SlideInput):
     """Overviews of slides, and crops where a method wants them."""
 
-    description = "reads crops that it chooses"
+    description = "reads crops of a slide"
     mpp_field = "method.mpps"
 
     @classmethod
