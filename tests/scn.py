@@ -39,7 +39,7 @@ def write(path, pixels, plane_shape, bounds_yx):
         + _image("main", (w, h), bounds_yx[::-1], [(1, w, h)])
         + "</collection></scn>"
     )
-    how = {
+    kwargs = {
         "tile": (256, 256),
         "compression": "jpeg",
         "photometric": "rgb",
@@ -48,5 +48,5 @@ def write(path, pixels, plane_shape, bounds_yx):
     }
     macro = np.full((48, 60, 3), 220, np.uint8)
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        tiff.write(macro, description=description, resolution=(400, 400), **how)
-        tiff.write(pixels, resolution=(20_000, 20_000), **how)
+        tiff.write(macro, description=description, resolution=(400, 400), **kwargs)
+        tiff.write(pixels, resolution=(20_000, 20_000), **kwargs)

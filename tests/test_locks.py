@@ -25,7 +25,7 @@ def enter(folder):
         return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_second_is_told_who_works_there_and_comes_after_a_kill(tmp_path):
+def test_a_folder_in_use_is_refused_naming_its_process_until_a_kill(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:

@@ -149,8 +149,8 @@ def test_a_cohort_that_fits_is_read_once_and_one_that_does_not_is_read_again(pat
         assert (first is second) == bool(kept)
 
 
-def test_features_are_told_apart_by_what_made_them_or_by_themselves(paths, tmp_path):
-    """Of files that do not say what made them, as other tools write them."""
+def test_fingerprints_are_of_the_settings_or_else_of_the_file(paths, tmp_path):
+    """Other tools write files that do not name their settings."""
 
     def fingerprint(path):
         (one,) = Bags([path], LABELS[:1], None, Loading()).fingerprints

@@ -115,8 +115,8 @@ def test_the_same_crops_are_read_once(slides):
     yx = np.stack(np.mgrid[:3, :3], -1).reshape(1, 9, 2) * 16
     for all_tiles, strips in ((True, 3), (False, 9)):
         for gib, times in ((1.0, 1), (0.0, 2)):
-            how = {"overviews": False, "all_tiles": all_tiles, "cache_gib": gib}
-            ours = reader(config, **how)
+            kwargs = {"overviews": False, "all_tiles": all_tiles, "cache_gib": gib}
+            ours = reader(config, **kwargs)
             before = slide.n_read
             both = [read(ours, [slide], which, yx, mask) for _ in range(2)]
             np.testing.assert_array_equal(*both)

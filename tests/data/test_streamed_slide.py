@@ -72,7 +72,7 @@ def test_cells_of_a_ragged_slide_have_tissue_where_their_centres_do(path):
     np.testing.assert_array_equal(mirrored, [False, True, True, True, True, True])
 
 
-def test_a_tile_that_cannot_be_read_is_blank_and_told(tmp_path):
+def test_a_tile_that_cannot_be_read_is_blank_and_reported(tmp_path):
     path = tmp_path / "hurt.tif"
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     tifffile.imwrite(path, image, tile=(64, 64), compression="deflate")

@@ -54,10 +54,10 @@ def write_pair(folder, slide, cells, keep_low=None, keep_high=None, **changes):
     features = lambda at: np.column_stack([np.full(len(at), float(slide)), at])
     corners = lambda at, mpp: level0(at * SIDE, mpp, SLIDE_MPP)
     paths = folder / "low" / f"{name}.h5", folder / "high" / f"{name}.h5"
-    told = origin(name, MPP)
-    write_features(paths[0], features(low), corners(low, MPP), told)
-    told = dataclasses.replace(origin(name, MPP / K), **changes)
-    write_features(paths[1], features(high), corners(high, MPP / K), told)
+    metadata = origin(name, MPP)
+    write_features(paths[0], features(low), corners(low, MPP), metadata)
+    metadata = dataclasses.replace(origin(name, MPP / K), **changes)
+    write_features(paths[1], features(high), corners(high, MPP / K), metadata)
     return paths
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_paired_with_nothing(tmp_path, none):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"encoder": "other"}, "encoder: none and other"),
         ({"slide_id": "t"}, "slide: s0 and t"),
@@ -171,9 +171,9 @@ def test_nothing_is_paired_with_nothing(tmp_path, none):
         ({"mpp": 0.25}, r"level 0: 0\.243 and 0\.25"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(tmp_path, change, told):
+def test_what_does_not_belong_together_is_refused(tmp_path, change, message):
     paths = write_pair(tmp_path, 0, some_cells(2), **change)
-    with pytest.raises(FeatureError, match=f"children.*disagree, .*{told}"):
+    with pytest.raises(FeatureError, match=f"children.*disagree, .*{message}"):
         paired(*paths)
 
 
@@ -185,18 +185,13 @@ def test_children_of_another_width_are_refused(tmp_path, paths):
 
 
 def test_the_fingerprint_is_that_of_both_files_and_of_what_is_left(tmp_path):
-    found = set()
-    for i, how in enumerate(
-        (
-            {},
-            {"keep_high": np.arange(18) > 0},
-            {"config_hash": "another"},
-        )
-    ):
-        low, high = write_pair(tmp_path / str(i), 0, some_cells(2), **how)
+    fingerprints = set()
+    variants = {}, {"keep_high": np.arange(18) > 0}, {"config_hash": "another"}
+    for i, kwargs in enumerate(variants):
+        low, high = write_pair(tmp_path / str(i), 0, some_cells(2), **kwargs)
         bags = TwoLevelBags([low], [high], K, LABELS[:1], None, LOADING)
-        found |= set(bags.fingerprints)
-    assert len(found) == 3
+        fingerprints |= set(bags.fingerprints)
+    assert len(fingerprints) == 3
 
 
 def write_some(folder, fingerprint="made with this"):
@@ -211,8 +206,8 @@ def write_some(folder, fingerprint="made with this"):
 
 def test_what_was_distilled_comes_in_the_same_batches(tmp_path, bags):
     paths = write_some(tmp_path)
-    told = ["made with this"] * len(paths)
-    distilled = DistilledBags(paths, told, LABELS, WEIGHTS, LOADING)
+    fingerprints = ["made with this"] * len(paths)
+    distilled = DistilledBags(paths, fingerprints, LABELS, WEIGHTS, LOADING)
     assert distilled.d == 3
     for one, two in zip(batches(distilled, 4), batches(bags, 4), strict=True):
         np.testing.assert_array_equal(one.slide, two.slide)
@@ -228,9 +223,9 @@ def test_what_was_distilled_otherwise_is_refused(tmp_path):
     assert all(is_distilled(path, "made with this") for path in paths)
     assert not is_distilled(paths[0], "made with that")
     assert not is_distilled(tmp_path / "none.h5", "made with this")
-    told = ["made with this"] * 4 + ["that"]
+    fingerprints = ["made with this"] * 4 + ["that"]
     with pytest.raises(FeatureError, match=r"s4\.h5 was made with .*this.*are that"):
-        DistilledBags(paths, told, LABELS, WEIGHTS, LOADING)
+        DistilledBags(paths, fingerprints, LABELS, WEIGHTS, LOADING)
     paths[0].write_bytes(paths[0].read_bytes()[:-9])
     assert not is_distilled(paths[0], "made with this")
 

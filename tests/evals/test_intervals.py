@@ -222,7 +222,7 @@ def test_two_perfect_classifiers_may_still_differ():
 
 
 def test_p_and_interval_tell_one_story():
-    verdicts = set()
+    significant = set()
     for n in range(1, 12):  # perfect against constant, where the variance is zero
         positive = np.arange(2 * n) < n
         one, two = positive.astype(float), np.zeros(2 * n)
@@ -230,8 +230,8 @@ def test_p_and_interval_tell_one_story():
             value, lo, hi, p = intervals.delong_difference(positive, a, b)
             assert abs(value) == 0.5
             assert (p < 0.05) == (lo > 0 or hi < 0)
-            verdicts.add(p < 0.05)
-    assert verdicts == {True, False}
+            significant.add(p < 0.05)
+    assert significant == {True, False}
 
 
 def test_a_missing_class_has_no_interval():

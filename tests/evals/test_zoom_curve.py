@@ -1,4 +1,4 @@
-"""Slides of different lengths are read off together, and end at their verdicts."""
+"""Slides of different lengths are read off together, and end at their predictions."""
 
 import numpy as np
 import pytest

@@ -76,13 +76,13 @@ def test_a_run_of_attention_sampling(crop_config, tmp_path, resident):
         slides = {line["slide_id"]: line for line in csv.DictReader(file)}
     predictor = wsi_jax.load(folder)
     name = next(iter(lines))
-    verdict = predictor.predict(slides[name]["path"])
-    assert len(verdict.attention) == len(verdict.yx) == int(slides[name]["tiles"])
-    np.testing.assert_allclose(verdict.attention.sum(), 1, rtol=1e-5)
-    assert set(verdict.probabilities) == {"normal", "tumor"}
+    prediction = predictor.predict(slides[name]["path"])
+    assert len(prediction.attention) == len(prediction.yx) == int(slides[name]["tiles"])
+    np.testing.assert_allclose(prediction.attention.sum(), 1, rtol=1e-5)
+    assert set(prediction.probabilities) == {"normal", "tumor"}
     # An overview and eight crops; on the device an overview and both planes.
-    assert verdict.cost["tiles"] == (3 if resident else 9)
-    verdict.heatmap(tmp_path / "heat.png")
+    assert prediction.cost["tiles"] == (3 if resident else 9)
+    prediction.heatmap(tmp_path / "heat.png")
 
 
 def test_patch_all_end_to_end(crop_config, tmp_path):
@@ -95,8 +95,8 @@ def test_patch_all_end_to_end(crop_config, tmp_path):
     with open(folder / "slides.csv", newline="") as file:
         slides = list(csv.DictReader(file))
     tested = [s for s in slides if s["slide_id"].startswith("test")]
-    verdict = wsi_jax.load(folder).predict(tested[0]["path"])
-    assert verdict.cost["tiles"] == int(tested[0]["tiles"])
+    prediction = wsi_jax.load(folder).predict(tested[0]["path"])
+    assert prediction.cost["tiles"] == int(tested[0]["tiles"])
 
 
 def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
@@ -120,15 +120,15 @@ def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
     with open(folder / "predictions.csv", newline="") as file:
         line = next(csv.DictReader(file))
     slide = slides[line["slide_id"]]
-    verdict = wsi_jax.load(folder).predict(slide["path"])
+    prediction = wsi_jax.load(folder).predict(slide["path"])
     tiles = int(slide["tiles"])
     assert tiles > 5
     # Each is scored, and those that are kept are there already.
-    assert verdict.cost["tiles"] == tiles
-    assert len(verdict.attention) == len(verdict.yx) == tiles
-    assert (verdict.attention > 0).sum() == 5
+    assert prediction.cost["tiles"] == tiles
+    assert len(prediction.attention) == len(prediction.yx) == tiles
+    assert (prediction.attention > 0).sum() == 5
     np.testing.assert_allclose(
-        verdict.probabilities["tumor"], float(line["p_tumor"]), atol=1e-5
+        prediction.probabilities["tumor"], float(line["p_tumor"]), atol=1e-5
     )
     export(folder, tmp_path / "judge.safetensors")
     judge = dataclasses.replace(TRUNK, weights=str(tmp_path / "judge.safetensors"))

@@ -102,7 +102,7 @@ def test_every_flag_in_a_text_is_a_field_of_some_config():
     assert [flag for path in files for flag in unknown(path, fields)] == []
 
 
-def test_a_cohort_that_a_run_draws_is_told_by_the_flags_of_the_run(tmp_path):
+def test_errors_of_a_practice_cohort_name_the_flags_of_the_run(tmp_path):
     (tmp_path / "cohort.json").write_text('{"config": {"seed": 1}}')
     for data in (Camelyon16, Bach):
         practice = MakeCohort() if data is Camelyon16 else MakeBach()

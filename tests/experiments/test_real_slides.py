@@ -23,7 +23,7 @@ PLAIN = (
     "CMU-1-Small-Region.pyramid.tif",
     "test3-DAPI-2-(387).ndpi",
 )
-UNTOLD = {"TCGA-CR-7395-01A-01-TS1.pyramid.tif": 0.5, "kidney-48-5.tif": 2.0}
+WITHOUT_MPP = {"TCGA-CR-7395-01A-01-TS1.pyramid.tif": 0.5, "kidney-48-5.tif": 2.0}
 COARSE = "multi_frame_jpeg_camelyon_challenge_image.dcm"
 BROKEN = "broken_not_a_slide.svs"
 
@@ -57,13 +57,15 @@ def test_what_tells_its_mpp_is_predicted_as_it_is(predictor, folder, name):
     assert len(prediction.yx) > 20
 
 
-@pytest.mark.parametrize("name", UNTOLD)
-def test_what_does_not_stops_by_name_until_it_is_told(predictor, folder, name):
+@pytest.mark.parametrize("name", WITHOUT_MPP)
+def test_a_slide_without_mpp_is_refused_by_name_until_it_is_given(
+    predictor, folder, name
+):
     stem = name.split(".")[0]
     with pytest.raises(SlideError, match=rf"{stem}.*no usable um/px.*CSV's mpp"):
         predictor.predict(folder / name)
-    prediction = predictor.predict(folder / name, mpp=UNTOLD[name])
-    assert prediction.mpp == UNTOLD[name]
+    prediction = predictor.predict(folder / name, mpp=WITHOUT_MPP[name])
+    assert prediction.mpp == WITHOUT_MPP[name]
     sound(prediction, len(prediction.yx))
     assert len(prediction.yx) > 0
 

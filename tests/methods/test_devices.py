@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import chex
+import contract_cases as contract
 import jax
 import numpy as np
+import optax
 import pytest
-import test_contract as contract
 
 from wsi_jax.training.checkpoint import Checkpoints, digest
 from wsi_jax.training.compile import make_mesh, replicate
@@ -25,22 +26,21 @@ there, here, shapes = sys.argv[1:]
 assert jax.device_count() == 1
 struct = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf[:-1]), leaf[-1])
 like = jax.tree.map(struct, json.loads(shapes), is_leaf=lambda x: isinstance(x, list))
-found, memory = Checkpoints(there).restore(like)
-assert all(leaf.devices() == set(jax.devices()) for leaf in jax.tree.leaves(found))
+restored, memory = Checkpoints(there).restore(like)
+assert all(leaf.devices() == set(jax.devices()) for leaf in jax.tree.leaves(restored))
 again = Checkpoints(here)
-again.save(0, found, memory)
+again.save(0, restored, memory)
 again.close()
-print(digest(found))
+print(digest(restored))
 """
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """Of one of every family of methods, and of the last of its stages, which has what
-    earlier ones have learnt.
+    """Parameters of a method of every family, by its last stage, which has them all.
 
-    One lies on all of eight devices and the others on the eighth, for Orbax takes long
-    to save what lies on many.
+    One lies on all of eight devices and the others on the eighth: Orbax takes long to
+    save what lies on many.
     """
     methods = {
         "abmil": (contract.METHODS["abmil"], contract.bags(), {}),
@@ -50,8 +50,8 @@ def weights():
         "sasha": (contract.ZOOMS["sasha"], contract.zooms(), {}),
     }
     for name in ("attention-sampling", "patch-all", "attention-pooling"):
-        methods[name] = contract.CROPS[name], contract.overviews(), contract.SEEN
-    shapes, tx = {}, contract.optax.identity()
+        methods[name] = contract.CROPS[name], contract.overviews(), contract.OVERVIEW
+    shapes, tx = {}, optax.identity()
     for name, (config, bag, form) in methods.items():
         *_, stage = config.stages(contract.TASK, tx, **form)
         state = jax.eval_shape(stage.method.init, jax.random.key(0), bag)
@@ -81,6 +81,6 @@ def test_weights_of_each_method_go_from_eight_devices_to_one_and_back(
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == digest(weights)
     like = replicate(weights, make_mesh())
-    found, _ = Checkpoints(tmp_path / "one").restore(like)
-    chex.assert_trees_all_equal(found, weights)
-    assert all(len(leaf.devices()) == 8 for leaf in jax.tree.leaves(found))
+    restored, _ = Checkpoints(tmp_path / "one").restore(like)
+    chex.assert_trees_all_equal(restored, weights)
+    assert all(len(leaf.devices()) == 8 for leaf in jax.tree.leaves(restored))

@@ -77,10 +77,10 @@ def test_clam_sb_is_the_reference(fixture, label, subtyping, chunk):
     params = {"params": jax.tree.map(jnp.asarray, head)}
     state = state._replace(params=params)
 
-    found = jax.jit(method.predict)(params, bag, jax.random.key(0))
+    prediction = jax.jit(method.predict)(params, bag, jax.random.key(0))
     close = lambda a, b: chex.assert_trees_all_close(a, b, rtol=1e-6, atol=1e-9)
-    close(found.logits, fixture["logits"])
-    close(found.attention, fixture["A"])
+    close(prediction.logits, fixture["logits"])
+    close(prediction.attention, fixture["A"])
 
     case = f"label{label}.subtyping{int(subtyping)}"
     metrics = jax.jit(method.step)(state, bag)[1]
@@ -128,19 +128,19 @@ def test_clam_mb_by_hand(subtyping):
         dense = lambda p, x: jnp.einsum("nf,fd->nd", x, p["kernel"]) + p["bias"][None]
         h = jax.nn.relu(dense(p["embedding"]["fc"], x[0]))
         value, gate = (dense(p["gated"][name], h) for name in ("value", "gate"))
-        seen = dense(p["gated"]["logits"], jnp.tanh(value) * jax.nn.sigmoid(gate))
+        scores = dense(p["gated"]["logits"], jnp.tanh(value) * jax.nn.sigmoid(gate))
         logits, instance = [], 0.0
         for c in range(3):
-            attention = jax.nn.softmax(seen[:, c])
+            attention = jax.nn.softmax(scores[:, c])
             logits.append((attention @ h) @ p["kernel"][c] + p["bias"][c])
             order = jnp.argsort(attention)
             kernel, bias = p["instance_kernel"][c], p["instance_bias"][c]
-            verdict = jax.nn.log_softmax(h @ kernel + bias[None])
+            log_p = jax.nn.log_softmax(h @ kernel + bias[None])
             top, low = order[-3:], order[:3]
             if c == 1:
-                instance -= (verdict[top, 1].sum() + verdict[low, 0].sum()) / 6
+                instance -= (log_p[top, 1].sum() + log_p[low, 0].sum()) / 6
             elif subtyping:
-                instance -= verdict[top, 0].mean()
+                instance -= log_p[top, 0].mean()
         bag_loss = -jax.nn.log_softmax(jnp.stack(logits))[1]
         return 0.7 * bag_loss + 0.3 * (instance / 3 if subtyping else instance)
 
@@ -162,34 +162,36 @@ def test_clam_mb_by_hand(subtyping):
     chex.assert_trees_all_close(exact, directional(slow, tangent), rtol=1e-6)
 
 
-@pytest.mark.parametrize("how", Normaliser, ids=lambda how: how.name)
-def test_the_verdict_rests_on_the_attention_that_is_told(how):
-    """The head on the sum of the embedded tiles, weighted by it, is the verdict."""
-    config = mil.ABMIL(width=6, attention=3, dropout=0.0, chunk=4, normaliser=how)
+@pytest.mark.parametrize("normaliser", Normaliser, ids=lambda one: one.name)
+def test_the_logits_are_those_of_the_attention_returned(normaliser):
+    """The head on the embedded tiles' sum, weighted by it, gives the logits."""
+    config = mil.ABMIL(
+        width=6, attention=3, dropout=0.0, chunk=4, normaliser=normaliser
+    )
     method = method_of(config)
     bag = bag_of(np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), 1)
     state = jax.jit(method.init)(jax.random.key(0), bag)
     params = jax.tree.map(lambda p: 3 * p, state.params)
-    found = jax.jit(method.predict)(params, bag, jax.random.key(0))
+    prediction = jax.jit(method.predict)(params, bag, jax.random.key(0))
     p = jax.tree.map(np.float64, params["params"])
     dense = lambda p, x: x @ p["kernel"] + p["bias"]
     h = np.maximum(dense(p["embedding"]["fc"], np.float64(bag.x[0])), 0)
     value, gate = (dense(p["gated"][name], h) for name in ("value", "gate"))
-    seen = dense(p["gated"]["logits"], np.tanh(value) / (1 + np.exp(-gate)))[:, 0]
-    s = 1 / (1 + np.exp(-seen))
+    scores = dense(p["gated"]["logits"], np.tanh(value) / (1 + np.exp(-gate)))[:, 0]
+    s = 1 / (1 + np.exp(-scores))
     weights = {
-        Normaliser.softmax: np.exp(seen),
+        Normaliser.softmax: np.exp(scores),
         Normaliser.bounded_softmax: np.exp(s),
         Normaliser.squared_average: s**2,
         Normaliser.average: np.ones(9),
     }
-    attention = np.float64(found.attention[0])
-    if how in weights:
-        right = weights[how] / weights[how].sum()
+    attention = np.float64(prediction.attention[0])
+    if normaliser in weights:
+        right = weights[normaliser] / weights[normaliser].sum()
         np.testing.assert_allclose(attention, right, rtol=1e-4)
     np.testing.assert_allclose(attention.sum(), 1, rtol=1e-5)
     by_hand = (attention @ h) @ p["kernel"].T + p["bias"]
-    np.testing.assert_allclose(found.logits[0], by_hand, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(prediction.logits[0], by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_from_before_has_the_softmax():

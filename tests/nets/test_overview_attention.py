@@ -1,4 +1,4 @@
-"""The net that looks: what it sees of an overview, and what it does not."""
+"""Attention over an overview: what reaches it, and what does not."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""An encoder that sees no labels, told by a linear probe beside one that saw them."""
+"""An encoder trained without labels, probed beside one trained with them."""
 
 import csv
 import dataclasses

@@ -76,21 +76,6 @@ def test_tiles_that_fill_the_batch_change_nothing(compiled, state):
     chex.assert_trees_all_close(one.params, two.params, rtol=1e-6, atol=1e-8)
 
 
-def test_one_device_is_eight(method, compiled, state):
-    """Loss and gradient: Adam's first moment is a tenth of it."""
-    mesh = make_mesh()
-    everywhere = compile_method(method, mesh)
-    one, loss = steps(compiled, state, tiles())
-    copy = jax.device_put(
-        jax.tree.map(jnp.copy, state),
-        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
-    )
-    eight, losses = steps(everywhere, copy, tiles(), mesh)
-    np.testing.assert_allclose(losses, loss, rtol=1e-5)
-    moment = lambda s: jax.device_get(s.opt[0].mu)
-    chex.assert_trees_all_close(moment(eight), moment(one), rtol=1e-4, atol=1e-6)
-
-
 def test_each_step_sees_the_tiles_otherwise(compiled, state):
     """Of one batch: the key of the state and the step decide."""
     _, again = steps(compiled, state, tiles(), count=2)

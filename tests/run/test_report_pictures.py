@@ -66,7 +66,7 @@ def test_crops_that_were_read_are_shown_by_weight(row, tiles):
         np.testing.assert_array_equal(second, slide.read(places[1], 32, 0.5))
 
 
-def test_tiles_zoomed_into_are_shown_in_their_order(row, tiles):
+def test_zooms_are_shown_in_their_order(row, tiles):
     """Tiles behind the last step are none."""
     yx = np.array([[320, 410], [320, 474], [384, 410], [384, 474]])
     source = SimpleNamespace(positions=lambda row, slide: (yx, 32, 1.0))

@@ -49,19 +49,19 @@ def steps_in(folder):
 def test_state_and_key_come_back(tmp_path, impl):
     saved = state(impl=impl)
     save(tmp_path, 4, saved)
-    found, _ = Checkpoints(tmp_path).restore(state(0.0, impl=impl))
-    chex.assert_trees_all_equal(comparable(found), comparable(saved))
-    chex.assert_trees_all_equal_dtypes(found, saved)
+    restored, _ = Checkpoints(tmp_path).restore(state(0.0, impl=impl))
+    chex.assert_trees_all_equal(comparable(restored), comparable(saved))
+    chex.assert_trees_all_equal_dtypes(restored, saved)
     draw = lambda s: jax.random.normal(jax.random.fold_in(s.key, s.step), (3,))
-    np.testing.assert_array_equal(draw(found), draw(saved))
+    np.testing.assert_array_equal(draw(restored), draw(saved))
 
 
 @pytest.mark.parametrize(("before", "after"), [(ONE, EIGHT), (EIGHT, ONE)])
 def test_saved_on_one_restored_on_eight_and_back(tmp_path, before, after):
     save(tmp_path, 4, state(mesh=before))
-    found, _ = Checkpoints(tmp_path).restore(state(0.0, mesh=after))
-    chex.assert_trees_all_equal(comparable(found), comparable(state(mesh=after)))
-    kernel = found.params["kernel"]
+    restored, _ = Checkpoints(tmp_path).restore(state(0.0, mesh=after))
+    chex.assert_trees_all_equal(comparable(restored), comparable(state(mesh=after)))
+    kernel = restored.params["kernel"]
     assert len(kernel.addressable_shards) == after.size
     assert kernel.sharding.is_fully_replicated
 
@@ -69,8 +69,8 @@ def test_saved_on_one_restored_on_eight_and_back(tmp_path, before, after):
 def test_shapes_alone_are_enough_to_restore(tmp_path):
     save(tmp_path, 4, state().params)
     like = jax.eval_shape(lambda: state().params)
-    found, _ = Checkpoints(tmp_path).restore(like)
-    chex.assert_trees_all_equal(found, state().params)
+    restored, _ = Checkpoints(tmp_path).restore(like)
+    chex.assert_trees_all_equal(restored, state().params)
 
 
 def test_the_newest_is_kept(tmp_path):
@@ -79,9 +79,9 @@ def test_the_newest_is_kept(tmp_path):
         checkpoints.save(step, state(float(step)), {"step": step})
     checkpoints.close()
     assert steps_in(tmp_path) == ["15"]
-    found, memory = Checkpoints(tmp_path).restore(state())
+    restored, memory = Checkpoints(tmp_path).restore(state())
     assert memory == {"step": 15}
-    assert float(found.params["kernel"][0, 0]) == 15
+    assert float(restored.params["kernel"][0, 0]) == 15
 
 
 def test_more_are_kept_where_asked(tmp_path):
@@ -107,9 +107,9 @@ def test_a_step_may_be_saved_again(tmp_path):
     """A run killed between two saves of one step comes by there again."""
     save(tmp_path, 4, state(1.0), {"by": "killed"})
     save(tmp_path, 4, state(2.0), {"by": "resumed"})
-    found, memory = Checkpoints(tmp_path).restore(state())
+    restored, memory = Checkpoints(tmp_path).restore(state())
     assert memory == {"by": "resumed"}
-    assert float(found.params["kernel"][0, 0]) == 2
+    assert float(restored.params["kernel"][0, 0]) == 2
 
 
 def test_what_a_kill_left_half_written_is_not_a_checkpoint(tmp_path):
@@ -117,8 +117,8 @@ def test_what_a_kill_left_half_written_is_not_a_checkpoint(tmp_path):
     (tmp_path / "8.orbax-checkpoint-tmp" / "tree").mkdir(parents=True)
     _, _ = Checkpoints(tmp_path).restore(state())
     save(tmp_path, 8, state(2.0))
-    found, _ = Checkpoints(tmp_path).restore(state())
-    assert float(found.params["kernel"][0, 0]) == 2
+    restored, _ = Checkpoints(tmp_path).restore(state())
+    assert float(restored.params["kernel"][0, 0]) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "structure"])
@@ -152,8 +152,8 @@ def test_a_step_taken_while_it_is_written_does_not_change_it(tmp_path):
     for _ in range(5):
         weights = bump(weights)
     checkpoints.close()
-    found, _ = Checkpoints(tmp_path).restore({"w": weights})
-    np.testing.assert_array_equal(found["w"], 0)
+    restored, _ = Checkpoints(tmp_path).restore({"w": weights})
+    np.testing.assert_array_equal(restored["w"], 0)
 
 
 def test_a_digest_is_of_names_types_and_values():

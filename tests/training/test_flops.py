@@ -173,7 +173,7 @@ def test_every_call_counts_by_the_shapes_it_is_given_padding_too():
         assert value.shape == (n, 5)
 
 
-def test_a_call_whose_loop_ends_on_data_is_told_of_and_not_counted():
+def test_a_call_whose_loop_ends_on_data_is_reported_as_uncounted():
     def squared(x):
         """Until the sum is large; how often is only known when it runs."""
         return lax.while_loop(lambda x: x.sum() < 1e3, lambda x: x @ x, x)

@@ -57,14 +57,14 @@ class Run:
     """A folder and what goes on in it."""
 
     def __init__(self, folder, plan=PLAN):
-        self.folder, self.plan, self.looks, self.kept = folder, plan, [], []
+        self.folder, self.plan, self.validations, self.kept = folder, plan, [], []
 
     def __call__(self, interrupted=lambda: False, **trouble):
         checkpoints = Checkpoints(self.folder / "state")
         state = METHOD.init(jax.random.key(0), next(batches(0)))
         best = Best()
-        if found := checkpoints.restore(state):
-            state, memory = found
+        if restored := checkpoints.restore(state):
+            state, memory = restored
             best = Best(**memory["best"])
         log = MetricsLog(self.folder / "metrics.jsonl", int(state.step))
         try:
@@ -87,8 +87,8 @@ class Run:
 
     def validate(self, params):
         """Best near w = 5, which is passed at about step 10."""
-        self.looks.append(float(params["w"]))
-        return {"miss": abs(self.looks[-1] - 5), "other": 1.0}
+        self.validations.append(float(params["w"]))
+        return {"miss": abs(self.validations[-1] - 5), "other": 1.0}
 
     def log(self):
         return read_metrics(self.folder / "metrics.jsonl")
@@ -110,7 +110,7 @@ def comparable(state):
 
 def test_it_stops_when_patience_is_out(whole):
     run, state, best = whole
-    miss = np.abs(np.array(run.looks) - 5)
+    miss = np.abs(np.array(run.validations) - 5)
     assert best.step == 2 * (1 + miss.argmin())
     assert best.value == -miss.min()
     assert best.since == PLAN.patience
@@ -135,11 +135,11 @@ def test_killed_and_resumed_it_stops_at_the_same_step(whole, tmp_path, kill):
 
 def test_what_had_stopped_takes_no_further_step(whole):
     run, state, best = whole
-    looks, lines = len(run.looks), run.log()
+    validations, lines = len(run.validations), run.log()
     again, same = run(kill=int(state.step) + 1)
     assert same == best
     chex.assert_trees_all_equal(comparable(again), comparable(state))
-    assert (len(run.looks), run.log()) == (looks, lines)
+    assert (len(run.validations), run.log()) == (validations, lines)
 
 
 def test_interrupted_at_any_step_it_goes_on_from_there(whole, tmp_path):
@@ -152,7 +152,7 @@ def test_interrupted_at_any_step_it_goes_on_from_there(whole, tmp_path):
     state, again = run()
     chex.assert_trees_all_equal(comparable(state), comparable(expected))
     assert (again, run.log()) == (best, whole[0].log())
-    assert run.looks == whole[0].looks
+    assert run.validations == whole[0].validations
 
 
 def test_without_patience_it_runs_to_the_end(tmp_path):
@@ -187,9 +187,9 @@ def test_a_loss_that_is_no_number_stops_and_says_where(tmp_path):
     assert run.saved() == [6]
     assert max(line["step"] for line in run.log()) == 6
     like = METHOD.init(jax.random.key(0), next(batches(0)))
-    found, _ = Checkpoints(tmp_path / "state").restore(like)
-    assert float(found.params["w"]) == run.looks[-1]
-    assert math.isfinite(run.looks[-1])
+    restored, _ = Checkpoints(tmp_path / "state").restore(like)
+    assert float(restored.params["w"]) == run.validations[-1]
+    assert math.isfinite(run.validations[-1])
     state, _ = run()  # and from there it goes on
     assert int(state.step) > 8
 

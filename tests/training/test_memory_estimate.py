@@ -1,4 +1,4 @@
-"""What a streamed step takes is told before it begins, or refused with a mend."""
+"""What a streamed step takes is estimated before it begins, or refused with a mend."""
 
 import jax
 import numpy as np
@@ -30,19 +30,19 @@ def made():
     return params, plans, replan, Phases(net, plans, params)
 
 
-def told(made, needed=None, offload=False, **more):
+def estimate(made, needed=None, offload=False, **more):
     params, plans, replan, phases = made
     route = Route(plans, SIZE, None, needed, offload=offload)
     return memory_estimate(phases, route, replan, params, "--net", **more)
 
 
-def test_it_tells_geometry_work_and_memory(made):
-    text = told(made)
+def test_the_estimate_names_geometry_work_and_memory(made):
+    text = estimate(made)
     assert "a cell every 8 px sees 51 px; the map runs 3 cells (24 px) late" in text
     assert "tiles of 256 px: 96 of 8 x 12 on the slide that takes most" in text
     assert "FLOPs" in text
     assert "frozen" not in text
-    assert "frozen for the first 7 steps" in told(made, frozen_steps=7)
+    assert "frozen for the first 7 steps" in estimate(made, frozen_steps=7)
     assert 1e8 < device_bytes() < 1e14
 
 
@@ -53,9 +53,9 @@ def test_too_little_memory_names_a_tile_that_fits(made):
     room = int(0.6 * temporaries(phases))
     message = r"--net\.tile_px=256 takes .* Set --net\.tile_px=128"
     with pytest.raises(TileError, match=message):
-        told(made, needed=needed, room=room, offload=True)
+        estimate(made, needed=needed, room=room, offload=True)
     with pytest.raises(TileError, match=r"no tile fits: .* at least; keep the seams"):
-        told(made, room=1000)
+        estimate(made, room=1000)
 
 
 def test_what_is_not_computed_takes_nothing(made):
@@ -65,10 +65,10 @@ def test_what_is_not_computed_takes_nothing(made):
     needed[2, 3:5] = True
     room = int(1.05 * temporaries(phases)) + 200_000
     with pytest.raises(TileError):
-        told(made, room=room)
-    assert "2 of 8 x 12 on" in told(made, needed=needed, room=room)
+        estimate(made, room=room)
+    assert "2 of 8 x 12 on" in estimate(made, needed=needed, room=room)
     room += 8 * 12 * plans.out.size * 4
-    assert "FLOPs" in told(made, room=room, offload=True)
+    assert "FLOPs" in estimate(made, room=room, offload=True)
 
 
 def test_tiles_cost_what_the_whole_loop_does():

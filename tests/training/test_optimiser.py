@@ -34,27 +34,27 @@ def rates(config, steps, count):
 
 
 def test_the_rate_rises_from_nothing_and_falls_to_nothing():
-    found = rates(Optimiser(learning_rate=0.5, warmup=0.25, **PLAIN), 40, 41)
-    np.testing.assert_allclose(found[:11], 0.05 * np.arange(11), rtol=1e-5, atol=1e-7)
+    rate = rates(Optimiser(learning_rate=0.5, warmup=0.25, **PLAIN), 40, 41)
+    np.testing.assert_allclose(rate[:11], 0.05 * np.arange(11), rtol=1e-5, atol=1e-7)
     phase = np.arange(31) / 30
     cosine = 0.25 * (1 + np.cos(np.pi * phase))
-    np.testing.assert_allclose(found[10:], cosine, rtol=1e-4, atol=1e-6)
-    assert found[40] == pytest.approx(0, abs=1e-7)
+    np.testing.assert_allclose(rate[10:], cosine, rtol=1e-4, atol=1e-6)
+    assert rate[40] == pytest.approx(0, abs=1e-7)
 
 
 def test_without_warm_up_it_starts_at_the_peak():
-    found = rates(Optimiser(learning_rate=0.5, warmup=0.0, **PLAIN), 10, 2)
-    assert found[0] == pytest.approx(0.5, rel=1e-5)
-    assert found[1] < found[0]
+    rate = rates(Optimiser(learning_rate=0.5, warmup=0.0, **PLAIN), 10, 2)
+    assert rate[0] == pytest.approx(0.5, rel=1e-5)
+    assert rate[1] < rate[0]
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2])
 def test_a_constant_rate_stays_at_its_peak(warmup):
-    how = {"warmup": warmup, "schedule": Schedule.constant}
-    found = rates(Optimiser(learning_rate=0.5, **how, **PLAIN), 10, 12)
+    kwargs = {"warmup": warmup, "schedule": Schedule.constant}
+    rate = rates(Optimiser(learning_rate=0.5, **kwargs, **PLAIN), 10, 12)
     warm = round(10 * warmup)
-    np.testing.assert_allclose(found[:warm], 0.5 * np.arange(warm) / 2, rtol=1e-4)
-    np.testing.assert_allclose(found[warm:], 0.5, rtol=1e-4)
+    np.testing.assert_allclose(rate[:warm], 0.5 * np.arange(warm) / 2, rtol=1e-4)
+    np.testing.assert_allclose(rate[warm:], 0.5, rtol=1e-4)
 
 
 def test_a_part_alone_is_as_if_there_were_no_other():
@@ -140,6 +140,6 @@ def test_the_gradient_is_clipped_by_its_norm():
     params = {"kernel": jnp.zeros(2)}
     grad = {"kernel": jnp.array([30.0, 40.0])}
     moment = lambda clip: walk(Optimiser(clip_norm=clip).make(10), params, [grad])[1]
-    seen = lambda state: optax.tree.get(state, "mu")["kernel"] * 10  # beta 0.9
-    np.testing.assert_allclose(seen(moment(5.0)), [3, 4], rtol=1e-5)
-    np.testing.assert_allclose(seen(moment(0.0)), [30, 40], rtol=1e-5)
+    gradient = lambda state: optax.tree.get(state, "mu")["kernel"] * 10  # beta 0.9
+    np.testing.assert_allclose(gradient(moment(5.0)), [3, 4], rtol=1e-5)
+    np.testing.assert_allclose(gradient(moment(0.0)), [30, 40], rtol=1e-5)

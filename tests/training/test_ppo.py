@@ -1,6 +1,8 @@
 """PPO: an update is that of the released code, and that of stacked states."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import episodes
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import sasha
 
 from benchmarks import stacked
@@ -32,21 +35,31 @@ def clipped(lr, decay, norm):
 TX = ppo.optimiser(*[clipped(1e-3, 1e-2, 0.5)] * 2)
 
 
-def test_an_update_is_the_fixture(shared):
+class Update(NamedTuple):
+    """The fixture's numbers, and our functions that must give them."""
+
+    x: dict
+    params: dict
+    opt: optax.OptState
+    gain: Callable  # params -> experience of the fixture's actions
+    learn: Callable  # (params, opt, experience) -> (policy, params, opt, metrics)
+
+
+@pytest.fixture(scope="module")
+def update(shared) -> Update:
     x = sasha.load(shared, "ppo_update_d32")
     label = sasha.load(shared, "episode_weights_d32")["label"]
-    nets = {"hafed": sasha.hafed, "tsu": sasha.updater}
-    (hafed, p), (updater, q) = (port(x, name) for name, port in nets.items())
-    (actor, before_actor), (critic, before_critic) = (
-        sasha.actor(x, "actor_before"), sasha.critic(x, "critic_before")
-    )  # fmt: skip
-    agent = Agent.of(actor, critic)
-    hp = {name[3:]: float(x[name]) for name in x if name.startswith("hp/")}
+    (hafed, p), (updater, q) = sasha.hafed(x, "hafed"), sasha.updater(x, "tsu")
+    actor, before_actor = sasha.actor(x, "actor_before")
+    critic, before_critic = sasha.critic(x, "critic_before")
+    agent, params = Agent.of(actor, critic), {"actor": before_actor}
+    params["critic"] = before_critic
     config = PPO(
-        epochs=1, clip=hp["clip"], gamma=hp["gamma"], gae_lambda=hp["lam"],
-        entropy=hp["entropy_coef"], reward=Reward.loss, mask_visited=False, chunk=13,
+        epochs=1, clip=float(x["hp/clip"]), gamma=float(x["hp/gamma"]),
+        gae_lambda=float(x["hp/lam"]), entropy=float(x["hp/entropy_coef"]),
+        reward=Reward.loss, mask_visited=False, chunk=13,
     )  # fmt: skip
-    one = clipped(hp["lr"], hp["wd"], hp["max_grad_norm"])
+    one = clipped(*(float(x[f"hp/{name}"]) for name in ("lr", "wd", "max_grad_norm")))
     tx = ppo.optimiser(one, one)
     actions = x["actions"].reshape(1, 2, -1)
     steps = actions.shape[-1]
@@ -71,17 +84,22 @@ def test_an_update_is_the_fixture(shared):
         now = evaluate_policy(*args, masked=False, chunk=13)
         return now, *ppo.improve(agent, tx, params, opt, gained, config)
 
-    params = {"actor": before_actor, "critic": before_critic}
-    gained = gain(params)
-    allowed = (
-        np.asarray(gained.episode.zoom_step[0])[:, None] >= np.arange(steps)[:, None]
-    )
+    return Update(x, params, tx.init(params), gain, learn)
+
+
+def test_experience_is_the_fixture(update):
+    x, gained = update.x, update.gain(update.params)
+    zoom_step = np.asarray(gained.episode.zoom_step[0])
+    allowed = zoom_step[:, None] >= np.arange(gained.target.shape[-1])[:, None]
     np.testing.assert_array_equal(allowed.reshape(26, -1), x["allowed"])
     close(gained.log_p.ravel(), x["old_logprob_masked"])
     close(gained.target.ravel(), x["critic_targets"])
     close(gained.advantage.ravel(), x["advantages_normalised"])
 
-    opt = tx.init(params)
+
+def test_an_update_is_the_fixture(update):
+    x, params, opt, gain, learn = update
+    gained = gain(params)
     for epoch in range(4):
         now, params, opt, metrics = learn(params, opt, gained)
         if epoch == 0:
@@ -95,9 +113,8 @@ def test_an_update_is_the_fixture(shared):
             close(metrics[f"{name}_loss"][0], x[f"{name}_loss_per_epoch"][epoch])
             norm = x["grad_norm_preclip_actor_critic"][epoch, i]
             close(metrics[f"{name}_grad_norm"][0], norm)
-    after = {"actor": sasha.actor(x, "actor_after")[1]}
-    after |= {"critic": sasha.critic(x, "critic_after")[1]}
-    sasha.assert_stepped(params, after, hp["lr"], steps=4)
+    after = {name: getattr(sasha, name)(x, f"{name}_after")[1] for name in params}
+    sasha.assert_stepped(params, after, float(x["hp/lr"]), steps=4)
 
 
 def gain(problem, params, episode, config):
@@ -110,7 +127,7 @@ def gain(problem, params, episode, config):
 def test_an_update_is_that_of_stacked_states(x64):
     """In value and in gradient, however the slides are padded, and whatever with.
 
-    Of slides that weigh twice as much the gradient is twice as large.
+    Slides of twice the weight have twice the gradient.
     """
     padded = episodes.problem(np.float64, padding=3, junk=np.nan)
     problem = episodes.problem(np.float64)
@@ -135,7 +152,7 @@ def test_an_update_is_that_of_stacked_states(x64):
     close = functools.partial(chex.assert_trees_all_close, rtol=0, atol=1e-12)
     close((metrics["actor_loss"], metrics["critic_loss"]), losses)
     close(grads, jax.tree.map(lambda g: 2 * g[0], wanted_grads))
-    # Biases of attention move no softmax: their gradient is noise, their way Adam's.
+    # Biases of attention move no softmax: their gradient is noise, their step Adam's.
     for tree in (*params.values(), *wanted.values()):
         tree["params"]["gated"]["logits"].pop("bias")
     close(params, wanted, atol=1e-9)

@@ -55,9 +55,9 @@ MANY = {
 
 def sampling(lookahead, every_cell=False, **fields):
     estimator = Estimator.full if every_cell else Estimator.ordered
-    how = {"lookahead": lookahead, "estimator": estimator}
+    options = {"lookahead": lookahead, "estimator": estimator}
     mpps = (1.0,) if every_cell else (1.0, 2.0)
-    return method(mpps=mpps, sampling=how, **fields)
+    return method(mpps=mpps, sampling=options, **fields)
 
 
 # Each with a stage. In rounds there are fewer masked cells: augmentation draws anew.

@@ -12,12 +12,12 @@ def moved(thaw, tx, steps=6):
     """How far trunk and head have moved at each step, under a gradient of ones."""
     params = {"trunk": jnp.zeros(2), "head": jnp.zeros(3)}
     over = thaw.over(tx)
-    state, found = over.init(params), []
+    state, moves = over.init(params), []
     for _ in range(steps):
         grads = jax.tree.map(jnp.ones_like, params)
         updates, state = over.update(grads, state, params)
-        found.append((-float(updates["trunk"][0]), -float(updates["head"][0])))
-    return np.array(found)
+        moves.append((-float(updates["trunk"][0]), -float(updates["head"][0])))
+    return np.array(moves)
 
 
 def test_rates_follow_the_schedule():
