@@ -158,11 +158,11 @@ def _batches(bags, indices, seed, rows, steps):
         slide, n = int(index[row]), int(kept[row])
         arrays = tuple(np.zeros((length, *shape), dtype) for shape, dtype in bags.rows)
         if slide >= 0:
-            found, whole = bags.load(slide), int(bags.lengths[slide])
+            rows, whole = bags.load(slide), int(bags.lengths[slide])
             if n < whole:
                 drawn = draw_tiles(seed, step, slide, whole, n)
-                found = [array[drawn] for array in found]
-            for padded, array in zip(arrays, found, strict=True):
+                rows = [array[drawn] for array in rows]
+            for padded, array in zip(arrays, rows, strict=True):
                 padded[:n] = array
         return arrays
 

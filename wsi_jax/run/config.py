@@ -63,12 +63,12 @@ class Manifest:
     def slides(self) -> tuple[Row, ...]:
         """The slides alone; labels and splits are not asked for."""
         if os.path.isdir(self.manifest):
-            found = sorted(find_slides(self.manifest).items())
-            if not found:
+            slides = sorted(find_slides(self.manifest).items())
+            if not slides:
                 raise CohortError(f"{self.manifest}: no slide anywhere below it")
             rows = tuple(
                 Row(name, path, "", patient_of("", name, "", path), "")
-                for name, path in found
+                for name, path in slides
             )
         else:
             self._check_named()
@@ -247,7 +247,7 @@ def with_mpp(cohort: Cohort, mpp: float | None) -> Cohort:
         return cohort
 
     def filled(row):
-        told = row.mpp or not os.path.exists(row.path) or has_mpp(row.path)
-        return row if told else dataclasses.replace(row, mpp=mpp)
+        has_own = row.mpp or not os.path.exists(row.path) or has_mpp(row.path)
+        return row if has_own else dataclasses.replace(row, mpp=mpp)
 
     return cohort._replace(rows=tuple(map(filled, cohort.rows)))

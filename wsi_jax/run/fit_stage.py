@@ -70,19 +70,10 @@ def fit_stage(
         RunError: validation was never a number, or the stage had begun with other
             slides, or with other parameters of an earlier one.
     """
-    after = digest(earlier) if earlier else ""
-    checkpoints, kept = Checkpoints(folder / "state"), Checkpoints(folder / WEIGHTS)
     first = batches.put(next(batches.stream(0)))
     state = begin(method.init(jax.random.key(plan.seed), first), earlier)
-    best, memory = Best(), {}
-    if restored := checkpoints.restore(state):
-        state, memory = restored
-        best = Best(**memory["best"])
-        check_after(memory.get("after", ""), after, folder)
-        check_data(
-            memory.get("data", batches.fingerprints), batches.fingerprints, folder
-        )
-    account.begin(int(state.step), memory.get("work", {}))
+    stage = StageCheckpoints(folder, batches, earlier, account)
+    state, best = stage.restore(state)
     log = MetricsLog(folder / "metrics.jsonl", int(state.step))
     advance(int(state.step), before=True)
     stream = batches.stream(int(state.step))
@@ -92,35 +83,89 @@ def fit_stage(
         log(step, metrics)
         account.enter(step)
 
-    def save(step, state, best):
-        account.enter(step)
-        kept.wait()  # no checkpoint may know of a best step that is not on disk
-        data = dict(batches.fingerprints)
-        memory = {"best": best._asdict(), "after": after, "data": data}
-        checkpoints.save(step, state, memory | {"work": account.total()})
-
-    def keep(step, params):
-        kept.save(step, params, {"step": step, "classes": list(batches.classes)})
-
     began = time.perf_counter()
     # Closed even where training fails: the last checkpoint is whole then.
-    with contextlib.closing(checkpoints), contextlib.closing(kept):
+    with contextlib.closing(stage):
         with stopping.deferred() as interrupted:
             state, best = fit(
-                method, state, feed, plan, log=logged, save=save, validate=validate,
-                keep=keep, best=best, interrupted=interrupted,
+                method, state, feed, plan, log=logged, save=stage.save,
+                validate=validate, keep=stage.keep, best=best, interrupted=interrupted,
                 advance=lambda: advance(1),
             )  # fmt: skip
         account.add_device_s(time.perf_counter() - began - feed.waited_s)
-        kept.wait()
-        restored = kept.restore(state.params)
-    if restored is None:
-        raise RunError(
-            f"{folder / WEIGHTS} holds no weights: validation never had a "
-            f"{plan.monitor.removeprefix('-')} that is a number; choose another "
-            "--config.train.monitor"
-        )
-    return replicate(restored[0], batches.mesh)
+        params = stage.kept_params(state.params, plan.monitor)
+    return replicate(params, batches.mesh)
+
+
+class StageCheckpoints:
+    """The checkpoints of a stage, and the parameters that did best on validation.
+
+    Args:
+        folder: the stage's folder.
+        batches: what it learns from.
+        earlier: parameters of the stage before; None for the first.
+        account: the work so far goes into each checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        batches: StageBatches,
+        earlier: dict[str, Any] | None,
+        account: "StepAccount",
+    ):
+        self._folder, self._account = folder, account
+        self._data, self._classes = dict(batches.fingerprints), list(batches.classes)
+        self._after = digest(earlier) if earlier else ""
+        self._states = Checkpoints(folder / "state")
+        self._kept = Checkpoints(folder / WEIGHTS)
+
+    def restore(self, state: TrainState) -> tuple[TrainState, Best]:
+        """The last checkpoint, or the fresh state; begins the account with it.
+
+        Raises:
+            RunError: the stage had begun with other slides or parameters.
+        """
+        best, memory = Best(), {}
+        if restored := self._states.restore(state):
+            state, memory = restored
+            best = Best(**memory["best"])
+            check_after(memory.get("after", ""), self._after, self._folder)
+            check_data(memory.get("data", self._data), self._data, self._folder)
+        self._account.begin(int(state.step), memory.get("work", {}))
+        return state, best
+
+    def save(self, step: int, state: TrainState, best: Best) -> None:
+        """Writes a checkpoint."""
+        self._account.enter(step)
+        self._kept.wait()  # no checkpoint may know of a best step that is not on disk
+        memory = {"best": best._asdict(), "after": self._after, "data": self._data}
+        self._states.save(step, state, memory | {"work": self._account.total()})
+
+    def keep(self, step: int, params: Any) -> None:
+        """Keeps parameters that are the best so far."""
+        self._kept.save(step, params, {"step": step, "classes": self._classes})
+
+    def kept_params(self, like: Any, monitor: str) -> Any:
+        """The parameters that were kept last, in a tree like another.
+
+        Raises:
+            RunError: there are none, as the metric `monitor` was never a number.
+        """
+        self._kept.wait()
+        restored = self._kept.restore(like)
+        if restored is None:
+            raise RunError(
+                f"{self._folder / WEIGHTS} holds no weights: validation never had a "
+                f"{monitor.removeprefix('-')} that is a number; choose another "
+                "--config.train.monitor"
+            )
+        return restored[0]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        with contextlib.closing(self._states), contextlib.closing(self._kept):
+            pass
 
 
 def begin(state: TrainState, earlier: dict[str, Any] | None) -> TrainState:
@@ -128,8 +173,8 @@ def begin(state: TrainState, earlier: dict[str, Any] | None) -> TrainState:
     if not earlier:
         return state
     # Copies: the first step is given the state to write over.
-    known = {name: earlier[name] for name in state.params if name in earlier}
-    return state._replace(params=state.params | jax.tree.map(jnp.copy, known))
+    shared = {name: earlier[name] for name in state.params if name in earlier}
+    return state._replace(params=state.params | jax.tree.map(jnp.copy, shared))
 
 
 def check_after(before: str, now: str, folder: pathlib.Path) -> None:
