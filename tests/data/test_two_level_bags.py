@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.data.bag_store import Loading
-from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
+from wsi_jax.data.bags import Bags, training_bags
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import (
     FeatureError,
@@ -115,21 +115,6 @@ def test_a_batch_is_that_of_bags_with_children_beside(bags, paths):
         parents = one.bag.x.high[:, :, 0, 1:] // K
         np.testing.assert_array_equal(parents, one.bag.x.low[..., 1:])
         assert not one.bag.x.high[~one.bag.mask].any()
-
-
-def test_resumed_at_step_k_is_the_tail_of_the_uninterrupted_run(bags, paths):
-    loading = Loading(min_bucket=4, threads=1, cache_gib=0.0)
-    again = TwoLevelBags(*paths, K, LABELS, WEIGHTS, loading)
-    for one, two in zip(batches(bags, 5)[2:], batches(again, 3, start=2), strict=True):
-        np.testing.assert_array_equal(one.slide, two.slide)
-        for a, b in zip(one.bag.x, two.bag.x, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-def test_evaluation_goes_once_through_all(bags):
-    run = list(evaluation_bags(bags, batch_size=2, process=0, processes=1))
-    assert [b.slide.tolist() for b in run] == [[0, 1], [2, 3], [4, -1]]
-    assert [int(n) for b in run for n in b.bag.mask.sum(1)] == [*LENGTHS, 0]
 
 
 @pytest.mark.parametrize("lost", [9, 13, 17])

@@ -191,15 +191,16 @@ def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(
         config.validate()
 
 
-def test_an_encoder_that_is_not_known_is_refused(read):
-    with pytest.raises(SystemExit, match=r"'virchov2' .*did you mean virchow2"):
-        read(file=configs.config_path("abmil:virchov2"))
-
-
-def test_a_variant_that_there_is_not_is_refused_with_those_there_are(read):
-    match = r"no 'papr' among ours, paper; did you mean paper\?$"
-    with pytest.raises(SystemExit, match=match):
-        read(file=configs.config_path("sasha:papr"))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("abmil:virchov2", r"'virchov2' .*did you mean virchow2"),
+        ("sasha:papr", r"no 'papr' among ours, paper; did you mean paper\?$"),
+    ],
+)
+def test_an_unknown_variant_is_refused_with_those_there_are(read, name, message):
+    with pytest.raises(SystemExit, match=message):
+        read(file=configs.config_path(name))
 
 
 def wsi_jax(*words):

@@ -62,8 +62,8 @@ def test_a_run_of_attention_sampling(crop_config, tmp_path, resident):
     metrics = json.loads((folder / "metrics.json").read_text())
     mass = [metrics[f"test.mass.{mpp}"] for mpp in (2, 4)]
     np.testing.assert_allclose(sum(mass), 1, rtol=1e-5)
-    for way in ("sampled", "top"):
-        assert 0 <= metrics[f"test.inference.{way}.auc"] <= 1
+    for inference in ("sampled", "top"):
+        assert 0 <= metrics[f"test.inference.{inference}.auc"] <= 1
     assert metrics["test.inference.sampled.auc"] == metrics["test.auc"]
     cost = json.loads((folder / "cost.json").read_text())
     assert cost["slides"] == 20
@@ -130,10 +130,10 @@ def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
     np.testing.assert_allclose(
         prediction.probabilities["tumor"], float(line["p_tumor"]), atol=1e-5
     )
-    export(folder, tmp_path / "judge.safetensors")
-    judge = dataclasses.replace(TRUNK, weights=str(tmp_path / "judge.safetensors"))
+    export(folder, tmp_path / "scorer.safetensors")
+    scorer = dataclasses.replace(TRUNK, weights=str(tmp_path / "scorer.safetensors"))
     # What the scorer has learnt from is not tested on either.
-    config.method.scorer = judge
+    config.method.scorer = scorer
     turned = {"train": "test", "test": "train"}
     swap = lambda row: row | {"split": turned.get(row["split"], row["split"])}
     config.data.manifest = str(edited(swap))

@@ -266,5 +266,5 @@ def test_numbers_that_are_not_finite_are_no_prediction(finished, row):
     refused = rf"{row.slide_id}: the method's numbers for it are not finite"
     with pytest.raises(SlideError, match=refused):
         predictor.predict(row.path)
-    (verdict,) = predictor.predict_many([row])
-    assert isinstance(verdict, SlideError)
+    (error,) = predictor.predict_many([row])
+    assert isinstance(error, SlideError)

@@ -61,7 +61,7 @@ def test_what_was_not_read_is_no_part_of_the_mean():
     assert (energy(crops) != energy(crops.at[0, 2].set(77))).any()
 
 
-def test_a_verdict_is_of_what_every_attention_pools():
+def test_a_prediction_is_of_what_every_attention_pools():
     """In a row, each by its own softmax of log weights and logits."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
     head = CropHead(3, width=5, attention_width=4, branches=2)

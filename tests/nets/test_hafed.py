@@ -27,7 +27,7 @@ close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
 @ARCHIVES
-def test_verdict_is_the_fixture(shared, name):
+def test_a_prediction_is_the_fixture(shared, name):
     x = sasha.load(shared, name)
     net, params = sasha.hafed(x, "param")
     u, mask = x["x"][0], jnp.ones(x["x"].shape[1], bool)

@@ -60,7 +60,7 @@ def test_relative_colours_do_not_tell_the_stain(slides):
     assert np.abs(logits[2][1] - logits[3][1])[mask[1]].max() > 0.1
 
 
-def test_a_slide_of_one_colour_has_a_verdict(slides):
+def test_a_slide_of_one_colour_has_a_prediction(slides):
     """Nothing in it differs from its own mean."""
     _, mask = slides
     overview = np.full((2, 5 * CELL, 6 * CELL, 3), 130, np.uint8)

@@ -76,11 +76,6 @@ def test_every_foundation_model_can_be_built(name):
     assert f"| `{name}` |" in foundation_models.markdown_table()
 
 
-def test_an_unknown_encoder_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"'virchov2'.*did you mean virchow2"):
-        foundation_models.foundation_model("virchov2")
-
-
 def test_positions_on_their_own_grid_are_themselves():
     grid = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 3)), jnp.float32)
     same(position_embedding.resize_positions(grid, 4, 4), grid)

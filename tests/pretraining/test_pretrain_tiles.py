@@ -16,7 +16,6 @@ from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
 from experiments.pretraining import pretrain_tiles, tile_metrics
-from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.pretraining.tile_sets import Tiles
@@ -153,8 +152,6 @@ def test_what_is_asked_wrong_stops_before_training(config, tmp_path):
     refused(r"--config\.train\.batch=12", train=Train(batch=12))
     method = TileClassifier(encoder=Encoder(weights="gone.safetensors"))
     refused(r"method\.encoder\.weights=gone\.safetensors: no such", method=method)
-    method = TileClassifier(augment=Augment(crop=0.0))
-    refused("a crop is a share", ValueError, method=method)
     method = SimCLR(encoder=Encoder(), scales=(1, 999))
     refused("too few for the encoder; give larger tiles", ValueError, method=method)
     encoder = ViTEncoder(

@@ -87,13 +87,10 @@ def test_qupaths_outlines_count_from_the_scanned_area_and_asaps_do_not(tmp_path)
     ("mask", "message"),
     [
         ("", r"a: no mask; .*mask_path.*--config\.tissue\.source=AUTO"),
-        ("gone.png", r"a: .*gone\.png cannot be read \(No such file"),
-        ("a.txt", r"a: .*a\.txt cannot be opened as a mask"),
         ("tall.png", r"a: .*tall\.png is 20 x 10 px"),
     ],
 )
 def test_a_slide_without_its_mask_is_refused_by_name(row, tmp_path, mask, message):
-    (tmp_path / "a.txt").write_text("tissue")
     Image.new("L", (10, 20), 1).save(tmp_path / "tall.png")
     path = mask and str(tmp_path / mask)
     slide = tile_slide(dataclasses.replace(row, mask_path=path), MASKED)

@@ -8,7 +8,6 @@ import tifffile
 from PIL import Image
 
 from wsi_jax.slides import open_reader as readers
-from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.reader import Reader, SlideError
 from wsi_jax.slides.slide import open_slide
@@ -43,16 +42,6 @@ def test_so_are_frames_of_other_formats(tmp_path):
     first.save(tmp_path / "two.png", save_all=True, append_images=[second])
     with pytest.raises(SlideError, match="FlatReader: a stack of 2 images, not one"):
         open_reader(str(tmp_path / "two.png"))
-
-
-def test_colours_in_planes_are_one_image(tmp_path):
-    path, image = tmp_path / "separate.tif", planes(3, 60, 70)
-    tifffile.imwrite(path, image, photometric="rgb", planarconfig="separate")
-    reader = open_reader(str(path))
-    assert isinstance(reader, FlatReader)
-    read = reader.read_region(0, 0, 0, 60, 70)
-    np.testing.assert_array_equal(read, image.transpose(1, 2, 0))
-    reader.close()
 
 
 class RemoteReader(Reader):

@@ -71,15 +71,15 @@ def test_a_part_alone_is_as_if_there_were_no_other():
 
 def test_a_part_at_a_pace_of_its_own_moves_by_that_share():
     one = {"trunk": {"kernel": jnp.ones(())}, "head": {"kernel": jnp.ones(())}}
-    params = {"judge": one}
+    params = {"scorer": one}
     tx = Optimiser(learning_rate=0.5, warmup=0.0).make(10)
     whole, _ = walk(tx, params, [params] * 3)
     for rate in (0.0, 0.25, 1.0):
         part, _ = walk(scale_learning_rate("trunk", rate, tx), params, [params] * 3)
         for update, wanted in zip(part, whole, strict=True):
-            moved = update["judge"]["trunk"]["kernel"]
-            assert moved == rate * wanted["judge"]["trunk"]["kernel"]
-            assert update["judge"]["head"] == wanted["judge"]["head"]
+            moved = update["scorer"]["trunk"]["kernel"]
+            assert moved == rate * wanted["scorer"]["trunk"]["kernel"]
+            assert update["scorer"]["head"] == wanted["scorer"]["head"]
 
 
 def test_a_pace_below_nothing_is_an_error():
