@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import record
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.run.config import Manifest
 from wsi_jax.run.extract import Extractor, extract, find_tiles

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from wsi_jax.data.cohort import Cohort
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import cores
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.extract import find_tiles

@@ -19,7 +19,7 @@ from experiments.phantoms.presets import LAWS, practice_limits
 from wsi_jax.cli import launch
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
-from wsi_jax.data.importers import Slides, from_streaming_clam
+from wsi_jax.data.tool_manifests import Slides, from_streaming_clam
 from wsi_jax.run.config import with_mpp
 
 

@@ -16,7 +16,7 @@ split and class, and what would be refused: a patient in two splits, a class mis
 --clam FOLDER writes the cohort as CLAM has it, besides.
 """
 
-from wsi_jax.run.import_cohort import main
+from wsi_jax.run.import_manifest import main
 
 if __name__ == "__main__":
     main(__doc__)

@@ -37,7 +37,7 @@ from wsi_jax.run.config_file import (
     run_name,
 )
 from wsi_jax.run.stopping import stoppable
-from wsi_jax.slides.resolution import SANE_MPP
+from wsi_jax.slides.mpp_metadata import SANE_MPP
 
 NO_CONFIG = "no config; add --config FILE, a file with get_config()"
 # The predict command's flags for fields of a config.
@@ -62,7 +62,7 @@ def train(context: typer.Context, method: Method = "", manifest: Manifest = ""):
     Instead of --method, --config FILE takes a config file; --config.train.steps=100
     sets a field of either.
     """
-    _launch_method(train_config, context, method, manifest)
+    _launch_method(run_training, context, method, manifest)
 
 
 @app.command(context_settings=WITH_CONFIG)
@@ -71,7 +71,7 @@ def extract(context: typer.Context, method: Method = "", manifest: Manifest = ""
 
     The manifest may be a folder of slides. Flags are those of `train`.
     """
-    _launch_method(extract_config, context, method, manifest)
+    _launch_method(run_extraction, context, method, manifest)
 
 
 @app.command(name="list")
@@ -145,7 +145,7 @@ def run_command(name: str) -> None:
     command(prog_name=f"wsi-jax {name}")
 
 
-def train_config(config: Experiment, name: str) -> None:
+def run_training(config: Experiment, name: str) -> None:
     """Does what is left of a run, and prints its metrics.
 
     Args:
@@ -160,7 +160,7 @@ def train_config(config: Experiment, name: str) -> None:
     print(f"report: {report}")
 
 
-def extract_config(config: Experiment, name: str) -> None:
+def run_extraction(config: Experiment, name: str) -> None:
     """Makes the features of a run, and prints what became of its slides."""
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
@@ -205,7 +205,7 @@ def error_message(error: Exception, folder: str | os.PathLike) -> str:
 
 
 def launch(
-    main: Callable[[Any, str], None] = train_config,
+    main: Callable[[Any, str], None] = run_training,
     kind: str = "Experiment",
 ) -> None:
     """Reads a config from the command line, and runs `main`.

@@ -26,7 +26,7 @@ from experiments.pretraining.prepared_tiles import (
 from wsi_jax import config_io
 from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.checks import write_slides
 from wsi_jax.run.config import Manifest

@@ -34,7 +34,7 @@ from experiments.pretraining.tile_metrics import evaluate, text, write_predictio
 from experiments.pretraining.tile_sets import TileSets, training_tiles
 from wsi_jax import config_io
 from wsi_jax.cli import errors_in_one_line, launch
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.locks import locked
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header

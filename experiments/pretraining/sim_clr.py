@@ -69,7 +69,7 @@ class SimCLR:
 
         def init(key, batch):
             mine, inner, outer = jax.random.split(key, 3)
-            params = self.encoder.init_on_batch(mine, batch)
+            params = self.encoder.init_calibrated(mine, batch)
             inner = draw(inner, (pooled.dim, pooled.dim))
             outer = draw(outer, (pooled.dim, self.projection))
             projector = {

@@ -45,7 +45,7 @@ class TileClassifier:
         encoder, c = self.encoder.make(), len(task.classes)
 
         def init(key, batch):
-            params = self.encoder.init_on_batch(key, batch)
+            params = self.encoder.init_calibrated(key, batch)
             begin = lambda: {
                 "kernel": jnp.zeros((encoder.dim, c)),
                 "bias": jnp.zeros(c),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
-from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.data.order import slides_of_batch
 from wsi_jax.types import Bag
 
 
@@ -63,7 +63,7 @@ def training_tiles(
         start: the first batch: the step to resume at.
     """
     for step in itertools.count(start):
-        index = bag_batch_indices(seed, step, tiles.label, batch_size, balanced)
+        index = slides_of_batch(seed, step, tiles.label, batch_size, balanced)
         bag = _bag(tiles, index)
         yield bag if weights is None else bag._replace(weight=weights[index])
 

@@ -10,7 +10,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
 from wsi_jax.methods.streaming_clam import StreamingCLAM
 from wsi_jax.nets.encoder import Depth, Encoder
-from wsi_jax.run.tiling import Tiling, tile_slide, view
+from wsi_jax.run.tiling import Tiling, as_streamed_slide, tile_slide
 from wsi_jax.slides.grid import Grid
 from wsi_jax.types import Bag, Task
 
@@ -23,7 +23,7 @@ def test_a_real_slide_trains_resnet34(shared, optimised):
     grid = Grid(mpp=0.5, size_px=256)
     row = Row("CMU", str(path), "", "CMU", "")
     slide = tile_slide(row, Tiling(grid=grid, encoder=encoder, overhang=True))
-    streamed = view(slide, grid, Reading(threads=2))
+    streamed = as_streamed_slide(slide, grid, Reading(threads=2))
     config = StreamingCLAM(trunk=encoder, tile_px=768)
     (stage,) = config.stages(Task(("normal", "tumor")), optax.adam(1e-4))
     print(stage.memory_estimate([streamed]))

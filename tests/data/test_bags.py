@@ -8,7 +8,7 @@ import pytest
 
 from wsi_jax.data.bags import Bags, Loading, evaluation_bags, training_bags
 from wsi_jax.data.features import FeatureError, FeatureMetadata, write_features
-from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.data.order import slides_of_batch
 from wsi_jax.types import bucket
 
 LENGTHS = (3, 9, 0, 17, 4, 8, 5)
@@ -71,7 +71,7 @@ def test_buckets(n, smallest, length):
 
 def test_what_a_batch_holds(paths):
     for step, (bag, slide) in enumerate(train(load(paths), 6)):
-        want = bag_batch_indices(0, step, LABELS, 4, False)
+        want = slides_of_batch(0, step, LABELS, 4, False)
         np.testing.assert_array_equal(slide, want)
         lengths = np.array(LENGTHS)[slide]
         n = bucket(int(max(lengths)), 4)

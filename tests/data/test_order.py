@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from wsi_jax.data.order import (
-    bag_batch_indices,
     draw_tiles,
     permutation,
     process_rows,
+    slides_of_batch,
     tile_order,
 )
 
@@ -36,7 +36,7 @@ def test_a_pass_has_each_tile_once_and_its_last_batch_is_filled(seed):
 
 def test_every_slide_once_before_any_comes_again():
     drawn = np.concatenate(
-        [bag_batch_indices(0, step, LABELS, 5, False) for step in range(24)]
+        [slides_of_batch(0, step, LABELS, 5, False) for step in range(24)]
     )
     epochs = drawn.reshape(10, 12)
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
@@ -45,7 +45,7 @@ def test_every_slide_once_before_any_comes_again():
 
 def test_balanced_classes_take_turns():
     drawn = np.concatenate(
-        [bag_batch_indices(0, step, LABELS, 5, True) for step in range(21)]
+        [slides_of_batch(0, step, LABELS, 5, True) for step in range(21)]
     )
     assert Counter(LABELS[drawn].tolist()) == {0: 35, 1: 35, 2: 35}
     assert {Counter(drawn.tolist())[i] for i in range(7)} == {5}
@@ -54,7 +54,7 @@ def test_balanced_classes_take_turns():
 @pytest.mark.parametrize("balanced", [False, True])
 def test_a_batch_depends_on_seed_and_step_alone(balanced):
     def draw(seed, step):
-        return bag_batch_indices(seed, step, LABELS, 4, balanced).tolist()
+        return slides_of_batch(seed, step, LABELS, 4, balanced).tolist()
 
     forwards = [draw(1, step) for step in range(9)]
     backwards = [draw(1, step) for step in reversed(range(9))]

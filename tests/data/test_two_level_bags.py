@@ -15,7 +15,7 @@ from wsi_jax.data.features import (
     read_coords,
     write_features,
 )
-from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.data.order import slides_of_batch
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.slides.grid import children, level0
 from wsi_jax.types import TwoLevelFeatures
@@ -104,7 +104,7 @@ def test_a_batch_is_that_of_bags_with_children_beside(bags, paths):
     for step, (one, two) in enumerate(
         zip(batches(bags, 4), batches(plain, 4), strict=True)
     ):
-        wanted = bag_batch_indices(0, step, LABELS, 3, True)
+        wanted = slides_of_batch(0, step, LABELS, 3, True)
         np.testing.assert_array_equal(one.slide, wanted)
         for field in ("mask", "target", "weight"):
             np.testing.assert_array_equal(

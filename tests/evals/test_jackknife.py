@@ -18,7 +18,7 @@ def draw(c=2, seed=0):
 
 def test_of_a_mean_it_is_the_stratified_variance():
     x = np.random.default_rng(0).normal(size=23)
-    interval = jackknife.jackknife(lambda w: w @ x / w.sum(-1), LABELS)
+    interval = jackknife.jackknife_variance(lambda w: w @ x / w.sum(-1), LABELS)
     of = [x[k == LABELS] for k in (0, 1)]
     # Without one slide the mean moves by its distance to it, over n - 1.
     expected = sum((len(y) - 1) * y.var() / 22**2 for y in of)

@@ -67,7 +67,7 @@ def command(tiny_file, tiny, monkeypatch, tmp_path):
         line = [f"{name}={value}" for name, value in named.items()]
         try:
             with config_from("--config", tiny_file, *line, *words) as config:
-                cli.train_config(config, "tiny")
+                cli.run_training(config, "tiny")
         except SystemExit as stop:
             return stop.code
         return None

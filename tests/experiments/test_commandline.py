@@ -30,7 +30,7 @@ def read(tiny_file):
 
 
 def train(config):
-    cli.train_config(config, "tiny")
+    cli.run_training(config, "tiny")
 
 
 def test_every_kind_of_field_can_be_set(read):

@@ -13,7 +13,7 @@ import time
 import h5py
 import pytest
 
-from wsi_jax.evals.cost import WORK
+from wsi_jax.evals.cost_meter import WORK
 from wsi_jax.locks import LOCK, LockedError, locked
 from wsi_jax.training.log import read_metrics
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 import wsi_jax
 from wsi_jax.data.cohort import read_manifest
-from wsi_jax.evals.cost import WORK
+from wsi_jax.evals.cost_meter import WORK
 from wsi_jax.methods import mil
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.checks import note_stains, training_stains
+from wsi_jax.run.checks import note_stains, training_stain_range
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import tiled_record
 from wsi_jax.run.tiling import TiledSlide
@@ -190,7 +190,7 @@ def test_test_slides_stained_like_no_training_slide_are_noted(manifest):
         tiled_record(TiledSlide(row, np.zeros((1, 2)), stain=stains[row.slide_id]), "")
         for row in cohort.rows
     ]
-    note_stains(records, [cohort], [training_stains(records, cohort)])
+    note_stains(records, [cohort], [training_stain_range(records, cohort)])
     noted = {r.slide_id: r.reason for r in records if r.reason}
     assert list(noted) == [strange]
     assert "stained like no training slide" in noted[strange]

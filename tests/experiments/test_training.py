@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.data.order import slides_of_batch
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.run.cohort_predictions import (
@@ -35,7 +35,7 @@ def test_classes_have_equal_parts_in_the_loss_of_an_epoch(batch):
     pick = lambda at: Bag(None, None, labels[at], weights[at])
     state, step = method.init(jax.random.key(0), pick([0])), jax.jit(method.step)
     for i in range(40 // batch):
-        state, _ = step(state, pick(bag_batch_indices(0, i, labels, batch, False)))
+        state, _ = step(state, pick(slides_of_batch(0, i, labels, batch, False)))
     np.testing.assert_allclose(-state.params * batch / 40, [0.5, 0.5], rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_probabilities_are_those_of_a_plain_training(name):
     x, test = rng.normal(size=labels.shape) + 1.5 * labels
     plan, weight = PLANS[name], class_weights(labels[0], 2)
     if plan.balanced:  # an epoch of the larger class
-        drawn = bag_batch_indices(0, 0, labels[0], 2 * int((1 - labels[0]).sum()), True)
+        drawn = slides_of_batch(0, 0, labels[0], 2 * int((1 - labels[0]).sum()), True)
         weight = np.bincount(drawn, minlength=len(x))
 
     def judged(weight, log_prior):

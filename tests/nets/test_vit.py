@@ -13,13 +13,13 @@ from vits import TINY, shapes
 
 from wsi_jax import config_io
 from wsi_jax.nets import foundation_models
-from wsi_jax.nets.transformer import Bias, Mlp
+from wsi_jax.nets.transformer import Bias, MlpKind
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.ops import position_embedding
 from wsi_jax.types import Dtype
 
-GATED = {"mlp": Mlp.swiglu, "registers": 2, "layer_scale": 0.1}
+GATED = {"mlp": MlpKind.swiglu, "registers": 2, "layer_scale": 0.1}
 
 
 def sizes(encoder):
@@ -150,7 +150,7 @@ def test_every_parameter_learns_but_the_bias_that_is_left_out():
 
 def test_a_random_one_begins_with_its_layer_scale_and_sees_any_multiple():
     encoder = ViTEncoder(**TINY, layer_scale=0.25)
-    params = jax.jit(lambda key: encoder.init_on_batch(key, None))(jax.random.key(0))
+    params = jax.jit(lambda key: encoder.init_calibrated(key, None))(jax.random.key(0))
     assert (params["params"]["blocks"]["0"]["ls1"]["gamma"] == 0.25).all()
     features = lambda side: jax.eval_shape(encoder.make().apply, params, pixels(side))
     assert features(12).shape == (2, 8)
@@ -164,7 +164,7 @@ def test_a_random_one_begins_with_its_layer_scale_and_sees_any_multiple():
         ({"heads": 3}, "width=8 does not divide by heads=3"),
         ({"depth": 0}, "no number below 1"),
         ({"native_px": 18}, "native_px=18 is no multiple of patch=4"),
-        ({"mlp": Mlp.swiglu, "hidden": 13}, "half are gates"),
+        ({"mlp": MlpKind.swiglu, "hidden": 13}, "half are gates"),
         ({"heads": 4, "positions": Positions.rotary}, "heads of 2 numbers"),
     ],
 )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.nets.transformer import Bias, Mlp
+from wsi_jax.nets.transformer import Bias, MlpKind
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.ops.position_embedding import resize_positions
@@ -24,7 +24,7 @@ VARIANTS = {
     "plain": {},
     "swiglu": {
         "patch": 14, "native_px": 56, "registers": 4, "layer_scale": 0.1,
-        "mlp": Mlp.swiglu, "hidden": 84, "positions": Positions.patches,
+        "mlp": MlpKind.swiglu, "hidden": 84, "positions": Positions.patches,
     },
     "registers with positions": {"registers": 2, "layer_scale": 0.1},
     "rotary": {
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 class Feedforward(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.gated = c.mlp is Mlp.swiglu
+        self.gated = c.mlp is MlpKind.swiglu
         self.fc1 = nn.Linear(c.width, c.hidden)
         self.fc2 = nn.Linear(c.hidden // (2 if self.gated else 1), c.width)
 

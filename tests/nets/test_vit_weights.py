@@ -9,7 +9,7 @@ from vits import TINY
 
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.pretrained import WeightsError
-from wsi_jax.nets.transformer import Bias, Mlp
+from wsi_jax.nets.transformer import Bias, MlpKind
 from wsi_jax.nets.vit import Positions
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
@@ -59,7 +59,7 @@ def same(a, b):
         ({"positions": Positions.patches}, {"pos_embed": (1, 16, 8)}, ()),
         ({"positions": Positions.rotary}, {}, ("pos_embed",)),
         ({"bias": Bias.none}, {}, ("blocks.0.attn.qkv.bias",)),
-        ({"mlp": Mlp.swiglu}, {"blocks.0.mlp.fc2.weight": (8, 6)}, ()),
+        ({"mlp": MlpKind.swiglu}, {"blocks.0.mlp.fc2.weight": (8, 6)}, ()),
     ],
 )
 def test_names_and_shapes_are_timms(tmp_path, options, change, without):
@@ -175,7 +175,7 @@ def renamed(tensors, names):
     return {one(name): tensor for name, tensor in tensors.items()}
 
 
-GATED = {"mlp": Mlp.swiglu, "registers": 2, "layer_scale": 0.1}
+GATED = {"mlp": MlpKind.swiglu, "registers": 2, "layer_scale": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.data.splits import use_fold
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import check_cohort
-from wsi_jax.slides.resolution import MppError
+from wsi_jax.slides.mpp_metadata import MppError
 from wsi_jax.slides.slide import open_slide
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments/tiny.py"

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 
 from wsi_jax.report import crop_figure, heatmap, tiles, zoom_figure
 from wsi_jax.report.figure import COLOURS
-from wsi_jax.report.overview import Overview, score_map
+from wsi_jax.report.overview_panels import Overview, score_map
 
 # No other colour of the figures is like it.
 STAIN = np.array([201, 119, 173], np.uint8)

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from wsi_jax.evals import metrics
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.summary import summarise
 from wsi_jax.report import curves, page, tables
 from wsi_jax.report.figure import save_png, svg

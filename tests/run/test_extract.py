@@ -14,7 +14,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import read_coords, read_features
 from wsi_jax.data.tiles import Reading
 from wsi_jax.data.two_level_bags import pair
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import extract as extraction
 from wsi_jax.run.encode import Encoded

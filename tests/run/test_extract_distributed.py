@@ -17,7 +17,7 @@ from PIL import Image
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import read_features
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run import extract_distributed as distributed_module
 from wsi_jax.run.config import Experiment

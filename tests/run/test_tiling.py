@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.encoder import Encoder
 from wsi_jax.run.extract import find_tiles
 from wsi_jax.run.progress import silent

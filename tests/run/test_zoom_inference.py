@@ -8,7 +8,7 @@ from PIL import Image
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, UpdaterStage
 from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.sasha import LOOKAHEAD

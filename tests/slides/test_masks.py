@@ -8,7 +8,7 @@ from PIL import Image
 from wsi_jax.slides import annotations, masks
 from wsi_jax.slides.annotations import AnnotationError, Polygon, write_asap
 from wsi_jax.slides.masks import read_mask
-from wsi_jax.slides.reader import SlideError
+from wsi_jax.slides.reader_protocol import SlideError
 
 SLIDE = (480, 640)  # level 0, at 0.5 um/px
 TISSUE = (slice(120, 360), slice(80, 400))

@@ -145,11 +145,11 @@ def test_a_slide_is_pickled_as_its_path_and_read_after_a_fork(pyramid):
     np.testing.assert_array_equal(back.read((9, 9), 99, 0.3), read)
     program = f"""
 import os
-from wsi_jax.slides import tile_cache
+from wsi_jax.slides import decoded_tile_cache
 from wsi_jax.slides.slide import open_slide
 slide = open_slide({str(pyramid)!r})
 before = slide.read((9, 9), 99, {MPP})
-with tile_cache.tiles._lock:  # as another thread might have it
+with decoded_tile_cache.tiles._lock:  # as another thread might have it
     if not (child := os.fork()):
         os._exit(int((slide.read((9, 9), 99, {MPP}) != before).any()))
 assert os.waitpid(child, 0)[1] == 0

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsi_jax.slides import open_reader as readers
 from wsi_jax.slides.open_reader import open_reader
-from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.reader_protocol import Reader, SlideError
 from wsi_jax.slides.slide import open_slide
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from wsi_jax.methods import mil
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.training.optimiser import Optimiser, Schedule, alone, scale_learning_rate
+from wsi_jax.training.optimiser import Optimiser, Schedule, alone, scale_updates
 from wsi_jax.types import Bag, Task
 
 PLAIN = {"weight_decay": 0.0, "clip_norm": 0.0}
@@ -75,7 +75,7 @@ def test_a_part_at_a_pace_of_its_own_moves_by_that_share():
     tx = Optimiser(learning_rate=0.5, warmup=0.0).make(10)
     whole, _ = walk(tx, params, [params] * 3)
     for rate in (0.0, 0.25, 1.0):
-        part, _ = walk(scale_learning_rate("trunk", rate, tx), params, [params] * 3)
+        part, _ = walk(scale_updates("trunk", rate, tx), params, [params] * 3)
         for update, wanted in zip(part, whole, strict=True):
             moved = update["scorer"]["trunk"]["kernel"]
             assert moved == rate * wanted["scorer"]["trunk"]["kernel"]
@@ -84,7 +84,7 @@ def test_a_part_at_a_pace_of_its_own_moves_by_that_share():
 
 def test_a_pace_below_nothing_is_an_error():
     with pytest.raises(ValueError, match="trunk_rate=-1: 0 or more"):
-        scale_learning_rate("trunk", -1.0, Optimiser().make(10))
+        scale_updates("trunk", -1.0, Optimiser().make(10))
 
 
 def test_weight_decay_touches_kernels_alone():

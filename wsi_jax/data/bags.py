@@ -18,7 +18,7 @@ from wsi_jax.data.features import (
     read_coords,
     read_features,
 )
-from wsi_jax.data.order import bag_batch_indices, draw_tiles, process_rows
+from wsi_jax.data.order import draw_tiles, process_rows, slides_of_batch
 from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.types import Bag, bucket
 
@@ -111,7 +111,7 @@ def training_bags(
     """
 
     def indices(step):
-        return bag_batch_indices(seed, step, bags.targets, batch_size, balanced)
+        return slides_of_batch(seed, step, bags.targets, batch_size, balanced)
 
     rows = process_rows(batch_size, process, processes)
     return _batches(bags, indices, seed, rows, range(start, ENDLESS // batch_size))

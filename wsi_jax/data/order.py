@@ -50,7 +50,7 @@ def tile_order(
     return np.where(real, index, -1)
 
 
-def bag_batch_indices(
+def slides_of_batch(
     seed: int,
     step: int,
     labels: Int32[np.ndarray, " slides"],

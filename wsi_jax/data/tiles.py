@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int, Int32, UInt8
 from wsi_jax.config_io import COUNT
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.prefetch import parallel_batches
+from wsi_jax.slides.decoded_tile_cache import unaligned
 from wsi_jax.slides.slide import SlideError, open_slide
-from wsi_jax.slides.tile_cache import unaligned
 
 # Tiles per Python call: enough to make the call itself free, and neighbours, which
 # share tiles of the file, come together.

@@ -16,7 +16,7 @@ from wsi_jax.evals.intervals import (
 )
 
 
-def jackknife(
+def jackknife_variance(
     statistic: Callable[[np.ndarray], np.ndarray],
     labels: np.ndarray,
     patients: np.ndarray | None = None,
@@ -66,7 +66,7 @@ def average_precision_interval(
     fewest = class_patients(labels, probabilities.shape[1], patients).min()
     if fewest < 2:
         return Interval(value, np.nan, np.nan)
-    variance = jackknife(statistic, labels, patients)
+    variance = jackknife_variance(statistic, labels, patients)
     if not variance > 1e-15:
         return Interval(value, *wilson(value, int(fewest), level))
     middle = special.logit(value)
@@ -95,6 +95,6 @@ def log_loss_interval(
     fewest = counts[counts > 0].min()
     if fewest < 2 or value <= 0:
         return Interval(value, np.nan, np.nan)
-    error = np.sqrt(jackknife(statistic, labels, patients)) / value
+    error = np.sqrt(jackknife_variance(statistic, labels, patients)) / value
     times = np.exp(quantile(level, fewest - 1) * error)
     return Interval(value, value / float(times), value * float(times))

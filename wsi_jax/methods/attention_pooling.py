@@ -26,7 +26,7 @@ from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.loop import StageConfig
-from wsi_jax.training.optimiser import alone, scale_learning_rate
+from wsi_jax.training.optimiser import alone, scale_updates
 from wsi_jax.training.selective import (
     Flops,
     Selective,
@@ -137,7 +137,7 @@ class AttentionPooling(TileOptions):
         """
         cells = self.cells(mpp, cell_px)
         form = on_device if self.resident else in_rounds
-        scaled = lambda tx: scale_learning_rate("trunk", self.trunk_rate, tx)
+        scaled = lambda tx: scale_updates("trunk", self.trunk_rate, tx)
         own = tx if self.joint else alone("judge", tx)
         classifier = form(Classifier(self, task, cells), scaled(own))
         if self.joint:

@@ -30,7 +30,7 @@ from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.optimiser import Thaw, scale_learning_rate
+from wsi_jax.training.optimiser import Thaw, scale_updates
 from wsi_jax.training.selective import Flops, Selection, Selective, on_device
 from wsi_jax.training.selective_driver import in_rounds
 from wsi_jax.types import Prediction, Stage, Takes, Task
@@ -157,7 +157,7 @@ class AttentionSampling(CropOptions):
             cell_px: side of their cells, in pixels.
         """
         cells, thaw = self.cells(mpp, cell_px), self.thaw
-        tx = scale_learning_rate("trunk", self.trunk_rate, tx)
+        tx = scale_updates("trunk", self.trunk_rate, tx)
         if thaw.frozen and self.sampling.placement is Placement.learnt:
             tx = thaw.over(tx, "look")
         form = on_device if self.resident else in_rounds

@@ -15,7 +15,7 @@ from wsi_jax.nets.crop_options import HeadConfig, TileOptions
 from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.optimiser import scale_learning_rate
+from wsi_jax.training.optimiser import scale_updates
 from wsi_jax.training.selective import (
     Flops,
     Selective,
@@ -66,7 +66,7 @@ class PatchAll(TileOptions):
     ) -> tuple[Stage, ...]:
         """One stage; as `AttentionSampling.stages`."""
         net = _Net(self, task, self.cells(mpp, cell_px))
-        tx = scale_learning_rate("trunk", self.trunk_rate, tx)
+        tx = scale_updates("trunk", self.trunk_rate, tx)
         method = on_device(net, tx) if self.resident else in_rounds(net, tx)
         return (Stage("train", method),)
 

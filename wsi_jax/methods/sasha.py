@@ -22,9 +22,9 @@ from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_rounds
 from wsi_jax.nets.sasha_losses import (
+    attention_kl_loss,
     hafed_loss,
     partial_zoom_loss,
-    ranking_loss,
     updater_loss,
 )
 from wsi_jax.ops.attention_weights import Normaliser
@@ -34,8 +34,8 @@ from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy
 from wsi_jax.training import ppo
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, alone
+from wsi_jax.training.predict_by_strategy import ZoomPrediction
 from wsi_jax.training.supervised import supervised
-from wsi_jax.training.zoom_prediction import ZoomPrediction
 from wsi_jax.types import Dtype, Stage, Takes, Task
 
 
@@ -264,7 +264,7 @@ class _Stages:
         def loss(params, batch, key):
             """Divergence [b] of the ranking from HAFED's attention."""
             del key
-            return ranking_loss(self.nets(batch.x.low), params, batch, act(batch))
+            return attention_kl_loss(self.nets(batch.x.low), params, batch, act(batch))
 
         def predict(params, batch, key):
             return self.prediction.by(AT_ONCE, params, batch, key, act(batch))

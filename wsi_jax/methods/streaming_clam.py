@@ -5,7 +5,7 @@ those with tissue are a bag, and CLAM's head (`nets.clam`) classifies it. The ma
 streamed (`ops.streaming`), and equals that of a device large enough for the slide.
 
 Batches hold slides on disk (`training.streamed`) or images on the device
-(`training.streamed_images`). But for what dropout draws, both train and predict alike.
+(`training.streamed_on_device`). But for what dropout draws, both train and predict alike.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ from wsi_jax.ops.stream_plan import StreamPlan, net_windows, plan_stream
 from wsi_jax.ops.stream_tile import StreamError, TissueMask, receptive_field
 from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.training.optimiser import Thaw
-from wsi_jax.training.streamed import StreamedTraining
-from wsi_jax.training.streamed_images import image_method
+from wsi_jax.training.streamed_from_disk import StreamedTraining
+from wsi_jax.training.streamed_on_device import image_method
 from wsi_jax.types import Stage, Takes, Task
 
 

@@ -132,7 +132,7 @@ class CropClassifier:
         # Crops that were not read are replaced by a typical one, the first.
         crops = jnp.where(mask[..., None, None, None], crops, crops[:1, :1])
         flat = Bag(crops.reshape(-1, *crops.shape[2:]), None, None, None)
-        params = params | {"trunk": self.trunk.init_on_batch(key, flat)}
+        params = params | {"trunk": self.trunk.init_calibrated(key, flat)}
         x = self._features(params, crops, magnification, mask)
         head = _standardised(params["head"], x, magnification, mask)
         return params | {"head": head}

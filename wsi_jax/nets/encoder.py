@@ -81,7 +81,7 @@ class Encoder(Trunk):
         """The classifier, and the stages that a shorter trunk leaves out."""
         return ("fc.", *(f"layer{i}." for i in range(self.stages + 1, 5)))
 
-    def init_on_batch(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
+    def init_calibrated(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
         """Initial parameters; frozen norms without weights get the batch's moments."""
         params = self.make().init(key)
         if self.norm is NormKind.frozen and not self.weights:

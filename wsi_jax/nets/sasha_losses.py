@@ -82,7 +82,7 @@ def updater_loss(
     return jax.vmap(one)(keys, low, high, batch.mask)
 
 
-def ranking_loss(
+def attention_kl_loss(
     nets: ZoomNets, params: PyTree, batch: Bag, rank: Callable
 ) -> Float[Array, " b"]:
     """Distance of a ranking of tiles from HAFED's attention at high resolution.

@@ -17,7 +17,7 @@ from wsi_jax.ops.position_embedding import apply_rotary
 INIT = nn.initializers.truncated_normal(0.02)
 
 
-class Mlp(enum.Enum):
+class MlpKind(enum.Enum):
     """Kind of feedforward layers.
 
     gelu: `fc1`, GELU, `fc2` (Dosovitskiy et al. 2021).
@@ -105,14 +105,14 @@ class Feedforward(nn.Module):
     """
 
     hidden: int
-    mlp: Mlp
+    mlp: MlpKind
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=INIT)
         h = dense(self.hidden, name="fc1")(x)
-        if self.mlp is Mlp.swiglu:
+        if self.mlp is MlpKind.swiglu:
             gate, value = jnp.split(h, 2, -1)
             h = nn.silu(gate) * value
         else:
@@ -140,7 +140,7 @@ class Block(nn.Module):
 
     heads: int
     hidden: int
-    mlp: Mlp
+    mlp: MlpKind
     bias: Bias
     layer_scale: float
     eps: float

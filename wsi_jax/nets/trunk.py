@@ -150,7 +150,7 @@ class Trunk(abc.ABC):
         if self.weights and not os.path.isfile(self.weights):
             raise ValueError(f"--config.{name}.weights={self.weights}: no such file")
 
-    def init_on_batch(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
+    def init_calibrated(self, key: Key[Array, ""], batch: Bag | None) -> PyTree:
         """Initial parameters of a trunk that is trained on batches like this one."""
         del batch
         return self.make().init(key)

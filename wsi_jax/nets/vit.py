@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from wsi_jax.nets.pixels import RGB, standardise
-from wsi_jax.nets.transformer import INIT, Bias, Block, Blocks, Mlp, norm
+from wsi_jax.nets.transformer import INIT, Bias, Block, Blocks, MlpKind, norm
 from wsi_jax.ops.position_embedding import resize_positions, rotary_angles
 from wsi_jax.ops.stream_tile import StreamError
 from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
@@ -60,7 +60,7 @@ class ViT(nn.Module):
     hidden: int
     patch: int
     registers: int
-    mlp: Mlp
+    mlp: MlpKind
     positions: Positions
     bias: Bias
     layer_scale: float

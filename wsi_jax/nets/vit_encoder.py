@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
-from wsi_jax.nets.transformer import Bias, Mlp
+from wsi_jax.nets.transformer import Bias, MlpKind
 from wsi_jax.nets.trunk import TileEncoder, Trunk
 from wsi_jax.nets.vit import Positions, ViT
 from wsi_jax.nets.vit_weight_names import rename
@@ -56,7 +56,7 @@ class ViTEncoder(Trunk):
     hidden: int = 1536
     patch: int = 16
     registers: int = 0
-    mlp: Mlp = Mlp.gelu
+    mlp: MlpKind = MlpKind.gelu
     positions: Positions = Positions.tokens
     bias: Bias = Bias.all
     layer_scale: float = 0.0
@@ -91,7 +91,7 @@ class ViTEncoder(Trunk):
                 f"heads of {self.width // self.heads} numbers: rotary positions take "
                 "a multiple of 4"
             )
-        if self.mlp is Mlp.swiglu and self.hidden % 2:
+        if self.mlp is MlpKind.swiglu and self.hidden % 2:
             raise ValueError(f"hidden={self.hidden}: half are gates, make it even")
         if self.native_px % self.patch:
             raise ValueError(

@@ -60,7 +60,7 @@ def stream(
     if tissue is not None:
         on_tissue = plan.tiles_on_tissue(tissue, size)
         needed = on_tissue if needed is None else on_tissue & needed
-    one_tile = functools.partial(compute_tile, net, plan.axes, size, tissue=tissue)
+    one_tile = functools.partial(stream_one_tile, net, plan.axes, size, tissue=tissue)
     one_tile = jax.checkpoint(one_tile, prevent_cse=False)
     if needed is not None:
         one_tile = _only_where(jnp.asarray(needed), one_tile, plan)
@@ -90,7 +90,7 @@ def dense_on_tissue(
     return net(params, TileMap(image), context.ops()).x
 
 
-def compute_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
+def stream_one_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
     """Buffers for the tile below and for the tile on the right, and a tile's cells.
 
     Args:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from wsi_jax.report.figure import COLOURS, TEXT, distance, save_png
-from wsi_jax.report.overview import (
+from wsi_jax.report.overview_panels import (
     ALPHA,
     Overview,
     colour_bar,

@@ -8,7 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from wsi_jax.report.figure import save_png
-from wsi_jax.report.overview import (
+from wsi_jax.report.overview_panels import (
     ALPHA,
     Overview,
     Panels,

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wsi_jax.report.figure import TEXT, new_figure, plain, save_png, scale_bar
-from wsi_jax.report.overview import show
+from wsi_jax.report.overview_panels import show
 
 COLUMNS = 4
 

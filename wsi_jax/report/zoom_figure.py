@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 
 from wsi_jax.report.figure import TEXT, distance, save_png, scale_bar
 from wsi_jax.report.heatmap import show_percentiles
-from wsi_jax.report.overview import (
+from wsi_jax.report.overview_panels import (
     Overview,
     colour_bar,
     draw_squares,

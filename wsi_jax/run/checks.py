@@ -158,7 +158,7 @@ def without(part: Cohort, refused: Collection[str]) -> Cohort:
     return part._replace(rows=tuple(rows))
 
 
-def training_stains(records: Sequence[SlideRecord], part: Cohort) -> StainRange:
+def training_stain_range(records: Sequence[SlideRecord], part: Cohort) -> StainRange:
     """The stains of the slides that a fold trains on; `part` has no refused slides."""
     training = _training_ids(part)
     stains = [record.stain for record in records if record.slide_id in training]

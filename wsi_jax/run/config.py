@@ -158,7 +158,7 @@ class Experiment:
 
     def tiling(self) -> Tiling:
         """Grid, tissue and encoder; of a method with a trunk, once it is trained."""
-        return self.input.tiling_of(self)
+        return self.input.tiling_config(self)
 
     def tilings(self) -> tuple[Tiling, ...]:
         """The tilings whose features are extracted before training."""

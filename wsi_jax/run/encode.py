@@ -19,7 +19,7 @@ from wsi_jax.data.tiles import (
     TileSource,
     tile_batches,
 )
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.compile import compile_encoder, replicate, split

@@ -21,7 +21,7 @@ from wsi_jax.data.features import (
     write_features,
 )
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode, unreadable
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide

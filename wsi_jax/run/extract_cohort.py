@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import read_coords
 from wsi_jax.data.two_level_bags import pair
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.executor import dask
 from wsi_jax.run.extract import Extractor, extract, find_tiles

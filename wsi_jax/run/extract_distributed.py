@@ -17,7 +17,7 @@ import numpy as np
 from wsi_jax.data.cohort import PATH_COLUMNS, Row
 from wsi_jax.data.features import FeatureError, feature_shape
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import WORK, Meter
+from wsi_jax.evals.cost_meter import WORK, Meter
 from wsi_jax.run.executor import WorkerError
 from wsi_jax.run.extract_worker import (
     WorkerResult,

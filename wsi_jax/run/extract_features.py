@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from wsi_jax import config_io
 from wsi_jax.data.cohort import Row
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
 from wsi_jax.run.checks import check_divides, write_slides

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import code
 from wsi_jax.run.executor import WorkerError
 from wsi_jax.run.extract import Extractor, extract, find_tiles

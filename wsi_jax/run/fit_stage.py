@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from wsi_jax.data.prefetch import prefetch_to_device
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run import stopping
 from wsi_jax.run.model_card import WEIGHTS
 from wsi_jax.run.run_folder import RunError
@@ -131,7 +131,7 @@ class StageCheckpoints:
             state, memory = restored
             best = Best(**memory["best"])
             check_after(memory.get("after", ""), self._after, self._folder)
-            check_data(memory.get("data", self._data), self._data, self._folder)
+            check_same_data(memory.get("data", self._data), self._data, self._folder)
         self._account.begin(int(state.step), memory.get("work", {}))
         return state, best
 
@@ -191,7 +191,7 @@ def check_after(before: str, now: str, folder: pathlib.Path) -> None:
         )
 
 
-def check_data(
+def check_same_data(
     before: Mapping[str, str], now: Mapping[str, str], folder: pathlib.Path
 ) -> None:
     """A stage goes on with the slides that it began with.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.inputs import Input
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError

@@ -13,7 +13,7 @@ import optax
 from wsi_jax.config_io import rename_fields, to_plain
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.provenance import config_hash

@@ -14,7 +14,7 @@ from wsi_jax import config_io
 from wsi_jax.data.cohort import Cohort, in_split, write_manifest
 from wsi_jax.data.lint import format_counts
 from wsi_jax.data.splits import use_fold
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
 from wsi_jax.run import write_report
@@ -28,7 +28,7 @@ from wsi_jax.run.checks import (
     check_slides,
     check_unchanged,
     note_stains,
-    training_stains,
+    training_stain_range,
     without,
     write_slides,
 )
@@ -43,7 +43,7 @@ from wsi_jax.run.progress import progress
 from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
 from wsi_jax.run.slide_prediction import not_finite
 from wsi_jax.run.slide_record import SlideRecord
-from wsi_jax.run.train import train
+from wsi_jax.run.train_fold import train
 from wsi_jax.training.compile import make_mesh
 from wsi_jax.types import Stage, Task
 
@@ -106,11 +106,11 @@ def _run(
     write_account(account, meter)
     refused = {record.slide_id for record in records if record.refusal}
     parts = [without(part, refused) for part in parts]
-    stains = [training_stains(records, part) for part in parts]
+    stains = [training_stain_range(records, part) for part in parts]
     note_stains(records, parts, stains)
     write_slides(folder, records)
     print_reasons(records)
-    for estimate in source.memory_estimates(stages, without(cohort, refused)):
+    for estimate in source.describe_memory(stages, without(cohort, refused)):
         print(estimate, flush=True)
     tested = []
     for i, part in enumerate(parts):

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.report.heatmap import heatmap
-from wsi_jax.report.overview import Overview
+from wsi_jax.report.overview_panels import Overview
 from wsi_jax.slides.slide import open_slide
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wsi_jax.report.heatmap import heatmap
-from wsi_jax.report.overview import Overview
+from wsi_jax.report.overview_panels import Overview
 from wsi_jax.report.zoom_figure import zoom_figure
 from wsi_jax.slides.slide import open_slide
 

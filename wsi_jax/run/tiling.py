@@ -162,7 +162,7 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
     )
 
 
-def view(slide: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
+def as_streamed_slide(slide: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
     """A slide as streaming methods read it; its tissue is its tiles."""
     row = slide.row
     return StreamedSlide(

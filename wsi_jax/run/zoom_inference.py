@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, UInt8
 
 from wsi_jax.data.tiles import Reading, TileCounts, TileSource
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
 from wsi_jax.run.inference import SlideOutput
 from wsi_jax.run.tiling import TiledSlide, Tiling

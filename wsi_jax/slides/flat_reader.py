@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from wsi_jax.slides import strict_jpeg
-from wsi_jax.slides.reader import WHITE, Reader, flatten
+from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
 from wsi_jax.slides.tiff_reader import is_jpeg, stack_fault
 
 _PNG_BITS = 24  # where a PNG says how many bits a channel has

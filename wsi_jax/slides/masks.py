@@ -17,7 +17,7 @@ from wsi_jax.slides.annotations import (
 )
 from wsi_jax.slides.geojson import read_geojson
 from wsi_jax.slides.open_reader import open_reader
-from wsi_jax.slides.reader import Reader, SlideError
+from wsi_jax.slides.reader_protocol import Reader, SlideError
 
 # Mask pixels that are decoded at once: bounds memory per thread.
 _CHUNK_PX = 1 << 24

@@ -3,7 +3,7 @@
 from wsi_jax.slides.file_checks import check_file
 from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.openslide_reader import OpenSlideReader
-from wsi_jax.slides.reader import Reader, SlideError, is_url
+from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
 from wsi_jax.slides.tiff_reader import TiffReader
 
 # OpenSlide reads SVS, NDPI, MRXS, DICOM, tiled TIFF, ...; tifffile the TIFFs it does

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from wsi_jax.slides.direct_levels import DirectLevels, is_exact
 from wsi_jax.slides.file_checks import check_size
 from wsi_jax.slides.pyramid_levels import pyramid_levels
-from wsi_jax.slides.reader import WHITE, Reader, flatten
+from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
 from wsi_jax.slides.segmented_level import SegmentedLevel
 from wsi_jax.slides.tiff_directories import read_directories
 from wsi_jax.slides.tiff_reader import stack_fault

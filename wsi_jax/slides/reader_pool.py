@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from wsi_jax.slides.reader import Reader, SlideError, is_url
+from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
 
 # A reader in use is never closed, so more threads than this still work.
 MAX_OPEN = 16

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wsi_jax.slides import tile_cache
+from wsi_jax.slides import decoded_tile_cache
 
 
 class SegmentedLevel:
@@ -32,7 +32,7 @@ class SegmentedLevel:
 
     def read_many(self, corners, outs):
         """Writes rectangles; decodes a segment once for all of them."""
-        parts = {}
+        parts, cached = {}, decoded_tile_cache.tiles
         for corner, out in zip(corners, outs, strict=True):
             for index, there, here in self._overlaps(*corner, *out.shape[:2]):
                 parts.setdefault(index, []).append((there, out[here]))
@@ -40,9 +40,10 @@ class SegmentedLevel:
         for index, pieces in parts.items():
             place = pieces[0][1]
             if len(pieces) == 1 and place.shape == shape and place.flags.c_contiguous:
-                tile_cache.tiles.copy(self, index, place) or self._decode(index, place)
+                if not cached.copy(self, index, place):
+                    self._decode(index, place)
                 continue
-            with tile_cache.tiles.tile(self, index, shape, self._decode) as segment:
+            with cached.tile(self, index, shape, self._decode) as segment:
                 for there, place in pieces:
                     place[:] = segment[there]
 
@@ -61,4 +62,4 @@ class SegmentedLevel:
 
     def close(self) -> None:
         """Forgets its decoded tiles."""
-        tile_cache.tiles.drop(self)
+        decoded_tile_cache.tiles.drop(self)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from wsi_jax.slides import reader_pool, resolution, size_limits
+from wsi_jax.slides import mpp_metadata, reader_pool, size_limits
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.pyramid_levels import downsample
-from wsi_jax.slides.reader import Reader, SlideError, is_url
+from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
 from wsi_jax.slides.resampling import edge_padded, resample
 from wsi_jax.slides.slide_id import slide_id_of
 
@@ -60,17 +60,17 @@ class Slide:
         self.path = path if is_url(path) else pathlib.Path(path)
         self.slide_id = slide_id_of(path)
         self.shape = reader.level_shapes[0]
-        self.mpp, self.mpp_source = resolution.resolve_mpp(
+        self.mpp, self.mpp_source = mpp_metadata.resolve_mpp(
             self.slide_id, reader.properties, given_mpp, self.shape
         )
-        self.mpp_note = resolution.contradiction(
+        self.mpp_note = mpp_metadata.contradiction(
             self.mpp, self.mpp_source, reader.properties, self.shape
         )
         self.levels = tuple(
             Level(shape, self.mpp * downsample(self.shape, shape))
             for shape in reader.level_shapes
         )
-        self.bounds_yx = resolution.bounds_yx(reader.properties)
+        self.bounds_yx = mpp_metadata.bounds_yx(reader.properties)
         self.background = reader.background
         stated = "openslide.background-color" in reader.properties
         self.fill_rgb = reader.background if stated else None
@@ -283,7 +283,7 @@ def has_mpp(path: str | os.PathLike) -> bool:
     """Whether a file states its um/px; True too for one that cannot be opened."""
     try:
         open_slide(path).close()
-    except resolution.MppError:
+    except mpp_metadata.MppError:
         return False
     except SlideError:
         return True

@@ -11,7 +11,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
 from wsi_jax.slides import size_limits, strict_jpeg
 from wsi_jax.slides.pyramid_levels import pyramid_levels
-from wsi_jax.slides.reader import WHITE, Reader, flatten
+from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
 from wsi_jax.slides.segmented_level import SegmentedLevel
 
 # Compressions tifffile decodes to the colours the file means. Aperio's JPEG 2000

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wsi_jax.ops.stream_plan import Net, StreamPlan
 from wsi_jax.ops.stream_tile import TissueMask
-from wsi_jax.ops.streaming import compute_tile
+from wsi_jax.ops.streaming import stream_one_tile
 from wsi_jax.training.flops import Counted, count_flops
 from wsi_jax.types import Bag, Compiled, Method
 
@@ -202,7 +202,7 @@ class Phases:
         return jnp.promote_types(jnp.float32, self._given[-1].dtype)
 
     def _pass(self, params, size, at, rows, columns, tile, tissue):
-        return compute_tile(
+        return stream_one_tile(
             self._net, self._axes, size, params, at, rows, columns, tile, tissue=tissue
         )
 

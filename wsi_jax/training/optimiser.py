@@ -137,7 +137,7 @@ def alone(part: str, tx: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.partition({True: tx, False: optax.set_to_zero()}, label)
 
 
-def scale_learning_rate(
+def scale_updates(
     part: str, rate: float, tx: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """`tx` with its updates of a part of the parameters, however deep, times `rate`.

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.data.tiles import Reading
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import Slide
@@ -85,7 +85,7 @@ class Input(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def tiling_of(cls, config: Any) -> Tiling:
+    def tiling_config(cls, config: Any) -> Tiling:
         """Grid, tissue and encoder; the encoder of a method with a trunk is that."""
 
     @classmethod
@@ -115,7 +115,7 @@ class Input(abc.ABC):
     @classmethod
     def for_training(cls, config: Any, mesh: Mesh, *slides: Any) -> "Input":
         """The input of a run; `slides` as the constructor takes them."""
-        return cls(config.method, cls.tiling_of(config), mesh, config, *slides)
+        return cls(config.method, cls.tiling_config(config), mesh, config, *slides)
 
     @abc.abstractmethod
     def template(self, dim: int) -> Bag:
@@ -197,7 +197,7 @@ class Input(abc.ABC):
     def fingerprints(self, part: Cohort) -> dict[str, str]:
         """A hash of what each slide gives to learn from, by slide."""
 
-    def memory_estimates(self, stages: Sequence[Stage], part: Cohort) -> list[str]:
+    def describe_memory(self, stages: Sequence[Stage], part: Cohort) -> list[str]:
         """What training takes of the device, in words; [] where nothing is known.
 
         Raises:
@@ -219,7 +219,7 @@ class Input(abc.ABC):
         return []
 
     @abc.abstractmethod
-    def clear_cache(self) -> None:
+    def free_memory(self) -> None:
         """Frees what is kept in memory, at the end of a training."""
 
     def notes(self) -> dict[str, str]:

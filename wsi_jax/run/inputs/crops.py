@@ -8,7 +8,7 @@ import numpy as np
 from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.run.inputs.base import LoadedSlide
 from wsi_jax.run.inputs.slides import SlideInput
-from wsi_jax.run.tiling import view
+from wsi_jax.run.tiling import as_streamed_slide
 from wsi_jax.training.compile import split
 from wsi_jax.types import Overviews
 
@@ -24,9 +24,9 @@ class CropInput(SlideInput):
         return method.reads()
 
     @classmethod
-    def tiling_of(cls, config):
+    def tiling_config(cls, config):
         reads = cls.mpps(config.method, config.grid)
-        return dataclasses.replace(super().tiling_of(config), reads=reads)
+        return dataclasses.replace(super().tiling_config(config), reads=reads)
 
     @classmethod
     def stages(cls, method, grid, task, tx):
@@ -48,7 +48,7 @@ class CropInput(SlideInput):
     def one(self, slide, encode_batch, reading, meter):
         # A reader of its own: what it keeps in memory goes with the slide.
         self._reader = self._reader_of(threads=reading.threads)
-        streamed = view(slide, self.tiling.grid, reading)
+        streamed = as_streamed_slide(slide, self.tiling.grid, reading)
         bag = self._bag([streamed], np.zeros(1, np.int32), np.ones(1, np.float32))
         return LoadedSlide(bag, np.arange(len(slide.yx)), streamed=streamed)
 

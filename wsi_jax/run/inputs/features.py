@@ -52,12 +52,12 @@ class FeatureInput(Input):
             config.check_trunks()
 
     @classmethod
-    def tiling_of(cls, config):
+    def tiling_config(cls, config):
         return Tiling(grid=config.grid, tissue=config.tissue, encoder=config.encoder)
 
     @classmethod
     def tilings(cls, config):
-        return () if config.precomputed else (cls.tiling_of(config),)
+        return () if config.precomputed else (cls.tiling_config(config),)
 
     @classmethod
     def subtitle(cls, config):
@@ -114,7 +114,7 @@ class FeatureInput(Input):
         names = [row.slide_id for row in part.rows]
         return dict(zip(names, self._bags(part).fingerprints, strict=True))
 
-    def clear_cache(self):
+    def free_memory(self):
         self._bags_of.clear()  # may hold the features of a whole fold
 
     @functools.cached_property

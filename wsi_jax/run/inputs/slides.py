@@ -8,10 +8,10 @@ import numpy as np
 
 from wsi_jax.config_io import FieldError
 from wsi_jax.data.cohort import Cohort
-from wsi_jax.data.order import bag_batch_indices
+from wsi_jax.data.order import slides_of_batch
 from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
-from wsi_jax.run.tiling import Tiling, view
+from wsi_jax.run.tiling import Tiling, as_streamed_slide
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh
@@ -57,7 +57,7 @@ class SlideInput(Input):
             raise FieldError("features", "no features are made")
 
     @classmethod
-    def tiling_of(cls, config):
+    def tiling_config(cls, config):
         trunk = config.method.trained().trunk
         return Tiling(
             grid=config.grid, tissue=config.tissue, encoder=trunk, overhang=True
@@ -83,7 +83,7 @@ class SlideInput(Input):
         return Bag(x, mask, np.zeros(1, np.int32), np.ones(1, np.float32))
 
     def one(self, slide, encode_batch, reading, meter):
-        streamed = view(slide, self.tiling.grid, reading)
+        streamed = as_streamed_slide(slide, self.tiling.grid, reading)
         bag = self._bag([streamed], np.zeros(1, np.int32), np.ones(1, np.float32))
         return LoadedSlide(bag, np.arange(len(slide.yx)), streamed=streamed)
 
@@ -101,7 +101,7 @@ class SlideInput(Input):
         targets = part.targets
         weights = np.ones(len(targets), np.float32) if weights is None else weights
         for step in itertools.count(start):
-            at = bag_batch_indices(plan.seed, step, targets, plan.batch, plan.balanced)
+            at = slides_of_batch(plan.seed, step, targets, plan.batch, plan.balanced)
             slides = [self._slide(part.rows[i]) for i in at]
             yield self._bag(slides, targets[at], weights[at])
 
@@ -130,7 +130,7 @@ class SlideInput(Input):
             for row in part.rows
         }
 
-    def memory_estimates(self, stages, part):
+    def describe_memory(self, stages, part):
         return [
             stage.memory_estimate(self.streamed_slides(part))
             for stage in stages
@@ -151,7 +151,7 @@ class SlideInput(Input):
     def slides_read(self):
         return [name for name, slide in list(self._streamed.items()) if slide.n_read]
 
-    def clear_cache(self):
+    def free_memory(self):
         pass  # readers bound their memory
 
     def notes(self):
@@ -169,5 +169,7 @@ class SlideInput(Input):
         """A slide of the cohort, opened once."""
         if row.slide_id not in self._streamed:
             tiled, reading = self._tiled[row.slide_id], self._config.reading
-            self._streamed[row.slide_id] = view(tiled, self.tiling.grid, reading)
+            self._streamed[row.slide_id] = as_streamed_slide(
+                tiled, self.tiling.grid, reading
+            )
         return self._streamed[row.slide_id]

@@ -13,7 +13,7 @@ from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import read_coords
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.inputs.base import LoadedSlide, TilePositions
 from wsi_jax.run.inputs.features import FeatureInput
@@ -62,13 +62,13 @@ class TwoLevelInput(FeatureInput):
         return grid.mpp / method.children, grid.mpp
 
     @classmethod
-    def tiling_of(cls, config):
-        tiling = super().tiling_of(config)
+    def tiling_config(cls, config):
+        tiling = super().tiling_config(config)
         return dataclasses.replace(tiling, reads=cls.mpps(config.method, config.grid))
 
     @classmethod
     def tilings(cls, config):
-        tiling = cls.tiling_of(config)
+        tiling = cls.tiling_config(config)
         return tiling, dataclasses.replace(tiling, children=config.method.children)
 
     @classmethod
@@ -127,7 +127,7 @@ class TwoLevelInput(FeatureInput):
             meter: is charged.
             unit: name in the meter's account; each part has a unit below it.
         """
-        self.clear_cache()  # later stages do not read the children's features
+        self.free_memory()  # later stages do not read the children's features
         made_by, expected = digest(params), {}
         path_of = lambda name: folder / f"{name}.h5"
         for number, part in enumerate(parts):
@@ -152,7 +152,7 @@ class TwoLevelInput(FeatureInput):
                         one = jax.tree.map(lambda a, i=i, n=n: a[i, :n], x)
                         write_distilled(path_of(name), one, expected[name])
                         advance(1)
-        self.clear_cache()
+        self.free_memory()
         return DistilledInput(self, folder, expected)
 
     def _features(self, low):

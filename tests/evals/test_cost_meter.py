@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from wsi_jax.evals.cost import WORK, Meter, _Span, total
+from wsi_jax.evals.cost_meter import WORK, Meter, _Span, total
 
 
 def test_a_span_counts_every_thread_and_their_union():

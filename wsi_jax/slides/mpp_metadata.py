@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import defusedxml.ElementTree
 
-from wsi_jax.slides.reader import SlideError
+from wsi_jax.slides.reader_protocol import SlideError
 
 # Microscopes; 72 dpi (353 um/px) and other defaults of image writers fall outside.
 SANE_MPP = (0.05, 50.0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from slides.tiffs import JPEG, MPP, halved, picture, write_tiff
 
-from wsi_jax.slides import tile_cache
+from wsi_jax.slides import decoded_tile_cache
+from wsi_jax.slides.decoded_tile_cache import TileCache
 from wsi_jax.slides.slide import open_slide
-from wsi_jax.slides.tile_cache import TileCache
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def path(tmp_path_factory):
 
 def test_threads_read_the_same_pixels_whatever_is_kept(path, monkeypatch):
     small = TileCache(3 * 64 * 64 * 3)
-    monkeypatch.setattr(tile_cache, "tiles", small)
+    monkeypatch.setattr(decoded_tile_cache, "tiles", small)
     corners = np.random.default_rng(0).integers(0, 380, (300, 2))
     slide = open_slide(path)
     alone = [slide.read(yx, 70, MPP) for yx in corners]
@@ -145,7 +145,7 @@ def test_together_they_end_where_slide_and_level_end(tmp_path, level):
 def test_together_each_tile_is_decoded_once(path, decodes, monkeypatch, first):
     slide = open_slide(path)
     slide.read((0, 0), 9, MPP)
-    monkeypatch.setattr(tile_cache, "tiles", TileCache(0))
+    monkeypatch.setattr(decoded_tile_cache, "tiles", TileCache(0))
     yx = np.array([(first, x + first) for x in (128, 0, 64)])
     decodes.clear()
     slide.read_tiles(yx, MPP, list(np.empty((3, 64, 64, 3), np.uint8)))

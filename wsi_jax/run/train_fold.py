@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
-from wsi_jax.evals.cost import Meter
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.cohort_predictions import (
@@ -58,7 +58,7 @@ def train(
     fingerprint = config_hash(training.fingerprints())
     params, baselines = training.fit(stages)
     tested = training.test(stages[-1], params, baselines)
-    training.input.clear_cache()
+    training.input.free_memory()
     tiling = config.tiling()
     card = Card(
         classes=cohort.classes,

@@ -6,9 +6,8 @@ import zipfile
 import pytest
 from absl import logging
 
-from wsi_jax.data import importers
+from wsi_jax.data import tool_manifests
 from wsi_jax.data.cohort import CohortError, Row
-from wsi_jax.data.importers import Slides
 from wsi_jax.data.lint import lint
 from wsi_jax.data.split_files import (
     read_clam_split,
@@ -17,6 +16,7 @@ from wsi_jax.data.split_files import (
     write_clam,
 )
 from wsi_jax.data.splits import Split, assign_splits
+from wsi_jax.data.tool_manifests import Slides
 
 DATASET = """case_id,slide_id,label
 patient_0,slide_1,tumor_tissue
@@ -70,7 +70,7 @@ def splits_of(cohort):
 
 
 def clam(write, text):
-    return importers.from_clam, (
+    return tool_manifests.from_clam, (
         write("dataset.csv", DATASET),
         write("splits_0.csv", text),
     )
@@ -81,14 +81,14 @@ def sasha(write):
     for name, split in SPLITS.items():
         lists[f"{split}_names"].append(name)
     split = write("split_1.json", json.dumps(lists))
-    return importers.from_sasha, (write("camelyon16.csv", DATASET), split)
+    return tool_manifests.from_sasha, (write("camelyon16.csv", DATASET), split)
 
 
 def torchmil(write):
     lines = [f"{name},{split}" for name, split in SPLITS.items()]
     split = write("splits.csv", "\n".join(["bag_name,split", *lines]))
     labels = write("labels.csv", DATASET.replace("slide_id", "bag_name"))
-    return importers.from_torchmil, (labels, split)
+    return tool_manifests.from_torchmil, (labels, split)
 
 
 def streaming_clam(write, name):
@@ -97,7 +97,7 @@ def streaming_clam(write, name):
     for split in ("train", "val", "test"):
         lines = [f"{n},{label[n]}" for n, one in SPLITS.items() if one == split]
         files.append(write(f"{split}_0.csv", "\n".join([f"{name},label", *lines])))
-    return importers.from_streaming_clam, files
+    return tool_manifests.from_streaming_clam, files
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_labels_of_another_column_and_order(write, slides):
     text = DATASET.replace("label", "oncotree_code").replace("slide_1,", "slide_1.svs,")
     slides.label, slides.classes = "oncotree_code", ("tumor_tissue", "normal_tissue")
     table = write("dataset.csv", text)
-    cohort = importers.from_clam(table, write("splits_0.csv", RAGGED), slides)
+    cohort = tool_manifests.from_clam(table, write("splits_0.csv", RAGGED), slides)
     assert splits_of(cohort) == SPLITS
     assert cohort.classes == slides.classes
 
@@ -139,7 +139,7 @@ def test_whole_numbers_that_pandas_made_floats(write, slides):
     (slides.folder / "12.svs").touch()
     table = write("dataset.csv", DATASET.replace("slide_4", "12"))
     split = write("splits_0.csv", RAGGED.replace("slide_4", "12.0"))
-    assert splits_of(importers.from_clam(table, split, slides))["12"] == "val"
+    assert splits_of(tool_manifests.from_clam(table, split, slides))["12"] == "val"
 
 
 TCGA = """slide_id,slide_id_short,slide_id_hash,case_id,patient_id,\
@@ -165,20 +165,20 @@ def test_sashas_tcga_split_leaks_patients_and_lint_says_so(write, tmp_path):
     }
     split = write("split_1.json", json.dumps(lists))
     slides = Slides(folder=tmp_path, label="cancer_type")
-    cohort = importers.from_sasha(write("tcga.csv", TCGA), split, slides)
+    cohort = tool_manifests.from_sasha(write("tcga.csv", TCGA), split, slides)
     assert cohort.classes == ("LUAD", "LUSC")
     assert {len(row.patient_id) for row in cohort.rows} == {12}
     with pytest.raises(CohortError, match="patient 'TCGA-05-4244' is in 'test' and"):
         lint(cohort)
     sound = lists | {"test_names": [ids[2], ids[4]]}
     split = write("split_1.json", json.dumps(sound))
-    lint(importers.from_sasha(tmp_path / "tcga.csv", split, slides))
+    lint(tool_manifests.from_sasha(tmp_path / "tcga.csv", split, slides))
 
 
 def test_trident(write, slides, warned):
     text = "wsi,mpp\nslide_1.svs,0.25\ndeep/er/slide_2.tif,0.5\nslide_4.svs,\n"
     labels = write("labels.csv", DATASET)
-    cohort = importers.from_trident(labels, write("wsis.csv", text), slides)
+    cohort = tool_manifests.from_trident(labels, write("wsis.csv", text), slides)
     assert [(row.slide_id, row.mpp, row.patient_id) for row in cohort.rows] == [
         ("slide_1", 0.25, "patient_0"),
         ("slide_2", 0.5, "patient_0"),
@@ -188,27 +188,27 @@ def test_trident(write, slides, warned):
     assert "3 slides left out" in warned[0]
     wsis = write("wsis.csv", text.replace("0.5", "20x"))
     with pytest.raises(CohortError, match=r"wsis\.csv, line 3: mpp '20x'"):
-        importers.from_trident(labels, wsis, slides)
+        tool_manifests.from_trident(labels, wsis, slides)
     wsis = write("wsis.csv", text.replace("deep/er/", ""))
     with pytest.raises(CohortError, match=r"1 of 3 .*: slide_2; .*--allow-missing"):
-        importers.from_trident(labels, wsis, slides)
+        tool_manifests.from_trident(labels, wsis, slides)
 
 
 def test_clam_reads_what_is_written(write, slides, tmp_path):
     """Ours to CLAM's and back, by both of its forms; its descriptor counts."""
     table, split = write("dataset.csv", DATASET), write("splits_0.csv", RAGGED)
-    cohort = importers.from_clam(table, split, slides)
+    cohort = tool_manifests.from_clam(table, split, slides)
     out = tmp_path / "clam"
     write_clam(out, cohort, 3)
     for name in ("splits_3.csv", "splits_3_bool.csv"):
-        back = importers.from_clam(out / "dataset.csv", out / name, slides)
+        back = tool_manifests.from_clam(out / "dataset.csv", out / name, slides)
         assert back == cohort
     assert (out / "dataset.csv").read_text() == DATASET
     assert (out / "splits_3.csv").read_text() == RAGGED
     assert (out / "splits_3_bool.csv").read_text() == BOOL
     counts = (out / "splits_3_descriptor.csv").read_text()
     assert counts == ",train,val,test\nnormal_tissue,1,1,1\ntumor_tissue,2,0,1\n"
-    open_ = importers.from_clam(table, None, slides)
+    open_ = tool_manifests.from_clam(table, None, slides)
     assert set(splits_of(open_).values()) == {""}
     with pytest.raises(CohortError, match="6 slides have no split"):
         write_clam(out, open_)
@@ -217,9 +217,9 @@ def test_clam_reads_what_is_written(write, slides, tmp_path):
 def test_a_slide_outside_the_folder(write, slides, warned):
     table = write("dataset.csv", DATASET.replace("slide_4", "slide_5"))
     with pytest.raises(CohortError, match=r"1 of 6 slides are missing: slide_5"):
-        importers.from_clam(table, None, slides)
+        tool_manifests.from_clam(table, None, slides)
     slides.complete = False
-    cohort = importers.from_clam(table, None, slides)
+    cohort = tool_manifests.from_clam(table, None, slides)
     assert "slide_5" not in splits_of(cohort)
     assert len(cohort.rows) == 5
     assert "slide_5" in warned[0]
@@ -227,7 +227,7 @@ def test_a_slide_outside_the_folder(write, slides, warned):
 
 def test_a_slide_without_a_split_is_left_out_and_named(write, slides, warned):
     split = write("splits_0.csv", RAGGED.replace("slide_4", ""))
-    cohort = importers.from_clam(write("dataset.csv", DATASET), split, slides)
+    cohort = tool_manifests.from_clam(write("dataset.csv", DATASET), split, slides)
     assert "slide_4" not in splits_of(cohort)
     assert "no split names: slide_4" in warned[0]
 
@@ -268,7 +268,7 @@ def test_a_bad_split_file_is_named(write, read, text, message):
 def test_a_bad_dataset_is_named(write, slides, old, new, message):
     table = write("dataset.csv", DATASET.replace(old, new))
     with pytest.raises(CohortError, match=message):
-        importers.from_clam(table, write("splits_0.csv", RAGGED), slides)
+        tool_manifests.from_clam(table, write("splits_0.csv", RAGGED), slides)
 
 
 def test_a_real_split_of_camelyon16(shared):
@@ -292,7 +292,7 @@ def test_a_real_table_of_tcga(shared, tmp_path):
         name = line.split(",")[2]
         (tmp_path / name).write_text(name)
     slides = Slides(folder=tmp_path, label="oncotree_code")
-    cohort = importers.from_clam(table, None, slides)
+    cohort = tool_manifests.from_clam(table, None, slides)
     assert cohort.classes == ("LUAD", "LUSC")
     assert all(row.slide_id.startswith(row.patient_id) for row in cohort.rows)
     patients = {row.patient_id for row in cohort.rows}

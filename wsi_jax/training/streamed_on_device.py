@@ -11,7 +11,7 @@ from jax import lax
 from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.ops.streaming import stream
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.streamed import Streamable, slide_keys
+from wsi_jax.training.streamed_from_disk import Streamable, slide_keys
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Method, Prediction
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from wsi_jax.data.cohort import read_manifest
-from wsi_jax.run import import_cohort
+from wsi_jax.run import import_manifest
 
 DATASET = "case_id,slide_id,label\n" + "".join(
     f"patient_{i},slide_{i},{label}\n"
@@ -31,7 +31,7 @@ def run(folder, monkeypatch):
     def command(text):
         words = f"import_cohort {text} --out {folder}/out/mine.csv"
         monkeypatch.setattr(sys, "argv", words.format(f=folder).split())
-        import_cohort.main()
+        import_manifest.main()
         return read_manifest(folder / "out" / "mine.csv")
 
     return command

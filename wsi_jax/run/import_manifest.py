@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from wsi_jax.data import importers
+from wsi_jax.data import tool_manifests
 from wsi_jax.data.cohort import Cohort, CohortError, read_manifest, write_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.data.split_files import write_clam
@@ -26,21 +26,21 @@ def read(args: argparse.Namespace) -> Cohort:
     for tools, flag in ((("sasha", "torchmil"), "splits"), (("trident",), "wsis")):
         if tool in tools and getattr(args, flag) is None:
             raise CohortError(f"--from {tool}: add --{flag} FILE")
-    slides = importers.Slides(
+    slides = tool_manifests.Slides(
         folder=args.slides,
         label=args.label,
         classes=tuple(args.classes),
         complete=not args.allow_missing,
     )
     if tool == "clam":
-        return importers.from_clam(tables[0], args.splits, slides)
+        return tool_manifests.from_clam(tables[0], args.splits, slides)
     if tool == "sasha":
-        return importers.from_sasha(tables[0], args.splits, slides)
+        return tool_manifests.from_sasha(tables[0], args.splits, slides)
     if tool == "torchmil":
-        return importers.from_torchmil(tables[0], args.splits, slides)
+        return tool_manifests.from_torchmil(tables[0], args.splits, slides)
     if tool == "streaming_clam":
-        return importers.from_streaming_clam(*tables, slides)
-    return importers.from_trident(tables[0], args.wsis, slides)
+        return tool_manifests.from_streaming_clam(*tables, slides)
+    return tool_manifests.from_trident(tables[0], args.wsis, slides)
 
 
 def check(cohort: Cohort) -> str:
