@@ -4,8 +4,9 @@ Dooper et al., Medical Image Analysis 88, 2023. The trunk's map is max-pooled to
 those with tissue are a bag, and CLAM's head (`nets.clam`) classifies it. The map is
 streamed (`ops.streaming`), and equals that of a device large enough for the slide.
 
-Batches hold slides on disk (`training.streamed`) or images on the device
-(`training.streamed_on_device`). But for what dropout draws, both train and predict alike.
+Batches hold slides on disk (`training.streamed_from_disk`) or images on the device
+(`training.streamed_on_device`). But for what dropout draws, both train and predict
+alike.
 """
 
 import dataclasses
