@@ -176,7 +176,7 @@ def test_stages_of_their_own_length_are_named_by_their_own_flags():
 
 
 def every_config():
-    """Of all config files, in each variant that there is."""
+    """Configs of all config files, in each variant."""
     folders = pathlib.Path(demo.__file__).parent, pathlib.Path(abmil.__file__).parent
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         if path.name != "__init__.py":

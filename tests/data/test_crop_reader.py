@@ -125,7 +125,7 @@ def test_the_same_crops_are_read_once(slides):
 
 
 def test_a_tile_is_the_same_whatever_else_is_read(slides):
-    """Of a strip, and as it is alone but for the rounding of resampling."""
+    """Read in a strip or, but for the rounding of resampling, alone."""
     config, slide = method(mpps=(1.3, 2.0)), slides[0]
     yx = np.stack(np.mgrid[:4, :12], -1).reshape(1, 48, 2) * 16
     which, mask = np.zeros((1, 48), int), np.ones((1, 48), bool)

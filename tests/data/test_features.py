@@ -147,7 +147,7 @@ def damage(path, at):
 
 @pytest.mark.parametrize("where", ["SNOD", "features", "coords"])
 def test_a_damaged_file_is_no_error_of_h5pys(tmp_path, where):
-    """Of the right length: h5py raises RuntimeError or KeyError, by the byte."""
+    """The length is right: h5py raises RuntimeError or KeyError, by the byte."""
     path = tmp_path / "s.h5"
     write_features(path, *bag(), METADATA)
     with h5py.File(path) as f:

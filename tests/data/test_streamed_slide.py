@@ -30,7 +30,7 @@ def view(path):
 
 
 def turned(a, which):
-    """By the device's rule, which takes squares only."""
+    """The rule is the device's, which takes squares only."""
     side = max(a.shape[:2])
     wide = np.full((side, side, a.shape[2]), 7, a.dtype)
     wide[: a.shape[0], : a.shape[1]] = a

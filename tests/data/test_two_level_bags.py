@@ -119,7 +119,7 @@ def test_a_batch_is_that_of_bags_with_children_beside(bags, paths):
 
 @pytest.mark.parametrize("lost", [9, 13, 17])
 def test_a_tile_with_an_unreadable_child_is_left_out(tmp_path, lost):
-    """Of the second tile: its first child, one within, its last."""
+    """The second tile lacks its first child, one within, or its last."""
     keep = np.arange(5 * K * K) != lost
     rows, below = paired(*write_pair(tmp_path, 0, some_cells(5), keep_high=keep))
     assert rows.tolist() == [0, 2, 3, 4]

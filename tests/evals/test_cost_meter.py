@@ -97,7 +97,7 @@ def train(meter, checkpoints, until):
 
 
 def test_what_is_done_again_is_useful_once(tmp_path):
-    """Of slides and of training, wherever it was killed, and twice."""
+    """In slides and in training, wherever it was killed, and twice."""
     journal = tmp_path / "run" / "cost.jsonl"
     meter, checkpoints = Meter(journal=journal), []
     for name in ("a", "b", "c"):

@@ -7,7 +7,7 @@ from wsi_jax.evals.zoom_curve import zoom_curve
 
 
 def logits(*p):
-    """Of two classes, whose second has these probabilities."""
+    """Logits of two classes, whose second has these probabilities."""
     p = np.array(p)
     return np.stack([np.zeros(len(p)), np.log(p) - np.log1p(-p)], -1)
 

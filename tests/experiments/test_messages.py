@@ -64,7 +64,7 @@ ALL = *RUNS, *PRETRAINING, *PRACTICE
 
 
 def paths(config, above=""):
-    """Of all fields of a tree, and of what they hold."""
+    """Paths of all fields of a tree, and of the fields within them."""
     for field in dataclasses.fields(config):
         yield (path := f"{above}{field.name}")
         if is_config(value := getattr(config, field.name)):

@@ -88,7 +88,7 @@ def predictions(bag=None, params=None, key=0):
 
 
 def zoom_mask(prediction):
-    """Which tiles were zoomed into [b n]."""
+    """Mask of the tiles zoomed into, [b n]."""
     mask = np.zeros(MASK.shape, bool)
     for i, (order, steps) in enumerate(
         zip(prediction.trace["order"], prediction.trace["steps"], strict=True)

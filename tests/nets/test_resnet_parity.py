@@ -85,7 +85,7 @@ def pixels(size):
 
 
 def standardised(x, encoder):
-    """As torchvision's transforms leave it: [b 3 h w]."""
+    """Pixels as torchvision's transforms leave them: [b 3 h w]."""
     x = (x / 255 - np.array(encoder.mean)) / np.array(encoder.std)
     return torch.from_numpy(x.transpose(0, 3, 1, 2)).contiguous()
 

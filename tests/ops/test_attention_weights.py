@@ -153,7 +153,7 @@ def test_sparsemax_of_many_tiles_sums_to_one():
 
 @pytest.mark.usefixtures("x64")
 def test_a_squared_average_separates_more_than_a_softmax_of_bounded_scores():
-    """Of m positives and m negatives: the mean weight of the former less the latter's.
+    """Mean weight of m positives less that of m negatives.
 
     tanh(log(s+ / s-)) / m, against tanh((s+ - s-) / 2) / m of the softmax of s, which
     is never more than 0.462 / m.

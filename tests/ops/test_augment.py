@@ -34,7 +34,7 @@ def test_no_stain_changes_nothing(tiles):
 
 
 def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
-    """Of a pixel of pure haematoxylin, then of white."""
+    """A pixel of pure haematoxylin, then of white."""
     density = 0.8 * HED[0].astype(np.float32)
     pixel = jnp.asarray(256 * np.exp(-density) - 1)[None, None, None]
     gains = jnp.array([[1.5, 9.0, 9.0]])

@@ -7,7 +7,7 @@ from wsi_jax.ops.class_prior import log_prior, probabilities
 
 
 def test_likelihoods_become_the_posterior():
-    """Of three classes, by Bayes' rule."""
+    """Three classes, by Bayes' rule."""
     rng = np.random.default_rng(0)
     labels, logits = np.repeat([0, 1, 2], [70, 20, 10]), rng.normal(size=(5, 3))
     joint = np.exp(logits) * [0.7, 0.2, 0.1]

@@ -153,7 +153,7 @@ def test_both_passes_of_sparsemax_drop_out_alike(key):
 @pytest.mark.parametrize("normaliser", [Normaliser.softmax, Normaliser.sparsemax])
 def test_memory_does_not_grow_with_the_bag(normaliser):
     def temp_bytes(n, chunk):
-        """Of the gradient with respect to the parameters, beside the bag itself."""
+        """Bytes of the parameters' gradient, beside the bag itself."""
         shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
         params = {"h": shape(64, 256), "logits": shape(64, 1)}
         mask = jax.ShapeDtypeStruct((1, n), bool)

@@ -26,7 +26,7 @@ DRAWS = 20_000
 
 
 class Estimate(NamedTuple):
-    """Of the pooled features, and of the gradient of their product with g."""
+    """Pooled features, and gradients of their product with g."""
 
     phi: jax.Array
     d_z: jax.Array
@@ -179,7 +179,7 @@ def test_the_mean_over_every_draw_is_the_expectation_of_the_fixture(load, estima
 @pytest.mark.usefixtures("x64")
 @UNBIASED
 def test_draws_of_older_parameters_are_unbiased_too(estimator):
-    """Of three cells of six, in 120 orders without replacement and in 216 with it."""
+    """Three cells of six, in 120 orders without replacement and in 216 with it."""
     rng = np.random.default_rng(0)
     old, f, g = rng.normal(size=6), rng.normal(size=(6, 4)), rng.normal(size=4)
     z, a = old + rng.normal(size=6), np.exp(old) / np.exp(old).sum()

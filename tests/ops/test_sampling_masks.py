@@ -26,7 +26,7 @@ def masked_problem(junk):
 @functools.partial(jax.vmap, in_axes=(0, None, None, None, None, None))
 @functools.partial(jax.value_and_grad, argnums=(1, 3), has_aux=True)
 def pooled(key, z, mask, f, n, estimator):
-    """Of one slide, drawn by many keys, with the gradients of logits and features."""
+    """Pooled features of a slide by many keys, with their gradients."""
     log_a = sampling.log_attention(z, mask)
     drawn = sampling.draw_cells(key, log_a, n, estimator)
     w = sampling.sample_weights(log_a, drawn, estimator)

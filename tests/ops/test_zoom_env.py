@@ -111,7 +111,7 @@ def episode(rules, actions, horizon=9, mask=(True,) * 5):
 
 
 def moved(states):
-    """Which rows each step changed."""
+    """Rows that each step changed."""
     pairs = itertools.pairwise(states)
     return [np.flatnonzero((a.rows != b.rows).any(1)).tolist() for a, b in pairs]
 
@@ -163,7 +163,7 @@ def test_a_horizon_is_a_share_rounded_up_of_as_many_tiles_as_there_are():
 
 
 def test_a_horizon_is_exact():
-    """Of shares of up to four decimals, and of thirds and the like."""
+    """For shares of up to four decimals, and for thirds and the like."""
     largest = np.iinfo(np.int32).max
     counts = [*range(700), 81_925, *range(10**6, 10**6 + 3), 2**24 + 1, largest]
     shares = [Fraction(i, 10_000) for i in (1, 7, 999, 1250, 1500, 2000, 6000, 9999)]

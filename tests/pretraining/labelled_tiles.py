@@ -32,7 +32,7 @@ def write(folder):
 
 
 def small(tiles, **train) -> PretrainFolder:
-    """Of a folder, in few steps."""
+    """A pre-training on a folder of tiles, in few steps."""
     plan = {"steps": 12, "batch": 8, "log_every": 1, "validate_every": 4}
     return PretrainFolder(
         tiles=str(tiles),

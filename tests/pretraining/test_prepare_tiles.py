@@ -19,7 +19,7 @@ from wsi_jax.slides.tissue import Tissue
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Of seven slides that are all tissue, two of each split and one that is none."""
+    """The config for six slides that are all tissue, and one that is gone."""
     folder = tmp_path_factory.mktemp("slides")
     lines = [("path", "label", "split", "mpp")]
     for i in range(6):

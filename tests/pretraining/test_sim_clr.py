@@ -80,7 +80,7 @@ def test_a_prediction_is_the_features(case):
 
 
 def test_views_are_as_the_encoder_wants_them():
-    """Of patches of 8 px, the whole number nearest to the share asked for."""
+    """A whole number of patches of 8 px, nearest to the share asked for."""
     for share, side in ((0.6, 16), (0.7, 24), (0.05, 8), (1.0, 32)):
         config = SimCLR(encoder=VIT, augment=Augment(crop=share))
         view = lambda x, config=config: config.view(jax.random.key(0), x)
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused():
 
 
 def test_tiles_are_seen_at_several_magnifications():
-    """Of each a part: the whole at the coarsest, any place at the finest."""
+    """Each view is a part: the whole at the coarsest, any place at the finest."""
     config = SimCLR(encoder=VIT, scales=(1, 4), projection=8)
     x = jnp.asarray(tiles(2).x)
     means = x.reshape(2, 8, 4, 8, 4, 3).mean((2, 4))

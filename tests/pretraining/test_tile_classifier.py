@@ -77,7 +77,7 @@ def test_tiles_that_fill_the_batch_change_nothing(compiled, state):
 
 
 def test_each_step_sees_the_tiles_otherwise(compiled, state):
-    """Of one batch: the key of the state and the step decide."""
+    """The key of the state and the step decide, not the batch."""
     _, again = steps(compiled, state, tiles(), count=2)
     _, same = steps(compiled, state, tiles(), count=2)
     assert again == same
@@ -107,7 +107,7 @@ def test_a_prediction_changes_no_tile(compiled, state):
 
 
 def test_coarse_looks_and_fine_details_are_both_learnt():
-    """By one encoder: half of the tiles show their detail on another's coarse look."""
+    """One encoder learns both: half of the tiles have the coarse look of another."""
     rng, n = np.random.default_rng(0), 16
     label = (np.arange(n) // 2 % 2).astype(np.int32)
     other = label[:, None, None, None]

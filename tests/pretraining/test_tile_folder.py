@@ -8,7 +8,7 @@ from experiments.pretraining.tile_folder import Part, index_tiles, load_tiles
 from experiments.tile_clusters import split_of
 from wsi_jax.data.cohort import CohortError
 
-HOW = {"part": Part.encoder, "classes": (), "val": 0.25, "seed": 0}
+OPTIONS = {"part": Part.encoder, "classes": (), "val": 0.25, "seed": 0}
 
 
 def write_index(folder, rows, header=("file", "class", "cluster")):
@@ -34,7 +34,9 @@ def folder(tmp_path):
 
 
 def load(folder, tile_mpp=1.0, mpp=1.0, **change):
-    return load_tiles(index_tiles(folder, **HOW | change), tile_mpp=tile_mpp, mpp=mpp)
+    return load_tiles(
+        index_tiles(folder, **OPTIONS | change), tile_mpp=tile_mpp, mpp=mpp
+    )
 
 
 def rewrite(folder, change):
@@ -111,7 +113,7 @@ def test_classes_come_in_the_order_asked_for_and_others_are_left_out(folder):
 def test_an_index_that_cannot_serve_is_refused(folder, change, message):
     rewrite(folder, change)
     with pytest.raises(CohortError, match=message):
-        index_tiles(folder, **HOW)
+        index_tiles(folder, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +138,9 @@ def test_an_empty_split_is_named_with_its_mend(folder, lose, change, message):
 def test_an_index_or_a_column_that_is_missing_is_named(folder, tmp_path):
     write_index(folder, [("a.png", "tumor")], ("file", "class"))
     with pytest.raises(CohortError, match=r"index\.csv: no column 'cluster'"):
-        index_tiles(folder, **HOW)
+        index_tiles(folder, **OPTIONS)
     with pytest.raises(CohortError, match=r"nowhere.*index\.csv"):
-        index_tiles(tmp_path / "nowhere", **HOW)
+        index_tiles(tmp_path / "nowhere", **OPTIONS)
 
 
 def test_tiles_that_cannot_be_used_are_all_named(folder):
@@ -156,5 +158,5 @@ def test_tiles_that_cannot_be_used_are_all_named(folder):
 def test_weights_that_have_seen_a_test_tile_are_no_start(folder):
     cluster = load(folder).test.cluster[0]
     with pytest.raises(CohortError, match=f"has learnt from .*{cluster}"):
-        index_tiles(folder, **HOW, training_ids=[cluster])
-    index_tiles(folder, **HOW, training_ids=load(folder).training_ids)
+        index_tiles(folder, **OPTIONS, training_ids=[cluster])
+    index_tiles(folder, **OPTIONS, training_ids=load(folder).training_ids)

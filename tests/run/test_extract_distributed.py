@@ -95,7 +95,7 @@ def distribute(executor, rows, folder, **options):
 
 
 def test_any_executor_makes_the_same(rows, expected, tmp_path, monkeypatch):
-    """Of slides by relative names; one that is not there is refused."""
+    """Slides have relative names; one that is not there is refused."""
     monkeypatch.chdir(pathlib.Path(rows[0].path).parent)
     relative = [dataclasses.replace(row, path=f"{row.slide_id}.png") for row in rows]
     gone = dataclasses.replace(rows[0], slide_id="gone", path="gone.svs")

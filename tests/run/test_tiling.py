@@ -66,7 +66,7 @@ def test_outlines_may_be_the_mask(row, tmp_path):
 
 
 def test_qupaths_outlines_count_from_the_scanned_area_and_asaps_do_not(tmp_path):
-    """Of a slide whose plane is larger than its scan."""
+    """The slide's plane is larger than its scan."""
     path, shape, bounds = tmp_path / "a.scn", (1536, 1920), (400, 600)
     scn.write(path, np.full((768, 1024, 3), 200, np.uint8), shape, bounds)
     box = np.array([(128, 128), (128, 640), (512, 640), (512, 128)], float)

@@ -48,7 +48,7 @@ def stain_of_image(image: np.ndarray, mpp: float = 8.0) -> Stain:
 
 @pytest.fixture(scope="module")
 def haematoxylin_eosin() -> StainRange:
-    """Of a model that has learnt from one laboratory's H&E."""
+    """The range of a model that has learnt from one laboratory's H&E."""
     rng = np.random.default_rng(0)
     return stain_range(stain_of_image(drawn(rng, (0.5, 0.4, 0))) for _ in range(8))
 
@@ -105,15 +105,15 @@ def test_nothing_is_strange_to_a_model_that_remembers_no_stain():
 def test_at_most_one_real_slide_in_fifty_of_another_site_is_strange(shared):
     """H&E of five sites, each in turn all that a model has learnt from."""
     sites = real_stains(shared / "data")
-    judged = [
+    reasons = [
         unfamiliar(stain, stain_range(learnt))
         for name, learnt in sites.items()
         for other, stains in sites.items()
         if other != name
         for stain in stains
     ]
-    assert len(judged) > 250
-    assert np.mean([reason != "" for reason in judged]) <= 0.02
+    assert len(reasons) > 250
+    assert np.mean([reason != "" for reason in reasons]) <= 0.02
 
 
 def test_real_fluorescence_is_strange_to_a_model_of_h_and_e(shared, haematoxylin_eosin):
