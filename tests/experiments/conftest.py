@@ -1,8 +1,12 @@
 """One small practice cohort and one finished run of it, for all tests here."""
 
 import csv
+import dataclasses
+import os
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import pytest
 from words import config_from
@@ -12,6 +16,7 @@ from experiments.phantoms.make_cohort import MakeCohort, make_cohort
 from wsi_jax import cli
 from wsi_jax.run import run_experiment as experiment
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = pathlib.Path(__file__).parent / "tiny.py"
 
 
@@ -48,6 +53,17 @@ def tiny(manifest, tmp_path_factory):
         made.features = str(features)
         return made
 
+    return config
+
+
+@pytest.fixture
+def short(tiny):
+    """Four steps, no pictures."""
+    config = tiny()
+    config.heatmaps = 0
+    config.train = dataclasses.replace(
+        config.train, steps=4, validate_every=2, save_every=2
+    )
     return config
 
 
@@ -104,3 +120,32 @@ def edited(manifest, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """Starts a command in a process of its own, with nothing of this one's settings."""
+    kept = {name: v for name, v in os.environ.items() if not name.startswith("JAX_")}
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    started = []
+
+    def process(module, *words):
+        log = tmp_path_factory.mktemp("log") / "log.txt"
+        with log.open("w") as file:
+            command = [sys.executable, "-m", module, *words]
+            one = subprocess.Popen(
+                command, cwd=ROOT, env=kept | settings, stdout=file, stderr=file
+            )
+        started.append(one)
+        one.log = log
+        return one
+
+    yield process
+    for one in started:
+        one.kill()
+        one.wait()

@@ -14,7 +14,7 @@ from wsi_jax.run.cohort_predictions import Predicted, Predictions
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.evaluate import evaluate, write_predictions
 
-CONFIG = Experiment(method=SASHA())  # its own way to zoom is called "policy"
+CONFIG = Experiment(method=SASHA())  # its own strategy is called "policy"
 CLASSES = "normal", "tumor"
 SAME = [(1, 0)] * 5
 OTHERS = [(0.5, 1), (0.8, -1), (1, 0.5), (1.4, -0.5), (2, 0)]
@@ -95,14 +95,14 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
     positive = np.array([0.3, 0.1, 0.9, 0.7])
     made = predicted(cohort, np.stack([1 - positive, positive], -1))
     tested = [Predictions(made[:2], 0.2), Predictions(made[2:], 0.8)]
-    metrics, verdicts = evaluate(CONFIG, cohort, tested)
-    assert [CLASSES[v.called] for v in verdicts] == ["tumor", "normal"] * 2
+    metrics, results = evaluate(CONFIG, cohort, tested)
+    assert [CLASSES[v.called] for v in results] == ["tumor", "normal"] * 2
     assert metrics["test.balanced_accuracy"] == metrics["test.f1"] == 1
     assert "test.threshold" not in metrics
     assert [metrics[f"test.fold.{k}.threshold"] for k in (0, 1)] == [0.2, 0.8]
     # The slide at .7 of one fold lies above the one at .3 of the other.
     assert (metrics["test.auc"], metrics["test.auc_pooled"]) == (1, 0.75)
-    write_predictions(tmp_path / "p.csv", verdicts, cohort)
+    write_predictions(tmp_path / "p.csv", results, cohort)
     with open(tmp_path / "p.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["fold"] for line in lines] == ["0", "0", "1", "1"]
@@ -132,10 +132,10 @@ def test_an_opponent_equal_to_the_method_has_equal_metrics(folds):
             for p, cut in zip(every, cuts, strict=True)
         ]
     metrics, _ = evaluate(CONFIG, cohort, tested)
-    of = lambda way: {
-        name.removeprefix(f"test.inference.{way}."): value
+    of = lambda method: {
+        name.removeprefix(f"test.inference.{method}."): value
         for name, value in metrics.items()
-        if name.startswith(f"test.inference.{way}.")
+        if name.startswith(f"test.inference.{method}.")
     }
     ours, rival = of("policy"), of("rival")
     assert {name: rival[name] for name in ours} == ours

@@ -29,13 +29,13 @@ def pixels(manifest):
 
 @pytest.fixture
 def write(pixels, tmp_path):
-    """write(name, mpp=None) -> path of a slide whose file tells this mpp, or none."""
+    """write(name, mpp=None) -> path of a slide whose file has this mpp, or none."""
 
     def tiff(name, mpp=None, pixels=pixels):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        how = {"resolution": (1e4 / mpp,) * 2, "resolutionunit": 3} if mpp else {}
-        tifffile.imwrite(path, pixels, tile=(64, 64), metadata=None, **how)
+        kwargs = {"resolution": (1e4 / mpp,) * 2, "resolutionunit": 3} if mpp else {}
+        tifffile.imwrite(path, pixels, tile=(64, 64), metadata=None, **kwargs)
         return path
 
     return tiff
@@ -69,19 +69,19 @@ def table(path, *lines):
 
 def test_files_folders_and_csvs_each_at_their_own_mpp(command, write, tmp_path, capsys):
     """The flag is for slides that have none; a CSV that contradicts a file is noted."""
-    told, _ = write("told.tif", 0.5), write("below/silent.tif")
+    own, _ = write("own.tif", 0.5), write("below/silent.tif")
     write("named.tif")
     write("wrong.tif", 0.5)
     listed = {"slide_id": "listed", "path": "named.tif", "mpp": 0.5}
     wrong = {"slide_id": "", "path": "wrong.tif", "mpp": 0.25}
     lines = command(
-        *("--mpp", 0.25, told, tmp_path / "below"),
+        *("--mpp", 0.25, own, tmp_path / "below"),
         table(tmp_path / "more.csv", listed, wrong),
     )
     mpps = {name: float(line["mpp"]) for name, line in lines.items()}
-    assert mpps == {"told": 0.5, "silent": 0.25, "listed": 0.5, "wrong": 0.25}
+    assert mpps == {"own": 0.5, "silent": 0.25, "listed": 0.5, "wrong": 0.25}
     tiles = {name: int(line["tiles"]) for name, line in lines.items()}
-    assert tiles["told"] == tiles["listed"] > tiles["silent"] == tiles["wrong"] > 0
+    assert tiles["own"] == tiles["listed"] > tiles["silent"] == tiles["wrong"] > 0
     note = "mpp 0.25 is used, by its manifest; the file's property says 0.5"
     assert {n: line["reason"] for n, line in lines.items() if line["reason"]} == {
         "wrong": note
@@ -208,19 +208,19 @@ def test_a_run_on_masks_takes_them_from_a_csv(command, write, finished, tmp_path
         for name in ("half", "whole")
     ]
     nothing = {"slide_id": "none", "path": "a.tif", "mask_path": ""}
-    found = command(table(tmp_path / "all.csv", *lines, nothing), run=run)
-    tiles = {name: int(line["tiles"]) for name, line in found.items()}
+    results = command(table(tmp_path / "all.csv", *lines, nothing), run=run)
+    tiles = {name: int(line["tiles"]) for name, line in results.items()}
     assert tiles["half"] == tiles["whole"] / 2 > 0
-    assert "none: no mask; give one in the CSV's mask_path" in found["none"]["reason"]
+    assert "none: no mask; give one in the CSV's mask_path" in results["none"]["reason"]
 
 
 def test_a_slide_too_damaged_names_the_flag_that_takes_it(command, tmp_path, pixels):
     path = tmp_path / "a.tif"
-    how = {"tile": (64, 64), "compression": "zlib", "resolutionunit": 3}
+    kwargs = {"tile": (64, 64), "compression": "zlib", "resolutionunit": 3}
     with tifffile.TiffWriter(path) as tiff:
-        tiff.write(pixels, resolution=(20_000, 20_000), **how)
-        small = pixels[::8, ::8]  # where tissue is told from
-        tiff.write(small, resolution=(2_500, 2_500), subfiletype=1, **how)
+        tiff.write(pixels, resolution=(20_000, 20_000), **kwargs)
+        small = pixels[::8, ::8]  # where tissue is looked for
+        tiff.write(small, resolution=(2_500, 2_500), subfiletype=1, **kwargs)
     with tifffile.TiffFile(path) as tiff:
         offsets = tiff.pages[0].dataoffsets
     with open(path, "r+b") as file:

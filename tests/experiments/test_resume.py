@@ -2,23 +2,18 @@
 
 import csv
 import json
-import os
-import pathlib
 import random
 import signal
 import subprocess
-import sys
-import time
 
 import h5py
 import pytest
+from processes import finish, kill_at, outputs
 
 from wsi_jax.evals.cost_meter import WORK
-from wsi_jax.locks import LOCK, LockedError, locked
+from wsi_jax.locks import LOCK
 from wsi_jax.training.log import read_metrics
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-SAID = ("metrics.json", "predictions.csv")
 # Long enough to be caught in the middle, with a checkpoint every five steps.
 LONG = (
     "--config.train.steps=40",
@@ -27,35 +22,6 @@ LONG = (
     "--config.train.patience=0",
     "--config.heatmaps=0",
 )
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts a command in a process of its own, with nothing of this one's settings."""
-    kept = {name: v for name, v in os.environ.items() if not name.startswith("JAX_")}
-    settings = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    started = []
-
-    def process(module, *words):
-        log = tmp_path_factory.mktemp("log") / "log.txt"
-        with log.open("w") as file:
-            command = [sys.executable, "-m", module, *words]
-            one = subprocess.Popen(
-                command, cwd=ROOT, env=kept | settings, stdout=file, stderr=file
-            )
-        started.append(one)
-        one.log = log
-        return one
-
-    yield process
-    for one in started:
-        one.kill()
-        one.wait()
 
 
 @pytest.fixture(scope="module")
@@ -77,33 +43,11 @@ def words(tiny_file, manifest, tmp_path_factory):
     return line
 
 
-def finish(process):
-    assert process.wait() == 0, process.log.read_text()
-
-
-def kill_at(process, folder, sight, which=signal.SIGKILL):
-    """Ends a process by a signal as soon as there is a file; returns its exit code.
-
-    Until then no other may work in the folder.
-    """
-    while not any(folder.glob(sight)):
-        assert process.poll() is None, process.log.read_text()
-        time.sleep(0.002)
-    with pytest.raises(LockedError, match=f"in use by process {process.pid} on"):
-        locked(folder, "wait").__enter__()
-    process.send_signal(which)
-    return process.wait()
-
-
-def assert_told(process, which):
+def assert_stopped(process, which):
     """One line, and no traceback."""
     text = process.log.read_text()
     assert text.splitlines()[-1].startswith(f"stopped by {which}; what is done is kept")
     assert "Traceback" not in text
-
-
-def said(folder):
-    return [(folder / name).read_bytes() for name in SAID]
 
 
 def cost(folder):
@@ -111,7 +55,7 @@ def cost(folder):
 
 
 def useful(folder):
-    """Work counted, but for what was done again; of seconds nothing is said."""
+    """Work counted, but for what was done again and for seconds."""
     counted = {name: cost(folder)[name] for name in WORK}
     assert counted["steps"] > 0
     assert counted["flops"] > 0
@@ -143,7 +87,7 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
     code = kill_at(process, folder, "train/state/5", which)
     if which == signal.SIGTERM:
         assert code == 143
-        assert_told(process, "SIGTERM")
+        assert_stopped(process, "SIGTERM")
         assert not (folder / LOCK).exists()
         (saved,) = (folder / "train" / "state").iterdir()
         steps = [one["step"] for one in read_metrics(folder / "train/metrics.jsonl")]
@@ -156,7 +100,7 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
     marked = [first | {"mark": 1}, *rest]
     log.write_text("".join(json.dumps(line) + "\n" for line in marked))
     finish(start(*command))
-    assert said(folder) == said(undisturbed)
+    assert outputs(folder) == outputs(undisturbed)
     lines = read_metrics(log)
     assert lines[0].pop("mark") == 1
     assert lines == read_metrics(undisturbed / "train" / "metrics.jsonl")
@@ -177,7 +121,7 @@ def test_killed_in_extraction_it_encodes_only_what_is_missing(
     code = kill_at(process, folder, "features/*/*/*.h5", which)
     assert code == {signal.SIGKILL: -9, signal.SIGINT: 130}[which]
     if which == signal.SIGINT:
-        assert_told(process, "SIGINT")
+        assert_stopped(process, "SIGINT")
         assert json.loads((folder / "cost.json").read_text())["wall_s"] > 0
     done = {p: p.stat().st_mtime_ns for p in folder.glob("features/*/*/*.h5")}
     assert 0 < len(done) < 20
@@ -191,7 +135,7 @@ def test_killed_in_extraction_it_encodes_only_what_is_missing(
     assert slides_of(folder) == slides_of(undisturbed)
     again = tmp_path / "again"
     finish(start("experiments.cohort", *words(again, small, features=None)))
-    assert said(folder) == said(again)
+    assert outputs(folder) == outputs(again)
     assert useful(folder) == useful(again)
 
 
@@ -203,7 +147,7 @@ def test_stopped_between_predictions_it_goes_on(start, undisturbed, manifest, tm
     process = start("experiments.predict", *words)
     code = kill_at(process, out, "predictions.csv", signal.SIGINT)
     assert code == 130
-    assert_told(process, "SIGINT")
+    assert_stopped(process, "SIGINT")
     before = slides_of(out)
     assert 0 < len(before) < len(slides)
     process = start("experiments.predict", *words)
@@ -213,25 +157,25 @@ def test_stopped_between_predictions_it_goes_on(start, undisturbed, manifest, tm
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sight", ["train/state/40", "model.json", "metrics.json"])
+@pytest.mark.parametrize("pattern", ["train/state/40", "model.json", "metrics.json"])
 def test_killed_after_training_it_still_reports(
-    start, words, undisturbed, tmp_path, sight
+    start, words, undisturbed, tmp_path, pattern
 ):
     """And accounts for what it did before it was killed, too."""
     folder = tmp_path / "run"
     command = ("experiments.cohort", *words(folder, features=None))
-    kill_at(start(*command), folder, sight)
+    kill_at(start(*command), folder, pattern)
     assert not (folder / "report.html").exists()
     before = cost(folder)
     finish(start(*command))
-    assert said(folder) == said(undisturbed)
+    assert outputs(folder) == outputs(undisturbed)
     assert (folder / "report.html").is_file()
     assert cost(folder)["slides"] == before["slides"] == 20
     assert cost(folder)["tiles"] == before["tiles"] > 0
     assert cost(folder)["wall_s"] > before["wall_s"]
     assert useful(folder) == useful(undisturbed)
     again = [name for name in WORK if cost(folder)[f"repeated_{name}"]]
-    assert again == (["flops"] if sight == "metrics.json" else again)
+    assert again == (["flops"] if pattern == "metrics.json" else again)
 
 
 @pytest.mark.long
@@ -263,5 +207,5 @@ def test_killed_again_and_again_the_demo_ends_the_same(start, tmp_path):
     finish(start(*command("killed")))
     assert kills > 2
     whole, killed = (tmp_path / name / "run" for name in ("whole", "killed"))
-    assert said(killed) == said(whole)
+    assert outputs(killed) == outputs(whole)
     assert useful(killed) == useful(whole)

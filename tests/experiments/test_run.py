@@ -69,8 +69,8 @@ def test_every_test_slide_has_one_line_and_probabilities(finished, manifest):
     assert [line["slide_id"] for line in lines] == list(rows)
     for line in lines:
         row = rows[line["slide_id"]]
-        told = row.label, row.patient_id, row.site
-        assert (line["label"], line["patient_id"], line["site"]) == told
+        expected = row.label, row.patient_id, row.site
+        assert (line["label"], line["patient_id"], line["site"]) == expected
         p = [float(line["p_normal"]), float(line["p_tumor"])]
         assert sum(p) == pytest.approx(1, abs=2e-6)
 
@@ -129,25 +129,25 @@ def test_another_method_is_refused_though_its_fields_are_the_same(tiny, tmp_path
         experiment.run(config, folder)
 
 
-def test_an_opened_run_says_what_it_said(finished, manifest, tmp_path):
-    """Of a test slide, from its file alone."""
+def test_an_opened_run_predicts_the_same(finished, manifest, tmp_path):
+    """A test slide, from its file alone."""
     lines = {line["slide_id"]: line for line in table(finished / "predictions.csv")}
     row = next(r for r in read_manifest(manifest).rows if r.split == "test")
     predictor = wsi_jax.load(finished)
-    verdict = predictor.predict(row.path)
+    prediction = predictor.predict(row.path)
     line = lines[row.slide_id]
-    assert verdict.slide_id == row.slide_id
-    assert verdict.label == line["prediction"]
-    for name, p in verdict.probabilities.items():
+    assert prediction.slide_id == row.slide_id
+    assert prediction.label == line["prediction"]
+    for name, p in prediction.probabilities.items():
         assert p == pytest.approx(float(line[f"p_{name}"]), abs=1e-5)
-    assert verdict.attention.sum() == pytest.approx(1, abs=1e-5)
-    assert len(verdict.attention) == len(verdict.yx) == verdict.cost["tiles"]
-    verdict.heatmap(tmp_path / "heatmap.png")
+    assert prediction.attention.sum() == pytest.approx(1, abs=1e-5)
+    assert len(prediction.attention) == len(prediction.yx) == prediction.cost["tiles"]
+    prediction.heatmap(tmp_path / "heatmap.png")
     with Image.open(tmp_path / "heatmap.png") as image:
         image.verify()
     with open_slide(row.path) as slide:
-        assert (verdict.yx >= 0).all()
-        assert (verdict.yx + verdict.tile_px <= np.array(slide.shape) + 1).all()
+        assert (prediction.yx >= 0).all()
+        assert (prediction.yx + prediction.tile_px <= np.array(slide.shape) + 1).all()
 
     glass = tmp_path / "glass.tif"
     Image.new("RGB", (400, 400), "white").save(glass)

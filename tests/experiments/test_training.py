@@ -60,17 +60,17 @@ def test_probabilities_are_those_of_a_plain_training(name):
         drawn = slides_of_batch(0, 0, labels[0], 2 * int((1 - labels[0]).sum()), True)
         weight = np.bincount(drawn, minlength=len(x))
 
-    def judged(weight, log_prior):
+    def metrics_with(weight, log_prior):
         b = solved(x, labels[0], weight)
         logits = np.stack([np.zeros_like(test), b[0] + b[1] * test], 1)
         return slide_metrics(labels[1], probabilities(logits, log_prior), 0.5)
 
-    plain = judged(
+    plain = metrics_with(
         np.ones(len(x)), prior_correction(Train(class_weights=False), labels[0], 2)
     )
     mended, shifted = (
-        judged(weight, prior_correction(plan, labels[0], 2)),
-        judged(weight, ()),
+        metrics_with(weight, prior_correction(plan, labels[0], 2)),
+        metrics_with(weight, ()),
     )
     assert plain["calibration_error"] < 0.015
     for metric, tolerance in (("log_loss", 0.003), ("calibration_error", 0.01)):

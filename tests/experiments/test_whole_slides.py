@@ -1,4 +1,4 @@
-"""Whole slides to a verdict: trained, reported, opened again, drawn."""
+"""Whole slides to a prediction: trained, reported, opened again, drawn."""
 
 import csv
 import json
@@ -49,8 +49,8 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "whole"
     report = experiment.run(whole(), folder)
     assert "Whole slides at 2 um/px, convnext trained end to end" in report.read_text()
-    said = capsys.readouterr().out
-    assert "streaming: a cell every 32 px sees" in said
+    text = capsys.readouterr().out
+    assert "streaming: a cell every 32 px sees" in text
     with open(folder / "predictions.csv", newline="") as file:
         lines = {line["slide_id"]: line for line in csv.DictReader(file)}
     assert len(lines) == 6
@@ -66,13 +66,14 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
 
     predictor = wsi_jax.load(folder)
     for name in list(lines)[:2]:
-        verdict = predictor.predict(slides[name]["path"])
-        assert verdict.label == lines[name]["prediction"]
+        prediction = predictor.predict(slides[name]["path"])
+        assert prediction.label == lines[name]["prediction"]
         p = float(lines[name]["p_tumor"])
-        np.testing.assert_allclose(verdict.probabilities["tumor"], p, atol=1e-5)
-        assert len(verdict.attention) == len(verdict.yx) == int(slides[name]["tiles"])
-        np.testing.assert_allclose(verdict.attention.sum(), 1, rtol=1e-5)
-        assert verdict.cost["tiles"] > 0
+        np.testing.assert_allclose(prediction.probabilities["tumor"], p, atol=1e-5)
+        tiles = int(slides[name]["tiles"])
+        assert len(prediction.attention) == len(prediction.yx) == tiles
+        np.testing.assert_allclose(prediction.attention.sum(), 1, rtol=1e-5)
+        assert prediction.cost["tiles"] > 0
     with pytest.raises(ValueError, match="no class 'cat', only normal, tumor"):
         predictor.saliency(slides[name]["path"], folder / "x.png", "cat")
 
@@ -164,8 +165,8 @@ def test_published_splits_take_the_place_of_drawn_ones(manifest, tmp_path):
         lines = [f"{slide},{int('tumor' in slide)}\n" for slide in slides]
         (tmp_path / f"{name}.csv").write_text("slide,label\n" + "".join(lines))
     data = Camelyon16(root=str(manifest.parent), complete=False, splits=str(tmp_path))
-    found = {row.slide_id: row.split for row in data.cohort().rows}
-    assert found == {
+    split_of = {row.slide_id: row.split for row in data.cohort().rows}
+    assert split_of == {
         slide: name.removesuffix("_0")
         for name, slides in names.items()
         for slide in slides
@@ -178,14 +179,14 @@ def test_published_splits_take_the_place_of_drawn_ones(manifest, tmp_path):
 
 def test_a_run_goes_on_with_its_own_slides_and_with_mended_ones(tmp_path):
     """Another file or tissue is refused by name; one that was refused may come back."""
-    found = [
+    slides = [
         TiledSlide(Row(name, "", "", name, ""), np.array([[0, i]]), content=name)
         for i, name in enumerate(("a", "b"))
     ]
     path = tmp_path / "slides.json"
-    check_same_slides(path, [found[0], found[1]._replace(reason="b: damaged")], "")
-    check_same_slides(path, found, "")
-    check_same_slides(path, [found[0], found[1]._replace(reason="b: gone")], "")
+    check_same_slides(path, [slides[0], slides[1]._replace(reason="b: damaged")], "")
+    check_same_slides(path, slides, "")
+    check_same_slides(path, [slides[0], slides[1]._replace(reason="b: gone")], "")
     for other in ({"content": "another"}, {"yx": np.array([[1, 0]])}):
         with pytest.raises(RunError, match="another file or tissue of slide 'b'"):
-            check_same_slides(path, [found[0], found[1]._replace(**other)], "")
+            check_same_slides(path, [slides[0], slides[1]._replace(**other)], "")

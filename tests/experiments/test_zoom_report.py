@@ -109,23 +109,23 @@ def test_the_command_draws_and_lists_the_path_of_each_slide(
     assert "cannot be opened as a slide" in lines["bad"]["reason"]
     assert "refused: bad" in capsys.readouterr().err
     assert not list(command.out.glob("bad*"))
-    said = {line["slide_id"]: line for line in table(zooming / "predictions.csv")}
+    expected = {line["slide_id"]: line for line in table(zooming / "predictions.csv")}
     predictor = wsi_jax.load(zooming)
     for name, path in slides.items():
-        verdict = predictor.predict(path)
+        prediction = predictor.predict(path)
         line, steps = lines[name], table(command.out / f"{name}_zooms.csv")
-        assert line["prediction"] == said[name]["prediction"]
-        p = float(said[name]["p_tumor"])
+        assert line["prediction"] == expected[name]["prediction"]
+        p = float(expected[name]["p_tumor"])
         assert float(line["p_tumor"]) == pytest.approx(p, abs=1e-5)
-        n = len(verdict.yx)
+        n = len(prediction.yx)
         assert len(steps) == np.ceil(SHARE * n)
         assert int(line["tiles"]) == n + CHILDREN**2 * len(steps)
         assert [int(one["step"]) for one in steps] == list(range(1, len(steps) + 1))
         corners = [(int(one["y"]), int(one["x"])) for one in steps]
-        assert corners == [tuple(yx) for yx in verdict.yx[verdict.order].tolist()]
+        assert corners == [tuple(yx) for yx in prediction.yx[prediction.order].tolist()]
         assert len(set(corners)) == len(corners)
         for one in steps:
-            assert float(one["size_px"]) == pytest.approx(64 / verdict.mpp, abs=0.01)
+            assert float(one["size_px"]) == pytest.approx(64 / prediction.mpp, abs=0.01)
         with Image.open(command.out / f"{name}.png") as image:
             assert np.asarray(image).std() > 10
 
@@ -135,10 +135,10 @@ def test_what_was_judged_before_it_stopped_is_not_judged_again(
 ):
     paths, draw = list(slides.values()), predict_slides.draw
 
-    def stop(predictor, row, *how):
+    def stop(predictor, row, *args):
         if row.path == paths[3]:
             raise Stopped(signal.SIGTERM)
-        return draw(predictor, row, *how)
+        return draw(predictor, row, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(predict_slides, "draw", stop)
@@ -177,7 +177,7 @@ def test_a_run_that_zooms_has_no_saliency(slides, command, asked):
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "message"),
     [
         (ABMIL, "ABMIL pools features of tiles; the gradient at a slide's pixels "),
         (AttentionSampling, "AttentionSampling reads crops of a slide;"),
@@ -185,10 +185,10 @@ def test_a_run_that_zooms_has_no_saliency(slides, command, asked):
         (SASHA, "SASHA reads features of tiles at two resolutions;"),
     ],
 )
-def test_why_there_is_no_saliency_is_true_of_the_method(method, told):
+def test_why_there_is_no_saliency_is_true_of_the_method(method, message):
     predictor = Predictor.__new__(Predictor)
     predictor.card, predictor._saliency = SimpleNamespace(method=method()), None
-    with pytest.raises(ValueError, match=rf"^{told}.*of StreamingCLAM only$"):
+    with pytest.raises(ValueError, match=rf"^{message}.*of StreamingCLAM only$"):
         predictor.check_saliency()
 
 

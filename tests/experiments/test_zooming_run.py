@@ -1,4 +1,4 @@
-"""SASHA from slides to a verdict: trained, told of every way, opened and zoomed."""
+"""SASHA from slides to a prediction: trained, every strategy reported, opened again."""
 
 import csv
 import dataclasses
@@ -22,20 +22,20 @@ from wsi_jax.training.compile import make_mesh
 # Each costs a program.
 NAMES = "grid", "low_resolution", "full_resolution"
 STRATEGIES = {name: sasha.STRATEGIES[name] for name in NAMES}
-TOLD = "ranking", *STRATEGIES
+REPORTED = "ranking", *STRATEGIES
 
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A finished run of the tiny cohort, of few steps, on one device."""
-    config, course = tiny(), {"steps": 2, "batch": 8, "validate_every": 2}
+    config, plan = tiny(), {"steps": 2, "batch": 8, "validate_every": 2}
     config.features, config.heatmaps = "", 0
     config.encoder = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
     config.grid = Grid(mpp=4.0, size_px=16, min_tissue=0.5)
     config.method = SASHA(
-        children=2, standardise=True, hafed=HAFEDStage(**course, branches=(1, 2)),
-        updater=UpdaterStage(**course, min_cosine=0.8),
-        policy=PolicyStage(**course, chunk=1),
+        children=2, standardise=True, hafed=HAFEDStage(**plan, branches=(1, 2)),
+        updater=UpdaterStage(**plan, min_cosine=0.8),
+        policy=PolicyStage(**plan, chunk=1),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("zooming") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -56,38 +56,36 @@ def table(path):
         return {line["slide_id"]: line for line in csv.DictReader(file)}
 
 
-def test_every_way_is_told_beside_the_policy(run):
+def test_every_strategy_is_reported_beside_the_policy(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    for way in ("policy", *TOLD):
+    for strategy in ("policy", *REPORTED):
         for name in ("auc", "calibration_error"):
-            assert 0 <= metrics[f"test.inference.{way}.{name}"] <= 1
+            assert 0 <= metrics[f"test.inference.{strategy}.{name}"] <= 1
     assert metrics["test.inference.policy.auc"] == metrics["test.auc"]
     lines = table(run / "predictions.csv")
     assert len(lines) == 6
     for line in lines.values():
-        for way in ("", *(f"{way}." for way in TOLD)):
-            p = [float(line[f"{way}p_{name}"]) for name in ("normal", "tumor")]
+        for prefix in ("", *(f"{name}." for name in REPORTED)):
+            p = [float(line[f"{prefix}p_{name}"]) for name in ("normal", "tumor")]
             assert sum(p) == pytest.approx(1, abs=2e-6)
-    told = {
-        way: [line[f"{way}.p_tumor"] for line in lines.values()] for way in STRATEGIES
-    }
-    assert told["low_resolution"] != told["full_resolution"]
+    of = lambda name: [line[f"{name}.p_tumor"] for line in lines.values()]
+    assert of("low_resolution") != of("full_resolution")
 
 
-def test_an_opened_run_zooms_to_the_same_verdict(run, predictor):
+def test_an_opened_run_zooms_to_the_same_prediction(run, predictor):
     lines, slides = table(run / "predictions.csv"), table(run / "slides.csv")
     name = next(iter(lines))
-    verdict = predictor.predict(slides[name]["path"])
+    prediction = predictor.predict(slides[name]["path"])
     n = int(slides[name]["tiles"])
-    for label, p in verdict.probabilities.items():
+    for label, p in prediction.probabilities.items():
         assert p == pytest.approx(float(lines[name][f"p_{label}"]), abs=1e-4)
-    assert len(verdict.attention) == len(verdict.yx) == n
-    assert len(set(verdict.order.tolist())) == zoom_env.horizon(0.2, n)
-    assert n + 4 * len(verdict.order) <= verdict.cost["tiles"] < 5 * n
-    assert verdict.cost["slides"] == 1
+    assert len(prediction.attention) == len(prediction.yx) == n
+    assert len(set(prediction.order.tolist())) == zoom_env.horizon(0.2, n)
+    assert n + 4 * len(prediction.order) <= prediction.cost["tiles"] < 5 * n
+    assert prediction.cost["slides"] == 1
 
 
-def test_a_correction_of_the_class_prior_is_in_a_zoomed_verdict(run):
+def test_a_correction_of_the_class_prior_is_in_the_prediction(run):
     predictor, slides = wsi_jax.load(run), table(run / "slides.csv")
     name = next(iter(table(run / "predictions.csv")))
     path = slides[name]["path"]
@@ -108,11 +106,11 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
     )
     assert isinstance(bad, SlideError)
     assert "torn" in str(bad)
-    for path, said in zip(paths, (one, other), strict=True):
+    for path, prediction in zip(paths, (one, other), strict=True):
         alone = predictor.predict(path)
-        assert said.path == alone.path == path
-        np.testing.assert_array_equal(said.order, alone.order)
+        assert prediction.path == alone.path == path
+        np.testing.assert_array_equal(prediction.order, alone.order)
         for name, p in alone.probabilities.items():
-            assert said.probabilities[name] == pytest.approx(p, abs=1e-5)
+            assert prediction.probabilities[name] == pytest.approx(p, abs=1e-5)
     (only,) = predictor.predict_many([as_row(torn)])
     assert isinstance(only, SlideError)

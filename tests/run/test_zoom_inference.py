@@ -63,13 +63,13 @@ def paths(tmp_path_factory):
 
 def tiled_slide(path, name=None):
     name = name or path.stem
-    found = tile_slide(Row(name, str(path), "", name, "", None), TILING)
-    assert not found.reason
-    return found
+    slide = tile_slide(Row(name, str(path), "", name, "", None), TILING)
+    assert not slide.reason
+    return slide
 
 
 @pytest.fixture(scope="module")
-def found(paths):
+def slides(paths):
     return [tiled_slide(path) for path in paths]
 
 
@@ -90,14 +90,14 @@ def zooming(params):
     return ZoomInference(TILING, K, STAGE.rounds, params, ONE)
 
 
-def zoom_into(zooming, found, meter=None):
-    return zooming(found, 16, READING, meter or Meter())
+def zoom_into(zooming, slides, meter=None):
+    return zooming(slides, 16, READING, meter or Meter())
 
 
 @pytest.fixture(scope="module")
-def together(zooming, found):
+def together(zooming, slides):
     meter = Meter()
-    return zoom_into(zooming, found, meter), meter.as_dict()
+    return zoom_into(zooming, slides, meter), meter.as_dict()
 
 
 def assert_same(one, other):
@@ -106,48 +106,49 @@ def assert_same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-def test_it_is_the_verdict_of_the_method_on_all_features(found, together, params):
+def test_it_is_the_prediction_of_the_method_on_all_features(slides, together, params):
     features = TwoLevelInput(METHOD, TILING, ONE)
     predict = compile_each(STAGE.method.predict, ONE)
-    for one, seen in zip(together[0], found, strict=True):
-        bag = features.one(seen, 16, READING, Meter()).bag
-        said = jax.device_get(predict(params, bag, jax.random.key(0)))
-        steps = said.trace["steps"][0]
-        np.testing.assert_array_equal(one.order, said.trace["order"][0, :steps])
-        np.testing.assert_allclose(one.logits, said.logits[0], atol=1e-4)
-        attention = said.attention[0, : len(seen.yx)]
+    for one, slide in zip(together[0], slides, strict=True):
+        bag = features.one(slide, 16, READING, Meter()).bag
+        expected = jax.device_get(predict(params, bag, jax.random.key(0)))
+        steps = expected.trace["steps"][0]
+        np.testing.assert_array_equal(one.order, expected.trace["order"][0, :steps])
+        np.testing.assert_allclose(one.logits, expected.logits[0], atol=1e-4)
+        attention = expected.attention[0, : len(slide.yx)]
         np.testing.assert_allclose(one.attention, attention, atol=1e-5)
 
 
-def test_a_share_of_the_tiles_is_zoomed_into_each_once(found, together):
-    for one, seen in zip(together[0], found, strict=True):
-        assert len(one.order) == zoom_env.horizon(METHOD.zoom_share, len(seen.yx)) > 3
+def test_a_share_of_the_tiles_is_read_finer_each_once(slides, together):
+    for one, slide in zip(together[0], slides, strict=True):
+        assert len(one.order) == zoom_env.horizon(METHOD.zoom_share, len(slide.yx)) > 3
         assert len(set(one.order.tolist())) == len(one.order)
-        assert 0 <= one.order.min() <= one.order.max() < len(seen.yx)
-        np.testing.assert_array_equal(one.kept, np.arange(len(seen.yx)))
+        assert 0 <= one.order.min() <= one.order.max() < len(slide.yx)
+        np.testing.assert_array_equal(one.kept, np.arange(len(slide.yx)))
         np.testing.assert_allclose(one.attention.sum(), 1, rtol=1e-5)
         assert not one.note
 
 
-def test_several_slides_are_as_one_by_one(zooming, found, together):
+def test_several_slides_are_as_one_by_one(zooming, slides, together):
     """And cost as much."""
     whole, cost = together
     meter = Meter()
-    for one, seen in zip(whole, found, strict=True):
-        (alone,) = zoom_into(zooming, [seen], meter)
+    for one, slide in zip(whole, slides, strict=True):
+        (alone,) = zoom_into(zooming, [slide], meter)
         np.testing.assert_array_equal(alone.order, one.order)
         np.testing.assert_allclose(alone.logits, one.logits, atol=1e-5)
     for name in ("slides", "tiles"):
         assert cost[name] == meter.as_dict()[name]
 
 
-def test_tiles_and_bytes_are_counted(found, together):
+def test_tiles_and_bytes_are_counted(slides, together):
     """Those read ahead in vain as well."""
-    said, cost = together
+    results, cost = together
     tiles, zooms = (
-        sum(map(len, many)) for many in ([s.yx for s in found], [s.order for s in said])
+        sum(map(len, many))
+        for many in ([s.yx for s in slides], [s.order for s in results])
     )
-    assert cost["slides"] == len(found)
+    assert cost["slides"] == len(slides)
     assert K**2 * zooms <= cost["tiles"] - tiles <= K**2 * (1 + LOOKAHEAD) * zooms
     assert cost["bytes_decoded"] >= 3 * 64**2 * (tiles + K**2 * zooms)
 
@@ -167,14 +168,14 @@ def stored(path, image, finest=None):
     return path
 
 
-def test_unread_pixels_never_change_a_verdict(zooming, tmp_path):
+def test_unread_pixels_never_change_a_prediction(zooming, tmp_path):
     """Bit by bit; those that were read do."""
     image, rng = picture(1), np.random.default_rng(9)
-    seen = tiled_slide(stored(tmp_path / "slide.tif", image))
-    (before,) = zoom_into(zooming, [seen])
+    slide = tiled_slide(stored(tmp_path / "slide.tif", image))
+    (before,) = zoom_into(zooming, [slide])
     junk = rng.integers(0, 256, image.shape).astype(np.uint8)
     unread, read = junk.copy(), image.copy()
-    for y, x in K * seen.yx[before.order]:
+    for y, x in K * slide.yx[before.order]:
         at = slice(y, y + 128), slice(x, x + 128)
         unread[at], read[at] = image[at], junk[at]
     assert (unread != image).mean() > 0.5
@@ -202,29 +203,29 @@ def damage(path, level):
 
 @pytest.mark.parametrize(("level", "others"), [(0, True), (1, True), (1, False)])
 def test_a_damaged_slide_is_refused_and_others_are_not(
-    zooming, found, together, tmp_path, level, others
+    zooming, slides, together, tmp_path, level, others
 ):
     """Where it is zoomed into, or as a whole; also by itself."""
     path = stored(tmp_path / "torn.tif", picture(1))
     torn = tiled_slide(path)
     damage(path, level)
-    slides = [found[0], torn, found[2]] if others else [torn]
-    said = zoom_into(zooming, slides)
-    (refused,) = [one for one in said if isinstance(one, SlideError)]
-    assert refused is said[1 if others else 0]
+    batch = [slides[0], torn, slides[2]] if others else [torn]
+    results = zoom_into(zooming, batch)
+    (refused,) = [one for one in results if isinstance(one, SlideError)]
+    assert refused is results[1 if others else 0]
     assert str(refused).startswith("torn: ") or ": torn: " in str(refused)
     assert f"level {level} cannot be read" in str(refused)
-    for one, wanted in zip(said[::2], together[0][::2], strict=False):
+    for one, expected in zip(results[::2], together[0][::2], strict=False):
         if others:
-            np.testing.assert_array_equal(one.order, wanted.order)
-            np.testing.assert_allclose(one.logits, wanted.logits, atol=1e-5)
+            np.testing.assert_array_equal(one.order, expected.order)
+            np.testing.assert_allclose(one.logits, expected.logits, atol=1e-5)
 
 
-def test_a_slide_that_has_gone_is_refused_as_well(zooming, paths, found, tmp_path):
+def test_a_slide_that_has_gone_is_refused_as_well(zooming, paths, slides, tmp_path):
     path = tmp_path / "gone.tif"
     path.write_bytes(paths[1].read_bytes())
     gone = tiled_slide(path)
     path.unlink()
-    said = zoom_into(zooming, [found[0], gone])
-    assert [isinstance(one, SlideError) for one in said] == [False, True]
-    assert "gone" in str(said[1])
+    results = zoom_into(zooming, [slides[0], gone])
+    assert [isinstance(one, SlideError) for one in results] == [False, True]
+    assert "gone" in str(results[1])

@@ -1,0 +1,32 @@
+"""Runs in processes of their own: finished or killed, and what they leave."""
+
+import signal
+import time
+
+import pytest
+
+from wsi_jax.locks import LockedError, locked
+
+
+def outputs(folder):
+    """What must be the same, byte for byte, whatever happened meanwhile."""
+    names = "metrics.json", "predictions.csv"
+    return [(folder / name).read_bytes() for name in names]
+
+
+def finish(process):
+    assert process.wait() == 0, process.log.read_text()
+
+
+def kill_at(process, folder, pattern, which=signal.SIGKILL):
+    """Ends a process by a signal as soon as there is a file; returns its exit code.
+
+    Until then no other may work in the folder.
+    """
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None, process.log.read_text()
+        time.sleep(0.002)
+    with pytest.raises(LockedError, match=f"in use by process {process.pid} on"):
+        locked(folder, "wait").__enter__()
+    process.send_signal(which)
+    return process.wait()
