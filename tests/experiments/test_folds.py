@@ -39,7 +39,7 @@ def probabilities(logits):
 
 
 def predicted(cohort, p, rival=None):
-    """Predictions of slides; those of an opponent beside them."""
+    """Predictions of slides; those of a baseline beside them."""
     others = {} if rival is None else {"rival": rival}
     return [
         Predicted(
@@ -117,7 +117,7 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
 
 
 @pytest.mark.parametrize("folds", ["none", "apart", "together"])
-def test_an_opponent_equal_to_the_method_has_equal_metrics(folds):
+def test_a_baseline_equal_to_the_method_has_equal_metrics(folds):
     """Where there are no folds, each tests its own slides, or all the same ones."""
     rng, (cohort, labels) = np.random.default_rng(1), slides(60)
     logits = log_odds(rng, labels)
@@ -144,7 +144,7 @@ def test_an_opponent_equal_to_the_method_has_equal_metrics(folds):
         assert ours["threshold"] == metrics["test.threshold"] == rival["threshold"]
 
 
-def test_an_opponent_decides_at_a_threshold_of_its_own():
+def test_a_baseline_decides_at_a_threshold_of_its_own():
     """Half the method's probability is as good an order, at half its threshold."""
     rng, (cohort, labels) = np.random.default_rng(2), slides(60)
     p = probabilities(log_odds(rng, labels))

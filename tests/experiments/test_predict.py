@@ -1,4 +1,4 @@
-"""The command that judges slides: whose mpp counts, what it takes, what it keeps."""
+"""The command that predicts slides: whose mpp counts, what it takes, what it keeps."""
 
 import csv
 import dataclasses
@@ -43,20 +43,20 @@ def write(pixels, tmp_path):
 
 @pytest.fixture
 def command(finished, tmp_path):
-    """command(*words) judges slides; the lines of predictions.csv, by slide_id."""
+    """command(*words) predicts slides; the lines of predictions.csv, by slide_id."""
     out = tmp_path / "out"
 
-    def judge(*words, run=finished):
+    def predict(*words, run=finished):
         argv = ["predict", "--run", str(run), "--out", str(out), *map(str, words)]
         cli.app(argv, standalone_mode=False)
-        return judge.lines()
+        return predict.lines()
 
     def lines():
         with open(out / "predictions.csv", newline="") as file:
             return {line["slide_id"]: line for line in csv.DictReader(file)}
 
-    judge.out, judge.lines = out, lines
-    return judge
+    predict.out, predict.lines = out, lines
+    return predict
 
 
 def table(path, *lines):
@@ -127,8 +127,8 @@ def test_what_cannot_be_meant_is_one_line(
 
 
 @pytest.fixture
-def judged(monkeypatch):
-    """The names of the slides that were judged since it was last emptied."""
+def predicted(monkeypatch):
+    """The names of the slides that were predicted since it was last emptied."""
     names, predict = [], Predictor._predict
 
     def watched(self, rows, *args):
@@ -148,14 +148,14 @@ def edited(run, folder, edit):
     return folder
 
 
-def test_a_verdict_is_kept_while_nothing_it_hangs_on_changes(
-    command, write, judged, pixels, tmp_path
+def test_a_prediction_is_kept_while_nothing_it_depends_on_changes(
+    command, write, predicted, pixels, tmp_path
 ):
     path = write("a.tif", 0.5)
     first = command(path)
-    assert judged == ["a"]
+    assert predicted == ["a"]
     assert command(path) == first
-    assert judged == ["a"]
+    assert predicted == ["a"]
     # Another slide under the same name, of the same size and time: it is refused.
     before = path.stat()
     write("a.tif", 0.5, np.full_like(pixels, 255))
@@ -166,7 +166,7 @@ def test_a_verdict_is_kept_while_nothing_it_hangs_on_changes(
     assert not (command.out / "a.png").exists()
 
 
-def test_keys_of_verdicts(finished, write, pixels, tmp_path):
+def test_keys_of_predictions(finished, write, pixels, tmp_path):
     predictor = open_run(finished, False)
     mask, path = tmp_path / "mask.png", write("a.tif")
     Image.fromarray(np.ones((9, 9), np.uint8)).save(mask)

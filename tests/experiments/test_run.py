@@ -205,7 +205,7 @@ def test_a_folder_without_a_model_cannot_be_opened(finished, tmp_path):
 
 
 def test_weights_that_have_changed_since_are_refused(finished, tmp_path):
-    """Seed and file alike are told by what they hold, not by their names."""
+    """Seeds and files are known by what they hold, not by their names."""
     folder = tmp_path / "run"
     folder.mkdir()
     card = json.loads((finished / "model.json").read_text())

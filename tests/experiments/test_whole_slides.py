@@ -77,7 +77,7 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="no class 'cat', only normal, tumor"):
         predictor.saliency(slides[name]["path"], folder / "x.png", "cat")
 
-    out = folder / "verdicts"
+    out = folder / "predicted"
     argv = ["predict", "--run", str(folder), "--out", str(out), "--saliency"]
     cli.app([*argv, slides[name]["path"]], standalone_mode=False)
     with Image.open(out / f"{name}_saliency.png") as drawn:

@@ -55,7 +55,7 @@ def slides(manifest):
 
 @pytest.fixture
 def command(zooming, tmp_path, monkeypatch):
-    """command(*words) judges slides; gives the lines of predictions.csv by name."""
+    """command(*words) predicts slides; gives the lines of predictions.csv by name."""
     out = tmp_path / "out"
 
     def run(*words, run=zooming):
@@ -69,7 +69,7 @@ def command(zooming, tmp_path, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The names of the slides that were judged, one list for those judged at once."""
+    """Paths of the slides that were predicted, a list for those predicted at once."""
     groups, predict = [], Predictor._predict
 
     def watched(self, rows, *args):
@@ -130,7 +130,7 @@ def test_the_command_draws_and_lists_the_path_of_each_slide(
             assert np.asarray(image).std() > 10
 
 
-def test_what_was_judged_before_it_stopped_is_not_judged_again(
+def test_what_was_predicted_before_a_stop_is_not_predicted_again(
     slides, command, asked, monkeypatch
 ):
     paths, draw = list(slides.values()), predict_slides.draw
@@ -154,7 +154,7 @@ def test_what_was_judged_before_it_stopped_is_not_judged_again(
     assert asked == []
 
 
-def test_methods_that_do_not_zoom_judge_slide_by_slide(
+def test_methods_that_do_not_zoom_predict_slide_by_slide(
     finished, slides, command, asked
 ):
     paths = list(slides.values())[:2]
@@ -192,7 +192,7 @@ def test_why_there_is_no_saliency_is_true_of_the_method(method, message):
         predictor.check_saliency()
 
 
-def test_a_run_on_tiles_judges_no_slides(slides, command, tmp_path):
+def test_a_run_on_tiles_predicts_no_slides(slides, command, tmp_path):
     run = tmp_path / "tiles"
     run.mkdir()
     (run / "encoder.safetensors").touch()

@@ -150,7 +150,7 @@ def test_a_stage_that_has_learnt_anew_leaves_the_later_ones_behind(config, copy)
     experiment.run(config, copy)
 
 
-def test_an_opponent_is_reported_and_nothing_rests_on_it(config, copy, whole):
+def test_a_baseline_is_reported_and_nothing_rests_on_it(config, copy, whole):
     """What was trained without it stands."""
     metrics = json.loads((whole / "metrics.json").read_text())
     for name in ("auc", "auc_lo", "calibration_error"):
@@ -184,7 +184,7 @@ def test_an_opponent_is_reported_and_nothing_rests_on_it(config, copy, whole):
     np.testing.assert_array_equal(rival, look)
 
 
-def test_an_opponent_that_leads_is_what_the_next_stage_begins_with(
+def test_a_baseline_that_leads_is_what_the_next_stage_begins_with(
     config, whole, tmp_path
 ):
     for name in ("gather", "guess", "rival"):

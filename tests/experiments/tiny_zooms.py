@@ -1,7 +1,7 @@
-"""A method of stages in seconds: gathers children, guesses what they say, looks.
+"""A method of stages in seconds: gathers children, guesses their features, looks.
 
-Its first stage distils; what later stages see is that. Before it looks an opponent
-learns to, whom it does not meet unless told to. As `tiny.py` in all else.
+Its first stage distils slides for the later ones. A baseline, `rival`, is trained
+before the last stage, which may begin with it. As `tiny.py` in all else.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Toy:
     """Children are averaged by an attention, and tiles by another.
 
     Attributes:
-        children: to a side of a tile.
-        guess_steps: of the second stage.
-        guess_batch: of the second stage.
-        rate: of learning.
-        leads: what looks last begins with the opponent.
+        children: children along a side of a tile.
+        guess_steps: steps of the second stage.
+        guess_batch: batch of the second stage.
+        rate: learning rate.
+        leads: whether the last stage begins with the baseline.
     """
 
     children: int = 2
@@ -56,7 +56,7 @@ class Toy:
             named(*names), loss, _predict, optax.adam(self.rate)
         )
         return (
-            Stage("gather", make(_verdict_loss, "gather", "judge"), distil=_distil),
+            Stage("gather", make(_class_loss, "gather", "judge"), distil=_distil),
             Stage(
                 "guess",
                 make(_guess_loss, "gather", "judge", "guess"),
@@ -103,14 +103,14 @@ def _logits(params, bag):
     return pooled @ params["judge"]["kernel"]
 
 
-def _verdict_loss(params, bag, key):
+def _class_loss(params, bag, key):
     del key
     logits = _logits(params, bag)
     return optax.softmax_cross_entropy_with_integer_labels(logits, bag.target), {}
 
 
 def _miss(params, bag):
-    """[b], how far what is guessed from low resolution is from what children say."""
+    """[b], squared error of the features guessed from low resolution."""
     guess = bag.x.low.astype(jnp.float32) @ params["guess"]["kernel"]
     far = ((guess - _rows(params, bag.x)) ** 2).mean(-1)
     return (far * bag.mask).sum(-1) / jnp.maximum(bag.mask.sum(-1), 1)
@@ -122,7 +122,7 @@ def _guess_loss(params, bag, key):
 
 
 def _look_loss(params, bag, key):
-    return _verdict_loss(_only("look", params), bag, key)
+    return _class_loss(_only("look", params), bag, key)
 
 
 def _only(name, params):

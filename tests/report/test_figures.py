@@ -27,8 +27,8 @@ def figures(monkeypatch):
     return saved
 
 
-def blank(shape, lesions=()):
-    return Overview(np.full((*shape, 3), STAIN), MPP, lesions)
+def blank(shape):
+    return Overview(np.full((*shape, 3), STAIN), MPP, ())
 
 
 def pixels(path):
@@ -51,17 +51,15 @@ def draw_zooms(tmp_path, order, shape=(60, 90), side=10, attention=None, **kwarg
     if attention is None:
         attention = np.full(len(yx), 1 / len(yx))
     path = tmp_path / "zooms.png"
-    lesions = kwargs.pop("lesions", ())
-    args = blank(shape, lesions), attention, yx, side * MPP, np.array(order), path
+    args = blank(shape), attention, yx, side * MPP, np.array(order), path
     zoom_figure.zoom_figure(*args, **({"title": "s"} | kwargs))
     return path
 
 
 def draw_crops(tmp_path, maps, crops, mpps, shape=(60, 90), **kwargs):
     path = tmp_path / "crops.png"
-    lesions = kwargs.pop("lesions", ())
     kwargs = {"title": "s", "cell_um": 64, "crop_px": CROP_PX} | kwargs
-    args = blank(shape, lesions), maps, crops, path
+    args = blank(shape), maps, crops, path
     crop_figure.crop_figure(*args, mpps=mpps, **kwargs)
     return path
 
