@@ -277,7 +277,7 @@ class _Net(Selective):
         return Prediction(logits, jnp.take_along_axis(total, order, 1), {}, trace)
 
     def flops(self, params, batch, crop):
-        view, seen = self.view(params), (batch.x.overview, batch.mask)
+        view, visible = self.view(params), (batch.x.overview, batch.mask)
         one = [jax.ShapeDtypeStruct((1, 1), kind) for kind in (jnp.int32, jnp.bool_)]
 
         def read(params, crop, magnification, mask):
@@ -288,6 +288,6 @@ class _Net(Selective):
             return self.classifier.posterior_weights(params, weights, h), h
 
         return Flops(
-            overview=count_flops(self.sampler.log_attention, view, *seen),
+            overview=count_flops(self.sampler.log_attention, view, *visible),
             read=count_flops(read, params, crop, *one),
         )
