@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,19 @@ ONLY_IN = {
     "rich": {"run"},
 }
 NOT_IN = {"jax": {"slides", "evals", "report"}, "optax": {"slides", "data", "ops"}}
+
+# Sizes that a reader can hold, and words that only their makers understand.
+CODE = sorted(
+    path
+    for folder in ("wsi_jax", "experiments", "benchmarks", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+FILE_LINES, FUNCTION_LINES, POSITIONAL = 300, 60, 8
+PRIVATE = {
+    *("said", "told", "sight", "sift", "outlook", "survey", "zoomed", "passage"),
+    *("likeness", "astray", "liking", "ways"),
+}
+PRIVATE_ALONE = {"found", "seen", "how", "known"}
 
 
 def imports(path):
@@ -112,3 +126,43 @@ def test_temporary_names_are_made_in_one_place():
         text = path.read_text()
         for own in ("os.replace", "os.rename", 'with_name(f".'):
             assert own not in text, f"{path}: {own}; use wsi_jax.files.replacing"
+
+
+def names(tree):
+    """Identifiers that a file writes down, with their lines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                yield node.lineno, name
+            case ast.keyword(arg=str(name)):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+
+
+def faults(path):
+    """What makes a file hard to hold in mind, with lines."""
+    text = path.read_text(encoding="utf-8")
+    if (n := len(text.splitlines())) > FILE_LINES:
+        yield 1, f"{n} lines"
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            n = node.end_lineno - node.lineno + 1
+            if n > FUNCTION_LINES:
+                yield node.lineno, f"{node.name} has {n} lines"
+        if isinstance(node, ast.Call) and len(node.args) > POSITIONAL:
+            yield node.lineno, f"{len(node.args)} positional arguments"
+    for line, name in names(tree):
+        words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+        if words & PRIVATE or name in PRIVATE_ALONE:
+            yield line, f"{name} is a word of our own; say what it is"
+
+
+def test_every_file_can_be_held_in_mind():
+    every = [
+        f"{path.relative_to(ROOT)}:{line}: {fault}"
+        for path in CODE
+        for line, fault in faults(path)
+    ]
+    assert every == []
