@@ -36,7 +36,7 @@ import optax
 from benchmarks import device, record
 from benchmarks.host_batches import fed, measure_fed
 from wsi_jax.methods import mil
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from benchmarks import record
 from wsi_jax.methods.attention_pooling import AttentionPooling, Classifier
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.training.flops import compiled_temp_bytes
 from wsi_jax.training.selective import Selection

@@ -22,12 +22,12 @@ import numpy as np
 
 from benchmarks import record
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.run.config import Manifest
-from wsi_jax.run.extract import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
+from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid import write_pyramid

@@ -19,9 +19,9 @@ from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import cores
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.extract import find_tiles
 from wsi_jax.run.inputs import CropInput
 from wsi_jax.run.progress import progress
+from wsi_jax.run.slide_features import find_tiles
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
@@ -80,7 +80,7 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     )  # fmt: skip
     mesh = make_mesh(jax.devices()[:1])
     slides = [record.slide for record in records]
-    source = CropInput.for_training(config, mesh, slides)
+    source = CropInput.from_config(config, mesh, slides)
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.stages(Task(part.classes), tx)
     method = compile_method(stage.method, mesh, source.read_crops)

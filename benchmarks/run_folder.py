@@ -11,7 +11,7 @@ from PIL import Image
 
 import wsi_jax
 from experiments.phantoms.synthetic import LESION
-from wsi_jax.config_io import flatten
+from wsi_jax.config_fields import flatten
 from wsi_jax.evals.attention import localisation_metrics
 from wsi_jax.evals.intervals import Difference, Interval
 from wsi_jax.slides.slide import open_slide

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import record
 from benchmarks.device import peaks
 from benchmarks.overlapping_tiles import halo
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.ops.stream_plan import best_tile_side, plan_stream
 from wsi_jax.ops.streaming import stream
 from wsi_jax.ops.trunk_ops import DENSE

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.stream_plan import plan_stream
 from wsi_jax.training.compile import Phases
 from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass

@@ -12,7 +12,7 @@ import json
 import pathlib
 
 from benchmarks import record
-from wsi_jax.config_io import flatten
+from wsi_jax.config_fields import flatten
 
 KNOWN = ("n", "n_clusters")
 JUDGED = ("accuracy", "baseline_accuracy", "difference")

@@ -6,7 +6,7 @@ Two small slides are made large by repeating their JPEG tiles, compressed as the
 Each is read in tiles of 256 px, on the file's grid (its corner; an Aperio's tiles are
 of 240 px) and off it, at its own mpp and at twice that, three ways in turn:
 
-- `wsi_jax.data.tiles.tile_batches` with two threads, the slide opened anew;
+- `wsi_jax.data.tile_batches.tile_batches` with two threads, the slide opened anew;
 - a PyTorch DataLoader over OpenSlide: two workers that stay, a handle each, regions
   turned to RGB, resized by Pillow where no level is stored, and stacked as uint8;
 - every JPEG tile that is touched decoded once, by two threads, into the same memory.
@@ -37,7 +37,7 @@ import tifffile
 from PIL import Image
 
 from benchmarks import record
-from wsi_jax.data.tiles import Reading, TileSource, tile_batches
+from wsi_jax.data.tile_batches import Reading, TileSource, tile_batches
 from wsi_jax.slides.slide import open_slide
 
 TILE_PX, BATCH, OFF_PX, FILES = 256, 64, 100, 20

@@ -28,10 +28,10 @@ import optax
 
 from benchmarks import record
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.zoom_env import horizon
 from wsi_jax.run.encode import CompiledEncoder, encode
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide

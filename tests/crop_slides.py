@@ -11,9 +11,9 @@ import optax
 from wsi_jax.data.crop_reader import CropReader
 from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.methods.attention_sampling import AttentionSampling, LossConfig
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.crop_sampler import SamplingConfig
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.slides.pyramid import write_pyramid
 from wsi_jax.training.compile import compile_method, make_mesh

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "wsi_jax"
 
 FLOORS = {
     "types": 0,
-    "config_io": 0,
+    "config_fields": 0,
     "provenance": 0,
     "files": 0,
     "locks": 1,

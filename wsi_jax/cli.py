@@ -23,10 +23,10 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from wsi_jax import configs
-from wsi_jax.config_io import check_types
+from wsi_jax.config_fields import check_types
 from wsi_jax.data.disk_space import is_full
-from wsi_jax.data.tiles import Reading
-from wsi_jax.run import extract_features, predict_slides, run_experiment
+from wsi_jax.data.tile_batches import Reading
+from wsi_jax.run import extract_command, predict_slides, run_experiment
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import (
     did_you_mean,
@@ -36,7 +36,7 @@ from wsi_jax.run.config_file import (
     read_config,
     run_name,
 )
-from wsi_jax.run.stopping import stoppable
+from wsi_jax.run.interrupts import stoppable
 from wsi_jax.slides.mpp_metadata import SANE_MPP
 
 NO_CONFIG = "no config; add --config FILE, a file with get_config()"
@@ -165,8 +165,8 @@ def run_extraction(config: Experiment, name: str) -> None:
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
     with errors_in_one_line(folder):
-        records = extract_features.run(config, folder)
-    extract_features.print_summary(records, folder, config.max_refused)
+        records = extract_command.run(config, folder)
+    extract_command.print_summary(records, folder, config.max_refused)
 
 
 @contextlib.contextmanager

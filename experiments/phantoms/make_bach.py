@@ -35,9 +35,9 @@ from experiments.phantoms.texture_sources import (
     Tiles,
     TileSource,
 )
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch
-from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
+from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.files import replacing, write_text
 from wsi_jax.run.run_folder import write_csv, write_json
@@ -234,7 +234,7 @@ def make_bach(config: MakeBach) -> pathlib.Path:
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config_io.validate(config)
+    config_fields.validate(config)
     out = pathlib.Path(config.out)
     source = (
         Folder(config.tiles, config.kinds, config.mpp)

@@ -23,9 +23,9 @@ from skimage import measure
 from experiments.phantoms import synthetic
 from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
 from experiments.phantoms.texture_sources import Folder, Textures, TileSource
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch
-from wsi_jax.config_io import COUNT, POSITIVE, SEED, FieldError
+from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.files import replacing, write_text
@@ -96,7 +96,7 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config_io.validate(config)
+    config_fields.validate(config)
     out = pathlib.Path(config.out)
     source = make_source(config)
     names = synthetic.labels(source.kinds, config.preset)

@@ -20,9 +20,9 @@ from PIL import Image
 from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
 from experiments.phantoms.textures import Kind, draw
 from experiments.tile_clusters import INDEX, split_of
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch
-from wsi_jax.config_io import COUNT, POSITIVE, FieldError
+from wsi_jax.config_fields import COUNT, POSITIVE, FieldError
 from wsi_jax.files import replacing
 from wsi_jax.run.run_folder import write_csv
 
@@ -76,7 +76,7 @@ def make_tiles(config: MakeTiles) -> pathlib.Path:
     """
     if not config.out:
         raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config_io.validate(config)
+    config_fields.validate(config)
     styles = [
         (kind, style)
         for kind in config.kinds

@@ -14,7 +14,7 @@ import pathlib
 
 import jax
 
-from wsi_jax.config_io import from_plain
+from wsi_jax.config_fields import from_plain
 from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header

@@ -23,16 +23,16 @@ from experiments.pretraining.prepared_tiles import (
     is_prepared,
     write_tiles,
 )
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.checks import write_slides
 from wsi_jax.run.config import Manifest
-from wsi_jax.run.extract import find_tiles
 from wsi_jax.run.progress import progress
 from wsi_jax.run.run_folder import RunError
+from wsi_jax.run.slide_features import find_tiles
 from wsi_jax.run.slide_record import draw_tissue
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
@@ -69,7 +69,7 @@ def prepare(config: PrepareTiles) -> pathlib.Path:
     Raises:
         ValueError: anything wrong with config or cohort, or a folder of other tiles.
     """
-    config_io.validate(config)
+    config_fields.validate(config)
     if not config.out:
         raise RunError("no folder to write to; add --config.out=FOLDER")
     if config.data.folds:

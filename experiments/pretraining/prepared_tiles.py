@@ -19,7 +19,7 @@ from experiments.pretraining.tile_sets import Tiles, TileSets
 from wsi_jax.data.cohort import SPLITS, Row
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tfds
-from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
+from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.slides.grid import Grid, level0
 from wsi_jax.slides.pyramid import rescale
 

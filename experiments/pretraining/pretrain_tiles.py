@@ -32,7 +32,7 @@ from experiments.pretraining.tile_evaluation import (
 )
 from experiments.pretraining.tile_metrics import evaluate, text, write_predictions
 from experiments.pretraining.tile_sets import TileSets, training_tiles
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.locks import locked
@@ -64,7 +64,7 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             process is at work in the folder.
         Stopped: by a signal; given again, the command goes on.
     """
-    config_io.validate(config)
+    config_fields.validate(config)
     check_claim(folder, config)
     path, mesh = folder / WEIGHTS, make_mesh()
     if (folder / "metrics.json").is_file():
@@ -84,8 +84,8 @@ def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
             test = StepAccount(meter, "test")
             test.begin(0, {})
             p = evaluator.test(params)
-            test.enter(0)
-            meter.enter("test", tiles=len(p))
+            test.record(0)
+            meter.record("test", tiles=len(p))
             write_account(folder / "cost.json", meter)
         write_predictions(folder / "predictions.csv", sets, p)
         q = None
@@ -149,7 +149,7 @@ def save_encoder(
     `log_prior` is added to the classifier's bias, so that it gives the predictions.
     """
     encoder = config.method.encoder
-    made = {"config": config_io.to_plain(config)} | provenance()
+    made = {"config": config_fields.to_plain(config)} | provenance()
     ids = tuple(sorted({*sets.training_ids, *encoder.training_ids()}))
     fc = {"fc": params["fc"]} if "fc" in params else {}
     if fc and log_prior:

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from experiments.pretraining.augment import Augment, downsample
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised

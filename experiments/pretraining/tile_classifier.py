@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.pretraining.augment import Augment, downsample
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from experiments.pretraining.tile_metrics import regression
 from experiments.pretraining.tile_sets import Tiles, TileSets, evaluation_tiles
-from wsi_jax.config_io import from_plain
+from wsi_jax.config_fields import from_plain
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.nets.weights_metadata import read_weights_metadata
 from wsi_jax.ops import class_prior

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import accelerator, device, host_batches
 from wsi_jax.methods import mil
-from wsi_jax.nets.encoder import Depth
+from wsi_jax.nets.conv_encoder import Depth
 
 
 def test_rows_of_a_pool_have_every_column():

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.streaming_clam import StreamingCLAM
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.run.tiling import Tiling, as_streamed_slide, tile_slide
 from wsi_jax.slides.grid import Grid
 from wsi_jax.types import Bag, Task

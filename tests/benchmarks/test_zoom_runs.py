@@ -11,7 +11,7 @@ from benchmarks.run_folder import Run
 from benchmarks.zoom_runs import AGAINST, differences, settings, strategy_rows
 from experiments.configs import camelyon16
 from experiments.configs.phantom import sasha
-from wsi_jax.config_io import flatten, to_plain
+from wsi_jax.config_fields import flatten, to_plain
 from wsi_jax.evals.intervals import delong, delong_difference
 
 STRATEGIES = {"policy": 2.0, "random": 0.5, "oracle": 4.0, "grid": 0.4}

@@ -8,7 +8,7 @@ from absl import logging
 
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.data.slide_folder import find_slides
-from wsi_jax.slides.dicom import series_of
+from wsi_jax.slides.dicom import series_uid
 
 
 @pytest.fixture
@@ -160,17 +160,17 @@ def test_of_a_dicom_series_the_largest_file_stands_for_all(make, tmp_path, warne
 
 @pytest.mark.parametrize("explicit", [True, False])
 def test_a_series_is_read_past_sequences_that_name_others(make, explicit):
-    assert series_of(make("a.dcm", dicom(b"1.2.3", explicit))) == "1.2.3"
+    assert series_uid(make("a.dcm", dicom(b"1.2.3", explicit))) == "1.2.3"
 
 
 def test_a_head_that_is_damaged_or_endless_has_no_series(make, tmp_path):
     whole = dicom(b"1.2.3")
     for size in range(0, len(whole) - 6, 7):
-        assert series_of(make("a.dcm", whole[:size])) == ""
+        assert series_uid(make("a.dcm", whole[:size])) == ""
     deep = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) * 30_000
     head = whole[:132] + struct.pack("<HH2s2xI", 8, 0x1115, b"SQ", 0xFFFFFFFF)
-    assert series_of(make("a.dcm", head + deep)) == ""
-    assert series_of(tmp_path / "gone.dcm") == ""
+    assert series_uid(make("a.dcm", head + deep)) == ""
+    assert series_uid(tmp_path / "gone.dcm") == ""
 
 
 def test_a_real_file_has_the_series_that_openslide_reads(shared):
@@ -178,4 +178,4 @@ def test_a_real_file_has_the_series_that_openslide_reads(shared):
     path = shared / "data/slides/multi_frame_jpeg_camelyon_challenge_image.dcm"
     with openslide.OpenSlide(path) as slide:
         uid = slide.properties["dicom.SeriesInstanceUID"]
-    assert series_of(path) == uid
+    assert series_uid(path) == uid

@@ -11,12 +11,12 @@ from wsi_jax.evals.cost_meter import WORK, Meter, _Span, total
 
 def test_a_span_counts_every_thread_and_their_union():
     span = _Span()
-    span.enter(0.0)  # first thread
-    span.enter(2.0)  # second
+    span.record(0.0)  # first thread
+    span.record(2.0)  # second
     span.leave(3.0)
     assert span.until(4.0) == (5.0, 4.0)  # one block is still open
     span.leave(5.0)
-    span.enter(10.0)
+    span.record(10.0)
     span.leave(11.0)
     assert span.until(99.0) == (7.0, 6.0)
 
@@ -90,7 +90,7 @@ def train(meter, checkpoints, until):
     step, done = checkpoints[-1] if checkpoints else (0, {})
     meter.begin("train", **done)
     while step < until:
-        meter.enter("train", steps=1, flops=3)
+        meter.record("train", steps=1, flops=3)
         step += 1
         if step % 5 == 0:
             checkpoints.append((step, meter.unit("train")))
@@ -102,12 +102,12 @@ def test_what_is_done_again_is_useful_once(tmp_path):
     meter, checkpoints = Meter(journal=journal), []
     for name in ("a", "b", "c"):
         meter.begin(f"slides/{name}")
-        meter.enter(f"slides/{name}", slides=1, tiles=10)
+        meter.record(f"slides/{name}", slides=1, tiles=10)
     train(meter, checkpoints, until=3)
     # It ends here, before its first checkpoint; of slide c the file was not whole.
     meter = Meter(journal=journal)
     meter.begin("slides/c")
-    meter.enter("slides/c", slides=1, tiles=10)
+    meter.record("slides/c", slides=1, tiles=10)
     train(meter, checkpoints, until=7)
     with journal.open("a") as file:
         file.write('{"process": "cut sh')
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_the_journal_does_not_know_of_is_believed(tmp_path):
     journal = tmp_path / "cost.jsonl"
     meter = Meter(journal=journal)
     meter.begin("train")
-    meter.enter("train", steps=4)
+    meter.record("train", steps=4)
     meter = Meter(journal=journal)
     meter.begin("train", steps=5)
     assert useful(meter.as_dict()) == {"steps": 5}
@@ -140,7 +140,7 @@ def test_a_later_process_continues_the_account(tmp_path):
     meter.begin("slide")
     with meter.span("encode"):
         pass
-    meter.enter("slide", tiles=30)
+    meter.record("slide", tiles=30)
     later = Meter(journal=journal)
     later.add(tiles=5, device_s=1.5)
     account = later.as_dict()

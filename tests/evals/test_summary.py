@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.evals import intervals, metrics
-from wsi_jax.evals.summary import summarise
+from wsi_jax.evals.summary import summarise_split
 
 CLASSES = ("normal", "tumor")
 
@@ -23,7 +23,7 @@ def test_the_parts_are_the_metrics_of_the_parts():
     labels, p = cohort()
     patients = [f"p{i // 4 * 2 + i % 2}" for i in range(80)]  # two slides, one class
     sites = np.array(["rumc", "umcu", "umcu", ""] * 20)
-    summary = summarise(
+    summary = summarise_split(
         labels, p, CLASSES, patients=patients, sites=sites, threshold=0.4
     )
     plain = metrics.slide_metrics(labels, p, 0.4)
@@ -57,7 +57,7 @@ def test_groups_have_an_auc_of_their_own_pairs_and_thresholds_of_their_own(c):
     group = np.arange(80) // 4 % 5
     patients = np.arange(80) // 2
     cut = np.array([0.3, 0.4, 0.5, 0.6, 0.7])[group] if c == 2 else None
-    summary = summarise(
+    summary = summarise_split(
         labels, p, names, patients=patients, threshold=cut, groups=group
     )
     of = lambda groups: np.mean(
@@ -76,7 +76,7 @@ def test_groups_have_an_auc_of_their_own_pairs_and_thresholds_of_their_own(c):
     assert "threshold" not in summary
     assert "patient.auc_pooled" in summary
     with pytest.raises(ValueError, match="patient '0' lie in several folds"):
-        summarise(
+        summarise_split(
             labels, p, names, patients=patients, threshold=cut,
             groups=np.arange(80) % 2,
         )  # fmt: skip
@@ -86,7 +86,7 @@ def test_every_interval_holds_its_value():
     for c, threshold in ((2, 0.5), (3, None)):
         labels, p = cohort(c=c)
         names = ("normal", "tumor", "mimic")[:c]
-        summary = summarise(labels, p, names, threshold=threshold)
+        summary = summarise_split(labels, p, names, threshold=threshold)
         ends = [key.removesuffix("_lo") for key in summary if key.endswith("_lo")]
         assert {"auc", "balanced_accuracy", "f1", "accuracy"} <= set(ends)
         for name in ends:
@@ -99,7 +99,7 @@ def test_a_perfect_score_on_few_slides_is_not_certain(c):
     labels = np.arange(10 * c) % c
     p = 0.9 * np.eye(c)[labels] + 0.1 / c
     names = ("normal", "tumor", "mimic")[:c]
-    summary = summarise(labels, p, names, threshold=0.5 if c == 2 else None)
+    summary = summarise_split(labels, p, names, threshold=0.5 if c == 2 else None)
     shares = ["auc", "balanced_accuracy", "f1", "accuracy", "average_precision"]
     for name in shares + ["sensitivity", "specificity"] * (c == 2):
         assert summary[name] == summary[f"{name}_hi"] == 1
@@ -111,7 +111,7 @@ def test_a_perfect_score_on_few_slides_is_not_certain(c):
 def test_a_site_of_one_class_has_accuracy_but_no_auc():
     labels, p = cohort(n=12)
     sites = np.where(labels == 1, "rumc", "umcu")
-    summary = summarise(labels, p, CLASSES, sites=sites, threshold=0.5)
+    summary = summarise_split(labels, p, CLASSES, sites=sites, threshold=0.5)
     for end in ("", "_lo", "_hi"):
         assert np.isnan(summary[f"site.umcu.auc{end}"])
         assert not np.isnan(summary[f"site.umcu.accuracy{end}"])
@@ -120,10 +120,10 @@ def test_a_site_of_one_class_has_accuracy_but_no_auc():
 def test_few_patients_have_a_note_and_very_few_no_interval():
     labels, p = cohort(n=40)
     keep = np.r_[np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:7]]
-    seven = summarise(labels[keep], p[keep], CLASSES, threshold=0.5)
+    seven = summarise_split(labels[keep], p[keep], CLASSES, threshold=0.5)
     assert seven["auc_lo"] < seven["auc"] < seven["auc_hi"]
     assert seven["interval_note"].startswith("patients: tumor 7; ")
-    four = summarise(labels[keep[:-3]], p[keep[:-3]], CLASSES, threshold=0.5)
+    four = summarise_split(labels[keep[:-3]], p[keep[:-3]], CLASSES, threshold=0.5)
     rare = ("auc", "f1", "balanced_accuracy", "average_precision", "sensitivity")
     for name in (*rare, "per_class.tumor.auc", "per_class.normal.auc"):
         assert np.isnan([four[f"{name}_lo"], four[f"{name}_hi"]]).all(), name
@@ -132,19 +132,19 @@ def test_few_patients_have_a_note_and_very_few_no_interval():
         assert four[f"{name}_lo"] < four[name] < four[f"{name}_hi"]
     # Slides do not make up for patients.
     many = np.repeat(keep[:-3], 3)
-    summary = summarise(
+    summary = summarise_split(
         labels[many], p[many], CLASSES, patients=many, threshold=0.5, sites=["a"] * 72
     )
     assert summary["interval_note"] == four["interval_note"]
     assert summary["patient.interval_note"] == four["interval_note"]
     assert summary["site.a.interval_note"] == four["interval_note"]
     labels, p = cohort(n=40)
-    assert "interval_note" not in summarise(labels, p, CLASSES, threshold=0.5)
+    assert "interval_note" not in summarise_split(labels, p, CLASSES, threshold=0.5)
 
 
 def test_patients_ill_in_part_of_their_slides():
     labels, p = np.array([0, 1, 0, 1]), np.array([[0.8, 0.2], [0.1, 0.9]] * 2)
-    summary = summarise(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
+    summary = summarise_split(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
     assert summary["specificity"] == 1
     assert summary["patient.sensitivity"] == 1
     assert np.isnan(summary["patient.auc"])

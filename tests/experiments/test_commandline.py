@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from words import config_from
 
 from wsi_jax import cli, configs
-from wsi_jax.nets.encoder import Depth
+from wsi_jax.nets.conv_encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
 from wsi_jax.run.run_folder import RunError
 

@@ -13,9 +13,9 @@ from wsi_jax.data.cohort import CohortError
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.patch_all import PatchAll
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.crop_sampler import SamplingConfig
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.run import run_experiment as experiment

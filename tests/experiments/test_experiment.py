@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsi_jax.config_io import from_plain
+from wsi_jax.config_fields import from_plain
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run import write_report

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from experiments.pretraining.export_encoder import ExportError, export
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.data.cohort import CohortError, read_manifest
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets import pretrained
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.weights_metadata import read_weights_metadata, to_header
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.predictor import load
@@ -98,7 +98,7 @@ def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
     pretrained.save(first, params, to_header(origin))
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    plain = config_io.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
+    plain = config_fields.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
     config = json.loads((folder / "config.json").read_text())
     config["config"]["method"]["trunk"] = plain
     write_json(folder / "config.json", config)

@@ -10,9 +10,9 @@ from PIL import Image
 from wsi_jax.configs import streaming_clam
 from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.data.features import feature_shape
-from wsi_jax.data.tiles import Reading
-from wsi_jax.nets.encoder import Encoder
-from wsi_jax.run import extract_features
+from wsi_jax.data.tile_batches import Reading
+from wsi_jax.nets.conv_encoder import Encoder
+from wsi_jax.run import extract_command
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.executor import Executor
 from wsi_jax.run.run_folder import RunError
@@ -56,8 +56,8 @@ def test_features_are_made_once_and_a_bad_slide_stops_nothing(
 ):
     (slides / "bad.png").write_text("no picture")
     run = tmp_path / "run"
-    records = extract_features.run(config, run)
-    extract_features.print_summary(records, run, 0.1)
+    records = extract_command.run(config, run)
+    extract_command.print_summary(records, run, 0.1)
     bad, *good = table(run)
     assert bad["status"] == "refused"
     assert [(one["slide_id"], one["status"]) for one in good] == [
@@ -70,21 +70,21 @@ def test_features_are_made_once_and_a_bad_slide_stops_nothing(
     assert "3 of 4 slides have features" in printed.out
     assert "more were refused than --config.max_refused=0.1: a training" in printed.err
     with pytest.raises(SystemExit, match="1"):
-        extract_features.print_summary(records[:1], run, 0.1)
+        extract_command.print_summary(records[:1], run, 0.1)
 
     paths[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
-    extract_features.run(config, run)
+    extract_command.run(config, run)
     assert paths[1].exists()
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_what_cannot_be_extracted_is_refused_first(config, tmp_path):
     with pytest.raises(RunError, match="StreamingCLAM reads slides"):
-        extract_features.run(streaming_clam.get_config(), tmp_path)
+        extract_command.run(streaming_clam.get_config(), tmp_path)
     alone = dataclasses.replace(config, executor=Executor.dask)
     with pytest.raises(RunError, match=r"add --config.scheduler=tcp://HOST:8786"):
-        extract_features.run(alone, tmp_path)
+        extract_command.run(alone, tmp_path)
 
 
 def test_slides_need_no_labels(slides, tmp_path):

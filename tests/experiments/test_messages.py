@@ -23,14 +23,14 @@ from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.tcga_nsclc import TcgaNsclc
 from experiments.tcga_prad import TcgaPrad
-from wsi_jax.config_io import is_config
+from wsi_jax.config_fields import is_config
 from wsi_jax.methods.attention_pooling import AttentionPooling
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.methods.mil import CLAM
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.methods.streaming_clam import StreamingCLAM
-from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.run.config import Experiment, Manifest
 
@@ -96,7 +96,7 @@ def unknown(path, fields):
 def test_every_flag_in_a_text_is_a_field_of_some_config():
     files = [*ROOT.glob("wsi_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")]
     # These speak of flags as such: a.b.
-    example = {"cli.py", "config_file.py", "config_io.py"}
+    example = {"cli.py", "config_file.py", "config_fields.py"}
     fields = {name for config in ALL for name in paths(config)}
     files = [path for path in files if path.name not in example]
     assert [flag for path in files for flag in unknown(path, fields)] == []

@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsi_jax import cli
 from wsi_jax.run.predict_slides import open_run, prediction_key
-from wsi_jax.run.predictor import Predictor, as_row
+from wsi_jax.run.predictor import Predictor, row_of_path
 from wsi_jax.slides.slide import open_slide
 
 
@@ -170,10 +170,10 @@ def test_keys_of_predictions(finished, write, pixels, tmp_path):
     predictor = open_run(finished, False)
     mask, path = tmp_path / "mask.png", write("a.tif")
     Image.fromarray(np.ones((9, 9), np.uint8)).save(mask)
-    row = as_row(path, 0.5)
+    row = row_of_path(path, 0.5)
     key = lambda row=row, share=0.1: prediction_key(predictor, row, share)
     masked = dataclasses.replace(row, mask_path=str(mask))
-    keys = [key(), key(as_row(path, 0.25)), key(share=0.2), key(masked)]
+    keys = [key(), key(row_of_path(path, 0.25)), key(share=0.2), key(masked)]
     Image.fromarray(np.eye(9, dtype=np.uint8)).save(mask)
     keys.append(key(masked))
     keys.append(key(dataclasses.replace(row, slide_id="b")))
@@ -190,7 +190,7 @@ def test_keys_of_predictions(finished, write, pixels, tmp_path):
     assert len(set(keys)) == len(keys)
     moved = shutil.copy(path, tmp_path / "moved.tif")
     assert key(dataclasses.replace(row, path=str(moved))) == key()
-    assert key(as_row("gone.tif")) == ""
+    assert key(row_of_path("gone.tif")) == ""
 
 
 def test_a_run_on_masks_takes_them_from_a_csv(command, write, finished, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 import wsi_jax
 from wsi_jax import cli
 from wsi_jax.data.cohort import Row
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError, open_slide

@@ -13,7 +13,7 @@ from wsi_jax import cli
 from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
-from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.checks import check_same_slides

@@ -18,8 +18,8 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.run import predict_slides
 from wsi_jax.run import run_experiment as experiment
+from wsi_jax.run.interrupts import Stopped
 from wsi_jax.run.predictor import Predictor
-from wsi_jax.run.stopping import Stopped
 from wsi_jax.slides.grid import Grid
 
 SHARE, CHILDREN = 0.25, 2

@@ -11,7 +11,7 @@ import pytest
 from processes import outputs
 from zoom_run import FILE, STAGES, best, distilled, feature_files, logs, table
 
-from wsi_jax.config_io import from_plain
+from wsi_jax.config_fields import from_plain
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair

@@ -11,10 +11,10 @@ import pytest
 import wsi_jax
 from wsi_jax.methods import sasha
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
-from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.predictor import as_row
+from wsi_jax.run.predictor import row_of_path
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh
@@ -102,7 +102,7 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
     torn = tmp_path / "torn.tif"
     torn.write_bytes(b"no slide")
     one, bad, other = predictor.predict_many(
-        [as_row(p) for p in (paths[0], torn, paths[1])]
+        [row_of_path(p) for p in (paths[0], torn, paths[1])]
     )
     assert isinstance(bad, SlideError)
     assert "torn" in str(bad)
@@ -112,5 +112,5 @@ def test_several_slides_together_and_one_that_is_none(run, predictor, tmp_path):
         np.testing.assert_array_equal(prediction.order, alone.order)
         for name, p in alone.probabilities.items():
             assert prediction.probabilities[name] == pytest.approx(p, abs=1e-5)
-    (only,) = predictor.predict_many([as_row(torn)])
+    (only,) = predictor.predict_many([row_of_path(torn)])
     assert isinstance(only, SlideError)

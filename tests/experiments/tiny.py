@@ -1,9 +1,9 @@
 """A whole experiment in seconds: small slides, a small encoder, thirty steps."""
 
 from wsi_jax.data.bags import Loading
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.mil import ABMIL
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train

@@ -18,8 +18,8 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.methods.streaming_clam import Augment as ImageAugment
 from wsi_jax.methods.streaming_clam import StreamingCLAM
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.ops.attention_weights import Normaliser

@@ -7,7 +7,7 @@ import optax
 import pytest
 from crop_slides import CELL, MPP, TASK, batch, method, reader, write_slides
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.nets.crop_sampler import Inference, Layout, Placement
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.compile import compile_method, make_mesh
@@ -190,4 +190,4 @@ def test_uniform_placement_has_no_attention_net(slides):
 )
 def test_what_cannot_be_sampled_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        config_io.validate(method(**fields), "config.method")
+        config_fields.validate(method(**fields), "config.method")

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.methods import mil
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.types import Bag, Task
@@ -195,7 +195,7 @@ def test_the_logits_are_those_of_the_attention_returned(normaliser):
 
 
 def test_a_model_from_before_has_the_softmax():
-    plain = config_io.to_plain(mil.CLAM(width=7))
+    plain = config_fields.to_plain(mil.CLAM(width=7))
     del plain["normaliser"]
-    assert config_io.from_plain(plain) == mil.CLAM(width=7)
+    assert config_fields.from_plain(plain) == mil.CLAM(width=7)
     assert mil.CLAM().normaliser is Normaliser.softmax

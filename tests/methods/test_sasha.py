@@ -26,7 +26,7 @@ from sasha_cases import (
 )
 from scipy.special import rel_entr, softmax
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.policy import Actor, Updater
 from wsi_jax.ops.attention_weights import Normaliser
@@ -179,8 +179,8 @@ def test_a_policy_learns_to_zoom_where_it_pays():
 )
 def test_a_wrong_field_is_named_with_its_flag(path, value):
     config = SASHA()
-    config_io.validate(config, "config.method")
+    config_fields.validate(config, "config.method")
     *parents, name = path.split(".")
     setattr(functools.reduce(getattr, parents, config), name, value)
     with pytest.raises(ValueError, match=rf"^--config\.method\.{re.escape(path)}="):
-        config_io.validate(config, "config.method")
+        config_fields.validate(config, "config.method")

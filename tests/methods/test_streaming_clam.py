@@ -9,7 +9,7 @@ import pytest
 from trunks import assert_same
 
 from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
-from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.augment import rotate_flip

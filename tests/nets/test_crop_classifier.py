@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_classifier import CropClassifier, CropHead
-from wsi_jax.nets.encoder import ConvNeXtEncoder
 
 
 @pytest.mark.parametrize("chunk", [None, 1])

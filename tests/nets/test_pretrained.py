@@ -6,7 +6,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.pretrained import WeightsError
 

@@ -11,10 +11,10 @@ import vits
 from flax.traverse_util import flatten_dict
 from vits import TINY, shapes
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.nets import foundation_models
 from wsi_jax.nets.transformer import Bias, MlpKind
-from wsi_jax.nets.vit import Positions
+from wsi_jax.nets.vit import PositionKind
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.ops import position_embedding
 from wsi_jax.types import Dtype
@@ -105,7 +105,7 @@ def test_rotary_positions_rotate_patches_alone_and_depend_on_distances():
         position_embedding.rotary_angles(2, 3, 6)
 
 
-@pytest.mark.parametrize("kind", Positions)
+@pytest.mark.parametrize("kind", PositionKind)
 def test_positions_matter(kind):
     """Patches that change places change the class token."""
     encoder = ViTEncoder(**TINY | {"width": 16}, positions=kind, registers=1)
@@ -165,9 +165,9 @@ def test_a_random_one_begins_with_its_layer_scale_and_sees_any_multiple():
         ({"depth": 0}, "no number below 1"),
         ({"native_px": 18}, "native_px=18 is no multiple of patch=4"),
         ({"mlp": MlpKind.swiglu, "hidden": 13}, "half are gates"),
-        ({"heads": 4, "positions": Positions.rotary}, "heads of 2 numbers"),
+        ({"heads": 4, "positions": PositionKind.rotary}, "heads of 2 numbers"),
     ],
 )
 def test_what_cannot_be_is_refused(change, complaint):
     with pytest.raises(ValueError, match=complaint):
-        config_io.validate(ViTEncoder(**TINY | change))
+        config_fields.validate(ViTEncoder(**TINY | change))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.nets.transformer import Bias, MlpKind
-from wsi_jax.nets.vit import Positions
+from wsi_jax.nets.vit import PositionKind
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.ops.position_embedding import resize_positions
 
@@ -24,14 +24,14 @@ VARIANTS = {
     "plain": {},
     "swiglu": {
         "patch": 14, "native_px": 56, "registers": 4, "layer_scale": 0.1,
-        "mlp": MlpKind.swiglu, "hidden": 84, "positions": Positions.patches,
+        "mlp": MlpKind.swiglu, "hidden": 84, "positions": PositionKind.patches,
     },
     "registers with positions": {"registers": 2, "layer_scale": 0.1},
     "rotary": {
-        "registers": 4, "layer_scale": 0.1, "positions": Positions.rotary,
+        "registers": 4, "layer_scale": 0.1, "positions": PositionKind.rotary,
         "bias": Bias.no_key, "eps": 1e-5,
     },
-    "rotary without bias": {"positions": Positions.rotary, "bias": Bias.none},
+    "rotary without bias": {"positions": PositionKind.rotary, "bias": Bias.none},
 }  # fmt: skip
 
 
@@ -103,8 +103,8 @@ class Transformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, c.width))
         if c.registers:
             self.reg_token = nn.Parameter(torch.empty(1, c.registers, c.width))
-        if c.positions is not Positions.rotary:
-            n = 1 + c.registers if c.positions is Positions.tokens else 0
+        if c.positions is not PositionKind.rotary:
+            n = 1 + c.registers if c.positions is PositionKind.tokens else 0
             self.pos_embed = nn.Parameter(torch.empty(1, n + side**2, c.width))
         self.patch_embed = Patches(c)
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.depth)])
@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         x = maps.flatten(2).transpose(1, 2)
         prefix = [self.cls_token.expand(b, -1, -1)]
         prefix += [self.reg_token.expand(b, -1, -1)] if c.registers else []
-        if c.positions is Positions.rotary:
+        if c.positions is PositionKind.rotary:
             return torch.cat([*prefix, x], 1), rotation(c, h, w)
         side = c.native_px // c.patch
         n = self.pos_embed.shape[1] - side**2

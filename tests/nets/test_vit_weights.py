@@ -10,7 +10,7 @@ from vits import TINY
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.transformer import Bias, MlpKind
-from wsi_jax.nets.vit import Positions
+from wsi_jax.nets.vit import PositionKind
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 
@@ -56,8 +56,8 @@ def same(a, b):
         ({}, {}, ()),
         ({"layer_scale": 1e-5}, SCALES, ()),
         ({"registers": 3}, {"reg_token": (1, 3, 8), "pos_embed": (1, 20, 8)}, ()),
-        ({"positions": Positions.patches}, {"pos_embed": (1, 16, 8)}, ()),
-        ({"positions": Positions.rotary}, {}, ("pos_embed",)),
+        ({"positions": PositionKind.patches}, {"pos_embed": (1, 16, 8)}, ()),
+        ({"positions": PositionKind.rotary}, {}, ("pos_embed",)),
         ({"bias": Bias.none}, {}, ("blocks.0.attn.qkv.bias",)),
         ({"mlp": MlpKind.swiglu}, {"blocks.0.mlp.fc2.weight": (8, 6)}, ()),
     ],
@@ -182,8 +182,8 @@ GATED = {"mlp": MlpKind.swiglu, "registers": 2, "layer_scale": 0.1}
     ("options", "change"),
     [
         (GATED, as_dinov2),
-        (GATED | {"positions": Positions.rotary}, as_dinov3),
-        (GATED | {"positions": Positions.rotary}, as_eva),
+        (GATED | {"positions": PositionKind.rotary}, as_dinov3),
+        (GATED | {"positions": PositionKind.rotary}, as_eva),
         ({"layer_scale": 0.1}, as_transformers),
         ({}, as_vit_model),
     ],

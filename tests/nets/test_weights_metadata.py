@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.weights_metadata import (

@@ -8,7 +8,7 @@ from PIL import Image
 from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainFolder
 from experiments.pretraining.tile_classifier import TileClassifier
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 

@@ -11,7 +11,7 @@ from experiments.pretraining.prepare_tiles import prepare as write
 from experiments.pretraining.prepared_tiles import PreparedTiles
 from experiments.pretraining.pretrain_config import PretrainPrepared
 from wsi_jax.data.cohort import CohortError
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue

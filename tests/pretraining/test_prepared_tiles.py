@@ -18,7 +18,7 @@ from experiments.pretraining.prepared_tiles import (
     write_tiles,
 )
 from wsi_jax.data.cohort import CohortError, Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import open_slide
 

@@ -20,9 +20,9 @@ from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
 from experiments.pretraining.tile_sets import Tiles
 from experiments.tile_clusters import split_of
-from wsi_jax.config_io import to_plain
+from wsi_jax.config_fields import to_plain
 from wsi_jax.nets import pretrained
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.pretrained import WeightsError
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder

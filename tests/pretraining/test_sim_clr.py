@@ -9,8 +9,8 @@ from jax.test_util import check_grads
 from experiments.pretraining import sim_clr
 from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
-from wsi_jax import config_io
-from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax import config_fields
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.training.compile import compile_method, make_mesh, split
 from wsi_jax.types import Bag, Task
@@ -90,10 +90,10 @@ def test_views_are_as_the_encoder_wants_them():
 def test_what_cannot_be_is_refused():
     for field, value in (("projection", 0), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=rf"method\.{field}=0"):
-            config_io.validate(SimCLR(**{field: value}))
+            config_fields.validate(SimCLR(**{field: value}))
     for scales in ((), (0, 1)):
         with pytest.raises(ValueError, match="scales"):
-            config_io.validate(SimCLR(scales=scales))
+            config_fields.validate(SimCLR(scales=scales))
 
 
 def test_tiles_are_seen_at_several_magnifications():

@@ -10,8 +10,8 @@ import pytest
 
 from experiments.pretraining.augment import Augment
 from experiments.pretraining.tile_classifier import TileClassifier
-from wsi_jax import config_io
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax import config_fields
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.training.compile import compile_method, make_mesh, split
 from wsi_jax.types import Bag, Task
@@ -130,7 +130,7 @@ def test_coarse_looks_and_fine_details_are_both_learnt():
 
 def test_a_field_wider_than_the_tile_is_refused():
     with pytest.raises(ValueError, match=r"augment\.crop=1\.5"):
-        config_io.validate(TileClassifier(augment=Augment(crop=1.5)))
+        config_fields.validate(TileClassifier(augment=Augment(crop=1.5)))
     with pytest.raises(ValueError, match=r"method\.coarser=0"):
         TileClassifier(coarser=0).validate()
     wide = dataclasses.replace(CONFIG, coarser=2)

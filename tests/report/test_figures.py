@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 from matplotlib.colors import to_rgb
 
-from wsi_jax.report import crop_figure, heatmap, tiles, zoom_figure
+from wsi_jax.report import crop_figure, heatmap, tile_sheet, zoom_figure
 from wsi_jax.report.figure import COLOURS
 from wsi_jax.report.overview_panels import Overview, score_map
 
@@ -18,7 +18,7 @@ MPP, CROP_PX = 16.0, 32
 def figures(monkeypatch):
     """All figures that are saved."""
     saved = []
-    for module in (heatmap, crop_figure, zoom_figure, tiles):
+    for module in (heatmap, crop_figure, zoom_figure, tile_sheet):
         keep = lambda figure, path, save=module.save_png: (
             saved.append(figure),
             save(figure, path),
@@ -214,7 +214,7 @@ def test_sheets_show_the_highest_first_with_its_number(tmp_path, figures):
     colours = np.zeros((5, 32, 32, 3), np.uint8)
     colours[..., 0] = np.arange(5)[:, None, None]
     path, scores = tmp_path / "top.png", np.array([0.2, 0.1, 0.7, 0.3, 0.6])
-    tiles.top_tiles(colours, scores, path, title="s_$1", mpp=0.5)
+    tile_sheet.top_tiles(colours, scores, path, title="s_$1", mpp=0.5)
     shown = lambda: [int(a.images[0].get_array()[0, 0, 0]) for a in figures[-1].axes]
     titles = lambda: [axes.get_title() for axes in figures[-1].axes]
     assert shown() == [2, 4, 3, 0, 1]

@@ -15,7 +15,7 @@ import pytest
 
 from wsi_jax.evals import metrics
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.evals.summary import summarise
+from wsi_jax.evals.summary import summarise_split
 from wsi_jax.report import curves, page, tables
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.run.report_charts import draw_magnifications
@@ -30,7 +30,7 @@ def evaluated():
     p = 1 / (1 + np.exp(-rng.normal(size=40) - 2 * labels + 1))
     p = np.stack([1 - p, p], -1)
     parts = {"patients": np.arange(40) // 2, "sites": ["rumc", "umcu"] * 20}
-    return labels, p, summarise(labels, p, CLASSES, threshold=0.5, **parts)
+    return labels, p, summarise_split(labels, p, CLASSES, threshold=0.5, **parts)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_cost_names_what_its_arithmetic_is_of_and_what_was_done_again(tmp_pa
     for _ in range(2):
         meter = Meter(journal=journal)
         meter.begin("train")
-        meter.enter("train", steps=1200, flops=5 * 10**12, uncounted_calls=3)
+        meter.record("train", steps=1200, flops=5 * 10**12, uncounted_calls=3)
     rows = {name: value for name, value, _ in tables.cost(meter.as_dict()).rows}
     assert rows["training steps"] == "1,200"
     assert rows["arithmetic: encoder, training, validation, test"] == "5 TFLOP"
@@ -169,9 +169,11 @@ def test_an_undefined_metric_is_a_dash(report):
 def test_few_patients_are_noted_and_very_few_have_no_interval(report):
     labels = np.array([0] * 12 + [1] * 4)
     p = np.stack([np.linspace(0.9, 0.2, 16), np.linspace(0.1, 0.8, 16)], -1)
-    summary = summarise(labels, p, ("normal", "tumor"), threshold=0.5, sites=["a"] * 16)
+    summary = summarise_split(
+        labels, p, ("normal", "tumor"), threshold=0.5, sites=["a"] * 16
+    )
     assert tables.interval(summary, "auc") == tables.number(summary["auc"])
-    notes = tables.notes(summary)
+    notes = tables.interval_notes(summary)
     assert [note.partition(":")[0] for note in notes] == ["all slides", "site a"]
     card = page.headline(summary, {"auc": "AUC"})
     text = page.render(dataclasses.replace(report, metrics=card, interval_notes=notes))

@@ -7,10 +7,10 @@ import tifffile
 from PIL import Image
 
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, UpdaterStage
-from wsi_jax.nets.encoder import ConvNeXtEncoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.sasha import LOOKAHEAD
 from wsi_jax.ops import zoom_env
 from wsi_jax.run.inputs import TwoLevelInput

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.slides.slide import open_slide
 from wsi_jax.slides.tissue import (
     Background,
@@ -105,7 +105,7 @@ def test_any_size(shape):
 )
 def test_wrong_settings_name_their_flag(wrong):
     with pytest.raises(ValueError, match=rf"--config\.tissue\.{next(iter(wrong))}"):
-        config_io.validate(Tissue(**wrong), "config.tissue")
+        config_fields.validate(Tissue(**wrong), "config.tissue")
 
 
 @pytest.mark.parametrize(

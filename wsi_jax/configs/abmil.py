@@ -12,7 +12,7 @@ the CLAM literature: ResNet-50 after its third stage, 1,024 numbers for a tile.
 """
 
 from wsi_jax.methods.mil import ABMIL
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.foundation_models import foundation_model
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment

@@ -10,8 +10,8 @@ here are ours, for some 240 training slides.
 """
 
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.crop_options import CropAugmentation
-from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid

@@ -9,8 +9,8 @@ were not learnt on every practice cohort.
 """
 
 from wsi_jax.methods.attention_sampling import AttentionSampling
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
-from wsi_jax.nets.encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid

@@ -7,7 +7,7 @@ and gives a floor to compare with.
 """
 
 from wsi_jax.methods.mil import ABMIL
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train

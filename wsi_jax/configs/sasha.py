@@ -12,7 +12,7 @@ like one seen, several updates of a row in on-the-fly inference.
 """
 
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.ops.advantages import Reward
 from wsi_jax.run.config import Experiment

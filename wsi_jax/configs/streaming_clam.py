@@ -12,7 +12,7 @@ then 10 with all of it, eight slides to an update. For others set `train.steps` 
 """
 
 from wsi_jax.methods.streaming_clam import StreamingCLAM
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from wsi_jax.config_io import COUNT
+from wsi_jax.config_fields import COUNT
 from wsi_jax.data.hdf5 import FeatureError
 
 GIB = 1 << 30

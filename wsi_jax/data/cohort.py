@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32, Shaped
 
 from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
-from wsi_jax.data.slide_ids import barcode_patient, check_id
+from wsi_jax.data.slide_id_checks import barcode_patient, check_id
 from wsi_jax.files import replacing
 from wsi_jax.slides.slide_id import slide_id_of
 from wsi_jax.types import Task

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from wsi_jax.data.cohort import PATH_COLUMNS, SPLITS, Cohort, CohortError, in_split
-from wsi_jax.data.slide_ids import barcode_patient
+from wsi_jax.data.slide_id_checks import barcode_patient
 from wsi_jax.files import content_id
-from wsi_jax.slides.dicom import series_of
+from wsi_jax.slides.dicom import series_uid
 from wsi_jax.slides.slide_id import slide_id_of
 
 
@@ -182,7 +182,7 @@ def _same_files(cohort):
             by_content[content_id(path)].append(by_path[path][0])
     by_series = defaultdict(list)  # each of its files is the whole slide
     for path in by_path:
-        uid = series_of(path) if path.lower().endswith(".dcm") else ""
+        uid = series_uid(path) if path.lower().endswith(".dcm") else ""
         if uid:
             by_series[os.path.dirname(path), uid] += by_path[path]
     kinds = {"path": by_path, "content": by_content, "DICOM series": by_series}

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from absl import logging
 
 from wsi_jax.data.csv_table import CohortError
-from wsi_jax.data.slide_ids import id_fault
-from wsi_jax.slides.dicom import series_of
+from wsi_jax.data.slide_id_checks import id_fault
+from wsi_jax.slides.dicom import series_uid
 from wsi_jax.slides.slide_id import slide_id_of
 
 # Slides and images that no reader opens, at least not under these names.
@@ -198,7 +198,7 @@ def _one_of_each_series(paths):
     series = defaultdict(list)
     for several in paths.values():
         for path in several:
-            uid = series_of(path) if path.lower().endswith(".dcm") else ""
+            uid = series_uid(path) if path.lower().endswith(".dcm") else ""
             if uid:  # readers look for a slide's files in one folder
                 series[os.path.dirname(path), uid].append(path)
     others = set()

@@ -29,7 +29,7 @@ from wsi_jax.data.slide_folder import (
     find_slides,
     warn_left_out,
 )
-from wsi_jax.data.slide_ids import check_id
+from wsi_jax.data.slide_id_checks import check_id
 from wsi_jax.data.split_files import (
     read_clam_split,
     read_sasha_split,

@@ -90,7 +90,7 @@ class Meter:
             self._repeated.update(again)
             self._write(unit, again)
 
-    def enter(self, unit: str, **work: int | float) -> None:
+    def record(self, unit: str, **work: int | float) -> None:
         """Adds work to a unit that has begun, and writes it down."""
         with self._lock:
             self._units[unit].update(_nonzero(work))
@@ -113,7 +113,7 @@ class Meter:
         with self._lock:
             span = self._spans.setdefault(name, _Span())
             start = time.perf_counter()
-            span.enter(start)
+            span.record(start)
         try:
             yield
         finally:
@@ -219,7 +219,7 @@ class _Span:
         passed = now - self.changed if self.inside else 0.0
         return self.thread_s + self.inside * passed, self.wall_s + passed
 
-    def enter(self, now: float) -> None:
+    def record(self, now: float) -> None:
         self.thread_s, self.wall_s = self.until(now)
         self.inside, self.changed = self.inside + 1, now
 

@@ -22,16 +22,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsi_jax.evals import metrics
+from wsi_jax.evals.confusion_intervals import confusion_intervals
 from wsi_jax.evals.intervals import LEVEL, class_patients, delong, macro_auc, one_each
 from wsi_jax.evals.jackknife import average_precision_interval, log_loss_interval
 from wsi_jax.evals.metrics import Groups
-from wsi_jax.evals.proportions import confusion_intervals
 
 FEW, FEWEST = 10, 5  # patients of a class: intervals that cover, and any at all
 NOTE = f"intervals of fewer than {FEW} may not cover, of fewer than {FEWEST} have none"
 
 
-def summarise(
+def summarise_split(
     labels: np.ndarray,
     probabilities: np.ndarray,
     classes: Sequence[str],
@@ -120,7 +120,7 @@ def measure(
     groups: Groups = None,
     level: float = LEVEL,
 ) -> dict[str, float | str]:
-    """`metrics.slide_metrics` with intervals; arguments and keys as `summarise`."""
+    """Metrics of slides with intervals; arguments and keys as `summarise_split`."""
     c = len(classes)
     values = metrics.slide_metrics(labels, probabilities, threshold)
     if c == 2:

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.config_io import COUNT, FieldError
+from wsi_jax.config_fields import COUNT, FieldError
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.crop_options import HeadConfig, TileOptions
-from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.tile_pooling import PoolingHead, classify_tiles
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.crop_grid import CropGrid

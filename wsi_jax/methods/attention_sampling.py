@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.config_io import COUNT, FieldError
+from wsi_jax.config_fields import COUNT, FieldError
 from wsi_jax.nets.crop_options import CropOptions, HeadConfig
 from wsi_jax.nets.crop_sampler import (
     CropSampler,

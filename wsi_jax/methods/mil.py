@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.config_io import COUNT
+from wsi_jax.config_fields import COUNT
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
 from wsi_jax.nets.clam import Clam
 from wsi_jax.ops.attention_weights import Normaliser, masked_softmax

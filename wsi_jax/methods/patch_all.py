@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.config_io import FieldError
+from wsi_jax.config_fields import FieldError
 from wsi_jax.nets.crop_options import HeadConfig, TileOptions
 from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.ops.crop_grid import CropGrid

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.config_io import COUNT, FieldError
+from wsi_jax.config_fields import COUNT, FieldError
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_rounds

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from wsi_jax.config_io import COUNT
+from wsi_jax.config_fields import COUNT
 from wsi_jax.nets.attention import AttentionHead
 from wsi_jax.nets.clam import Clam
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.attention_weights import Normaliser

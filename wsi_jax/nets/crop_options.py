@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from jaxtyping import Array, Num
 
-from wsi_jax.config_io import COUNT, FieldError
+from wsi_jax.config_fields import COUNT, FieldError
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.crop_classifier import CropClassifier, CropHead
-from wsi_jax.nets.encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crop_grid import CropGrid

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree, UInt8
 
-from wsi_jax.config_io import COUNT
+from wsi_jax.config_fields import COUNT
 from wsi_jax.nets.overview_attention import OverviewAttention
 from wsi_jax.ops import sampling
 from wsi_jax.ops.attention_weights import masked_softmax

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from wsi_jax.config_io import COUNT
+from wsi_jax.config_fields import COUNT
 from wsi_jax.nets.pixels import RGB, standardise
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
-from wsi_jax.config_io import COUNT, POSITIVE, FieldError
+from wsi_jax.config_fields import COUNT, POSITIVE, FieldError
 from wsi_jax.nets.crop_classifier import CropClassifier
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.ops.attention_weights import Normaliser, normalise

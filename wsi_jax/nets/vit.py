@@ -15,7 +15,7 @@ from wsi_jax.ops.stream_tile import StreamError
 from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 
-class Positions(enum.Enum):
+class PositionKind(enum.Enum):
     """Kind of position embedding.
 
     tokens: learned, added to class, register and patch tokens.
@@ -61,7 +61,7 @@ class ViT(nn.Module):
     patch: int
     registers: int
     mlp: MlpKind
-    positions: Positions
+    positions: PositionKind
     bias: Bias
     layer_scale: float
     native_px: int
@@ -100,7 +100,7 @@ class ViT(nn.Module):
         prefix += [self._token("reg_token", self.registers)] if self.registers else []
         prefix = jnp.concatenate(prefix, 1)
         angles = None
-        if self.positions is Positions.rotary:
+        if self.positions is PositionKind.rotary:
             angles = rotary_angles(y, x, self.width // self.heads)
         else:
             before, grid = self._learned(y, x)
@@ -138,7 +138,7 @@ class ViT(nn.Module):
     def _learned(self, y, x):
         """Position embeddings of the tokens before patches and of these [y x d]."""
         side = self.native_px // self.patch
-        n = 1 + self.registers if self.positions is Positions.tokens else 0
+        n = 1 + self.registers if self.positions is PositionKind.tokens else 0
         shape = 1, n + side**2, self.width
         learned = self.param("pos_embed", INIT, shape, jnp.float32)
         grid = learned[0, n:].reshape(side, side, self.width)

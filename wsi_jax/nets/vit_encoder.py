@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num, PyTree
 
 from wsi_jax.nets.transformer import Bias, MlpKind
 from wsi_jax.nets.trunk import TileEncoder, Trunk
-from wsi_jax.nets.vit import Positions, ViT
+from wsi_jax.nets.vit import PositionKind, ViT
 from wsi_jax.nets.vit_weight_names import rename
 
 
@@ -57,7 +57,7 @@ class ViTEncoder(Trunk):
     patch: int = 16
     registers: int = 0
     mlp: MlpKind = MlpKind.gelu
-    positions: Positions = Positions.tokens
+    positions: PositionKind = PositionKind.tokens
     bias: Bias = Bias.all
     layer_scale: float = 0.0
     native_px: int = 224
@@ -86,7 +86,7 @@ class ViTEncoder(Trunk):
             raise ValueError(
                 f"width={self.width} does not divide by heads={self.heads}"
             )
-        if self.positions is Positions.rotary and self.width // self.heads % 4:
+        if self.positions is PositionKind.rotary and self.width // self.heads % 4:
             raise ValueError(
                 f"heads of {self.width // self.heads} numbers: rotary positions take "
                 "a multiple of 4"

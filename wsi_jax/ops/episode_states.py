@@ -27,7 +27,7 @@ class RowVersions(NamedTuple):
     high: PyTree
 
 
-def row_versions(f: Callable, slides: TwoLevelSlides, episode: Episode) -> RowVersions:
+def map_versions(f: Callable, slides: TwoLevelSlides, episode: Episode) -> RowVersions:
     """f, rows [*m d] -> [*m ...], of all three versions of every row."""
     return RowVersions(f(slides.z), f(episode.estimated), f(slides.v))
 
@@ -110,5 +110,5 @@ def state_logits(
         weights = mean_attention(select_version(kind, scores), slide.mask)
         return pool_versions(weights, kind, values)
 
-    versions = row_versions(classify, slides, episode)
+    versions = map_versions(classify, slides, episode)
     return map_states(one, slides, episode, versions, steps=steps, chunk=chunk)

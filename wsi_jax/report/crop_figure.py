@@ -21,7 +21,7 @@ from wsi_jax.report.overview_panels import (
     panel_figure,
     show_scores,
 )
-from wsi_jax.report.tiles import tile_sheet
+from wsi_jax.report.tile_sheet import tile_sheet
 
 COLOUR_MAP = "OrRd"
 

@@ -31,7 +31,7 @@ def interval(summary: Mapping[str, int | float | str], name: str) -> str:
     return f"{number(summary[name])} ({' to '.join(map(number, ends))})"
 
 
-def notes(summary: Mapping[str, int | float | str]) -> tuple[str, ...]:
+def interval_notes(summary: Mapping[str, int | float | str]) -> tuple[str, ...]:
     """The summary's notes on intervals from few patients, each with its part."""
     part = lambda key: key.removesuffix("interval_note").strip(".").replace(".", " ")
     return tuple(
@@ -141,7 +141,7 @@ def _repeated(account: Mapping[str, int | float | None]) -> str:
 
 
 def cost(account: Mapping[str, int | float | None]) -> Table:
-    """The account of `evals.cost.Meter.as_dict`, in all and per slide."""
+    """The account of `evals.cost_meter.Meter.as_dict`, in all and per slide."""
     slides = account["slides"]
 
     def row(name, value, form, per_slide_form=None):

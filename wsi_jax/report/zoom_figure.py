@@ -16,7 +16,7 @@ from wsi_jax.report.overview_panels import (
     number_squares,
     panel_figure,
 )
-from wsi_jax.report.tiles import tile_sheet
+from wsi_jax.report.tile_sheet import tile_sheet
 
 ORDER_MAP = "winter"  # neither of its ends is the colour of a stain
 

@@ -48,7 +48,7 @@ def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> No
     for stage in stages:
         if not stage.overrides:
             continue
-        own = dataclasses.replace(config, train=config.plan(stage))
+        own = dataclasses.replace(config, train=config.stage_train(stage))
         try:
             check_batches(own, devices)
         except RunError as error:

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import optax
 
-from wsi_jax import config_io
-from wsi_jax.config_io import COUNT
+from wsi_jax import config_fields
+from wsi_jax.config_fields import COUNT
 from wsi_jax.data.bags import Loading
 from wsi_jax.data.cohort import Cohort, CohortError, Row, patient_of, read_manifest
 from wsi_jax.data.slide_folder import find_slides
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.mil import ABMIL
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.run.executor import Executor
 from wsi_jax.run.inputs import Input, input_of
@@ -168,7 +168,7 @@ class Experiment:
         """The stages of the method."""
         return self.input.stages(self.method, self.grid, task, tx)
 
-    def plan(self, stage: Stage) -> Train:
+    def stage_train(self, stage: Stage) -> Train:
         """How a stage is trained."""
         return dataclasses.replace(self.train, **stage.overrides)
 
@@ -203,13 +203,13 @@ class Experiment:
         wanted = {
             "data": ("cohort", "Manifest() of wsi_jax.run.config"),
             "method": ("takes", "ABMIL() of wsi_jax.methods.mil"),
-            "encoder": ("make", "Encoder() of wsi_jax.nets.encoder"),
+            "encoder": ("make", "Encoder() of wsi_jax.nets.conv_encoder"),
         }
         for name, (attribute, example) in wanted.items():
             value = getattr(self, name)
             none = name == "encoder" and value is None
             if not none and not (
-                config_io.is_config(value) and hasattr(value, attribute)
+                config_fields.is_config(value) and hasattr(value, attribute)
             ):
                 raise RunError(
                     f"--config.{name}={value!r}: give an object in the config file, as "

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsi_jax.config_io import flatten, is_config, to_plain
+from wsi_jax.config_fields import flatten, is_config, to_plain
 
 # Class of a config -> the command that takes it.
 COMMANDS = {

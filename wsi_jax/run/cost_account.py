@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import jax
 
 from wsi_jax.evals.cost_meter import Meter
+from wsi_jax.run.interrupts import Stopped
 from wsi_jax.run.run_folder import write_json
-from wsi_jax.run.stopping import Stopped
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from wsi_jax.data.prefetch import prefetch_to_device
-from wsi_jax.data.tiles import (
+from wsi_jax.data.tile_batches import (
     Reading,
     TileBatch,
     TileCounts,

@@ -8,7 +8,7 @@ import numpy as np
 from wsi_jax.data.cohort import Cohort, label_ids
 from wsi_jax.evals.metrics import predict as predicted_classes
 from wsi_jax.evals.metrics import slide_metrics
-from wsi_jax.evals.summary import summarise
+from wsi_jax.evals.summary import summarise_split
 from wsi_jax.run.cohort_predictions import Predicted, Predictions
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.run_folder import write_csv
@@ -87,7 +87,7 @@ def measure(
 ) -> dict[str, int | float | str]:
     """Metrics of probabilities [n c] of the test slides, with their intervals."""
     apart = predictions[0].fold is not None
-    return summarise(
+    return summarise_split(
         label_ids(cohort._replace(rows=tuple(one.row for one in predictions))),
         p,
         cohort.classes,

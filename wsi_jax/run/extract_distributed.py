@@ -16,7 +16,7 @@ import numpy as np
 
 from wsi_jax.data.cohort import PATH_COLUMNS, Row
 from wsi_jax.data.features import FeatureError, feature_shape
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import WORK, Meter
 from wsi_jax.run.executor import WorkerError
 from wsi_jax.run.extract_worker import (
@@ -144,7 +144,7 @@ def _charge(meter: Meter, unit: str, cost: dict) -> None:
     meter.add(device_s=cost.get("device_s", 0))
     if work := {name: cost[name] for name in WORK if cost.get(name)}:
         meter.begin(unit)
-        meter.enter(unit, **work)
+        meter.record(unit, **work)
 
 
 def _absolute(row: Row) -> Row:

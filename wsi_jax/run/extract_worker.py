@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import code
 from wsi_jax.run.executor import WorkerError
-from wsi_jax.run.extract import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
+from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.training.compile import make_mesh

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from wsi_jax.data.prefetch import prefetch_to_device
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.run import stopping
+from wsi_jax.run import interrupts
 from wsi_jax.run.model_card import WEIGHTS
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.training.checkpoint import Checkpoints, digest
@@ -81,12 +81,12 @@ def fit_stage(
 
     def logged(step, metrics):
         log(step, metrics)
-        account.enter(step)
+        account.record(step)
 
     began = time.perf_counter()
     # Closed even where training fails: the last checkpoint is whole then.
     with contextlib.closing(stage):
-        with stopping.deferred() as interrupted:
+        with interrupts.deferred() as interrupted:
             state, best = fit(
                 method, state, feed, plan, log=logged, save=stage.save,
                 validate=validate, keep=stage.keep, best=best, interrupted=interrupted,
@@ -137,7 +137,7 @@ class StageCheckpoints:
 
     def save(self, step: int, state: TrainState, best: Best) -> None:
         """Writes a checkpoint."""
-        self._account.enter(step)
+        self._account.record(step)
         self._kept.wait()  # no checkpoint may know of a best step that is not on disk
         memory = {"best": best._asdict(), "after": self._after, "data": self._data}
         self._states.save(step, state, memory | {"work": self._account.total()})
@@ -218,7 +218,7 @@ class StepAccount:
     Args:
         meter: is charged.
         unit: name in the meter's account; by it the work goes on after a kill.
-        work: what this process has done so far, as in `evals.cost.WORK`.
+        work: what this process has done so far, as in `evals.cost_meter.WORK`.
     """
 
     def __init__(
@@ -235,11 +235,11 @@ class StepAccount:
         self._step, self._before = step, self._work()
         self._meter.begin(self._unit, **done)
 
-    def enter(self, step: int) -> None:
+    def record(self, step: int) -> None:
         """Enters what was done since it was last called."""
         now, before = self._work(), self._before
         spent = {name: now[name] - before.get(name, 0) for name in now}
-        self._meter.enter(self._unit, steps=step - self._step, **spent)
+        self._meter.record(self._unit, steps=step - self._step, **spent)
         self._step, self._before = step, now
 
     def total(self) -> Mapping[str, int | float]:

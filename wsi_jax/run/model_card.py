@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from wsi_jax import __version__
-from wsi_jax.config_io import check_types, from_plain, to_plain
+from wsi_jax.config_fields import check_types, from_plain, to_plain
 from wsi_jax.files import write_text
 from wsi_jax.run.run_folder import check_version
 from wsi_jax.run.tiling import Tiling

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from wsi_jax.data.cohort import Cohort, Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.files import content_id
 from wsi_jax.locks import locked
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.config import Manifest, with_mpp
 from wsi_jax.run.model_card import CARD
-from wsi_jax.run.predictor import Predictor, as_row, load
+from wsi_jax.run.predictor import Predictor, load, row_of_path
 from wsi_jax.run.run_folder import RunError, read_csv, write_csv
 from wsi_jax.run.slide_prediction import SlidePrediction
 from wsi_jax.slides.slide import SlideError
@@ -109,7 +109,7 @@ def find_rows(given: Sequence[pathlib.Path], mpp: float | None) -> list[Row]:
         if path.is_dir() or path.suffix.casefold() in TABLES:
             rows += Manifest(manifest=str(path)).slides()
         else:
-            rows.append(as_row(path))
+            rows.append(row_of_path(path))
     return list(with_mpp(Cohort(tuple(rows), ()), mpp).rows)
 
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import optax
 
-from wsi_jax.config_io import rename_fields, to_plain
+from wsi_jax.config_fields import rename_fields, to_plain
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops.class_prior import probabilities
@@ -127,7 +127,7 @@ class Predictor:
                 lost more than `reading.max_unreadable` of its tiles, or is refused for
                 its stain.
         """
-        row = as_row(path, mpp, mask)
+        row = row_of_path(path, mpp, mask)
         (prediction,) = self.predict_many([row], batch=batch, reading=reading)
         if isinstance(prediction, SlideError):
             raise prediction
@@ -147,7 +147,7 @@ class Predictor:
         one slide after the other.
 
         Args:
-            rows: the slides, from a manifest or `as_row`; labels are not needed.
+            rows: the slides, from a manifest or `row_of_path`; labels are not needed.
             batch: as in `predict`.
             reading: as in `predict`.
             at_once: slides zoomed into at once.
@@ -242,7 +242,7 @@ class Predictor:
         self.check_saliency()
         if label not in self.card.classes:
             raise ValueError(f"no class {label!r}, only {', '.join(self.card.classes)}")
-        slide, grid = self._tile(as_row(path, mpp, mask)), self.card.tiling.grid
+        slide, grid = self._tile(row_of_path(path, mpp, mask)), self.card.tiling.grid
         if isinstance(slide, SlideError):
             raise self._renamed(slide)
         reading, meter = reading or Reading(), Meter()
@@ -290,7 +290,7 @@ def _read_params(
     return restored[0]
 
 
-def as_row(
+def row_of_path(
     path: str | os.PathLike, mpp: float | None = None, mask: str | os.PathLike = ""
 ) -> Row:
     """A slide of no cohort; arguments as those of `Predictor.predict`."""

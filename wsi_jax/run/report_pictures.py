@@ -9,7 +9,7 @@ from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.report.crop_figure import crop_figure, distinct, top_crops
 from wsi_jax.report.heatmap import heatmap
 from wsi_jax.report.overview_panels import Overview
-from wsi_jax.report.tiles import top_tiles
+from wsi_jax.report.tile_sheet import top_tiles
 from wsi_jax.report.zoom_figure import top_zooms, zoom_figure
 from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.slides.annotations import AnnotationError

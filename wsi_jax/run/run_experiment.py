@@ -10,7 +10,7 @@ from functools import partial
 
 from jax.sharding import Mesh
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.data.cohort import Cohort, in_split, write_manifest
 from wsi_jax.data.lint import format_counts
 from wsi_jax.data.splits import use_fold
@@ -61,7 +61,7 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             another process is at work in the folder.
         Stopped: by a signal; given again, the command goes on.
     """
-    config_io.validate(config)
+    config_fields.validate(config)
     check_claim(folder, config)
     mesh = make_mesh()
     check_batches(config, mesh.size)
@@ -234,5 +234,5 @@ def open_input(
         slides = [record.slide for record in records]
         settings = config.tiling().fingerprint()
         check_same_slides(folder / SLIDES, slides, settings)
-        return config.input.for_training(config, mesh, slides)
-    return config.input.for_training(config, mesh, *files)
+        return config.input.from_config(config, mesh, slides)
+    return config.input.from_config(config, mesh, *files)

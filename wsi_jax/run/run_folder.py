@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from wsi_jax import __version__, config_io
+from wsi_jax import __version__, config_fields
 from wsi_jax.data.csv_table import escape_formula, unescape_formula
 from wsi_jax.files import replacing, write_text
 from wsi_jax.provenance import provenance
@@ -44,9 +44,11 @@ def check_claim(folder: pathlib.Path, config: Any) -> None:
         return
     record = read_json(path, "config")
     check_version(record.get("versions", {}).get("wsi_jax", "0.1.0"), folder)
-    before = config_io.with_defaults(record["config"])
+    before = config_fields.with_defaults(record["config"])
     fixed = lambda tree: {k: v for k, v in tree.items() if k not in FREE}
-    changed = config_io.differences(fixed(before), fixed(config_io.to_plain(config)))
+    changed = config_fields.differences(
+        fixed(before), fixed(config_fields.to_plain(config))
+    )
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         hint = ""
@@ -63,7 +65,7 @@ def claim(folder: pathlib.Path, config: Any) -> None:
     """Makes the run's folder, unless it is made, with the config in it."""
     path = folder / "config.json"
     if not path.is_file():
-        write_json(path, {"config": config_io.to_plain(config)} | provenance())
+        write_json(path, {"config": config_fields.to_plain(config)} | provenance())
 
 
 def read_json(path: pathlib.Path, *fields: str) -> dict[str, Any]:

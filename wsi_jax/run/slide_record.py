@@ -8,7 +8,7 @@ from typing import Any
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import FeatureError, check_features
-from wsi_jax.report.contact import contact_sheet
+from wsi_jax.report.contact_sheet import contact_sheet
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import Stain, stain_columns
 

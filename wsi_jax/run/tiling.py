@@ -9,12 +9,12 @@ import numpy as np
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.streamed_slide import StreamedSlide
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.files import content_id
-from wsi_jax.nets.encoder import Encoder
+from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.provenance import config_hash
-from wsi_jax.report.contact import Contact, Picture, shrink
+from wsi_jax.report.contact_sheet import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
 from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.masks import read_annotations, read_mask

@@ -108,7 +108,7 @@ class Training:
         """The correction of a stage's class prior."""
         part = self._parts["train"]
         return prior_correction(
-            self._config.plan(stage), part.targets, len(part.classes)
+            self._config.stage_train(stage), part.targets, len(part.classes)
         )
 
     def fit(self, stages: Sequence[Stage]) -> tuple[Any, dict[str, tuple]]:
@@ -133,7 +133,11 @@ class Training:
 
     def _fit_stage(self, stage: Stage, earlier: Any) -> Any:
         """Trains a stage from the parameters of the one before; returns its own."""
-        plan, source, part = self._config.plan(stage), self.input, self._parts["train"]
+        plan, source, part = (
+            self._config.stage_train(stage),
+            self.input,
+            self._parts["train"],
+        )
         method = compile_method(stage.method, source.mesh, source.read_crops)
         weights = None
         if plan.class_weights:
@@ -197,7 +201,7 @@ class Training:
             for row, (p, *others) in zip(test.rows, model.predict(test), strict=True):
                 label = int(decide(p[None], threshold)[0])
                 slides.append(Predicted(row, p, label, *others))
-                account.enter(0)
+                account.record(0)
                 advance(1)
         alternatives = {name: (m, params) for name, m in stage.alternatives.items()}
         thresholds, probabilities = {}, {}
@@ -206,7 +210,7 @@ class Training:
                 model = model_of(*other)
                 thresholds[name] = model.threshold(val)
                 probabilities[name] = model.probabilities(test)
-            account.enter(0)
+            account.record(0)
         slides = [
             one._replace(others={name: p[i] for name, p in probabilities.items()})
             for i, one in enumerate(slides)

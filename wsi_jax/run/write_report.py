@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from wsi_jax.config_io import flatten
+from wsi_jax.config_fields import flatten
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.lint import patients_note
 from wsi_jax.files import write_text
@@ -87,7 +87,7 @@ def write(
         versions=record["versions"] | {k: str(v) for k, v in record["machine"].items()},
         commit=record["commit"],
         date=record["date"][:10],
-        interval_notes=tables.notes(summary),
+        interval_notes=tables.interval_notes(summary),
         limits=limits(config, cohort),
     )
     write_page(folder / "report.html", report)
@@ -121,7 +121,7 @@ def text(summary: dict[str, int | float | str], n: int) -> str:
     lines = [f"test, {n} slides, 95 % intervals"]
     for key, name in (names(summary) | pooled(summary)).items():
         lines.append(f"  {name:<21} {tables.interval(summary, key)}")
-    lines += [f"note: {note}" for note in tables.notes(summary)]
+    lines += [f"note: {note}" for note in tables.interval_notes(summary)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, UInt8
 
-from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
 from wsi_jax.run.inference import SlideOutput

@@ -91,7 +91,7 @@ class TileCache:
                 return pixels
             self.bytes -= pixels.nbytes
         self.bytes += wanted
-        return unaligned(shape)
+        return off_aligned_buffer(shape)
 
     def _oldest_idle(self):
         idle = (key for key, tile in self._tiles.items() if not tile.users)
@@ -106,7 +106,7 @@ class TileCache:
                 self._tiles.move_to_end((None, id(tile)), last=False)
 
 
-def unaligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+def off_aligned_buffer(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     """New memory at an odd multiple of 16 bytes. At multiples of 32, libjpeg-turbo
     writes past the processor's cache, and decoding takes half as long again."""
     size = math.prod(shape)

@@ -18,7 +18,7 @@ _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"} | {
 }  # fmt: skip
 
 
-def series_of(path: str | os.PathLike) -> str:
+def series_uid(path: str | os.PathLike) -> str:
     """The SeriesInstanceUID of a file; "" where it has none, or is no DICOM file."""
     try:
         with open(path, "rb") as file:

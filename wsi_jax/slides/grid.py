@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 
 # A tile may overstep the slide by this much of a pixel: rounding, not pixels.
 _HAIR_PX = 1e-6
@@ -31,7 +31,7 @@ class Grid:
     min_tissue: float = 0.25
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **{"mpp": (config_io.POSITIVE, math.inf), "size_px": config_io.COUNT},
+        **{"mpp": (config_fields.POSITIVE, math.inf), "size_px": config_fields.COUNT},
         "min_tissue": (0, 1),
     }
 
@@ -39,7 +39,7 @@ class Grid:
         """Raises FieldError where tiles would not move on."""
         if 0 < self.size_px <= self.overlap_px:
             reason = f"less than size_px={self.size_px}"
-            raise config_io.FieldError("overlap_px", reason)
+            raise config_fields.FieldError("overlap_px", reason)
 
 
 def tile_grid(
@@ -67,7 +67,7 @@ def tile_grid(
     Returns:
         int32, row by row.
     """
-    config_io.validate(grid, "config.grid")
+    config_fields.validate(grid, "config.grid")
     stride = grid.size_px - grid.overlap_px
     # An overhanging tile has at least one pixel whose centre is on the slide.
     inside = 0.5 if overhang else grid.size_px - _HAIR_PX

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from wsi_jax.slides.direct_levels import DirectLevels, is_exact
 from wsi_jax.slides.file_checks import check_size
-from wsi_jax.slides.pyramid_levels import pyramid_levels
+from wsi_jax.slides.find_levels import pyramid_levels
 from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
 from wsi_jax.slides.segmented_level import SegmentedLevel
 from wsi_jax.slides.tiff_directories import read_directories

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from wsi_jax.slides import mpp_metadata, reader_pool, size_limits
+from wsi_jax.slides.find_levels import downsample
 from wsi_jax.slides.open_reader import open_reader
-from wsi_jax.slides.pyramid_levels import downsample
 from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
 from wsi_jax.slides.resampling import edge_padded, resample
 from wsi_jax.slides.slide_id import slide_id_of

@@ -10,7 +10,7 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
 from wsi_jax.slides import size_limits, strict_jpeg
-from wsi_jax.slides.pyramid_levels import pyramid_levels
+from wsi_jax.slides.find_levels import pyramid_levels
 from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
 from wsi_jax.slides.segmented_level import SegmentedLevel
 

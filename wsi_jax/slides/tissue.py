@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 from skimage import filters
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 
 
 class Background(enum.Enum):
@@ -57,7 +57,7 @@ class Tissue:
     intensity: tuple[float, float] = (0.04, 0.16)
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "mpp": (config_io.POSITIVE, math.inf)
+        "mpp": (config_fields.POSITIVE, math.inf)
     }
 
     def validate(self) -> None:
@@ -65,7 +65,9 @@ class Tissue:
         for name in ("saturation", "intensity"):
             low, high = getattr(self, name)
             if not 0 <= low <= high <= 1:
-                raise config_io.FieldError(name, "two numbers that rise within 0 to 1")
+                raise config_fields.FieldError(
+                    name, "two numbers that rise within 0 to 1"
+                )
 
 
 def tissue_mask(

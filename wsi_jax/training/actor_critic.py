@@ -10,8 +10,8 @@ from wsi_jax.ops.attention_weights import masked_softmax
 from wsi_jax.ops.episode import Episode, TwoLevelSlides
 from wsi_jax.ops.episode_states import (
     map_states,
+    map_versions,
     pool_versions,
-    row_versions,
     select_version,
 )
 from wsi_jax.ops.sampling import entropy, log_attention
@@ -88,5 +88,5 @@ def evaluate_policy(
         return PolicyEval(log_p[episode.actions[step]], entropy(log_p), value)
 
     of_rows = lambda rows: (agent.act(params, rows), *agent.project_rows(params, rows))
-    of, steps = row_versions(of_rows, slides, episode), episode.actions.shape[-1]
+    of, steps = map_versions(of_rows, slides, episode), episode.actions.shape[-1]
     return map_states(one, slides, episode, of, steps=steps, chunk=chunk)

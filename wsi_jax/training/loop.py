@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import optax
 
-from wsi_jax.config_io import COUNT, SEED, FieldError
+from wsi_jax.config_fields import COUNT, SEED, FieldError
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Compiled, TrainState
 

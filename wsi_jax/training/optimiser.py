@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsi_jax.config_io import COUNT, POSITIVE
+from wsi_jax.config_fields import COUNT, POSITIVE
 
 B1, B2 = 0.9, 0.999  # Adam's decay rates, as everywhere
 

@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from wsi_jax.config_io import COUNT, POSITIVE, FieldError
+from wsi_jax.config_fields import COUNT, POSITIVE, FieldError
 from wsi_jax.ops.advantages import Reward, advantages, normalise, rewards, surrogate
 from wsi_jax.ops.episode import Episode, TwoLevelSlides, play, sampler
 from wsi_jax.ops.episode_states import state_logits

@@ -13,7 +13,7 @@ trains both nets at once.
 """
 
 from experiments.configs.pretrain import tiles
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.run.config import Experiment, Manifest

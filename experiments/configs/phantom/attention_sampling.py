@@ -34,7 +34,7 @@ crops from anywhere, and by several attentions: one alone often settled on nothi
 """
 
 from experiments.configs.pretrain import prepared, tiles
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling, LossConfig
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig

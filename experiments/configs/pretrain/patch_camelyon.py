@@ -11,7 +11,7 @@ slides: those it has seen. Not measured here: the tiles are 7.5 GB.
 
 from experiments.pretraining.pretrain_config import PretrainPatchCamelyon
 from experiments.pretraining.tile_classifier import TileClassifier
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 

@@ -31,7 +31,7 @@ from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainPrepared
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
-from wsi_jax.nets.encoder import Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.run.config_file import choose
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser

@@ -38,7 +38,7 @@ from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainFolder
 from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_classifier import TileClassifier
-from wsi_jax.nets.encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.run.config_file import choose

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.streamed_slide import StreamedSlide
-from wsi_jax.data.tiles import Reading
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.grid import Grid
@@ -53,7 +53,7 @@ class Input(abc.ABC):
     """Where the batches of a kind of method come from; each kind is a subclass.
 
     Class methods answer what a config (`run.config.Experiment`) says already. An
-    instance reads: batches of a cohort, if it was made `for_training`, or one slide.
+    instance reads: batches of a cohort, if it was made `from_config`, or one slide.
 
     Attributes:
         description: what methods of this kind do, in words.
@@ -113,7 +113,7 @@ class Input(abc.ABC):
         """What a run learns from, in a sentence."""
 
     @classmethod
-    def for_training(cls, config: Any, mesh: Mesh, *slides: Any) -> "Input":
+    def from_config(cls, config: Any, mesh: Mesh, *slides: Any) -> "Input":
         """The input of a run; `slides` as the constructor takes them."""
         return cls(config.method, cls.tiling_config(config), mesh, config, *slides)
 

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from wsi_jax.config_io import FieldError
+from wsi_jax.config_fields import FieldError
 from wsi_jax.data.bag_store import BagStore
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.features import read_features
-from wsi_jax.data.tiles import TileCounts, TileSource
+from wsi_jax.data.tile_batches import TileCounts, TileSource
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
 from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
 from wsi_jax.run.tiling import Tiling

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from wsi_jax.config_io import FieldError
+from wsi_jax.config_fields import FieldError
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.order import slides_of_batch
 from wsi_jax.data.streamed_slide import StreamedSlide

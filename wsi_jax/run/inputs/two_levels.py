@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wsi_jax.config_io import FieldError
+from wsi_jax.config_fields import FieldError
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
 from wsi_jax.data.features import read_coords
@@ -146,7 +146,9 @@ class TwoLevelInput(FeatureInput):
                 before = executed()
                 x = jax.device_get(distil(params, self.put(batch), jax.random.key(0)))
                 after = executed()
-                meter.enter(own, **{name: after[name] - before[name] for name in after})
+                meter.record(
+                    own, **{name: after[name] - before[name] for name in after}
+                )
                 for i, (n, name) in enumerate(zip(lengths, order, strict=False)):
                     if name in todo:
                         one = jax.tree.map(lambda a, i=i, n=n: a[i, :n], x)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsi_jax.report.contact import SIDE_PX, Contact, contact_sheet, shrink
+from wsi_jax.report.contact_sheet import SIDE_PX, Contact, contact_sheet, shrink
 
 GREEN = (0, 158, 115)
 

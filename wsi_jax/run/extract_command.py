@@ -4,7 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.data.cohort import Row
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.files import sweep
@@ -34,7 +34,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
     if not config.tilings():
         name = type(config.method).__name__
         raise RunError(f"{name} reads slides: there are no features to make")
-    config_io.validate(config)
+    config_fields.validate(config)
     data = config.data
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows
     features = pathlib.Path(config.features or folder / "features")

@@ -9,7 +9,7 @@ import pytest
 # Prints a word, waits for a line, and prints how many steps it took.
 COMMAND = """
 import sys, time
-from wsi_jax.run.stopping import deferred, stoppable
+from wsi_jax.run.interrupts import deferred, stoppable
 
 @stoppable()
 def main(waits):

@@ -11,10 +11,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from wsi_jax.config_io import COUNT
+from wsi_jax.config_fields import COUNT
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.prefetch import parallel_batches
-from wsi_jax.slides.decoded_tile_cache import unaligned
+from wsi_jax.slides.decoded_tile_cache import off_aligned_buffer
 from wsi_jax.slides.slide import SlideError, open_slide
 
 # Tiles per Python call: enough to make the call itself free, and neighbours, which
@@ -204,7 +204,7 @@ class _Pixels:
         with self.lock:
             if step not in self.batches:
                 new = not self.free
-                memory = unaligned(self.shape) if new else self.free.pop()
+                memory = off_aligned_buffer(self.shape) if new else self.free.pop()
                 self.batches[step] = memory
             return self.batches[step]
 

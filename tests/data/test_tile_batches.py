@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_jax.data.tiles import Reading, TileCounts, TileSource, tile_batches
+from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.slides.slide import open_slide
 
 MPP, SIZE = 0.5, 64

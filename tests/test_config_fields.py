@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from experiments.configs import demo
-from wsi_jax import config_io
+from wsi_jax import config_fields
 from wsi_jax.configs import abmil, clam_mb, quick, sasha
 from wsi_jax.methods import mil
 from wsi_jax.slides.grid import Grid
@@ -22,12 +22,12 @@ from wsi_jax.slides.grid import Grid
 @pytest.mark.parametrize("get_config", [quick.get_config, clam_mb.get_config])
 def test_json_and_back_is_the_same_config(get_config):
     config = get_config()
-    plain = json.loads(json.dumps(config_io.to_plain(config)))
-    back = config_io.from_plain(plain)
+    plain = json.loads(json.dumps(config_fields.to_plain(config)))
+    back = config_fields.from_plain(plain)
     assert back == config
     assert type(back.method) is type(config.method)
-    assert config_io.to_plain(back) == plain
-    assert config_io.differences(plain, config_io.to_plain(config)) == []
+    assert config_fields.to_plain(back) == plain
+    assert config_fields.differences(plain, config_fields.to_plain(config)) == []
 
 
 def test_differences_name_fields_and_both_values():
@@ -35,7 +35,7 @@ def test_differences_name_fields_and_both_values():
     now.train.optimiser.learning_rate = 0.5
     now.encoder.stages = 2
     now.data.practice.preset = type(now.data.practice.preset).THREE
-    assert config_io.differences(*map(config_io.to_plain, (before, now))) == [
+    assert config_fields.differences(*map(config_fields.to_plain, (before, now))) == [
         "data.practice.preset: was 'PLAIN', is 'THREE'",
         "encoder.stages: was 3, is 2",
         "train.optimiser.learning_rate: was 0.001, is 0.5",
@@ -45,37 +45,39 @@ def test_differences_name_fields_and_both_values():
 def test_another_method_with_the_same_fields_is_a_difference():
     before, now = abmil.get_config(), abmil.get_config()
     before.method, now.method = mil.Mean(), mil.Max()
-    assert config_io.differences(*map(config_io.to_plain, (before, now))) == [
+    assert config_fields.differences(*map(config_fields.to_plain, (before, now))) == [
         "method (type): was 'Mean', is 'Max'"
     ]
 
 
 def test_a_field_of_one_side_only_is_a_difference():
-    plain = config_io.to_plain(Grid())
+    plain = config_fields.to_plain(Grid())
     older = {name: v for name, v in plain.items() if name != "overlap_px"}
-    assert config_io.differences(older, plain) == ["overlap_px: was '(absent)', is 0"]
+    assert config_fields.differences(older, plain) == [
+        "overlap_px: was '(absent)', is 0"
+    ]
 
 
 def test_a_run_of_before_goes_on_with_fields_that_are_new():
     """At their defaults, however deep; one that is set to another value is reported."""
     config = demo.get_config()
-    now = config_io.to_plain(config)
+    now = config_fields.to_plain(config)
     before = json.loads(json.dumps(now))
     del before["grid"]["overlap_px"], before["train"]["optimiser"]["schedule"]
     del before["method"]["normaliser"], before["loading"]
-    assert config_io.differences(config_io.with_defaults(before), now) == []
+    assert config_fields.differences(config_fields.with_defaults(before), now) == []
     config.grid.overlap_px = 3
-    (line,) = config_io.differences(
-        config_io.with_defaults(before), config_io.to_plain(config)
+    (line,) = config_fields.differences(
+        config_fields.with_defaults(before), config_fields.to_plain(config)
     )
     assert line == "grid.overlap_px: was 0, is 3"
 
 
 def test_what_is_no_type_of_ours_any_more_stays_as_it_is():
     plain = {"method": {"type": "wsi_jax.methods.gone.Gone", "width": 3}}
-    assert config_io.with_defaults(plain | {"type": "wsi_jax.slides.grid.Grit"}) == (
+    assert config_fields.with_defaults(
         plain | {"type": "wsi_jax.slides.grid.Grit"}
-    )
+    ) == (plain | {"type": "wsi_jax.slides.grid.Grit"})
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
@@ -83,7 +85,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "wsi_jax.methods.mil")
     monkeypatch.setitem(sys.modules, "optax", None)
     with pytest.raises(ModuleNotFoundError, match="optax"):
-        config_io.from_plain({"type": "wsi_jax.methods.mil.ABMIL"})
+        config_fields.from_plain({"type": "wsi_jax.methods.mil.ABMIL"})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     [
         "os.system",
         "subprocess.Popen",
-        "wsi_jax.config_io.to_plain",
+        "wsi_jax.config_fields.to_plain",
         "wsi_jax.run.predictor.Predictor",
         "wsi_jax.slides.grid.Grit",
         "experimental.Config",
@@ -100,7 +102,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 )
 def test_what_is_no_config_of_ours_is_refused(name):
     with pytest.raises(ValueError, match=name):
-        config_io.from_plain({"type": name, "args": "true"})
+        config_fields.from_plain({"type": name, "args": "true"})
 
 
 def test_validate_asks_the_inmost_first():
@@ -122,13 +124,13 @@ def test_validate_asks_the_inmost_first():
         def validate(self):
             asked.append("outer")
 
-    config_io.validate(Outer(Inner("a"), Inner("b")))
+    config_fields.validate(Outer(Inner("a"), Inner("b")))
     assert asked == ["a", "b", "outer"]
 
 
 def test_fields_have_the_names_of_the_command_at_hand():
     message = "a: set --config.data.mpp, or --config.grid.mpp=0.5: see --config.b.c."
-    renamed = config_io.rename_fields(
+    renamed = config_fields.rename_fields(
         message, {"data.mpp": "--mpp", "b.c": "predict(c)"}
     )
     settled = "grid.mpp=0.5 (settled when the run was trained)"
@@ -160,19 +162,19 @@ def test_fields_have_the_names_of_the_command_at_hand():
 )
 def test_a_field_that_cannot_be_so_is_named_by_its_flag(path, value, message):
     config = demo.get_config()
-    config_io.validate(config)
+    config_fields.validate(config)
     *above, name = path.split(".")
     setattr(functools.reduce(getattr, above, config), name, value)
     with pytest.raises(ValueError, match=re.escape(message)):
-        config_io.validate(config)
+        config_fields.validate(config)
 
 
 def test_stages_of_their_own_length_are_named_by_their_own_flags():
     config = sasha.get_config()
-    config_io.validate(config.method, "config.method")
+    config_fields.validate(config.method, "config.method")
     config.method.policy.steps = 0
     with pytest.raises(ValueError, match=r"--config\.method\.policy\.steps=0: 1 or"):
-        config_io.validate(config.method, "config.method")
+        config_fields.validate(config.method, "config.method")
 
 
 def every_config():
@@ -193,4 +195,4 @@ def test_every_config_that_we_give_has_fields_of_their_types():
     configs = list(every_config())
     assert len(configs) > 50
     for config in configs:
-        config_io.check_types(config)
+        config_fields.check_types(config)

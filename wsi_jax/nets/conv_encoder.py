@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, Key, PyTree
 
-from wsi_jax.config_io import COUNT, SEED
+from wsi_jax.config_fields import COUNT, SEED
 from wsi_jax.nets.convnext import ConvNeXt
 from wsi_jax.nets.norm import NormKind, calibrate
 from wsi_jax.nets.resnet import ResNet

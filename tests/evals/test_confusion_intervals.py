@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from wsi_jax.evals import intervals, metrics, proportions
+from wsi_jax.evals import intervals, metrics
+from wsi_jax.evals.confusion_intervals import (
+    _balanced_accuracy,
+    _f1,
+    _macro_f1,
+    confusion_intervals,
+)
 
 NAMES = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
 
@@ -17,7 +23,7 @@ def predictions(seed, n=60, c=2):
 
 def test_one_slide_a_patient_is_wilsons():
     labels, predicted = predictions(0)
-    ends = proportions.confusion_intervals(labels, predicted, 2)
+    ends = confusion_intervals(labels, predicted, 2)
     ill = predicted[labels == 1]
     assert ends["sensitivity"] == (ill.mean(), *intervals.wilson(ill.mean(), 30))
     right = (predicted == labels).mean()
@@ -28,9 +34,9 @@ def test_one_slide_a_patient_is_wilsons():
 def test_slopes_are_derivatives(c):
     matrix = np.random.default_rng(1).integers(1, 20, (c, c)).astype(float)
     for measure in (
-        proportions._balanced_accuracy,
-        proportions._f1,
-        proportions._macro_f1,
+        _balanced_accuracy,
+        _f1,
+        _macro_f1,
     ):
         value, slope = measure(matrix)
         for i, j in np.ndindex(c, c):
@@ -43,7 +49,7 @@ def test_slopes_are_derivatives(c):
 @pytest.mark.parametrize("c", [2, 3])
 def test_values_are_the_metrics(c):
     labels, predicted = predictions(2, c=c)
-    ends = proportions.confusion_intervals(labels, predicted, c, np.arange(60) // 4)
+    ends = confusion_intervals(labels, predicted, c, np.arange(60) // 4)
     threshold = 0.5 if c == 2 else None
     values = metrics.slide_metrics(labels, np.eye(c)[predicted], threshold)
     for name, interval in ends.items():
@@ -53,7 +59,7 @@ def test_values_are_the_metrics(c):
 
 
 def widths(labels, predicted, patients):
-    ends = proportions.confusion_intervals(labels, predicted, 2, patients)
+    ends = confusion_intervals(labels, predicted, 2, patients)
     return {name: ends[name].hi - ends[name].lo for name in NAMES}
 
 
@@ -67,7 +73,7 @@ def test_copies_of_a_patients_slide_say_nothing_new():
 
 def test_patients_who_are_all_right_are_as_many_as_they_are():
     labels = np.repeat([0, 1], 30)
-    ends = proportions.confusion_intervals(labels, labels, 2, np.arange(60) // 5)
+    ends = confusion_intervals(labels, labels, 2, np.arange(60) // 5)
     assert ends["sensitivity"] == (1, *intervals.wilson(1.0, 6))
     assert ends["balanced_accuracy"].lo < 0.9
 
@@ -86,7 +92,7 @@ def test_errors_in_both_classes_of_a_patient_add_up_or_cancel():
 
 
 def test_a_class_without_slides_leaves_the_others():
-    ends = proportions.confusion_intervals(np.zeros(9, int), np.arange(9) % 2, 2)
+    ends = confusion_intervals(np.zeros(9, int), np.arange(9) % 2, 2)
     for name in ("balanced_accuracy", "f1", "sensitivity"):
         assert np.isnan(ends[name]).all()
     assert ends["specificity"] == ends["accuracy"]

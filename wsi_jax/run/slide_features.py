@@ -20,7 +20,7 @@ from wsi_jax.data.features import (
     lost_tiles,
     write_features,
 )
-from wsi_jax.data.tiles import Reading, TileCounts, TileSource
+from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.encode import CompiledEncoder, Encoded, encode, unreadable
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
@@ -177,7 +177,7 @@ def _charge(meter, extractor, record, tiles, bytes_decoded) -> None:
     """Charges a slide's work before its file is there: then the work is known too."""
     unit = f"{extractor.folder}/{record.slide_id}"
     meter.begin(unit)
-    meter.enter(
+    meter.record(
         unit,
         # A slide is counted with its tiles, not again with their children.
         slides=0 if extractor.tiling.children > 1 else 1,
