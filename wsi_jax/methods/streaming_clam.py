@@ -190,7 +190,7 @@ class StreamingCLAM:
 
 
 class _Net:
-    """Trunk and head as pure functions: a `training.streamed.Streamable`."""
+    """Trunk and head as pure functions: a `training.streamed_from_disk.Streamable`."""
 
     def __init__(self, config: StreamingCLAM, task: Task):
         self.config, c = config, len(task.classes)

@@ -169,7 +169,7 @@ class ConvNeXt(nn.Module):
     stages.0.blocks.0.conv_dw, ... All norms are over channels, so it can stream. The
     stride is `stem` px, doubled by each stage but the first.
 
-    Attributes are those of `nets.encoder.ConvNeXtEncoder`; norms have at least float32.
+    Attributes are those of `conv_encoder.ConvNeXtEncoder`; norms have at least float32.
     """
 
     blocks: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The training of `training.streamed` on images that fit on the device, in one program.
+"""The training of `streamed_from_disk` on images that fit on the device: one program.
 
 Both give the same results, but for what dropout draws.
 """
