@@ -217,7 +217,8 @@ def test_the_command_lists_methods_and_trains_one(tmp_path):
     names = [line.split()[0] for line in lines]
     assert {"abmil", "clam_sb", "sasha", "streaming_clam"} <= {*names}
     words = "--method", "quick", "--manifest", str(tmp_path / "gone.csv")
-    done = wsi_jax("train", *words, "--config.train.steps=3")
+    run_dir = f"--config.run_dir={tmp_path}/run"  # whatever lies in runs/
+    done = wsi_jax("train", *words, run_dir, "--config.train.steps=3")
     assert done.returncode == 1
     assert done.stderr.startswith(f"CohortError: {tmp_path}/gone.csv: no such manifest")
     done = wsi_jax("extract", *words, "--config.encoder.stage=3")
