@@ -1,6 +1,10 @@
 """Gigapixel pathology slides, slide-level labels, accelerators."""
 
-__version__ = "0.2.0"
+import pathlib as _pathlib
+
+# Written when the package is built; a checkout that is only on the path has none.
+_built = _pathlib.Path(__file__).with_name("version.txt")
+__version__ = _built.read_text("utf-8").strip() if _built.is_file() else "0.2.0"
 
 
 def load(run, *, refuse_unfamiliar_stains=False):
