@@ -16,6 +16,7 @@ from experiments.configs import demo
 from wsi_jax import config_fields
 from wsi_jax.configs import abmil, clam_mb, quick, sasha
 from wsi_jax.methods import mil
+from wsi_jax.run import config_file
 from wsi_jax.slides.grid import Grid
 
 
@@ -130,7 +131,7 @@ def test_validate_asks_the_inmost_first():
 
 def test_fields_have_the_names_of_the_command_at_hand():
     message = "a: set --config.data.mpp, or --config.grid.mpp=0.5: see --config.b.c."
-    renamed = config_fields.rename_fields(
+    renamed = config_file.rename_fields(
         message, {"data.mpp": "--mpp", "b.c": "predict(c)"}
     )
     settled = "grid.mpp=0.5 (settled when the run was trained)"
@@ -196,3 +197,19 @@ def test_every_config_that_we_give_has_fields_of_their_types():
     assert len(configs) > 50
     for config in configs:
         config_fields.check_types(config)
+        silent = [f.path for f in config_fields.describe(config) if not f.meaning]
+        assert not silent, f"{type(config).__name__}: no word in a docstring on these"
+
+
+def test_a_description_has_every_field_with_its_value():
+    """Inherited ones too, and each part before its own fields."""
+    rows = {field.path: field for field in config_fields.describe(abmil.get_config())}
+    plain = config_fields.to_plain(abmil.get_config())
+    assert {*config_fields.flatten(plain)} <= {*rows}
+    assert rows["encoder.depth"][1:3] == ("resnet18 | resnet34 | resnet50", "resnet50")
+    assert rows["data.mpp"][1:3] == ("number or None", "None")
+    assert rows["tissue.saturation"].type == "(number, number)"
+    assert rows["method"][1:3] == ("ABMIL", "")
+    assert rows["method.dropout"].meaning  # of its base class
+    assert list(rows).index("method") + 1 == list(rows).index("method.width")
+    assert rows["data.split.val"].meaning == rows["data.split.test"].meaning != ""

@@ -7,13 +7,13 @@ more, and a method `validate()` for other checks.
 import dataclasses
 import enum
 import importlib
+import inspect
 import math
 import numbers
 import re
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 TYPE = "type"
 POSITIVE = math.ulp(0.0)  # the least number above 0
@@ -116,6 +116,47 @@ def differences(before: Any, now: Any) -> list[str]:
         for name in sorted(before | now)
         if before.get(name, absent) != now.get(name, absent)
     ]
+
+
+class Field(NamedTuple):
+    """A field of a config.
+
+    Attributes:
+        path: "train.optimiser.learning_rate".
+        type: what it takes, in words; of a part the name of its class.
+        default: its value in this config, as text; of a part "".
+        meaning: from the docstring of its class.
+    """
+
+    path: str
+    type: str
+    default: str
+    meaning: str
+
+
+def describe(config: Any, prefix: str = "") -> list[Field]:
+    """All fields of a tree, each part before its own fields; parts have no default."""
+    hints, rows = typing.get_type_hints(type(config)), []
+    meaning = _meanings(type(config))
+    for name in (field.name for field in dataclasses.fields(config)):
+        path, value = prefix + name, getattr(config, name)
+        kind, default = _words(hints[name]), str(getattr(value, "name", value))
+        if is_config(value):
+            kind, default = type(value).__name__, ""
+        rows.append(Field(path, kind, default, meaning.get(name, "")))
+        rows += describe(value, f"{path}.") if is_config(value) else []
+    return rows
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """{field: meaning} from `Attributes:` of a class's docstring and its bases'."""
+    entry = r"^ {4}(\w[\w, ]*): (.+(?:\n {5,}.+)*)"  # "train, val: shares, ..."
+    meanings = {}
+    for one in reversed(kind.__mro__):
+        _, _, text = inspect.cleandoc(one.__doc__ or "").partition("\nAttributes:\n")
+        for names, meaning in re.findall(entry, text, re.MULTILINE):
+            meanings |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
+    return meanings
 
 
 def check_types(config: Any, path: str = "config") -> None:
@@ -221,25 +262,18 @@ def _wanted(hint) -> str:
     return words.get(hint, str(hint))
 
 
-def rename_fields(message: str, names: Mapping[str, str]) -> str:
-    """A message with the fields of the config under the names they have elsewhere.
-
-    Errors name a field as a command with a config does, `--config.data.mpp`. A command
-    of other flags, or Python, renames those that it has; the others were settled when
-    the run was trained.
-
-    Args:
-        message: text of an error.
-        names: {"data.mpp": "--mpp", ...}.
-    """
-
-    def renamed(match):
-        path, value = match[1], match[2] or ""
-        if path in names:
-            return names[path] + value
-        return f"{path}{value} (settled when the run was trained)"
-
-    return re.sub(r"--config\.([\w.]*\w)(=[\w.-]*\w)?", renamed, message)
+def _words(hint) -> str:
+    """A type in few words, for a table."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(_words, parts))
+    if origin is tuple:
+        return f"({', '.join('...' if p is ... else _words(p) for p in parts)})"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return " | ".join(hint.__members__)
+    words = {int: "whole number", float: "number", bool: "True | False", str: "text"}
+    words |= {type(None): "None"}
+    return words.get(hint) or getattr(hint, "__name__", str(hint))
 
 
 def _find(name):

@@ -37,9 +37,9 @@ class Manifest:
             mpp, site, mask_path, annotation_path. To extract features a folder of
             slides will do, and so will a CSV without labels.
         classes: labels in the order wanted, of two the positive one last; () sorts.
-        mpp: of level 0 of every slide for which neither manifest nor file has one.
+        mpp: um/px of level 0 of slides for which neither manifest nor file has one.
         split: shares of the splits that the manifest leaves open.
-        folds: of a cross-validation over all slides that are not "test"; 0 for none.
+        folds: folds of a cross-validation over all slides not "test"; 0 for none.
     """
 
     manifest: str = ""
@@ -95,15 +95,15 @@ class Experiment:
             slide is read, and grid, tissue and encoder are not asked; "" for none.
         data: the cohort.
         grid: tiles, in um/px and pixels.
-        tissue: how it is told from background.
-        encoder: of each tile; frozen. None for a method with a trunk of its own.
+        tissue: how tissue is told from background.
+        encoder: frozen encoder of tiles; None for a method with a trunk of its own.
         method: what is trained on slide labels.
-        train: for how long.
+        train: how long, and by which optimiser, it is trained.
         reading: threads that read tiles.
-        loading: of features as bags.
+        loading: how features are loaded as bags.
         encode_batch: tiles encoded at a time.
         executor: who extracts features: threads of this process, or Dask's workers.
-        scheduler: of Dask, as tcp://HOST:8786; for executor=dask.
+        scheduler: Dask's scheduler, as tcp://HOST:8786; for executor=dask.
         max_refused: share of slides that may be refused before the run stops.
         heatmaps: test slides whose attention is drawn.
     """

@@ -9,6 +9,7 @@ import difflib
 import functools
 import os
 import pathlib
+import re
 import runpy
 import traceback
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,27 @@ def misfit(config: Any, path: str, message: str) -> str:
     kinds = {"invalid literal for int": "whole number", "could not": "number"}
     wanted = [kind for start, kind in kinds.items() if reason.startswith(start)]
     return f"{given}: not a {wanted[0]}; write one, as {flag}=3" if wanted else message
+
+
+def rename_fields(message: str, names: Mapping[str, str]) -> str:
+    """A message with the fields of the config under the names they have elsewhere.
+
+    Errors name a field as a command with a config does, `--config.data.mpp`. A command
+    of other flags, or Python, renames those that it has; the others were settled when
+    the run was trained.
+
+    Args:
+        message: text of an error.
+        names: {"data.mpp": "--mpp", ...}.
+    """
+
+    def renamed(match):
+        path, value = match[1], match[2] or ""
+        if path in names:
+            return names[path] + value
+        return f"{path}{value} (settled when the run was trained)"
+
+    return re.sub(r"--config\.([\w.]*\w)(=[\w.-]*\w)?", renamed, message)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from wsi_jax.config_fields import rename_fields, to_plain
+from wsi_jax.config_fields import to_plain
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
@@ -18,6 +18,7 @@ from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.provenance import config_hash
 from wsi_jax.run import model_card
+from wsi_jax.run.config_file import rename_fields
 from wsi_jax.run.inference import Inference, SlideOutput
 from wsi_jax.run.inputs import input_of
 from wsi_jax.run.model_card import CARD, WEIGHTS, Card
