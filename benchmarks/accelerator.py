@@ -22,9 +22,9 @@ relative_error: against float64 on the CPU, in the 2-norm, of the logits (forwar
     the gradient without dropout (train), on a small batch of the same inputs.
 """
 
+import argparse
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -143,67 +143,42 @@ def measure(
     subject: Subject, steps: int, peaks: dict, peak_from: str
 ) -> Iterator[dict]:
     """Rows of one subject, as they come."""
-    key = jax.random.key(0)
-    params = draw(subject)
+    params, tx = draw(subject), optax.adamw(1e-4)
     exact = answer(subject, params, "float64")
     errors = {
-        dtype: [
-            relative_error(*both)
-            for both in zip(answer(subject, params, dtype), exact, strict=True)
-        ]
+        dtype: list(map(device.relative_error, answer(subject, params, dtype), exact))
         for dtype in DTYPES
     }
-    tx = optax.adamw(1e-4)
-    for tiles in subject.tiles:
+    for tiles, dtype in itertools.product(subject.tiles, DTYPES):
         bag = jax.device_put(subject.batch(tiles))
-        for dtype in DTYPES:
-            method = subject.make(dtype, tx, True)
+        method = subject.make(dtype, tx, True)
 
-            def forward(state, bag, method=method):
-                return state, method.predict(state.params, bag, state.key).logits
+        def forward(state, bag, method=method):
+            return state, method.predict(state.params, bag, state.key).logits
 
-            passes = {"forward": forward, "train": method.step}
-            for (which, step), error in zip(passes.items(), errors[dtype], strict=True):
-                state = TrainState(jnp.int32(0), params, tx.init(params), key)
-                state = jax.tree.map(jnp.array, state)
-                flops = count_flops(step, state, bag)
-                head = {"subject": subject.name, "px": subject.px, "tiles": tiles}
-                row = head | {"dtype": dtype, "pass": which}
-                try:
-                    row |= device.timed(step, state, bag, steps)
-                except jax.errors.JaxRuntimeError as failure:
-                    if "RESOURCE_EXHAUSTED" not in str(failure):
-                        raise
-                    yield row | {"failed": "out of memory"}
-                    continue
-                yield row | {
-                    "tiles_per_s": tiles / row["seconds"],
-                    "flops": flops,
-                    "mfu": flops / row["seconds"] / peaks[dtype],
-                    "peak_from": peak_from,
-                    "relative_error": error,
-                }
+        passes = {"forward": forward, "train": method.step}
+        for (which, step), error in zip(passes.items(), errors[dtype], strict=True):
+            key = jax.random.key(0)
+            state = TrainState(jnp.int32(0), params, tx.init(params), key)
+            state = jax.tree.map(jnp.array, state)
+            row = {"subject": subject.name, "px": subject.px, "tiles": tiles}
+            row |= {"dtype": dtype, "pass": which}
+            flops = count_flops(step, state, bag)
+            try:
+                row |= device.timed(step, state, bag, steps)
+            except jax.errors.JaxRuntimeError as failure:
+                if "RESOURCE_EXHAUSTED" not in str(failure):
+                    raise
+                yield row | {"failed": "out of memory"}
+                continue
+            yield device.with_rates(row, flops, peaks, peak_from, error)
 
 
 def draw(subject: Subject):
     """Random parameters, without compiling an initialiser for every shape."""
     init = subject.make("float32", KEEP, True).init
     batch = subject.batch(subject.few)
-    return fill(jax.eval_shape(init, jax.random.key(0), batch).params)
-
-
-def fill(like):
-    """Random parameters of such shapes, whose features neither grow nor vanish."""
-    rng = np.random.default_rng(0)
-
-    def one(path, leaf):
-        if len(leaf.shape) > 1:
-            size = math.prod(leaf.shape[:-1]) ** -0.5
-            return rng.normal(0, size, leaf.shape).astype(np.float32)
-        ones = path[-1].key in ("scale", "var", "gamma")
-        return np.full(leaf.shape, ones, np.float32)
-
-    return jax.tree_util.tree_map_with_path(one, like)
+    return device.random_params(jax.eval_shape(init, jax.random.key(0), batch).params)
 
 
 # An "optimiser" whose state is the last gradient.
@@ -214,11 +189,9 @@ KEEP = optax.GradientTransformation(
 
 def answer(subject: Subject, params, dtype: str) -> tuple:
     """Logits of a small batch, and the gradient of its loss without dropout."""
-    with contextlib.ExitStack() as stack:
-        if dtype == "float64":
-            stack.enter_context(jax.enable_x64(True))
-            stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
-            params = jax.tree.map(np.float64, params)
+    exact = dtype == "float64"
+    with device.float64_on_cpu() if exact else contextlib.nullcontext():
+        params = jax.tree.map(np.float64, params) if exact else params
         method, bag = subject.make(dtype, KEEP, False), subject.batch(subject.few)
 
         def both(state, bag):
@@ -229,36 +202,17 @@ def answer(subject: Subject, params, dtype: str) -> tuple:
         return jax.device_get(jax.jit(both)(state, bag))
 
 
-def relative_error(tree, exact) -> float:
-    """|tree - exact| / |exact|, over all leaves at once."""
-    flat, exact = (
-        np.concatenate(
-            [np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(t)]
-        )
-        for t in (tree, exact)
-    )
-    return float(np.linalg.norm(flat - exact) / np.linalg.norm(exact))
-
-
-def main() -> None:
-    parser = record.arguments(__doc__)
-    parser.add_argument("--only", default="", help="subjects whose name contains this")
-    args = parser.parse_args()
-    peaks, peak_from = device.peaks()
-    steps, platform = 3 if args.quick else 10, jax.devices()[0].platform
-    wanted = [s for s in subjects(platform, args.quick) if args.only in s.name]
-    measured = [measure(subject, steps, peaks, peak_from) for subject in wanted]
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """All rows, those of the transformer that is fed from the host last."""
+    peaks, steps = device.peaks(), 3 if args.quick else 10
+    platform = jax.devices()[0].platform
+    for subject in subjects(platform, args.quick):
+        if args.only in subject.name:
+            yield from measure(subject, steps, *peaks)
     if args.only in (last := fed(platform)).name:
-        measured.append(
-            measure_fed(last, fill, relative_error, 4 * steps, peaks, peak_from)
-        )
-    rows = []
-    for row in itertools.chain(*measured):
-        rows.append(row)
-        # What is measured stays, whatever stops the rest.
-        record.write(args.out, rows)
-    print(record.table(rows))
+        yield from measure_fed(last, 4 * steps, *peaks)
 
 
 if __name__ == "__main__":
-    main()
+    only = {"default": "", "help": "subjects whose name contains this"}
+    record.main(__doc__, rows, {"--only": only})

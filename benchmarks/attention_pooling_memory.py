@@ -8,7 +8,9 @@ one slide's loss, a ResNet-50 on tiles of 224 px. `expected_bytes` is one microb
 without a loop around it, and the gradients and the pooled rows besides.
 """
 
+import argparse
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -50,32 +52,24 @@ def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
     )
 
 
-def row(tiles: int, microbatch: int) -> dict:
-    """A slide of which so many tiles are judged, beside one microbatch of them."""
-    temporary, gradients = gradient(CONFIG, tiles)
-    rows = 4 * tiles * (2048 + CONFIG.head.width)
-    expected = microbatch + gradients + rows
-    return {
-        "tiles": tiles,
-        "chunk": CHUNK,
-        "temp_bytes": temporary,
-        "microbatch_bytes": microbatch,
-        "gradient_bytes": gradients,
-        "rows_bytes": rows,
-        "expected_bytes": expected,
-        "ratio": temporary / expected,
-    }
-
-
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    chosen = record.arguments(__doc__).parse_args()
-    alone = dataclasses.replace(CONFIG, chunk=None)
-    microbatch, _ = gradient(alone, CHUNK)
-    rows = [row(n, microbatch) for n in (TILES[:1] if chosen.quick else TILES)]
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Slides of which so many tiles are judged, beside one microbatch of them."""
+    microbatch, _ = gradient(dataclasses.replace(CONFIG, chunk=None), CHUNK)
+    for tiles in TILES[:1] if args.quick else TILES:
+        temporary, gradients = gradient(CONFIG, tiles)
+        pooled = 4 * tiles * (2048 + CONFIG.head.width)
+        expected = microbatch + gradients + pooled
+        yield {
+            "tiles": tiles,
+            "chunk": CHUNK,
+            "temp_bytes": temporary,
+            "microbatch_bytes": microbatch,
+            "gradient_bytes": gradients,
+            "rows_bytes": pooled,
+            "expected_bytes": expected,
+            "ratio": temporary / expected,
+        }
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows)

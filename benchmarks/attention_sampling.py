@@ -16,17 +16,16 @@ which stands beside: one for sampling, one for each magnification of patch-all. 
 means over cohorts, with the interval of independent ones.
 """
 
+import argparse
 import dataclasses
-import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from benchmarks import record
 from benchmarks.look_costs import cost, speed
 from benchmarks.run_folder import Cohort, Run, over_cohorts
 from experiments.bach import Bach
 from experiments.configs.phantom import attention_sampling as configs
-from experiments.configs.pretrain import tiles
 from wsi_jax.data.bach import MPP
 from wsi_jax.evals.intervals import Interval, delong, delong_difference
 from wsi_jax.run import run_experiment as experiment
@@ -39,16 +38,14 @@ BATCHES = 6
 
 
 def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
-    """`CROPS` crops of each slide; a verdict rests on `DRAWS` draws of as many."""
+    """`CROPS` crops of each slide; a prediction rests on `DRAWS` draws of as many."""
     config = configs.needle()
-    config.method = dataclasses.replace(
-        config.method, mpps=tuple(mpps), crops=CROPS, draws=DRAWS, **trunk(weights)
-    )
+    method = with_trunk(config, weights)
+    method.mpps, method.crops, method.sampling.draws = tuple(mpps), CROPS, DRAWS
     if len(mpps) > 1:  # as the config in which one of several is learnt
-        chosen = configs.magnifications().method
-        names = ("alone", "spread", "tells")
-        held = {name: getattr(chosen, name) for name in names}
-        config.method = dataclasses.replace(config.method, **held)
+        learnt = configs.magnifications().method
+        method.head.by_magnification = learnt.head.by_magnification
+        method.loss = dataclasses.replace(learnt.loss, entropy=method.loss.entropy)
         config.train.steps = EVERY_STEPS
     return config
 
@@ -56,14 +53,15 @@ def sampled(weights: str, mpps: Sequence[float]) -> Experiment:
 def patch_all(weights: str, mpp: float) -> Experiment:
     """Every tile at one magnification, side by side."""
     config = configs.every_tile()
-    config.method = dataclasses.replace(config.method, mpp=mpp, **trunk(weights))
+    with_trunk(config, weights).mpp = mpp
     return abutting(config)
 
 
-def trunk(weights: str) -> dict:
-    """Of below a millisecond a tile: held where it knows something, or else trained."""
-    made = dataclasses.replace(tiles.tile_encoder().method.encoder, weights=weights)
-    return {"trunk": made} | ({} if weights else {"trunk_rate": 1.0})
+def with_trunk(config: Experiment, weights: str):
+    """The config's method, its trunk held if it has weights, and else trained."""
+    method = config.method
+    method.trunk.weights, method.trunk_rate = weights, 0.0 if weights else 1.0
+    return method
 
 
 def abutting(config: Experiment) -> Experiment:
@@ -73,56 +71,53 @@ def abutting(config: Experiment) -> Experiment:
     return config
 
 
-def on_fields(config: Experiment, mpp: float | None = None) -> Experiment:
+def on_fields(config: Experiment) -> Experiment:
     """For photographs: tiles of 224 px, fewer crops, a trunk of as little work."""
+    method, finest = config.method, MPP / MPPS[0]
     config.grid = dataclasses.replace(
         config.grid, mpp=8 * MPP, size_px=FIELD_PX // 8, min_tissue=0.0
     )
-    trunk = dataclasses.replace(config.method.trunk, stem=FIELD_STEM, weights="")
-    if mpp is None:
-        mpps = tuple(MPP * m / MPPS[0] for m in config.method.mpps)
-        config.method = dataclasses.replace(
-            config.method, trunk=trunk, mpps=mpps, crop_px=FIELD_PX, crops=FIELD_CROPS,
-            draws=FIELD_DRAWS,
-        )  # fmt: skip
+    method.trunk.stem = FIELD_STEM
+    if hasattr(method, "crops"):
+        method.mpps = tuple(finest * mpp for mpp in method.mpps)
+        method.crop_px, method.crops = FIELD_PX, FIELD_CROPS
+        method.sampling.draws = FIELD_DRAWS
         return config
-    config.method = dataclasses.replace(
-        config.method, trunk=trunk, mpp=mpp, tile_px=FIELD_PX
-    )
+    method.mpp, method.tile_px = finest * method.mpp, FIELD_PX
     return abutting(config)
 
 
 def on(config: Experiment, folder: pathlib.Path) -> Experiment:
-    """Of a practice cohort, begun with its seed."""
+    """On a practice cohort, begun with its seed."""
     data = Manifest(manifest=str(folder / "slides.csv"), classes=("normal", "tumor"))
     train = dataclasses.replace(config.train, seed=Cohort(folder).config["seed"])
     return dataclasses.replace(config, data=data, train=train)
 
 
 def judged(
-    name: str,
-    ours: Experiment,
-    theirs: Experiment,
-    cohorts: Sequence[pathlib.Path],
-    runs: pathlib.Path,
+    name: str, cohorts: Sequence[pathlib.Path], weights: str, runs: pathlib.Path
 ) -> dict:
     """AUCs of both, and their difference, over cohorts; trains where none has yet."""
+    mpps = MPPS[:1] if name == "finest" else MPPS
+    methods = {
+        f"sampled_{name}": sampled(weights, mpps),
+        "patch_all": patch_all(weights, MPPS[0]),
+    }
     gaps, aucs, n = [], {"auc": [], "auc_patch_all": []}, 0
     for folder in cohorts:
-        mine, other = (
-            runs / folder.name / of for of in (f"sampled_{name}", "patch_all")
-        )
-        experiment.run(on(ours, folder), mine)
-        experiment.run(on(theirs, folder), other)
-        positive, a = Run(mine).scores()
-        _, b = Run(other).scores()
-        gaps.append(delong_difference(positive, a[""], b[""]))
-        for name, p in zip(aucs, (a[""], b[""]), strict=True):
-            aucs[name].append(delong(positive, p))
+        each = []
+        for learner, config in methods.items():
+            run = runs / folder.name / learner
+            experiment.run(on(config, folder), run)
+            positive, scores = Run(run).scores()
+            each.append(scores[""])
+        gaps.append(delong_difference(positive, *each))
+        for values, p in zip(aucs.values(), each, strict=True):
+            values.append(delong(positive, p))
         n += len(positive)
     row = {"n_test": n} | over_cohorts(gaps)
-    for name, intervals in aucs.items():
-        row |= over_cohorts(intervals, name)
+    for column, intervals in aucs.items():
+        row |= over_cohorts(intervals, column)
     return row
 
 
@@ -130,15 +125,14 @@ def overview_only(folder: pathlib.Path) -> Interval:
     """AUC of an overview alone, from the cohort's certificate.
 
     Raises:
-        ValueError: it has none, or it does not tell; nothing said of its AUCs would
-            mean anything.
+        ValueError: it has none, or not of 8 um/px; AUCs would mean nothing.
     """
     path = folder / "certificate.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} has no certificate: run experiments.phantoms.certify first"
         )
-    for row in json.loads(path.read_text())["rows"]:
+    for row in Cohort(folder).certificate():
         if (row["probe"], row["mpp"]) == ("slide, fields pooled", 8):
             return Interval(row["auc"], row["lo"], row["hi"])
     raise ValueError(
@@ -146,59 +140,52 @@ def overview_only(folder: pathlib.Path) -> Interval:
     )
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    parser = record.arguments(__doc__)
-    parser.add_argument(
-        "--cohorts", required=True, nargs="+", type=pathlib.Path,
-        help="seconds are of the first, AUCs of all",
-    )  # fmt: skip
-    parser.add_argument("--fields", type=pathlib.Path, help="photographs, as BACH's")
-    parser.add_argument("--weights", default="", help="of the trunk")
-    parser.add_argument("--runs", type=pathlib.Path, help="trains there, for AUCs")
-    parser.add_argument(
-        "--every", nargs="*", default=[], type=pathlib.Path,
-        help="of the cohorts, on which it trains to choose a magnification, too",
-    )  # fmt: skip
-    chosen = parser.parse_args()
-    if chosen.every and not chosen.runs:
-        parser.error("--every needs --runs: it trains there")
-    cohorts = {"finest": chosen.cohorts, "every": chosen.every} if chosen.runs else {}
+def speeds(args: argparse.Namespace) -> Iterator[dict]:
+    """Rows of what is timed: sampling beside patch-all, on slides and photographs."""
+    batches, weights = 3 if args.quick else BATCHES, args.weights
+    regimes = {"finest": MPPS[:1], "every": MPPS}
+    cohort = on(sampled(weights, MPPS), args.cohorts[0]).data.cohort()
+    test = cohort._replace(rows=tuple(r for r in cohort.rows if r.split == "test"))
+    theirs = [cost(patch_all(weights, mpp), test, batches) for mpp in MPPS]
+    for name, mpps in regimes.items():
+        ours = cost(sampled(weights, mpps), test, batches)
+        yield speed(name, ours, theirs[: len(mpps)], 1 if weights else 3)
+    if not args.fields:
+        return
+    fields = Bach(root=str(args.fields), folds=0, complete=False).cohort()
+    theirs = [cost(on_fields(patch_all("", m)), fields, batches) for m in MPPS]
+    for name, mpps in regimes.items():
+        ours = cost(on_fields(sampled("", mpps)), fields, batches)
+        yield speed(f"fields, {name}", ours, theirs[: len(mpps)], 3)
+
+
+def rows(args: argparse.Namespace) -> list[dict]:
+    """Seconds, and then AUCs: what is trained may share the machine."""
+    if args.every and not args.runs:
+        raise SystemExit("--every needs --runs: it trains there")
+    cohorts = {"finest": args.cohorts, "every": args.every} if args.runs else {}
     certified = {
         name: [overview_only(folder) for folder in folders]
         for name, folders in cohorts.items()
     }
-    batches, rows = (3 if chosen.quick else BATCHES), []
-
-    ours = {
-        "finest": sampled(chosen.weights, MPPS[:1]),
-        "every": sampled(chosen.weights, MPPS),
-    }
-    theirs = {mpp: patch_all(chosen.weights, mpp) for mpp in MPPS}
-    against = {"finest": MPPS[:1], "every": MPPS}
-    passes = 1 if chosen.weights else 3
-    cohort = on(ours["finest"], chosen.cohorts[0]).data.cohort()
-    test = cohort._replace(rows=tuple(r for r in cohort.rows if r.split == "test"))
-    costs = {mpp: cost(config, test, batches) for mpp, config in theirs.items()}
-    for name, config in ours.items():
-        those = [costs[mpp] for mpp in against[name]]
-        rows.append(speed(name, cost(config, test, batches), those, passes))
-    # Timed before anything is trained, which may share the machine.
-    if chosen.fields:
-        fields = Bach(root=str(chosen.fields), folds=0, complete=False).cohort()
-        mpps = [MPP * mpp / MPPS[0] for mpp in MPPS]
-        costs = [cost(on_fields(patch_all("", m), m), fields, batches) for m in mpps]
-        for name, count in (("finest", 1), ("every", 3)):
-            config = on_fields(sampled("", MPPS[:count]))
-            seconds = cost(config, fields, batches)
-            rows.append(speed(f"fields, {name}", seconds, costs[:count], 3))
+    rows = list(speeds(args))
     for row, (name, folders) in zip(rows, cohorts.items(), strict=False):
         if folders:
-            row |= judged(name, ours[name], theirs[MPPS[0]], folders, chosen.runs)
+            row |= judged(name, folders, args.weights, args.runs)
             row |= over_cohorts(certified[name], "auc_overview_only")
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+    return rows
 
+
+FOLDERS = {"nargs": "+", "type": pathlib.Path}
+OPTIONS = {
+    "--cohorts": FOLDERS
+    | {"required": True, "help": "seconds are of the first, AUCs of all"},
+    "--fields": {"type": pathlib.Path, "help": "photographs, as BACH's"},
+    "--weights": {"default": "", "help": "of the trunk"},
+    "--runs": {"type": pathlib.Path, "help": "trains there, for AUCs"},
+    "--every": FOLDERS
+    | {"default": [], "help": "cohorts on which a magnification is learnt, too"},
+}
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows, OPTIONS)

@@ -16,22 +16,18 @@ all cohorts that have both: the mean of theirs, with the interval of independent
 cohorts.
 """
 
-import argparse
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.derive import grouped
-from benchmarks.run_folder import Run, over_cohorts
+from benchmarks.run_folder import ENDS, Run, grouped, interval, over_cohorts
 from wsi_jax.evals.attention import Localisation
 from wsi_jax.evals.intervals import Difference, delong_difference
 from wsi_jax.report.figure import COLOURS, INK, new_figure, quiet, save_png
 
 TUNED, JOINT = "power, tuned", ", joint"
-HELD = "signal", "signal_held", "none", "none_held"
 MEASURES = "auc", "f1", *Localisation._fields
 
 
@@ -60,56 +56,57 @@ def paired(
     return gaps
 
 
-def crops(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+def crops(runs: Sequence[Run], most: int | None) -> list[dict]:
     """Attention sampling, uniform crops and patch-all; their paired differences."""
+    del most
     rows = [crops_row(run) for run in runs]
     return rows + crops_differences(list(zip(rows, runs, strict=True)))
 
 
 def crops_row(run: Run) -> dict:
     """One run: its learner, how many crops it chooses, how well it does."""
-    config = run.config
-    samples = "method.sampling.placement" in config
-    inference = (
-        "top" if config.get("method.sampling.inference") == "sampled" else "sampled"
-    )
-    row = run.cohort.about() | {
+    config, sampling = run.config, {}
+    learner = config.get("method.sampling.placement", "patch-all")
+    if learner != "patch-all":
+        inferences = {"top", "sampled"} - {config.get("method.sampling.inference")}
+        other = "top" if "top" in inferences else "sampled"
+        sampling = {f"auc_{other}": run.test[f"inference.{other}.auc"]}
+        sampling |= magnifications(run)
+    return run.cohort.about() | {
         "n_train": run.cohort.config["n_train"],
-        "learner": config["method.sampling.placement"] if samples else "patch-all",
-        "crops": config["method.crops"] if samples else None,
+        "learner": learner,
+        "crops": config["method.crops"] if sampling else None,
         "attentions": attentions(config),
         "steps": config["train.steps"],
         "batch": config["train.batch"],
         **run.judged("auc"),
-    }
-    if samples:
-        row[f"auc_{inference}"] = run.test[f"inference.{inference}.auc"]
-        mass = _mass(run.test, "mass.")
-        if len(mass) > 1:
-            row |= {f"mass_{mpp}": share for mpp, share in mass.items()}
-            tiles = [int(s["tiles"] or 0) for s in run.lines("slides.csv")]
-            row["cells"] = round(len(mass) * np.mean([n for n in tiles if n]))
-            for when, shares in zip(("first", "last"), ends(run), strict=True):
-                row |= {f"{when}_{mpp}": share for mpp, share in shares.items()}
-    return row | {
+        **sampling,
         "minutes": run.cost["wall_s"] / 60,
         "run_cores": run.made["machine"]["cores"],
         "run_commit": run.commit,
     }
 
 
+def magnifications(run: Run) -> dict:
+    """Each magnification's share of the attention: tested, first and last in the log.
+
+    Nothing of a run that has one magnification.
+    """
+    mass = _mass(run.test, "mass.")
+    if len(mass) < 2:
+        return {}
+    tiles = [int(slide["tiles"] or 0) for slide in run.lines("slides.csv")]
+    logged = [_mass(line, "train.mass.") for line in run.log("train")]
+    first, *_, last = filter(None, logged)
+    shares = {"mass": mass, "first": first, "last": last}
+    columns = {f"{k}_{mpp}": v for k, one in shares.items() for mpp, v in one.items()}
+    return columns | {"cells": round(len(mass) * np.mean([n for n in tiles if n]))}
+
+
 def attentions(config: Mapping) -> int:
     """Attentions on what crops show; 1 where a run's config does not name them."""
     pools = config.get("method.head.attention_width", 0) > 0
     return config.get("method.head.branches", 1) if pools else 0
-
-
-def ends(run: Run) -> list[dict[str, float]]:
-    """Share of attention at each magnification, first and last in the log."""
-    log = (run.folder / "train" / "metrics.jsonl").read_text().splitlines()
-    shares = [_mass(json.loads(line), "train.mass.") for line in log]
-    shares = [one for one in shares if one]
-    return [shares[0], shares[-1]]
 
 
 def crops_differences(runs: Sequence[tuple[Mapping, Run]]) -> list[dict]:
@@ -137,31 +134,33 @@ def picture(rows: Sequence[Mapping], path: pathlib.Path) -> None:
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     axes.axhline(0.5, color=INK, lw=0.8, ls=":", alpha=0.6)
-    rows = [r for r in rows if "auc" in r]
-    few = [r for r in rows if r["crops"]]
-    for (pools, learner), mine in sorted(
-        grouped(few, "attentions", "learner").items(), reverse=True
-    ):
-        learnt = learner == "learnt"
+    rows = [row for row in rows if "auc" in row]
+    few = [row for row in rows if row["crops"]]
+    curves = grouped(few, "attentions", "learner")
+    for pools, learner in sorted(curves, reverse=True):
+        mine, learnt = curves[pools, learner], learner == "learnt"
         style = {"color": COLOURS[not learnt], "alpha": 1.0 if pools else 0.45}
-        weighed = "" if pools else ", weighed by the overview"
-        budgets = {n: one for (n,), one in sorted(grouped(mine, "crops").items())}
-        means = [np.mean([r["auc"] for r in one]) for one in budgets.values()]
-        line = {"ls": "-" if pools else "--", "lw": 1.8, "marker": "_", "ms": 12}
-        axes.plot(list(budgets), means, label=learner + weighed, **line, **style)
-        for r in mine:  # side by side
-            side = 0.96 if learnt else 1.04
-            at = r["crops"] * side ** (1 + 0.6 * (r["seed"] - 1) + 4 * (not pools))
-            low, high = r["auc"] - r["auc_lo"], r["auc_hi"] - r["auc"]
-            axes.errorbar(at, r["auc"], [[low], [high]], fmt="o", ms=4, lw=1, **style)
-    every = [r for r in rows if not r["crops"]]
-    most = max((r["attentions"] for r in every), default=0)
-    if aucs := [r["auc"] for r in every if r["attentions"] == most]:
-        style = {"color": COLOURS[2]}
-        axes.axhline(np.mean(aucs), lw=1.8, label="patch-all, mean", **style)
-        for auc in aucs:
-            axes.axhline(auc, lw=0.7, alpha=0.5, **style)
-    ticks = sorted({r["crops"] for r in few})
+        budgets = sorted(grouped(mine, "crops").items())
+        axes.plot(
+            [n for (n,), _ in budgets],
+            [np.mean([row["auc"] for row in one]) for _, one in budgets],
+            label=learner + ", weighed by the overview" * (not pools),
+            **{"ls": "-" if pools else "--", "lw": 1.8, "marker": "_", "ms": 12},
+            **style,
+        )
+        for row in mine:  # side by side
+            aside = 1 + 0.6 * (row["seed"] - 1) + 4 * (not pools)
+            at = row["crops"] * (0.96 if learnt else 1.04) ** aside
+            auc, low, high = (row[f"auc{end}"] for end in ENDS)
+            error = [[auc - low], [high - auc]]
+            axes.errorbar(at, auc, error, fmt="o", ms=4, lw=1, **style)
+    every = grouped([row for row in rows if not row["crops"]], "attentions")
+    for row in (whole := every[max(every)] if every else []):
+        axes.axhline(row["auc"], lw=0.7, alpha=0.5, color=COLOURS[2])
+    if whole:
+        mean = np.mean([row["auc"] for row in whole])
+        axes.axhline(mean, lw=1.8, label="patch-all, mean", color=COLOURS[2])
+    ticks = sorted({row["crops"] for row in few})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{n}" for n in ticks])
     axes.set(xlabel="crops of a draw", ylabel="test AUC (95 %)", ylim=(0.4, 1.01))
@@ -171,26 +170,25 @@ def picture(rows: Sequence[Mapping], path: pathlib.Path) -> None:
     save_png(figure, path)
 
 
-def attention_pooling_runs(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+def attention_pooling_runs(runs: Sequence[Run], most: int | None) -> list[dict]:
     """End-to-end attention pooling by what weighs the tiles; means; tuned; paired."""
-    rows = [pooling_row(run, 8 if args.quick else None) for run in runs]
-    both = list(zip(rows, runs, strict=True))
-    if args.earlier:
-        rows = rows + missing(json.loads(args.earlier.read_text())["rows"], rows)
+    rows = [pooling_row(run, most) for run in runs]
+    pairs = list(zip(rows, runs, strict=True))
     rows = rows + tuned(rows)
-    return rows + means(rows) + pooling_differences(both)
+    return rows + means(rows) + pooling_differences(pairs)
 
 
 def pooling_row(run: Run, most: int | None) -> dict:
     """One run."""
-    fields = ("normaliser", "power", "pooling", "worst", "joint")
+    head = ("normaliser", "power", "pooling")
     return {
         **run.cohort.about(),
         "weights": weights_name(run.config),
-        **{name: run.config.get(f"method.{name}") for name in fields},
+        **{name: run.config[f"method.head.{name}"] for name in head},
+        **{name: run.config[f"method.{name}"] for name in ("worst", "joint")},
         **run.judged("auc", "f1"),
         **run.localisation(most, *Localisation._fields),
-        "val_log_loss": validation_loss(run.folder),
+        "val_log_loss": validation_loss(run),
         "minutes": run.cost["wall_s"] / 60,
         "run_commit": run.commit,
     }
@@ -206,11 +204,9 @@ def weights_name(config: Mapping) -> str:
     return name + JOINT * bool(config["method.joint"])
 
 
-def validation_loss(run: pathlib.Path) -> float:
+def validation_loss(run: Run) -> float:
     """The least log loss on validation slides, for which the parameters were kept."""
-    stages = (run / name / "metrics.jsonl" for name in ("classifier", "joint"))
-    (log,) = (path for path in stages if path.is_file())
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = run.log("classifier") or run.log("joint")
     return min(line["val.log_loss"] for line in lines if "val.log_loss" in line)
 
 
@@ -230,16 +226,13 @@ def means(rows: Sequence[Mapping]) -> list[dict]:
     table = []
     for (preset, weights), mine in grouped(rows, "preset", "weights").items():
         row = {"preset": preset, "weights": weights}
-        row |= {"seeds": len(mine), "n": sum(r["n"] for r in mine)}
+        row |= {"seeds": len(mine), "n": sum(one["n"] for one in mine)}
         for name in MEASURES:
-            low, mean, high = (
-                np.array([r[f"{name}{end}"] for r in mine])
-                for end in ("_lo", "", "_hi")
-            )
-            error = lambda gaps: float(np.sqrt((gaps**2).sum())) / len(gaps)
-            value = float(mean.mean())
-            row |= {name: value, f"{name}_lo": value - error(mean - low)}
-            row[f"{name}_hi"] = value + error(high - mean)
+            each = np.array([[one[f"{name}{end}"] for end in ENDS] for one in mine])
+            # Each end is as far from its value as independent cohorts have it.
+            errors = np.hypot.reduce(each[:, 1:] - each[:, :1]) / len(mine)
+            mean = each[:, 0].mean()
+            row |= interval(name, (mean, mean - errors[0], mean + errors[1]))
         table.append(row)
     return table
 
@@ -258,15 +251,6 @@ def pooling_differences(runs: Sequence[tuple[Mapping, Run]]) -> list[dict]:
             about = {"preset": preset, "weights": "joint - two-stage"}
             rows.append(about | over_cohorts(gaps))
     return rows
-
-
-def missing(earlier: Sequence[Mapping], rows: Sequence[Mapping]) -> list[dict]:
-    """Runs of an earlier record that are not among `rows`, certified as those are."""
-    key = lambda r: (r["preset"], r["seed"], r["weights"])
-    held = {key(r)[:2]: {k: r[k] for k in HELD if k in r} for r in rows}
-    old = [r for r in earlier if "run_commit" in r and r["weights"] != TUNED]
-    new = set(map(key, rows))
-    return [r | held.get(key(r)[:2], {}) for r in old if key(r) not in new]
 
 
 def _mass(metrics: Mapping, prefix: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ mean width over the distance from the 2.5th to the 97.5th percentile of the esti
 The last rows are of cross-validation: `bias` is what folds add to a metric.
 """
 
+import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -227,16 +228,19 @@ def worst(rows: list[dict]) -> list[dict]:
     return table
 
 
-def main() -> None:
-    """Writes the JSON and prints the worst case of each metric."""
-    chosen = record.arguments(__doc__).parse_args()
-    cohorts = QUICK if chosen.quick else COHORTS
-    rows = [row for case in cases() for row in covered(case, cohorts)]
-    rows += (bias := folds(cohorts))
-    record.write(chosen.out, rows)
-    print(record.table(worst(rows)))
-    print(record.table(bias))
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Every metric of every case, and what folds add."""
+    cohorts = QUICK if args.quick else COHORTS
+    for case in cases():
+        yield from covered(case, cohorts)
+    yield from folds(cohorts)
+
+
+def shown(rows: list[dict]) -> str:
+    """The worst case of each metric, and what folds add."""
+    bias = [row for row in rows if "bias" in row]
+    return f"{record.table(worst(rows))}\n{record.table(bias)}"
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows, show=shown)

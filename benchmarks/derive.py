@@ -5,16 +5,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.coverage import worst as coverage  # noqa: F401
+from benchmarks.run_folder import grouped
 
 Rows = Sequence[Mapping]
-
-
-def grouped(rows: Rows, *names: str) -> dict[tuple, list[Mapping]]:
-    """Rows by the values of some of their names, in the order of the first of each."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
 
 
 def having(name: str) -> Callable[[Rows], Rows]:

@@ -12,15 +12,18 @@ are on the device. `wait_percent` is how long the driver waited for pixels; the 
 may have had work for some of that.
 """
 
+import argparse
 import itertools
 import pathlib
 import tempfile
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from benchmarks import record
+from benchmarks.device import seconds
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
@@ -66,12 +69,8 @@ def seconds_of_batch(extractor: Extractor, batch: int) -> float:
     """The least of some times that one batch takes whose pixels are on the device."""
     side = extractor.tiling.tiles.size_px
     pixels = np.random.default_rng(0).integers(0, 255, (batch, side, side, 3), np.uint8)
-    pixels, seconds = split(pixels, extractor.encoder.mesh), []
-    for _ in range(1 + TIMED):
-        began = time.perf_counter()
-        jax.block_until_ready(extractor.encoder(pixels))
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+    pixels = split(pixels, extractor.encoder.mesh)
+    return min(seconds(lambda: extractor.encoder(pixels), TIMED))
 
 
 def row(rows: list[Row], extractor: Extractor, threads: int, batch: int) -> dict:
@@ -104,25 +103,25 @@ def row(rows: list[Row], extractor: Extractor, threads: int, batch: int) -> dict
     }
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    parser = record.arguments(__doc__)
-    parser.add_argument("--slides", help="a folder, or a manifest")
-    parser.add_argument("--mpp", type=float, default=1.0, help="of tiles")
-    parser.add_argument("--size-px", type=int, default=256, help="of tiles")
-    chosen = parser.parse_args()
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Threads by tiles in a batch, on slides that are given or made."""
     with tempfile.TemporaryDirectory() as folder:
-        if not chosen.slides:
-            write_slides(pathlib.Path(folder), SLIDES // 4 if chosen.quick else SLIDES)
-        slides = Manifest(manifest=chosen.slides or folder).slides()
-        chosen_tiling = tiling(chosen.mpp, chosen.size_px, chosen.quick)
-        extractor = Extractor(chosen_tiling, make_mesh())
+        if not args.slides:
+            write_slides(pathlib.Path(folder), SLIDES // 4 if args.quick else SLIDES)
+        slides = Manifest(manifest=args.slides or folder).slides()
+        chosen = tiling(args.mpp, args.size_px, args.quick)
+        extractor = Extractor(chosen, make_mesh())
         row(slides[:1], extractor, THREADS[0], BATCHES[0])  # imports and compiles
-        pairs = itertools.product(THREADS[1:2] if chosen.quick else THREADS, BATCHES)
-        rows = [row(slides, extractor, *pair) for pair in pairs]
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+        threads = THREADS[1:2] if args.quick else THREADS
+        for each, batch in itertools.product(threads, BATCHES):
+            yield row(slides, extractor, each, batch)
 
+
+OPTIONS = {
+    "--slides": {"help": "a folder, or a manifest"},
+    "--mpp": {"type": float, "default": 1.0, "help": "of tiles"},
+    "--size-px": {"type": int, "default": 256, "help": "of tiles"},
+}
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows, OPTIONS)

@@ -1,7 +1,6 @@
 """An encoder fed with uint8 batches from host memory, copies behind computation."""
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import time
@@ -51,27 +50,26 @@ def fed(platform: str) -> Fed:
 
 
 def measure_fed(
-    subject: Fed, fill, error, steps: int, peaks: dict, peak_from: str
+    subject: Fed, steps: int, peaks: dict, peak_from: str
 ) -> Iterator[dict]:
     """Two rows: a batch that lies on the device, and batches from host memory.
 
     Args:
         subject: what.
-        fill: shapes of parameters -> random ones.
-        error: (features, exact features) -> relative error.
         steps: batches to time.
         peaks: FLOP/s by dtype.
         peak_from: where they are from.
     """
     net, dtype = subject.encoder.make(), subject.encoder.dtype.name
-    params = fill(jax.eval_shape(net.init, jax.random.key(0)))
+    params = device.random_params(jax.eval_shape(net.init, jax.random.key(0)))
     shape = subject.tiles, subject.px, subject.px, 3
     draw = np.random.default_rng(0).integers
     host = [draw(0, 256, shape, np.uint8) for _ in range(AHEAD + 1)]
     flops, few = count_flops(net.apply, params, host[0]), host[0][:2]
-    relative_error = error(jax.jit(net.apply)(params, few), exact(subject, params, few))
+    error = device.relative_error(
+        jax.jit(net.apply)(params, few), exact(subject, params, few)
+    )
     params = jax.device_put(params)
-    head = {"subject": subject.name, "px": subject.px, "tiles": subject.tiles}
     held = device.timed(
         lambda params, x: (params, net.apply(params, x)),
         jax.tree.map(jnp.array, params),
@@ -80,14 +78,9 @@ def measure_fed(
     )
     fed_s = feed(net.apply, params, host, steps)
     for way, seconds in (("forward", held["seconds"]), ("from host", fed_s)):
-        row = head | {"dtype": dtype, "pass": way} | held | {"seconds": seconds}
-        yield row | {
-            "tiles_per_s": subject.tiles / seconds,
-            "flops": flops,
-            "mfu": flops / seconds / peaks[dtype],
-            "peak_from": peak_from,
-            "relative_error": relative_error,
-        }
+        row = {"subject": subject.name, "px": subject.px, "tiles": subject.tiles}
+        row |= {"dtype": dtype, "pass": way} | held | {"seconds": seconds}
+        yield device.with_rates(row, flops, peaks, peak_from, error)
 
 
 def feed(apply, params, host: list[np.ndarray], steps: int) -> float:
@@ -106,8 +99,6 @@ def feed(apply, params, host: list[np.ndarray], steps: int) -> float:
 def exact(subject: Fed, params, x: np.ndarray) -> np.ndarray:
     """Features in float64, by the CPU."""
     encoder = dataclasses.replace(subject.encoder, dtype=Dtype.float64)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.enable_x64(True))
-        stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+    with device.float64_on_cpu():
         params = jax.tree.map(np.float64, params)
         return np.asarray(jax.jit(encoder.make().apply)(params, x))

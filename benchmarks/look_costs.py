@@ -1,20 +1,21 @@
 """Seconds of a method that reads slides from disk, measured and predicted.
 
-A training step and a verdict end to end: batches of as many slides for every method,
+A training step and a prediction end to end: batches of as many slides for every method,
 the next one read while one is learnt from, medians over batches once all is compiled.
-What a cost model would have predicted of its parts, each measured alone, stands beside.
+A cost model predicts the same from its parts, each measured alone.
 """
 
 import copy
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from benchmarks.device import seconds
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import cores
@@ -25,20 +26,23 @@ from wsi_jax.run.slide_features import find_tiles
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 
-BATCH = 8  # slides, of a timed step as of timed verdicts
+BATCH = 8  # slides, of a timed step as of timed predictions
+CROPS = 32  # of each slide, to time the parts
 
 
 class Cost(NamedTuple):
-    """What one method takes.
+    """What one method takes; all but `train_s` and the parts of one slide, on average.
 
     Attributes:
         train_s: seconds of a training step.
-        infer_s: seconds of a slide's verdict.
-        tiles: read of a slide in a training step, on average.
-        judged: read of it for a verdict.
-        tissue_s: seconds of the search for tissue, a slide.
-        parts: seconds of a crop's reading, its forward pass, an overview's reading and
-            the look at it.
+        infer_s: seconds of a slide's prediction.
+        tiles: tiles read in a training step.
+        judged: tiles read for a prediction.
+        tissue_s: seconds of the search for tissue.
+        read_s: seconds of a crop's reading.
+        forward_s: seconds of a crop's forward pass.
+        overview_s: seconds of an overview's reading.
+        look_s: seconds of the attention on it.
     """
 
     train_s: float
@@ -46,32 +50,36 @@ class Cost(NamedTuple):
     tiles: float
     judged: float
     tissue_s: float
-    parts: tuple[float, float, float, float]
+    read_s: float
+    forward_s: float
+    overview_s: float = 0.0
+    look_s: float = 0.0
 
+    def step_s(self, passes: int) -> float:
+        """A slide's seconds of a training step: `passes` forward passes of its tiles,
+        four of the overview, from which crops are drawn before it is learnt from."""
+        tiles = self.tiles * (self.read_s + passes * self.forward_s)
+        return tiles + self.overview_s + 4 * self.look_s
 
-def timed(config: Experiment) -> Experiment:
-    """In batches of as many slides, each read anew, as where they are many, by as many
-    threads as there are cores."""
-    config = copy.deepcopy(config)
-    config.reading.threads = cores()
-    config.train.batch, config.loading.cache_gib = BATCH, 0.0
-    return config
+    def prediction_s(self) -> float:
+        """A prediction's seconds."""
+        tiles = self.judged * (self.read_s + self.forward_s)
+        return tiles + self.overview_s + self.look_s
 
 
 def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     """Measures a method on some slides; whatever is to be compiled is compiled before.
 
-    Args:
-        config: of the method.
-        part: slides.
-        batches: of a training, and of verdicts.
+    Every batch is read anew, by as many threads as there are cores.
 
     Raises:
         ValueError: too few slides for two batches, of which the first is not counted.
     """
     if len(part.rows) < 2 * BATCH:
         raise ValueError(f"{len(part.rows)} slides: {2 * BATCH} or more can be timed")
-    meter, config = Meter(), timed(config)
+    meter, config = Meter(), copy.deepcopy(config)
+    config.reading.threads, config.loading.cache_gib = cores(), 0.0
+    config.train.batch = BATCH
     whole = min(batches, len(part.rows) // BATCH)
     part = part._replace(rows=part.rows[: BATCH * whole])
     records = find_tiles(
@@ -84,120 +92,96 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.stages(Task(part.classes), tx)
     method = compile_method(stage.method, mesh, source.read_crops)
-    state = method.init(
-        jax.random.key(0), next(source.training_batches(part, config.train, 0))
-    )
-    tiles, steps, verdicts = [], [], []
+    training = lambda: source.training_batches(part, config.train, 0)
+    state = method.init(jax.random.key(0), next(training()))
     for _ in range(2):  # the first time compiles
-        steps.clear()
-        stream = source.training_batches(part, config.train, 0)
-        taken = itertools.islice(method.steps(state, stream), batches)
-        began = time.perf_counter()
-        for after, metrics in taken:
-            state = jax.block_until_ready((after, metrics))[0]
-            steps.append(time.perf_counter() - began)
-            began = time.perf_counter()
+        steps = itertools.islice(method.steps(state, training()), batches)
+        step_s, states = intervals(steps)
+        state = states[-1][0]
     for _ in range(2):
-        verdicts.clear()
-        began = time.perf_counter()
         bags = (bag for bag, _ in source.evaluation_batches(part))
         predictions = method.predictions(state.params, bags, jax.random.key(0))
-        for prediction in predictions:
-            jax.block_until_ready(prediction.logits)
-            tiles += prediction.counts["tiles"].tolist()
-            verdicts.append(time.perf_counter() - began)
-            began = time.perf_counter()
+        batch_s, predictions = intervals(predictions)
+    judged = float(np.mean([one.counts["tiles"] for one in predictions]))
     return Cost(
-        statistics.median(steps[1:]),
-        statistics.median(verdicts[1:]) / BATCH,
-        float(getattr(config.method, "crops", np.mean(tiles))),
-        float(np.mean(tiles)),
+        statistics.median(step_s[1:]),
+        statistics.median(batch_s[1:]) / BATCH,
+        float(getattr(config.method, "crops", judged)),
+        judged,
         meter.as_dict()["span.tiling.wall_s"] / len(part.rows),
-        parts(config, source, part, state.params),
+        **parts(config, source, part, state.params),
     )
 
 
-def parts(config, source, part, params) -> tuple[float, float, float, float]:
+def intervals(stream: Iterable) -> tuple[list[float], list[Any]]:
+    """Seconds until each item of a stream is computed, and the items."""
+    spent, items, began = [], [], time.perf_counter()
+    for item in stream:
+        items.append(jax.block_until_ready(item))
+        spent.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    return spent, items
+
+
+def parts(config, source, part, params) -> dict[str, float]:
     """Seconds of the cost model's parts, each alone: the least of three tries."""
     method, views = config.method, list(source.streamed_slides(part))[:BATCH]
-    n, mpp = 32, method.reads()[0]
-    side = method.cells(config.grid.mpp, config.grid.size_px).crop_px
+    mpp, overview_mpp = method.reads()[0], config.grid.mpp
+    side = method.cells(overview_mpp, config.grid.size_px).crop_px
     rng = np.random.default_rng(0)
 
     def read():
         for view in views:
-            for yx in rng.integers(0, np.array(view.shape) - 1, (n, 2)):
-                view.crop((yx * config.grid.mpp / mpp).astype(int).tolist(), side, mpp)
-
-    def overviews():
-        for view in views:
-            view.whole(config.grid.mpp)
+            for yx in rng.integers(0, np.array(view.shape) - 1, (CROPS, 2)):
+                view.crop((yx * overview_mpp / mpp).astype(int).tolist(), side, mpp)
 
     encode = jax.jit(method.trunk.make().apply)
-    crops = np.zeros((n * BATCH, side, side, 3), np.uint8)
-    net_look = lambda: 0
-    if "look" in params:
-        batch, _ = next(source.evaluation_batches(part))
-        cell = config.grid.size_px
-        net = method.overview.make(cell, (1,) * len(method.mpps), np.float32)
-        attend = jax.jit(net.apply)
-        net_look = lambda: attend(params["look"], batch.x.overview, batch.mask)
-    forward = lambda: encode(params["trunk"], crops)
-    return (
-        least(read) / (n * BATCH),
-        least(forward) / (n * BATCH),
-        least(overviews) / BATCH if "look" in params else 0.0,
-        least(net_look) / BATCH,
-    )
-
-
-def least(call) -> float:
-    """Seconds of the quickest of three calls, after one that compiles."""
-    jax.block_until_ready(call())
-    tries = []
-    for _ in range(3):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        tries.append(time.perf_counter() - began)
-    return min(tries)
-
-
-def predicted(ours: Cost, theirs: Sequence[Cost], passes: int) -> dict[str, float]:
-    """The cost model's ratios: reading, and three forward passes for a training step,
-    one where the trunk is held; the look costs four, since it is drawn from before it
-    is trained."""
-    of = lambda c, tiles, times, look: (
-        tiles * (c.parts[0] + times * c.parts[1]) + (c.parts[2] + look * c.parts[3])
-    )
-    step = lambda c: of(c, c.tiles, passes, 4)
-    verdict = lambda c: of(c, c.judged, 1, 1)
-    ratio = lambda seconds: sum(map(seconds, theirs)) / seconds(ours)
-    return {
-        "predicted_train_speedup": ratio(step),
-        "predicted_infer_speedup": ratio(verdict),
+    crops = np.zeros((CROPS * BATCH, side, side, 3), np.uint8)
+    least = lambda call: min(seconds(call, 3)) / BATCH
+    spent = {
+        "read_s": least(read) / CROPS,
+        "forward_s": least(lambda: encode(params["trunk"], crops)) / CROPS,
     }
+    if "look" not in params:
+        return spent
+    batch, _ = next(source.evaluation_batches(part))
+    ratios = (1,) * len(method.mpps)
+    net = method.overview.make(config.grid.size_px, ratios, np.float32)
+    attend = jax.jit(net.apply)
+    look = lambda: attend(params["look"], batch.x.overview, batch.mask)
+    overviews = lambda: [view.whole(overview_mpp) for view in views]
+    return spent | {"overview_s": least(overviews), "look_s": least(look)}
 
 
 def speed(regime: str, ours: Cost, theirs: Sequence[Cost], passes: int) -> dict:
-    """One row, without AUCs."""
-    total = lambda name: sum(getattr(c, name) for c in theirs)
-    whole = lambda c: c.infer_s + c.tissue_s
+    """One row without AUCs: a method beside others, whose seconds are summed.
+
+    Args:
+        regime: what is compared.
+        ours: the method's.
+        theirs: that of patch-all at each of its magnifications.
+        passes: forward passes that a training step takes as long as.
+    """
+    total = lambda seconds: sum(map(seconds, theirs))
+    ratio = lambda seconds: total(seconds) / seconds(ours)
+    train, infer = (lambda c: c.train_s), (lambda c: c.infer_s)
     return {
         "regime": regime,
         "crops": ours.tiles,
         "crops_verdict": ours.judged,
-        "tiles": total("tiles"),
+        "tiles": total(lambda c: c.tiles),
         "train_step_s": ours.train_s,
-        "train_step_s_patch_all": total("train_s"),
+        "train_step_s_patch_all": total(train),
         "infer_slide_s": ours.infer_s,
-        "infer_slide_s_patch_all": total("infer_s"),
+        "infer_slide_s_patch_all": total(infer),
         "tissue_slide_s": ours.tissue_s,
-        "train_speedup": total("train_s") / ours.train_s,
-        "infer_speedup": total("infer_s") / ours.infer_s,
-        "infer_speedup_with_tissue": sum(map(whole, theirs)) / whole(ours),
-        **predicted(ours, theirs, passes),
-        "read_crop_ms": 1e3 * ours.parts[0],
-        "forward_crop_ms": 1e3 * ours.parts[1],
-        "read_overview_ms": 1e3 * ours.parts[2],
-        "look_ms": 1e3 * ours.parts[3],
+        "train_speedup": ratio(train),
+        "infer_speedup": ratio(infer),
+        "infer_speedup_with_tissue": ratio(lambda c: c.infer_s + c.tissue_s),
+        "predicted_train_speedup": ratio(lambda c: c.step_s(passes)),
+        "predicted_infer_speedup": ratio(Cost.prediction_s),
+        "read_crop_ms": 1e3 * ours.read_s,
+        "forward_crop_ms": 1e3 * ours.forward_s,
+        "read_overview_ms": 1e3 * ours.overview_s,
+        "look_ms": 1e3 * ours.look_s,
     }

@@ -7,6 +7,9 @@ is counted from the jaxpr, loops as often as they turn. The bag itself, `bag_byt
 the step's argument and comes on top.
 """
 
+import argparse
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -43,16 +46,13 @@ def row(name: str, tiles: int, chunk: int) -> dict:
     }
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    chosen = record.arguments(__doc__).parse_args()
-    names = ("ABMIL",) if chosen.quick else tuple(METHODS)
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Two pools on bags of several sizes, whole and in chunks."""
     sizes = [(20_000, 20_000), (200_000, 200_000), (20_000, 16_384)]
     sizes += [(200_000, 16_384), (200_000, 4_096)]
-    rows = [row(name, *size) for name in names for size in sizes]
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+    for name in ("ABMIL",) if args.quick else METHODS:
+        yield from (row(name, *size) for size in sizes)
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows)

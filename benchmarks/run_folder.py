@@ -1,42 +1,35 @@
 """A finished run's folder and its practice cohort's, as benchmarks read them."""
 
-import csv
 import functools
-import json
+import itertools
+import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import wsi_jax
+from experiments.phantoms.cohort_folder import made_with
 from experiments.phantoms.synthetic import LESION
 from wsi_jax.config_fields import flatten
+from wsi_jax.data.cohort import read_manifest
 from wsi_jax.evals.attention import localisation_metrics
 from wsi_jax.evals.intervals import Difference, Interval
+from wsi_jax.run.run_folder import read_csv, read_json
 from wsi_jax.slides.slide import open_slide
+from wsi_jax.training.log import read_metrics
 
-Z = 1.959964  # of 95 % intervals
 REPLICATES = 2000
-
-
-def read_json(path: pathlib.Path) -> dict:
-    """A JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_csv(path: pathlib.Path) -> list[dict]:
-    """The lines of a CSV."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+ENDS = ("", "_lo", "_hi")
 
 
 class Cohort:
     """A folder of practice slides, and how its certificate came out."""
 
     def __init__(self, folder: pathlib.Path):
-        self.folder = folder
-        self.config = read_json(folder / "cohort.json")["config"]
+        self.folder, self.config = folder, made_with(folder)
 
     @property
     def source(self) -> str:
@@ -72,12 +65,16 @@ class Run:
         self.made = read_json(folder / "config.json")
         self.config, self.commit = flatten(self.made["config"]), self.made["commit"]
 
+    @property
+    def method(self) -> str:
+        """Name of its method's config."""
+        return self.made["config"]["method"]["type"].rpartition(".")[2]
+
     @functools.cached_property
     def cohort(self) -> Cohort:
-        data = self.made["config"]["data"]
-        if "root" in data:
-            return Cohort(pathlib.Path(data["root"]))
-        return Cohort(pathlib.Path(data["manifest"]).parent)
+        """Where its slides are from."""
+        manifest = pathlib.Path(self.config.get("data.manifest", ""))
+        return Cohort(pathlib.Path(self.config.get("data.root", manifest.parent)))
 
     @functools.cached_property
     def test(self) -> dict:
@@ -87,15 +84,20 @@ class Run:
 
     @functools.cached_property
     def cost(self) -> dict:
+        """What it took, whole."""
         return read_json(self.folder / "cost.json")
 
     def lines(self, name: str) -> list[dict]:
         """The lines of one of its CSVs."""
         return read_csv(self.folder / name)
 
+    def log(self, stage: str) -> list[dict]:
+        """Lines of the metrics of a stage's training; none of a stage that it lacks."""
+        return read_metrics(self.folder / stage / "metrics.jsonl")
+
     def judged(self, *names: str) -> dict:
         """Test slides and metrics, each with its interval where it has one."""
-        ends = [f"{name}{end}" for name in names for end in ("", "_lo", "_hi")]
+        ends = [f"{name}{end}" for name in names for end in ENDS]
         return {name: self.test[name] for name in ("n", *ends) if name in self.test}
 
     def scores(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -119,21 +121,19 @@ class Run:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Attention [n] on tumour test slides; which cells are lesion by half [n]."""
         predictor = wsi_jax.load(self.folder)
-        slides = [s for s in self.lines("manifest.csv") if s["split"] == "test"]
-        for slide in [s for s in slides if s["label"] == "tumor"][:most]:
-            path = pathlib.Path(slide["path"])
-            path = path if path.is_absolute() else self.folder / path
-            mpp = float(slide["mpp"]) if slide["mpp"] else None
-            prediction = predictor.predict(path, mpp)
-            mask = self.cohort.folder / "masks" / f"{slide['slide_id']}_mask.png"
+        rows = read_manifest(self.folder / "manifest.csv").rows
+        tumours = (r for r in rows if (r.split, r.label) == ("test", "tumor"))
+        for row in itertools.islice(tumours, most):
+            prediction = predictor.predict(row.path, row.mpp)
+            mask = self.cohort.folder / "masks" / f"{row.slide_id}_mask.png"
             yield prediction.attention, lesion_share(mask, prediction) >= 0.5
 
     def localisation(self, most: int | None, *names: str) -> dict:
         """Means over tumour test slides of how well attention finds the lesion.
 
         Args:
-            most: slides that are looked at; None for all.
-            names: of `localisation_metrics`.
+            most: slides that are used; None for all.
+            names: metrics of `localisation_metrics`.
         """
         metrics = [
             localisation_metrics(attention, lesion)._asdict()
@@ -143,11 +143,10 @@ class Run:
         values = np.array([[one[name] for name in names] for one in metrics])
         rng, n = np.random.default_rng(0), len(values)
         draws = rng.integers(0, n, (REPLICATES, n))
-        low, high = np.percentile(values[draws].mean(1), [2.5, 97.5], axis=0)
-        row = {"slides_with_lesions": len(values)}
-        for i, name in enumerate(names):
-            row[name] = float(values[:, i].mean())
-            row |= {f"{name}_lo": float(low[i]), f"{name}_hi": float(high[i])}
+        ends = np.percentile(values[draws].mean(1), [2.5, 97.5], axis=0)
+        row = {"slides_with_lesions": n}
+        for name, *value in zip(names, values.mean(0), *ends, strict=True):
+            row |= interval(name, value)
         return row
 
 
@@ -163,12 +162,23 @@ def lesion_share(mask: pathlib.Path, prediction) -> np.ndarray:
     return np.array([lesion[y:v, x:w].mean() for (y, x), (v, w) in boxes])
 
 
+def interval(name: str, ends: Sequence[float]) -> dict[str, float]:
+    """The three columns of a value, its lower and its upper end."""
+    return {f"{name}{end}": float(v) for end, v in zip(ENDS, ends, strict=False)}
+
+
 def over_cohorts(
     values: Sequence[Interval | Difference], name: str = "auc_diff"
 ) -> dict[str, float]:
     """The mean over cohorts, with the interval of independent cohorts."""
     mean = float(np.mean([one.value for one in values]))
-    errors = np.array([(one.hi - one.lo) / 2 / Z for one in values])
-    half = Z * float(np.sqrt((errors**2).sum())) / len(values)
-    ends = {name: mean, f"{name}_lo": mean - half, f"{name}_hi": mean + half}
-    return {"cohorts": len(values)} | ends
+    half = math.hypot(*((one.hi - one.lo) / 2 for one in values)) / len(values)
+    return {"cohorts": len(values)} | interval(name, (mean, mean - half, mean + half))
+
+
+def grouped(rows: Sequence[Mapping], *names: str) -> dict[tuple, list[Any]]:
+    """Rows by the values of some of their names, in the order of the first of each."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups

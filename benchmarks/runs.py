@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 from benchmarks import record
 from benchmarks.comparisons import attention_pooling_runs, crops, picture
-from benchmarks.run_folder import Cohort, Run
+from benchmarks.run_folder import Cohort, Run, interval
 from benchmarks.zoom_runs import zoom_runs
 from wsi_jax.nets.weights_metadata import read_weights_metadata
 
@@ -35,8 +35,9 @@ OVERVIEW = 8
 COSTS = ("slides", "tiles", "bytes_decoded", "wall_s", "peak_host_bytes")
 
 
-def practice(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+def practice(runs: Sequence[Run], most: int | None) -> list[dict]:
     """What was learnt, on what, at what cost."""
+    del most
     return [practice_row(run) for run in runs]
 
 
@@ -49,7 +50,7 @@ def practice_row(run: Run) -> dict:
     own = run.cost["slides"] >= encoded
     return {
         "run": run.folder.name,
-        "method": _method(run),
+        "method": run.method,
         "encoder": f"{run.config['encoder.depth']}, {weights}{seed}",
         "preset": run.cohort.config["preset"],
         "source": run.cohort.source,
@@ -64,8 +65,9 @@ def practice_row(run: Run) -> dict:
     }
 
 
-def phantoms(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+def phantoms(runs: Sequence[Run], most: int | None) -> list[dict]:
     """Methods, and of each cohort the opponents that see no detail."""
+    del most
     rows, cohorts = [], {}
     for run in runs:
         cohorts.setdefault(run.cohort.folder, []).append(run)
@@ -83,7 +85,7 @@ def phantom_row(run: Run) -> dict:
     slides = run.lines("slides.csv")
     sides = [int(slide[name]) for slide in slides for name in ("height", "width")]
     return {
-        "learner": _method(run) + ", encoder trained again" * bool(again),
+        "learner": run.method + ", encoder trained again" * bool(again),
         **run.judged("auc"),
         "slides": len(slides),
         "least_side_px": min(sides),
@@ -94,25 +96,25 @@ def phantom_row(run: Run) -> dict:
 
 def opponents(run: Run) -> list[dict]:
     """The probes of the cohort's certificate that see no detail."""
-    rows, mpp = run.cohort.certificate(), run.cohort.config["mpp"]
     probes = {
-        "overview": ("slide, fields pooled", OVERVIEW * mpp),
+        "overview": ("slide, fields pooled", OVERVIEW * run.cohort.config["mpp"]),
         "metadata": ("metadata only", None),
     }
-    by = {(row["probe"], row["mpp"]): row for row in rows}
-    kept = [{"learner": name} | by[key] for name, key in probes.items()]
-    chance = {"learner": "majority", "slides": kept[0]["slides"]}
-    kept.append(chance | {"auc": 0.5, "lo": 0.5, "hi": 0.5})
+    rows = {(r["probe"], r["mpp"]): r for r in run.cohort.certificate()}
+    aucs = {
+        name: [rows[probe][end] for end in ("auc", "lo", "hi")]
+        for name, probe in probes.items()
+    }
+    n = {"n": rows[probes["overview"]]["slides"]}
     return [
-        {"learner": r["learner"], "auc": r["auc"], "auc_lo": r["lo"], "auc_hi": r["hi"]}
-        | {"n": r["slides"]}
-        for r in kept
+        {"learner": learner} | interval("auc", auc) | n
+        for learner, auc in (aucs | {"majority": (0.5, 0.5, 0.5)}).items()
     ]
 
 
-def streaming_runs(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+def streaming_runs(runs: Sequence[Run], most: int | None) -> list[dict]:
     """Trunks trained end to end or frozen."""
-    return [streaming_row(run, 8 if args.quick else None) for run in runs]
+    return [streaming_row(run, most) for run in runs]
 
 
 def streaming_row(run: Run, most: int | None) -> dict:
@@ -149,30 +151,31 @@ def certificates(cohorts: Sequence[pathlib.Path]) -> list[dict]:
     return rows
 
 
-def _method(run: Run) -> str:
-    return run.made["config"]["method"]["type"].rpartition(".")[2]
+KINDS = {
+    "practice": practice,
+    "phantoms": phantoms,
+    "crops": crops,
+    "streaming_runs": streaming_runs,
+    "zoom_runs": zoom_runs,
+    "attention_pooling_runs": attention_pooling_runs,
+}
+OPTIONS = {
+    "kind": {"choices": [*KINDS, "certificates"]},
+    "folders": {"nargs": "+", "type": pathlib.Path},
+    "--picture": {"type": pathlib.Path, "help": "PNG of AUC by crops"},
+}
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    kinds = {"practice": practice, "phantoms": phantoms, "crops": crops}
-    kinds |= {"streaming_runs": streaming_runs, "zoom_runs": zoom_runs}
-    kinds |= {"attention_pooling_runs": attention_pooling_runs}
-    parser = record.arguments(__doc__)
-    parser.add_argument("kind", choices=[*kinds, "certificates"])
-    parser.add_argument("folders", nargs="+", type=pathlib.Path)
-    parser.add_argument("--earlier", type=pathlib.Path, help="a JSON to take runs over")
-    parser.add_argument("--picture", type=pathlib.Path, help="PNG of AUC by crops")
-    args = parser.parse_args()
+def rows(args: argparse.Namespace) -> list[dict]:
+    """Rows of the kind that is asked for; quick ones look at eight slides of a run."""
     if args.kind == "certificates":
-        rows = certificates(args.folders)
-    else:
-        rows = kinds[args.kind]([Run(folder) for folder in args.folders], args)
+        return certificates(args.folders)
+    runs = [Run(folder) for folder in args.folders]
+    table = KINDS[args.kind](runs, 8 if args.quick else None)
     if args.picture:
-        picture(rows, args.picture)
-    record.write(args.out, rows)
-    print(record.table(rows))
+        picture(table, args.picture)
+    return table
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows, OPTIONS)

@@ -13,16 +13,17 @@ runs one training step of ResNet-34 in bfloat16 over an image of 65,536 px, tile
 from the host, and the dense step at 4,096 px, ours and PyTorch's where it is installed.
 """
 
+import argparse
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
-from benchmarks.device import peaks
+from benchmarks.device import peak_bytes, peaks, seconds
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.ops.stream_plan import best_tile_side, plan_stream
@@ -119,10 +120,11 @@ def measured(
     for forward in forwards.values():
         grad = subject.grad(forward)
         run = jax.jit(grad).lower(subject.params, image(image_px)).compile()
-        seconds = min(_cpu_seconds(run, subject.params, pixels) for _ in range(RUNS))
+        call = functools.partial(run, subject.params, pixels)
+        spent = min(seconds(call, RUNS, warm=0, clock=time.process_time))
         flops = count_flops(grad, subject.params, image(image_px))
-        measurements.append((flops, run.memory_analysis().temp_size_in_bytes, seconds))
-        print(f"{name}, {image_px} px: {seconds:.1f} CPU seconds", flush=True)
+        measurements.append((flops, run.memory_analysis().temp_size_in_bytes, spent))
+        print(f"{name}, {image_px} px: {spent:.1f} CPU seconds", flush=True)
     (whole, _, alone), *_ = measurements
     return [
         {
@@ -132,48 +134,41 @@ def measured(
             "tile_px": side,
             "flops_ratio": flops / whole,
             "temp_bytes": temp_bytes,
-            "seconds_ratio": seconds / alone,
-            "cpu_seconds": seconds,
+            "seconds_ratio": spent / alone,
+            "cpu_seconds": spent,
         }
-        for (driver, side), (flops, temp_bytes, seconds) in zip(
+        for (driver, side), (flops, temp_bytes, spent) in zip(
             forwards, measurements, strict=True
         )
     ]
 
 
-def _cpu_seconds(run, *args) -> float:
-    """Of all threads of this process."""
-    began = time.process_time()
-    jax.block_until_ready(run(*args))
-    return time.process_time() - began
-
-
-def on_device(image_px: int, tile_px: int, dense_px: int) -> list[dict]:
+def on_device(image_px: int, tile_px: int, dense_px: int) -> Iterator[dict]:
     """One step of ResNet-34 in bfloat16, whole and with 15 % tissue; dense; PyTorch."""
     subject, peak = Subject("resnet34", Dtype.bfloat16), peaks()[0]["bfloat16"]
     work = lambda px: count_flops(
         subject.grad(subject.dense), subject.params, image(px)
     )
 
-    def row(driver, px, side, seconds, flops, **more):
-        held = jax.local_devices()[0].memory_stats() or {}
+    def row(driver, px, side, spent, flops, **more):
         return {
             "trunk": subject.name,
             "driver": driver,
             "image_px": px,
             "tile_px": side,
-            "seconds": seconds,
+            "seconds": spent,
             "flops": flops,
-            "model_flop_utilisation": flops / seconds / peak,
-            "device_peak_bytes": held.get("peak_bytes_in_use"),
+            "model_flop_utilisation": flops / spent / peak,
+            "device_peak_bytes": peak_bytes(),
         } | more
 
     pixels = np.random.default_rng(0).integers(0, 256, image(dense_px).shape, np.uint8)
     grad = jax.jit(subject.grad(subject.dense))
-    dense = _wall(lambda: grad(subject.params, pixels))
-    rows = [row("dense", dense_px, dense_px, dense, work(dense_px))]
-    if torch_s := _torch_seconds(dense_px):
-        rows.append(row("dense, PyTorch", dense_px, dense_px, torch_s, work(dense_px)))
+    dense = min(seconds(lambda: grad(subject.params, pixels), RUNS))
+    yield row("dense", dense_px, dense_px, dense, work(dense_px))
+    if step := pytorch_step(dense_px):
+        torch_s = min(seconds(step, RUNS))
+        yield row("dense, PyTorch", dense_px, dense_px, torch_s, work(dense_px))
     side = subject.tile(image_px, tile_px)
     plans = subject.plan(side)
     phases = Phases(subject.net, plans, subject.params)
@@ -193,25 +188,13 @@ def on_device(image_px: int, tile_px: int, dense_px: int) -> list[dict]:
             cotangent = np.broadcast_to(wanted[None, :, :, None], walked.cells.shape)
             return backward_pass(phases, subject.params, route, walked, cotangent)
 
-        seconds = _wall(step)
-        flops = work(image_px) * share
-        ratio = seconds / dense * (dense_px / image_px) ** 2
+        spent = min(seconds(step, RUNS))
+        ratio = spent / dense * (dense_px / image_px) ** 2
         more = {"tissue": share, "tiles": int(needed.sum()), "against_dense": ratio}
-        rows.append(row("host", image_px, side, seconds, flops, **more))
-    return rows
+        yield row("host", image_px, side, spent, work(image_px) * share, **more)
 
 
-def _wall(run: Callable) -> float:
-    """Seconds, the least of three runs after one that compiles."""
-    seconds = []
-    for _ in range(1 + RUNS):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
-
-
-def _torch_seconds(px: int) -> float | None:
+def pytorch_step(px: int) -> Callable[[], None] | None:
     """The same dense step of a ResNet-34 trunk in PyTorch; None without it."""
     try:
         import torch
@@ -252,27 +235,23 @@ def _torch_seconds(px: int) -> float | None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return _wall(step)
+    return step
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    parser = record.arguments(__doc__)
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    chosen = parser.parse_args()
-    if chosen.device == "gpu":
-        sizes = (2048, 512, 512) if chosen.quick else (WHOLE_PX, 4096, 4096)
-        rows = on_device(*sizes)
-    elif chosen.quick:
-        rows = [counted("resnet18", WHOLE_PX, 1024)]
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """What is counted and run on a CPU, or one step on an accelerator."""
+    if args.device == "gpu":
+        sizes = (2048, 512, 512) if args.quick else (WHOLE_PX, 4096, 4096)
+        yield from on_device(*sizes)
+    elif args.quick:
+        yield counted("resnet18", WHOLE_PX, 1024)
     else:
-        sides = [(name, side) for name, all in COUNTED.items() for side in all]
-        rows = [counted(name, WHOLE_PX, side) for name, side in sides]
-        rows += measured("resnet18", 2048, strips=256, about_px=544, overlap=True)
-        rows += measured("resnet18", 4096, strips=256, about_px=544, overlap=False)
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+        for name, sides in COUNTED.items():
+            yield from (counted(name, WHOLE_PX, side) for side in sides)
+        yield from measured("resnet18", 2048, strips=256, about_px=544, overlap=True)
+        yield from measured("resnet18", 4096, strips=256, about_px=544, overlap=False)
 
 
 if __name__ == "__main__":
-    main()
+    on = {"choices": ("cpu", "gpu"), "default": "cpu"}
+    record.main(__doc__, rows, {"--device": on})

@@ -8,14 +8,16 @@ resident memory, and the seams that it kept, computed beforehand and counted. Wh
 left should not depend on the size.
 """
 
-import multiprocessing
+import argparse
 import resource
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
+from benchmarks.device import in_own_process
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.stream_plan import plan_stream
 from wsi_jax.training.compile import Phases
@@ -44,8 +46,8 @@ def pixels(order):
         yield rng.integers(0, 256, (1, TILE_PX, TILE_PX, 3), np.uint8)
 
 
-def measure(side: int, answer) -> None:
-    """Walks there and back over a slide; answers its row."""
+def measure(side: int) -> dict:
+    """Walks there and back over a slide, in a process of its own."""
     cells, params, plans = net()
     phases, size = Phases(cells, plans, params), (side, side)
     route = Route(plans, size, pixels)
@@ -54,41 +56,27 @@ def measure(side: int, answer) -> None:
     cotangent = np.ones_like(walked.cells)
     jax.block_until_ready(backward_pass(phases, params, route, walked, cotangent))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seams = plans.host_seam_bytes(size)
-    answer.put(row(side, seams) | {
+    return {
         "seam_bytes_counted": sum(kept.values()),
         "peak_rss_bytes": peak,
-        "rest_bytes": peak - seams,
-    })  # fmt: skip
-
-
-def row(side: int, seams: int) -> dict:
-    return {
-        "trunk": f"resnet18, {WIDTH} wide",
-        "driver": "host",
-        "image_px": side,
-        "tile_px": TILE_PX,
-        "seam_bytes": seams,
-        "seam_bytes_counted": None,
-        "peak_rss_bytes": None,
-        "rest_bytes": None,
+        "rest_bytes": peak - plans.host_seam_bytes(size),
     }
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    chosen = record.arguments(__doc__).parse_args()
-    context, rows = multiprocessing.get_context("spawn"), []
-    for side in SIZES[: 2 if chosen.quick else None]:
-        answer = context.Queue()
-        process = context.Process(target=measure, args=(side, answer))
-        process.start()
-        rows.append(answer.get())
-        process.join()
-    rows.append(row(COUNTED, net()[2].host_seam_bytes((COUNTED, COUNTED))))
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Slides that are streamed, and a larger one whose seams are computed alone."""
+    plans, none = net()[2], ("seam_bytes_counted", "peak_rss_bytes", "rest_bytes")
+    for side in (*SIZES[: 2 if args.quick else None], COUNTED):
+        row = {
+            "trunk": f"resnet18, {WIDTH} wide",
+            "driver": "host",
+            "image_px": side,
+            "tile_px": TILE_PX,
+            "seam_bytes": plans.host_seam_bytes((side, side)),
+        }
+        run = side != COUNTED
+        yield row | (in_own_process(measure, side) if run else dict.fromkeys(none))
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows)

@@ -8,48 +8,39 @@ that it has not seen, with 95 % intervals by cluster. The opponent sees colours 
 gradients of the same tiles.
 """
 
-import json
+import argparse
+import itertools
 import pathlib
+from collections.abc import Iterator
 
 from benchmarks import record
-from wsi_jax.config_fields import flatten
+from benchmarks.run_folder import Run
 
-KNOWN = ("n", "n_clusters")
-JUDGED = ("accuracy", "baseline_accuracy", "difference")
+ENDS = itertools.product(
+    ("accuracy", "baseline_accuracy", "difference"), ("", "_lo", "_hi")
+)
+COLUMNS = ("n", "n_clusters", *map("".join, ENDS))
 
 
-def rows(run: pathlib.Path) -> list[dict]:
-    """Of one finished run, a row for each of its groups."""
-    read = lambda name: json.loads((run / name).read_text())
-    metrics, made = read("metrics.json"), read("config.json")
-    config = flatten(made["config"])
+def rows_of(run: Run) -> Iterator[dict]:
+    """A row for each of a run's groups of classes."""
     about = {
-        "run": run.name,
-        "encoder": config["method.encoder.depth"],
-        "width": config["method.encoder.width"],
-        "mpp": config["mpp"],
-        "steps": config["train.steps"],
-        "run_commit": made["commit"],
+        "run": run.folder.name,
+        "encoder": run.config["method.encoder.depth"],
+        "width": run.config["method.encoder.width"],
+        "mpp": run.config["mpp"],
+        "steps": run.config["train.steps"],
+        "run_commit": run.commit,
     }
-    groups = [name.removesuffix(".n") for name in metrics if name.endswith(".n")]
-    ends = [f"{name}{end}" for name in JUDGED for end in ("", "_lo", "_hi")]
-    return [
-        about
-        | {"group": group.removeprefix("test.")}
-        | {name: metrics[f"{group}.{name}"] for name in (*KNOWN, *ends)}
-        for group in groups
-    ]
+    for group in [name.removesuffix(".n") for name in run.test if name.endswith(".n")]:
+        values = {name: run.test[f"{group}.{name}"] for name in COLUMNS}
+        yield about | {"group": group} | values
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    parser = record.arguments(__doc__)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path)
-    chosen = parser.parse_args()
-    collected = [row for run in chosen.runs for row in rows(run)]
-    record.write(chosen.out, collected)
-    print(record.table(collected))
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """The groups of every run."""
+    return (row for folder in args.runs for row in rows_of(Run(folder)))
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows, {"runs": {"nargs": "+", "type": pathlib.Path}})

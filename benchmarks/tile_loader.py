@@ -21,13 +21,13 @@ import argparse
 import collections
 import concurrent.futures
 import importlib.util
-import multiprocessing
+import itertools
 import os
 import pathlib
 import resource
 import statistics
 import tempfile
-import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import imagecodecs
@@ -37,6 +37,7 @@ import tifffile
 from PIL import Image
 
 from benchmarks import record
+from benchmarks.device import in_own_process, seconds
 from wsi_jax.data.tile_batches import Reading, TileSource, tile_batches
 from wsi_jax.slides.slide import open_slide
 
@@ -212,13 +213,11 @@ def compare(one: Case, rounds: int) -> dict:
         "raw": raw(one),
     }
     loaders = {name: way for name, way in loaders.items() if way}
-    seconds = {name: [] for name in loaders}
+    spent = {name: [] for name in loaders}
     for _ in range(rounds + 1):
         for name, way in loaders.items():
-            began = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - began)
-    s = {name: statistics.median(spent[1:]) for name, spent in seconds.items()}
+            spent[name] += seconds(way, 1, warm=0)
+    s = {name: statistics.median(each[1:]) for name, each in spent.items()}
     n, peer = len(one.yx), s.get("pytorch")
     return {
         "tiles": n,
@@ -230,8 +229,8 @@ def compare(one: Case, rounds: int) -> dict:
     }
 
 
-def growth(path: pathlib.Path, answer) -> None:
-    """Reads 20 files of one slide, off its grid; answers how the peak grew."""
+def growth(path: pathlib.Path) -> float:
+    """By how many MB the peak grows over 20 files of one slide, off its grid."""
     one, peaks = case(path, OFF_PX, 1), {}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         links = [pathlib.Path(folder, f"{i}_{path.name}") for i in range(FILES)]
@@ -240,38 +239,25 @@ def growth(path: pathlib.Path, answer) -> None:
         for batch in ours(*(one._replace(path=link) for link in links)):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             peaks[int(batch.slide[0])] = peak
-    answer.put((peaks[FILES - 1] - peaks[0]) / 1e3)
+    return (peaks[FILES - 1] - peaks[0]) / 1e3
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    parser = record.arguments(__doc__)
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument(
-        "--slides", nargs="+", type=pathlib.Path, metavar="FILE",
-        default=[SHARED / "data/slides" / name for name in SLIDES],
-        help="TIFFs of JPEG tiles",
-    )  # fmt: skip
-    chosen = parser.parse_args()
-    rounds, times = (1, 3) if chosen.quick else (5, 12)
-    context, rows = multiprocessing.get_context("spawn"), []
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Each slide on the file's grid and off it, at its own mpp and at twice that."""
+    rounds, times = (1, 3) if args.quick else (5, 12)
     with tempfile.TemporaryDirectory() as folder:
-        for small in chosen.slides:
+        for small in args.slides or [SHARED / "data/slides" / name for name in SLIDES]:
             path = pathlib.Path(folder, small.name)
             enlarge(small, path, times)
-            answer = context.Queue()
-            process = context.Process(target=growth, args=(path, answer))
-            process.start()
-            grown = answer.get()
-            process.join()
-            for coarser in (1, 2):
-                for grid, first in (("on", 0), ("off", OFF_PX)):
-                    what = {"slide": small.name, "grid": grid, "coarser": coarser}
-                    compared = compare(case(path, first, coarser), rounds)
-                    rows.append(what | compared | {"rss_growth_mb": grown})
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+            grown = {"rss_growth_mb": in_own_process(growth, path)}
+            for coarser, (grid, first) in itertools.product(
+                (1, 2), (("on", 0), ("off", OFF_PX))
+            ):
+                what = {"slide": small.name, "grid": grid, "coarser": coarser}
+                yield what | compare(case(path, first, coarser), rounds) | grown
 
 
 if __name__ == "__main__":
-    main()
+    slides = {"nargs": "+", "type": pathlib.Path, "metavar": "FILE"}
+    slides["help"] = f"TIFFs of JPEG tiles; by default {' and '.join(SLIDES)}"
+    record.main(__doc__, rows, {"--slides": slides})

@@ -11,6 +11,7 @@ image's mean and deviation of the same features, in the same folds. AUCs count p
 images of one array (the array of benign images alone has none); intervals by core.
 """
 
+import argparse
 import csv
 import pathlib
 
@@ -102,21 +103,14 @@ def row(name: str, result: Nested, bags: Bag, array, core, **more) -> dict:
     return {"learner": name, "n": len(core)} | auc | more | {"chosen": chosen}
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    parser = record.arguments(__doc__)
-    parser.add_argument("--data", required=True, metavar="FOLDER", type=pathlib.Path)
-    chosen = parser.parse_args()
-    bags, array, core = read(chosen.data)
-    names = ("mean",) if chosen.quick else tuple(POOLS)
+def rows(args: argparse.Namespace) -> list[dict]:
+    """Pools and the regression, each chosen by inner folds; their difference."""
+    bags, array, core = read(args.data)
     ours = {
         f"{name}, decay {decay:g}, {steps} steps": pools(
-            bags,
-            POOLS[name],
-            Optimiser(learning_rate=1e-3, weight_decay=decay),
-            steps,
+            bags, POOLS[name], Optimiser(learning_rate=1e-3, weight_decay=decay), steps
         )
-        for name in names
+        for name in (("mean",) if args.quick else POOLS)
         for decay in DECAYS
         for steps in STEPS
     }
@@ -124,13 +118,12 @@ def main() -> None:
     a, b = (nested(learners, bags.target, array, core) for learners in (ours, theirs))
     gap = delong_difference(bags.target == 1, a.scores, b.scores, core, groups=array)
     difference = {"difference": gap.value, "lo": gap.lo, "hi": gap.hi}
-    rows = [
+    return [
         row("pools", a, bags, array, core, **difference),
         row("logistic regression", b, bags, array, core),
     ]
-    record.write(chosen.out, rows)
-    print(record.table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    data = {"required": True, "metavar": "FOLDER", "type": pathlib.Path}
+    record.main(__doc__, rows, {"--data": data})

@@ -12,9 +12,10 @@ every row of every state (`benchmarks.stacked`), with losses that differ by
 `max_loss_diff` at most.
 """
 
+import argparse
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ import numpy as np
 import optax
 
 from benchmarks import record, stacked
+from benchmarks.device import seconds
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.ops import zoom_env
@@ -133,14 +135,10 @@ def run(program: Callable, x: Given, steps: int, times: int) -> Run:
     """Compiles, and runs `times` times."""
     jitted = jax.jit(program, static_argnums=1)
     compiled = jitted.lower(x, steps).compile()
-    took = []
-    for _ in range(times):
-        start = time.process_time()
-        out = jax.block_until_ready(compiled(x))
-        took.append(time.process_time() - start)
+    spent = seconds(lambda: compiled(x), times, warm=0, clock=time.process_time)
     m = compiled.memory_analysis()
     sizes = m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes
-    return Run(out, min(took), sum(sizes))
+    return Run(compiled(x), min(spent), sum(sizes))
 
 
 def row(n: int, slides: int, times: int, plain: bool) -> dict:
@@ -170,17 +168,14 @@ def row(n: int, slides: int, times: int, plain: bool) -> dict:
     return out
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    chosen = record.arguments(__doc__).parse_args()
-    if chosen.quick:
-        rows = [row(200, 1, 5, plain=True), row(200, 8, 2, plain=False)]
-    else:
-        rows = [row(1000, 1, 5, plain=True), row(1000, 64, 2, plain=False)]
-        rows += [row(10_000, 1, 2, plain=False)]
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+def rows(args: argparse.Namespace) -> Iterator[dict]:
+    """One slide, several together, and one of many tiles."""
+    n = 200 if args.quick else 1000
+    yield row(n, 1, 5, plain=True)
+    yield row(n, 8 if args.quick else 64, 2, plain=False)
+    if not args.quick:
+        yield row(10_000, 1, 2, plain=False)
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows)

@@ -13,18 +13,18 @@ interval of their difference is above nought. `lesions_within_a_child` is the sh
 tumour test slides with less lesion, in all, than one child covers.
 """
 
-import argparse
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.run_folder import Run, over_cohorts, read_csv
+from benchmarks.run_folder import Run, grouped, interval, over_cohorts
 from wsi_jax.evals.intervals import delong, delong_difference
 from wsi_jax.evals.metrics import calibration_error
 from wsi_jax.ops.zoom_env import horizon
 from wsi_jax.ops.zoom_strategies import STRATEGIES, Choice, Strategy
+from wsi_jax.run.run_folder import read_csv
 
 AGAINST = ("random", "grid", "low_attention", "ranking", "full_resolution")
 # What the paper's code does otherwise, whatever the cohort.
@@ -38,8 +38,9 @@ PAPER = {
 }
 
 
-def zoom_runs(runs: Sequence[Run], args: argparse.Namespace) -> list[dict]:
+def zoom_runs(runs: Sequence[Run], most: int | None) -> list[dict]:
     """Every strategy of every run, and what the policy gains."""
+    del most
     return [row for run in runs for row in strategy_rows(run)] + differences(runs)
 
 
@@ -92,42 +93,49 @@ def strategy_rows(run: Run) -> list[dict]:
     share, children = run.config["method.zoom_share"], run.config["method.children"]
     about = run.cohort.about() | {"settings": settings(run.config), "share": share}
     about["lesions_within_a_child"] = lesions_within_a_child(run)
-    (positive, scores), tiles, rows = run.scores(), tiles_of(run), []
-    for name, p in scores.items():
-        auc, name = delong(positive, p), name or "policy"
-        error = calibration_error(positive.astype(int), np.stack([1 - p, p], -1))
-        rows.append(
-            about
-            | {"way": name, "n": len(positive)}
-            | {"auc": auc.value, "auc_lo": auc.lo, "auc_hi": auc.hi}
-            | {"calibration_error": float(error)}
-            | {"tiles_read": tiles_read(tiles, name, share, children)}
-            | {"run_commit": run.commit}
-        )
-    return rows
+    (positive, scores), tiles = run.scores(), tiles_of(run)
+    return [
+        about
+        | {"way": name or "policy", "n": len(positive)}
+        | interval("auc", delong(positive, p))
+        | {
+            "calibration_error": float(
+                calibration_error(positive.astype(int), np.stack([1 - p, p], -1))
+            ),
+            "tiles_read": tiles_read(tiles, name, share, children),
+            "run_commit": run.commit,
+        }
+        for name, p in scores.items()
+    ]
 
 
 def differences(runs: Sequence[Run]) -> list[dict]:
     """The policy less other strategies: by preset, whose settings, and share."""
-    groups, rows = {}, []
-    for run in runs:
-        share = run.config["method.zoom_share"]
-        group = run.cohort.config["preset"], settings(run.config), share
-        groups.setdefault(group, []).append(run.scores())
-    for (preset, whose, share), cohorts in groups.items():
-        mean = {
-            name: np.mean([delong(y, p[name]).value for y, p in cohorts])
-            for name in cohorts[0][1]
-            if all(name in p for _, p in cohorts)
+    abouts = [
+        {
+            "preset": run.cohort.config["preset"],
+            "settings": settings(run.config),
+            "share": run.config["method.zoom_share"],
+            "scores": run.scores(),
         }
-        gap, gain = (mean[name] - mean["random"] for name in ("oracle", ""))
-        sure = over_cohorts(
-            [delong_difference(y, p["oracle"], p["random"]) for y, p in cohorts]
+        for run in runs
+    ]
+    rows, names = [], ("preset", "settings", "share")
+    for values, mine in grouped(abouts, *names).items():
+        cohorts = [one["scores"] for one in mine]
+        paired = lambda a, b, cohorts=cohorts: over_cohorts(
+            [delong_difference(y, p[a], p[b]) for y, p in cohorts]
         )
-        about = {"preset": preset, "settings": whose, "share": share}
-        for other in (name for name in AGAINST if name in mean):
-            gaps = [delong_difference(y, p[""], p[other]) for y, p in cohorts]
-            closed = float(gain / gap) if sure["auc_diff_lo"] > 0 else None
-            row = about | {"way": f"policy - {other}"} | over_cohorts(gaps)
-            rows.append(row | {"gap_closed": closed})
+        gap, about = paired("oracle", "random"), dict(zip(names, values, strict=True))
+        gain, closed = paired("", "random"), None
+        if gap["auc_diff_lo"] > 0:
+            closed = gain["auc_diff"] / gap["auc_diff"]
+        rows += [
+            about
+            | {"way": f"policy - {other}"}
+            | paired("", other)
+            | {"gap_closed": closed}
+            for other in AGAINST
+            if all(other in p for _, p in cohorts)
+        ]
     return rows

@@ -13,20 +13,18 @@ it was compiled for the device of this run. The least of three runs counts. Weig
 random, as they decide no time.
 """
 
-import concurrent.futures
+import argparse
 import dataclasses
-import functools
-import multiprocessing
 import pathlib
 import resource
 import tempfile
-import time
 
 import jax
 import numpy as np
 import optax
 
 from benchmarks import record
+from benchmarks.device import in_own_process, peak_bytes, seconds
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost_meter import Meter
@@ -125,18 +123,17 @@ def exhaustive():
 
 def measure(folder: pathlib.Path, runs: int, share: float) -> dict:
     """Judges the slides some times; the row."""
-    slides = tiled_slides(folder)
+    slides, meters = tiled_slides(folder), []
     judge = exhaustive() if share == 1 else zooming(share)
-    judge(slides, Meter())  # compiles
-    seconds = []
-    for _ in range(runs):
-        meter, began = Meter(), time.perf_counter()
-        judge(slides, meter)
-        seconds.append(time.perf_counter() - began)
-    held = jax.devices()[0].memory_stats()
+
+    def once():
+        meters.append(Meter())
+        judge(slides, meters[-1])
+
+    spent = seconds(once, runs)
     n = len(slides[0].yx)
     steps = n if share == 1 else int(horizon(share, n))
-    counted = meter.as_dict()
+    counted, held = meters[-1].as_dict(), peak_bytes()
     return {
         "share": share,
         "slides_together": len(slides),
@@ -144,11 +141,11 @@ def measure(folder: pathlib.Path, runs: int, share: float) -> dict:
         "t": steps,
         "tiles_read": counted["tiles"] / len(slides),
         "mb_decoded": counted["bytes_decoded"] / len(slides) / 1e6,
-        "s_per_slide": min(seconds) / len(slides),
+        "s_per_slide": min(spent) / len(slides),
         "bound": 1.0 if share == 1 else K * K * n / (n + K * K * steps),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "program_mb": largest_program() / 1e6,
-        "peak_device_mb": held and held["peak_bytes_in_use"] / 1e6,
+        "peak_device_mb": held and held / 1e6,
     }
 
 
@@ -165,22 +162,15 @@ def largest_program() -> int:
     )
 
 
-def main() -> None:
-    """Writes the JSON and prints the table."""
-    chosen = record.arguments(__doc__).parse_args()
-    alone = {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}
-    rows = []
+def rows(args: argparse.Namespace) -> list[dict]:
+    """A row for each share, the exhaustive one last."""
     with tempfile.TemporaryDirectory() as folder:
         write_slides(pathlib.Path(folder))
-        one = functools.partial(measure, pathlib.Path(folder), 1 if chosen.quick else 3)
-        for share in SHARES:
-            with concurrent.futures.ProcessPoolExecutor(**alone) as process:
-                rows.append(process.submit(one, share).result())
+        one = pathlib.Path(folder), 1 if args.quick else 3
+        rows = [in_own_process(measure, *one, share) for share in SHARES]
     whole = rows[-1]["s_per_slide"]
-    rows = [row | {"speedup": whole / row["s_per_slide"]} for row in rows]
-    record.write(chosen.out, rows)
-    print(record.table(rows))
+    return [row | {"speedup": whole / row["s_per_slide"]} for row in rows]
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, rows)

@@ -9,7 +9,6 @@ from benchmarks.comparisons import (
     MEASURES,
     crops_differences,
     means,
-    missing,
     picture,
     pooling_differences,
     tuned,
@@ -112,14 +111,6 @@ def test_joint_training_is_compared_on_the_same_slides(tmp_path):
     assert (gap["cohorts"], gap["preset"]) == (1, "needle")
     wins = np.mean([[a > b for b in p[::2]] for a in p[1::2]])
     assert gap["auc_diff"] == pytest.approx(1 - 2 * wins)
-
-
-def test_an_earlier_record_gives_only_runs_that_are_not_given_again():
-    """Its means are taken anew; its cohorts are certified as they are now."""
-    old = [pooled(s, w, 0.6, 0.5) | {"run_commit": "a"}
-           for s in (1, 2) for w in ("softmax", "power, tuned")]  # fmt: skip
-    new = [pooled(2, "softmax", 0.9, 0.5), pooled(1, "max", 0.9, 0.5) | {"none": 11}]
-    assert missing([*old, *means(old)], new) == [old[0] | {"none": 11}]
 
 
 @pytest.mark.parametrize(
