@@ -60,12 +60,11 @@ def attention_sampling() -> Experiment:
 
 
 def attention_pooling() -> Experiment:
-    optimiser = Optimiser(learning_rate=1e-4)
     scoring = Scoring(
         steps=20 * EPOCH,
         batch=8,
         validate_every=EPOCH,
-        optimiser=optimiser,
+        optimiser=Optimiser(learning_rate=1e-4),
         renew=EPOCH,
     )
     return Experiment(

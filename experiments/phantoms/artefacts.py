@@ -50,10 +50,9 @@ def stain_gains(
 def restain(
     tiles: UInt8[np.ndarray, "n h w 3"], gains: Float32[np.ndarray, "3"]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Multiplies the stains of tiles.
+    """Multiplies the stains of tiles, which are composed afterwards.
 
-    Done to tiles before they are composed: the logarithm would turn contrast that
-    only detail has into a shift of the means that an overview sees.
+    In a composite the logarithm would shift the means that an overview sees.
     """
     density = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
     matrix = np.linalg.inv(HED) @ np.diag(gains).astype(np.float32) @ HED

@@ -1,11 +1,9 @@
 """Composes an image of the fine detail of one texture and the coarse look of another.
 
-A practice slide should say where its signal is. `low_band` is what an antialiased
-overview can still see of a texture, the box means over k pixels; `detail` is the
-rest, whose box means are exactly 0. `join` adds the detail of one texture to the low
-band of another without moving a single box mean. Every region of a slide gets this
-treatment, the ones without a lesion too (the sham), since the composite itself can
-be recognised.
+`low_band` is what an antialiased overview shows, the box means over k pixels; `detail`
+is the rest, whose box means are exactly 0. `join` adds the detail of one texture to the
+low band of another and moves no box mean. Regions without a lesion are composites too
+(the sham), since a composite itself can be recognised.
 """
 
 import numpy as np
@@ -32,9 +30,8 @@ def smooth(
 ) -> Float32[np.ndarray, "h2 w2 c"]:
     """A smooth image k times finer whose box means are exactly `means`.
 
-    Bilinear interpolation smooths the box means a little, by a known kernel along each
-    axis; so the image is interpolated from means that were sharpened against it. What
-    is still missing, some 1e-3 grey levels, is added as a constant per box.
+    Bilinear interpolation smooths the box means by a known kernel, against which they
+    are sharpened first; the rest, some 1e-3 grey levels, is added per box.
     """
     right = ((np.arange(k) + 0.5) / k - 0.5).clip(0).mean()
     kernel = [right, 1 - 2 * right, right]
@@ -59,15 +56,10 @@ def detail(x: Float32[np.ndarray, "h w c"], k: int) -> Float32[np.ndarray, "h w 
 def join(
     low: Float32[np.ndarray, "h w c"], detail: Float32[np.ndarray, "h w c"], k: int
 ) -> Float32[np.ndarray, "h w c"]:
-    """Adds detail to a low band within 0..255, keeping every box mean of `low`.
+    """Adds detail, with box means 0, to a low band within 0..255.
 
-    Clipping would move the means of just those boxes with strong detail, which are the
-    lesion's. Instead the contrast of a box about its mean is reduced until it fits.
-
-    Args:
-        low: an image with box means in 0..255.
-        detail: an image with box means 0.
-        k: side of a box, px.
+    Every box of k px keeps its mean, which clipping would move: the contrast of a box
+    about its mean is reduced until it fits.
     """
     means = box_means(low, k)
     rest = low + detail - _repeat(means, k)

@@ -73,14 +73,7 @@ def main(argv) -> None:
 
 
 def certify(folder: str | os.PathLike) -> dict:
-    """Measures a cohort and writes its certificate.
-
-    Args:
-        folder: a cohort's, as `make_cohort` wrote it.
-
-    Returns:
-        What `certificate.json` holds: `rows` of probe, mpp, auc, lo, hi, what was
-        expected and whether it holds; `passed` when all do.
+    """Measures a cohort; what `certificate.json`, which it writes, holds.
 
     Raises:
         ValueError: no cohort there, too few slides, or one that cannot be read.
@@ -108,14 +101,7 @@ def certify(folder: str | os.PathLike) -> dict:
 
 
 class Certificate:
-    """The rows of a certificate: the AUC of each probe, and whether it should have one.
-
-    Args:
-        cohort: all slides.
-        slides: their descriptions.
-        preset: where the signal is.
-        source_mpp: um/px of the tiles that slides are made of.
-    """
+    """The rows of a certificate: the AUC of each probe, and whether it should."""
 
     def __init__(
         self,
@@ -181,8 +167,8 @@ class Certificate:
         Args:
             probe: its name.
             scale: scale of the fields; None where there is none.
-            arrays: descriptions, of each slide.
-            expected: "signal", "none", or "" where nothing is.
+            arrays: descriptions of each slide.
+            expected: "signal", "none", or "" where neither is.
             truth: class of each slide, or each description; None for the labels.
 
         Raises:

@@ -53,12 +53,9 @@ class Description(NamedTuple):
 
 
 def describe_slide(row: Row, source_mpp: float, dominoes: bool) -> Description:
-    """Describes one slide at every scale: its foci, its tissue, the rest of it.
+    """Describes a slide, made of tiles at `source_mpp`, at every scale.
 
-    Args:
-        row: its row of the manifest.
-        source_mpp: um/px of the tiles that the slide is made of.
-        dominoes: whether its tissue is pairs of blocks, without foci.
+    Slides of `dominoes` have pairs of blocks for foci.
 
     Raises:
         CertifyError: its mask cannot be read.
@@ -142,12 +139,7 @@ def neighbour_differences(
 ) -> list[float]:
     """Differences in colour between each piece of tissue and the piece nearest to it.
 
-    Args:
-        overview: a whole slide.
-        mpp: micrometres per pixel of it.
-
-    Returns:
-        Mean, least and largest difference, relative to the spread over all pieces.
+    Mean, least and largest, relative to the spread over all pieces.
     """
     saturation = overview.max(-1).astype(int) - overview.min(-1)
     mask = ndimage.binary_opening(saturation > 25, iterations=1)

@@ -23,23 +23,21 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from experiments.phantoms import artefacts, synthetic_masks
-from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
+from experiments.phantoms import synthetic_masks
+from experiments.phantoms.cohort_folder import TileMaker, command, write_image
 from experiments.phantoms.presets import Preset
 from experiments.phantoms.texture_sources import (
-    Folder,
     SourceError,
     Textures,
     Tiles,
     TileSource,
+    mosaic,
 )
-from wsi_jax import config_fields
-from wsi_jax.cli import errors_in_one_line, launch
+from wsi_jax.cli import launch
 from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
-from wsi_jax.files import replacing, write_text
+from wsi_jax.files import write_text
 from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.pyramid import rescale
 
@@ -51,16 +49,10 @@ CELL_PX, PALETTE, TRIES = 8, 16, 100
 
 
 @dataclasses.dataclass(kw_only=True)
-class MakeBach:
-    """A synthetic cohort of fields on disk.
+class MakeBach(TileMaker):
+    """A synthetic cohort of fields on disk; `kinds` are those of its four classes.
 
     Attributes:
-        out: folder to write, made when absent.
-        tiles: folder of real tiles with an index.csv; "" for drawn textures.
-        kinds: classes of that index.csv for Normal, Benign, InSitu and Invasive.
-        mpp: micrometres per pixel of the tiles. LC25000 has about 1.
-        styles: styles of each kind of drawn texture, a third of a second each.
-        workers: fields drawn at once; 0 for one per processor.
         patients: number of patients, who share the clusters of tiles.
         per_class: fields of each class.
         height: height of a field, in pixels.
@@ -70,12 +62,7 @@ class MakeBach:
         seed: seed of the cohort; a field depends on it and its own number only.
     """
 
-    out: str = ""
-    tiles: str = ""
     kinds: tuple[str, ...] = ("colon_n", "colon_aca", "lung_n", "lung_scc")
-    mpp: float = 1.0
-    styles: int = 100
-    workers: int = 0
     patients: int = 10
     per_class: int = 100
     height: int = 1536
@@ -145,12 +132,12 @@ def draw_field(
     gains = np.exp(config.stain * shape_rng.normal(size=3)).astype(np.float32)
     clusters = []
 
-    def mosaic(kind):
+    def fill(kind):
         tiles = donate(source, kind, field.patient, config.patients, tile_rng)
         clusters.extend(tiles.clusters)
-        return lay(artefacts.restain(tiles.pixels, gains), shape, tile_rng)
+        return mosaic(tiles.pixels, shape, tile_rng, gains)
 
-    image = mosaic(source.kinds[0])
+    image = fill(source.kinds[0])
     free = np.ones([-(-side // CELL_PX) for side in shape], bool)
     for kind in REGIONS[len(source.kinds)][field.label]:
         mask = synthetic_masks.focus(
@@ -158,7 +145,7 @@ def draw_field(
         )
         free &= ~mask
         inside = mask.repeat(CELL_PX, 0).repeat(CELL_PX, 1)[: shape[0], : shape[1]]
-        image[inside] = mosaic(source.kinds[kind])[inside]
+        image[inside] = fill(source.kinds[kind])[inside]
     pixels = rescale(image, source.mpp, mpp)[: config.height, : config.width]
     return pixels, tuple(dict.fromkeys(clusters)), share
 
@@ -199,27 +186,6 @@ def owner(cluster: str, patients: int) -> int:
     return int.from_bytes(digest, "big") % patients
 
 
-def lay(
-    tiles: UInt8[np.ndarray, "n s s 3"],
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Tiles side by side, drawn at random, from a random origin."""
-    side = tiles.shape[1]
-    down, across = (-(-length // side) + 1 for length in shape)
-    chosen = tiles[rng.integers(len(tiles), size=(down, across))]
-    whole = chosen.swapaxes(1, 2).reshape(down * side, across * side, 3)
-    y, x = rng.integers(0, side, 2)
-    return whole[y : y + shape[0], x : x + shape[1]].copy()
-
-
-def main(config: MakeBach, name: str) -> None:
-    """Makes what the command line asks for."""
-    del name
-    with errors_in_one_line(config.out):
-        make_bach(config)
-
-
 def make_bach(config: MakeBach) -> pathlib.Path:
     """Makes what is missing of a cohort.
 
@@ -227,24 +193,15 @@ def make_bach(config: MakeBach) -> pathlib.Path:
         The path of its `patients.csv`: file, patient and cluster.
 
     Raises:
-        MakeCohortError: no folder named, a number that makes no sense, or a folder
-            that holds another cohort.
+        MakeCohortError: no folder named, or one that holds another cohort.
         SourceError: tiles that cannot serve.
         OSError: the disk is full or not to be written to.
     """
-    if not config.out:
-        raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config_fields.validate(config)
-    out = pathlib.Path(config.out)
-    source = (
-        Folder(config.tiles, config.kinds, config.mpp)
-        if config.tiles
-        else Textures(config.mpp, config.styles)
-    )
-    claim(out, config)
+    out, source = config.checked(), config.source()
+    config.claim()
     fields = plan(config)
     make = lambda field: _make(field, config, source)
-    in_parallel(make, fields, config.workers, "fields")
+    config.in_parallel(make, fields, "fields")
     lines = [f"{name_of(field)}.tif,{CLASSES[field.label]}\n" for field in fields]
     write_text(out / "Photos" / TRUTH, "".join(lines))
     write_csv(out / PATIENTS, [_line(out, field) for field in fields])
@@ -264,9 +221,7 @@ def _make(field, config, source):
         return
     pixels, clusters, share = draw_field(field, config, source, MPP)
     write_json(_truth(out, field), {"share": share, "clusters": clusters})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, "tiff")
+    write_image(path, pixels)
 
 
 def _line(out, field):
@@ -280,6 +235,8 @@ def _line(out, field):
 def _truth(out, field):
     return out / "truth" / f"{name_of(field)}.json"
 
+
+main = command(make_bach)
 
 if __name__ == "__main__":
     launch(main, "MakeBach")

@@ -17,18 +17,21 @@ from typing import ClassVar
 
 import numpy as np
 from absl import logging
-from PIL import Image
 from skimage import measure
 
 from experiments.phantoms import synthetic
-from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
-from experiments.phantoms.texture_sources import Folder, Textures, TileSource
-from wsi_jax import config_fields
-from wsi_jax.cli import errors_in_one_line, launch
+from experiments.phantoms.cohort_folder import (
+    MakeCohortError,
+    TileMaker,
+    command,
+    write_image,
+)
+from experiments.phantoms.texture_sources import TileSource
+from wsi_jax.cli import launch
 from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import format_counts, lint
-from wsi_jax.files import replacing, write_text
+from wsi_jax.files import write_text
 from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid
@@ -39,26 +42,15 @@ SPOTS = {synthetic.LESION: "lesion", synthetic.SHAM: "sham", synthetic.TISSUE: "
 
 
 @dataclasses.dataclass(kw_only=True)
-class MakeCohort(synthetic.Practice):
+class MakeCohort(TileMaker, synthetic.Practice):
     """A synthetic cohort on disk.
 
-    Attributes:
-        out: folder to write, made when absent.
-        tiles: folder of real tiles with an index.csv; "" for drawn textures.
-        kinds: classes of that index.csv, the normal tissue first.
-        mpp: micrometres per pixel of the tiles. LC25000 has about 1.
-        styles: styles of each kind of drawn texture, over all splits. So many
-            that hardly two slides share one: where slides share texture they are not
-            independent, and intervals come out too narrow. Fewer are quicker to draw.
-        workers: slides drawn at once; 0 for one per processor.
+    Slides that share a style of texture are not independent, and intervals come out too
+    narrow: there are so many styles that hardly two do. Fewer are quicker to draw.
     """
 
-    out: str = ""
-    tiles: str = ""
     kinds: tuple[str, ...] = ("colon_n", "colon_aca")
-    mpp: float = 1.0
     styles: int = 4000
-    workers: int = 0
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         **{"seed": SEED, "mpp": (POSITIVE, math.inf)},
@@ -74,12 +66,15 @@ class MakeCohort(synthetic.Practice):
         if not 0 < quality[0] <= quality[1]:
             raise FieldError("artefacts.quality", "least and most, as (70,90)")
 
-
-def main(config: MakeCohort, name: str) -> None:
-    """Makes what the command line asks for."""
-    del name
-    with errors_in_one_line(config.out):
-        make_cohort(config)
+    def source(self) -> TileSource:
+        """The tiles; of fewer kinds than the preset's classes there are none."""
+        n = synthetic.LAWS[self.preset].n_classes
+        if self.tiles and len(self.kinds) < n:
+            raise MakeCohortError(
+                f"preset {self.preset.value} needs {n} kinds of tiles, "
+                f"--config.kinds has {self.kinds}"
+            )
+        return super().source()
 
 
 def make_cohort(config: MakeCohort) -> pathlib.Path:
@@ -89,39 +84,20 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
         The path of its manifest, `slides.csv`.
 
     Raises:
-        MakeCohortError: no folder named, a number that makes no sense, or a folder
-            that holds another cohort.
+        MakeCohortError: no folder named, or one that holds another cohort.
         SourceError: tiles that cannot serve.
         OSError: the disk is full or not to be written to.
     """
-    if not config.out:
-        raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config_fields.validate(config)
-    out = pathlib.Path(config.out)
-    source = make_source(config)
+    out, source = config.checked(), config.source()
     names = synthetic.labels(source.kinds, config.preset)
     slides = synthetic.plan(config, names)
-    claim(out, config)
+    config.claim()
     make = lambda slide: _make(slide, config, source, names)
-    in_parallel(make, slides, config.workers, "slides")
+    config.in_parallel(make, slides, "slides")
     _write_reference(out, slides, names)
     manifest = _write_manifest(out, slides, names)
-    counts = format_counts(lint(read_manifest(manifest, names)))
-    logging.info("%s\n%s", manifest, counts)
+    logging.info("%s", format_counts(lint(read_manifest(manifest, names))))
     return manifest
-
-
-def make_source(config: MakeCohort) -> TileSource:
-    """The tiles that a cohort is made of."""
-    if not config.tiles:
-        return Textures(config.mpp, config.styles)
-    law = synthetic.LAWS[config.preset]
-    if len(config.kinds) < law.n_classes:
-        raise MakeCohortError(
-            f"preset {config.preset.value} needs {law.n_classes} kinds of tiles, "
-            f"--config.kinds has {config.kinds}"
-        )
-    return Folder(config.tiles, config.kinds, config.mpp)
 
 
 def slide_path(slide: synthetic.Planned, names: tuple[str, ...]) -> str:
@@ -156,10 +132,7 @@ def _make(slide, config, source, names):
     drawn = synthetic.draw_slide(slide, config, source)
     cell_um = synthetic.CELL_PX * source.mpp
     cell_px0 = cell_um / drawn.mpp
-    mask = out / "masks" / f"{slide.slide_id}_mask.png"
-    mask.parent.mkdir(exist_ok=True)
-    with replacing(mask) as temporary:
-        Image.fromarray(drawn.truth).save(temporary, "png")
+    write_image(out / "masks" / f"{slide.slide_id}_mask.png", drawn.truth)
     lesion = drawn.truth == synthetic.LESION
     polygons = outlines(lesion, cell_px0)
     if slide.label:
@@ -230,6 +203,8 @@ def _write_manifest(out, slides, names):
     write_csv(out / "slides.csv", lines)
     return out / "slides.csv"
 
+
+main = command(make_cohort)
 
 if __name__ == "__main__":
     launch(main, "MakeCohort")

@@ -15,41 +15,38 @@ import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
-from PIL import Image
-
-from experiments.phantoms.cohort_folder import MakeCohortError, claim, in_parallel
+from experiments.phantoms.cohort_folder import (
+    MakeCohortError,
+    Maker,
+    command,
+    write_image,
+)
 from experiments.phantoms.textures import Kind, draw
 from experiments.tile_clusters import INDEX, split_of
-from wsi_jax import config_fields
-from wsi_jax.cli import errors_in_one_line, launch
+from wsi_jax.cli import launch
 from wsi_jax.config_fields import COUNT, POSITIVE, FieldError
-from wsi_jax.files import replacing
 from wsi_jax.run.run_folder import write_csv
 
 PARTS = ("encoder", "test")
 
 
 @dataclasses.dataclass(kw_only=True)
-class MakeTiles:
+class MakeTiles(Maker):
     """A folder of synthetic tiles on disk.
 
     Attributes:
-        out: folder to write, made when absent.
         kinds: kinds of tissue.
         styles: styles of each kind, over all splits; half of them are drawn.
         variants: tiles of one style.
         size_px: side of a tile.
         mpp: micrometres per pixel.
-        workers: styles drawn at once; 0 for one per processor.
     """
 
-    out: str = ""
     kinds: tuple[str, ...] = ("normal", "tumor")
     styles: int = 600
     variants: int = 3
     size_px: int = 256
     mpp: float = 1.0
-    workers: int = 0
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         **dict.fromkeys(("styles", "variants", "size_px"), COUNT),
@@ -70,13 +67,11 @@ def make_tiles(config: MakeTiles) -> pathlib.Path:
         The path of its index: file, class, cluster.
 
     Raises:
-        MakeCohortError: no folder named, a number that makes no sense, or a folder
-            that holds other tiles.
+        MakeCohortError: no folder named, one that holds other tiles, or nothing to
+            draw.
         OSError: the disk is full or not to be written to.
     """
-    if not config.out:
-        raise MakeCohortError("no folder to write to; add --config.out=FOLDER")
-    config_fields.validate(config)
+    out = config.checked()
     styles = [
         (kind, style)
         for kind in config.kinds
@@ -88,9 +83,8 @@ def make_tiles(config: MakeTiles) -> pathlib.Path:
             f"--config.styles={config.styles} of --config.kinds={config.kinds}: none "
             "that no training slide is made of; ask for more"
         )
-    out = pathlib.Path(config.out)
-    claim(out, config)
-    in_parallel(lambda one: _make(config, *one), styles, config.workers, "styles")
+    config.claim()
+    config.in_parallel(lambda one: _make(config, *one), styles, "styles")
     lines = [
         {"file": file, "class": kind, "cluster": f"{kind}:{style}"}
         for kind, style in styles
@@ -101,7 +95,7 @@ def make_tiles(config: MakeTiles) -> pathlib.Path:
 
 
 def _files(config, kind, style) -> list[str]:
-    """Of one style's tiles, below the folder."""
+    """Names of one style's tiles, below the folder."""
     return [f"{kind}/{style:04}_{i}.png" for i in range(config.variants)]
 
 
@@ -110,19 +104,12 @@ def _make(config, kind, style) -> None:
     paths = [pathlib.Path(config.out) / file for file in _files(config, kind, style)]
     if paths[-1].is_file():
         return
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
     tiles = draw(Kind(kind), style, config.variants, config.size_px, config.mpp)
     for path, tile in zip(paths, tiles, strict=True):
-        with replacing(path) as temporary:
-            Image.fromarray(tile).save(temporary, "png")
+        write_image(path, tile)
 
 
-def main(config: MakeTiles, name: str) -> None:
-    """Makes what the command line asks for."""
-    del name
-    with errors_in_one_line(config.out):
-        print(make_tiles(config))
-
+main = command(make_tiles)
 
 if __name__ == "__main__":
     launch(main, "MakeTiles")

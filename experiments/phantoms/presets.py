@@ -28,15 +28,12 @@ class Law:
 
     Attributes:
         foci: (rng, tissue area um2) -> (areas of all foci in um2, how many of them are
-            lesions on a slide that has any). On a normal slide all are shams: cut from
-            another normal texture in just the same way.
-        edges_px: box sides that part the bands of the composite, the coarsest first;
-            () for no composite.
+            lesions on a slide that has any; the others are shams of normal texture).
+        edges_px: box sides that part the bands of the composite, the coarsest first.
         layer: the band that differs in a lesion; 0 is the coarsest.
-        suspects: every focus, lesion or not, gets a share of tumour in its coarsest
-            band; a sham is then a mimic.
+        suspects: every focus, lesion or mimic, has some tumour in its coarsest band.
         dominoes: the tissue is pairs of blocks, and the label is whether they match.
-        n_classes: labels.
+        n_classes: number of classes.
         lesions: False where lesions are made of normal texture.
         biased_site: the site tells the label, except on test slides.
     """

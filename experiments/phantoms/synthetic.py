@@ -16,7 +16,7 @@ from scipy import ndimage
 from experiments.phantoms import artefacts, band_composite, synthetic_masks
 from experiments.phantoms.artefacts import SITES, Artefacts
 from experiments.phantoms.presets import LAWS, Preset
-from experiments.phantoms.texture_sources import TileSource
+from experiments.phantoms.texture_sources import TileSource, mosaic
 
 GLASS, TISSUE, LESION, SHAM = range(4)
 # Truth is kept per block of this many pixels, which every box of a composite divides
@@ -96,12 +96,7 @@ def labels(kinds: tuple[str, ...], preset: Preset) -> tuple[str, ...]:
 
 
 def plan(config: Practice, names: tuple[str, ...]) -> tuple[Planned, ...]:
-    """All slides of a cohort, named as CAMELYON16 names them.
-
-    Args:
-        config: the cohort.
-        names: classes, the normal one first.
-    """
+    """All slides of a cohort, named as CAMELYON16 does; `names` are the classes."""
     slides, counts = [], {}
     law = LAWS[config.preset]
     sizes = {"train": config.n_train, "val": config.n_val, "test": config.n_test}
@@ -238,18 +233,10 @@ class _Canvas:
         image[rows, columns][inside] = focus[inside]
 
     def mosaic(self, kind, rng, shape):
-        """Tiles of a kind side by side from a random origin, in this slide's stain."""
+        """Tiles of a kind side by side, in this slide's stain."""
         tiles = self.source.draw(kind, self.part, PALETTE, rng)
         self.clusters.extend(tiles.clusters)
-        side = tiles.pixels.shape[1]
-        down, across = (-(-length // side) + 1 for length in shape)
-        chosen = rng.integers(len(tiles.pixels), size=(down, across))
-        used, chosen = np.unique(chosen, return_inverse=True)
-        pixels = artefacts.restain(tiles.pixels[used], self.gains)
-        whole = pixels[chosen.reshape(down, across)].swapaxes(1, 2)
-        whole = whole.reshape(down * side, across * side, 3)
-        y, x = rng.integers(0, side, 2)
-        return whole[y : y + shape[0], x : x + shape[1]].astype(np.float32)
+        return mosaic(tiles.pixels, shape, rng, self.gains).astype(np.float32)
 
     def scan(self, image, tissue):
         """Lays the tissue on glass and adds what goes wrong on the way."""
@@ -275,9 +262,7 @@ def compose(
 ) -> Float32[np.ndarray, "h w 3"]:
     """One image of several bands, each from a layer of its own, coarsest first.
 
-    Args:
-        layers: one more than there are edges.
-        edges_px: box sides that part them, falling; each divides the one before.
+    They are parted by box sides, of which each divides the one before.
     """
     if not edges_px:
         return layers[0].copy()

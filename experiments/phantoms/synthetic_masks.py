@@ -31,11 +31,8 @@ def tissue(
 ) -> Bool[np.ndarray, "h w"]:
     """Pieces of tissue with organic outlines, apart from one another and the edge.
 
-    Args:
-        rng: numpy generator.
-        shape: shape of the block grid.
-        pieces: number of pieces, side by side; in two rows from 4.
-        fill: share of the area to cover, at most about .6.
+    They lie side by side, from 4 `pieces` in two rows, and cover a share `fill` of the
+    area, at most about .6.
     """
     rows = 1 if pieces < 4 else 2
     per_row = np.array_split(np.arange(pieces), rows)
@@ -70,13 +67,7 @@ def tissue(
 def focus(
     rng: np.random.Generator, allowed: Bool[np.ndarray, "h w"], cells: int
 ) -> Bool[np.ndarray, "h w"]:
-    """One focus with an organic outline and an exact area, where it is allowed.
-
-    Args:
-        rng: numpy generator.
-        allowed: where it may lie.
-        cells: its area; less when fewer are allowed.
-    """
+    """One focus of so many allowed cells, if there are, with an organic outline."""
     inside = ndimage.distance_transform_edt(np.pad(allowed, 1))[1:-1, 1:-1]
     # Away from the outline by the focus's own radius where there is such a place.
     deep = inside > min(np.sqrt(cells / np.pi), 0.8 * inside.max())
@@ -98,16 +89,12 @@ def focus(
 def dominoes(
     rng: np.random.Generator, shape: tuple[int, int], block: int, gutter: int
 ) -> tuple[list[list[Bool[np.ndarray, "h w"]]], list[tuple[int, int]]]:
-    """Pairs of blocks; within a pair one gutter apart, between pairs half as much more.
+    """An even number of pairs of blocks, as masks, and the centre (y, x) of each pair.
 
-    Args:
-        rng: numpy generator.
-        shape: shape of the block grid.
-        block: side of a block.
-        gutter: least gap, along either axis, between any two blocks.
+    Blocks of a pair are one gutter apart, pairs half as much more, along either axis.
 
-    Returns:
-        An even number of pairs of masks, and the centre (y, x) of each pair.
+    Raises:
+        ValueError: there is no room for two pairs.
     """
     long, short = 2 * block + gutter, block
     between = gutter + gutter // 2

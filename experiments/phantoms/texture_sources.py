@@ -3,15 +3,13 @@
 import functools
 import os
 import pathlib
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Float32, UInt8
 
-from experiments.phantoms import textures
-from experiments.tile_clusters import COLUMNS, INDEX, split_of
+from experiments.phantoms import artefacts, textures
+from experiments.tile_clusters import COLUMNS, INDEX, misshapen, read_tile, split_of
 from wsi_jax.data.csv_table import read_table
 
 
@@ -20,12 +18,7 @@ class SourceError(ValueError):
 
 
 class Tiles(NamedTuple):
-    """Tiles for one slide.
-
-    Attributes:
-        pixels: square tiles, all of one size.
-        clusters: clusters that they are from, without repetition.
-    """
+    """Square tiles of one size, and the clusters that they are from, each once."""
 
     pixels: UInt8[np.ndarray, "n s s 3"]
     clusters: tuple[str, ...]
@@ -38,7 +31,7 @@ class Textures:
         mpp: micrometres per pixel.
         styles: number of styles of each kind, over all parts.
         size_px: side of a tile.
-        variants: tiles of one style; they fit side by side without a seam.
+        variants: tiles of one style, which fit side by side without a seam.
     """
 
     def __init__(self, mpp: float, styles: int, size_px: int = 256, variants: int = 3):
@@ -114,7 +107,8 @@ class Folder:
             )
         chosen = [rows[i] for i in rng.permutation(len(rows))[:n]]
         pixels = [self._read(row["file"]) for row in chosen]
-        self._check_alike(chosen, pixels)
+        for i, reason in misshapen(pixels):
+            raise self._bad(chosen[i]["file"], reason)
         turned = [np.rot90(tile, rng.integers(4)) for tile in pixels]
         flipped = [tile[:, ::-1] if rng.integers(2) else tile for tile in turned]
         clusters = dict.fromkeys(row["cluster"] for row in chosen)
@@ -122,19 +116,9 @@ class Folder:
 
     def _read_file(self, name):
         try:
-            with Image.open(self._path / name) as image:
-                return np.asarray(image.convert("RGB"))
+            return read_tile(self._path / name)
         except Exception as error:  # decoders raise whatever they like on junk
             raise self._bad(name, f"cannot be read ({error})") from error
-
-    def _check_alike(self, rows, pixels):
-        usual = Counter(tile.shape for tile in pixels).most_common(1)[0][0]
-        for row, tile in zip(rows, pixels, strict=True):
-            size, others = (f"{w}x{h} px" for h, w, _ in (tile.shape, usual))
-            if tile.shape != usual:
-                raise self._bad(row["file"], f"{size}, other tiles are {others}")
-            if tile.shape[0] != tile.shape[1]:
-                raise self._bad(row["file"], f"{size}, tiles are square")
 
     def _bad(self, name, why):
         return SourceError(
@@ -144,3 +128,21 @@ class Folder:
 
 # What practice slides are made of; `kinds` of tissue, the normal one first, at `mpp`.
 TileSource = Textures | Folder
+
+
+def mosaic(
+    tiles: UInt8[np.ndarray, "n s s 3"],
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    gains: Float32[np.ndarray, "3"],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Tiles side by side, drawn at random, from a random origin, in a slide's stain."""
+    side = tiles.shape[1]
+    down, across = (-(-length // side) + 1 for length in shape)
+    chosen = rng.integers(len(tiles), size=(down, across))
+    used, chosen = np.unique(chosen, return_inverse=True)
+    pixels = artefacts.restain(tiles[used], gains)
+    whole = pixels[chosen.reshape(down, across)].swapaxes(1, 2)
+    whole = whole.reshape(down * side, across * side, 3)
+    y, x = rng.integers(0, side, 2)
+    return whole[y : y + shape[0], x : x + shape[1]].copy()

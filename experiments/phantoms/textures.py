@@ -66,14 +66,9 @@ NEST = {
 def draw(
     kind: Kind, style: int, variants: int, size_px: int, mpp: float
 ) -> UInt8[np.ndarray, "n s s 3"]:
-    """Draws the tiles of one style; any two of them fit side by side.
+    """Draws tiles of one style; any two of them fit side by side.
 
-    Args:
-        kind: what they show.
-        style: seed of the style: sizes, densities, stain and the shared border.
-        variants: number of tiles.
-        size_px: side of a tile.
-        mpp: micrometres per pixel.
+    The style is the seed of sizes, densities, stain and the shared border.
     """
     seed = hashlib.sha256(f"{kind.value}:{style}".encode()).digest()
     seeds = np.random.SeedSequence(int.from_bytes(seed[:8], "big")).spawn(variants + 2)
@@ -239,8 +234,7 @@ class _Tile:
     def stamp(self, cells, at, angle, rng, use=...):
         """Adds a nucleus at every `at[use]` [n 2], um, its long axis along `angle`.
 
-        All are drawn and then those in use are kept: what one variant of a style leaves
-        out must not change the shared ones that follow.
+        All are drawn, so that what one variant leaves out changes no shared one.
         """
         n = len(at)
         radius = cells.radius * np.exp(cells.spread * rng.normal(size=n))

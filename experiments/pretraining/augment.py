@@ -53,11 +53,7 @@ class Augment:
     ) -> tuple[Float[Array, "b {crop_px} {crop_px} 3"], Bool[Array, " b"]]:
         """Augmented tiles, and which have another's coarse structure.
 
-        Args:
-            key: key of all tiles.
-            pixels: pixels of the tiles.
-            crop_px: side of the crops.
-            detail_px: size below which structure is detail, in pixels.
+        Crops have a side of `crop_px`; what is smaller than `detail_px` is detail.
         """
         b = len(pixels)
         shown = augment_tiles(
@@ -85,17 +81,10 @@ def augment_tiles(
     stain: float,
     shade: float,
 ) -> Float[Array, "b {crop_px} {crop_px} 3"]:
-    """Random crop, rotation or flip, and stain of each tile, by a key of its own.
+    """Random square crop, rotation or flip, and stain of each tile, by its own key.
 
-    Args:
-        keys: one key for each tile.
-        pixels: pixels of the tiles.
-        crop_px: side of the random square crop.
-        stain: range of each stain's log gain, drawn from -stain to stain.
-        shade: range of each stain's density shift, drawn from -shade to shade.
-
-    Returns:
-        Pixels, 0 to 255, not rounded.
+    A stain's log gain is drawn from -stain to stain, the shift of its density from
+    -shade to shade. Pixels are 0 to 255, not rounded.
     """
 
     def one(key, tile):
@@ -138,13 +127,8 @@ def swap_coarse_structure(
 ) -> Float[Array, "b h w 3"]:
     """Replaces the coarse structure of some images by that of the next in the batch.
 
-    What is left of such an image is the detail that an overview of `px` pixels a pixel
-    does not show: an encoder must learn from texture, not from colour or density.
-
-    Args:
-        pixels: pixels of the images.
-        which: True for images that are changed.
-        px: size below which structure is detail, in pixels.
+    What is left is the detail that an overview of `px` pixels a pixel does not show: an
+    encoder must learn from texture, not from colour or density.
     """
     b, height, width, _ = pixels.shape
     pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))

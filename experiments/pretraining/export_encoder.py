@@ -29,11 +29,7 @@ class ExportError(ValueError):
 
 
 def export(run: pathlib.Path, out: pathlib.Path) -> None:
-    """Writes the trunk of a run.
-
-    Args:
-        run: folder of a trained run.
-        out: file to write.
+    """Writes the trunk of a trained run.
 
     Raises:
         ExportError: its method trains no trunk, or it is one fold of several.

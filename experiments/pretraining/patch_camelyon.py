@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.pretraining.tile_sets import Tiles, TileSets
+from experiments.pretraining.tile_sets import Tiles, TileSets, check_mpp
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tf
 from wsi_jax.slides.pyramid import rescale
@@ -43,11 +43,7 @@ def load_patch_camelyon(
     Raises:
         CohortError: it is not prepared there, or `mpp` is finer than its own.
     """
-    if mpp < MPP:
-        raise CohortError(
-            f"PatchCamelyon has {MPP} um/px and no detail of {mpp:g}; raise "
-            f"--config.mpp to {MPP} or more"
-        )
+    check_mpp("PatchCamelyon's tiles of", MPP, mpp)
     import_tf()
     import tensorflow_datasets as tfds
 

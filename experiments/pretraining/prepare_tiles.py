@@ -17,12 +17,7 @@ from typing import Any
 
 from absl import logging
 
-from experiments.pretraining.prepared_tiles import (
-    Encoding,
-    PreparedSlide,
-    is_prepared,
-    write_tiles,
-)
+from experiments.pretraining.prepared_tiles import Encoding, is_prepared, write_tiles
 from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch
 from wsi_jax.data.tile_batches import Reading
@@ -92,10 +87,9 @@ def prepare(config: PrepareTiles) -> pathlib.Path:
     )
     if is_prepared(out, made_with):
         return out
-    slides = [PreparedSlide(s.row, s.mpp, s.yx) for s in usable]
-    with progress("tiles", sum(len(s.yx) for s in slides)) as advance:
+    with progress("tiles", sum(len(s.yx) for s in usable)) as advance:
         reasons = write_tiles(
-            out, slides, cohort.classes, config.grid, encoding=config.encoding,
+            out, usable, cohort.classes, config.grid, encoding=config.encoding,
             made_with=made_with, reading=config.reading, advance=advance,
         )  # fmt: skip
     for record in records:

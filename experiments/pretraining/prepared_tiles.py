@@ -10,16 +10,16 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
-from experiments.pretraining.tile_sets import Tiles, TileSets
-from wsi_jax.data.cohort import SPLITS, Row
+from experiments.pretraining.tile_sets import Tiles, TileSets, check_mpp
+from wsi_jax.data.cohort import SPLITS
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource, tile_batches
+from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.grid import Grid, level0
 from wsi_jax.slides.pyramid import rescale
 
@@ -27,15 +27,18 @@ NAME, VERSION = "tiles", "1.0.0"
 READ_AHEAD = 64  # tiles read ahead of the one that is written
 
 
-class PreparedTiles:
-    """The records of one split, read one at a time.
+class Encoding(enum.Enum):
+    """png: the pixels themselves. jpeg: fewer bytes, and not quite the pixels."""
 
-    Args:
-        folder: what `write_tiles` wrote.
-        split: "train", "val" or "test".
+    png = "png"
+    jpeg = "jpeg"
+
+
+class PreparedTiles:
+    """The records of one split ("train", "val" or "test"), read one at a time.
 
     Raises:
-        CohortError: there are no whole tiles, or none of this split.
+        CohortError: there are no whole tiles in the folder, or none of this split.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str):
@@ -56,11 +59,22 @@ class PreparedTiles:
         names = ("slide_id", "patient_id")
         return record | {name: record[name].decode() for name in names}
 
+    def in_memory(self, mpp: float, most: int | None) -> Tiles:
+        """The first tiles, resampled; labels are the slides', clusters the patients."""
+        records = [self[i] for i in range(min(most or len(self), len(self)))]
+        name_of = lambda one: "{}_y{}_x{}".format(one["slide_id"], *one["yx"].tolist())
+        return Tiles(
+            pixels=np.stack([rescale(one["tile"], self.mpp, mpp) for one in records]),
+            label=np.array([one["label"] for one in records], np.int32),
+            cluster=tuple(one["patient_id"] for one in records),
+            name=tuple(map(name_of, records)),
+        )
+
 
 def load_prepared(
     folder: str | os.PathLike, *, mpp: float, most: int | None = None
 ) -> TileSets:
-    """Reads all splits into memory; the label is the slide's, the cluster the patient.
+    """Reads all splits into memory.
 
     Args:
         folder: what `write_tiles` wrote.
@@ -71,32 +85,11 @@ def load_prepared(
         CohortError: no whole tiles, a split missing, or `mpp` is finer than theirs.
     """
     parts = [PreparedTiles(folder, split) for split in SPLITS]
-    if mpp < parts[0].mpp:
-        raise CohortError(
-            f"{folder}: tiles of {parts[0].mpp:g} um/px hold no detail of {mpp:g}; "
-            f"raise --config.mpp to {parts[0].mpp:g} or more"
-        )
-    sets = [_in_memory(part, mpp, most) for part in parts]
+    check_mpp(f"{folder}: tiles of", parts[0].mpp, mpp)
+    sets = [part.in_memory(mpp, most) for part in parts]
     slides = (name.rpartition("_y")[0] for part in sets[:2] for name in part.name)
     patients = (cluster for part in sets[:2] for cluster in part.cluster)
     return TileSets(*sets, parts[0].classes, tuple(sorted({*slides, *patients})))
-
-
-def _in_memory(part: PreparedTiles, mpp: float, most: int | None) -> Tiles:
-    n = len(part) if most is None else min(most, len(part))
-    records = [part[i] for i in range(n)]
-    name_of = lambda one: "{}_y{}_x{}".format(one["slide_id"], *one["yx"].tolist())
-    return Tiles(
-        pixels=np.stack([rescale(one["tile"], part.mpp, mpp) for one in records]),
-        label=np.array([one["label"] for one in records], np.int32),
-        cluster=tuple(one["patient_id"] for one in records),
-        name=tuple(map(name_of, records)),
-    )
-
-
-def tiles_folder(folder: str | os.PathLike) -> pathlib.Path:
-    """Where TFDS keeps the tiles of a folder; there once all are."""
-    return pathlib.Path(folder) / NAME / VERSION
 
 
 def open_builder(folder: str | os.PathLike) -> Any:
@@ -105,38 +98,36 @@ def open_builder(folder: str | os.PathLike) -> Any:
     Raises:
         CohortError: there are no whole tiles.
     """
-    if not tiles_folder(folder).is_dir():
+    path = pathlib.Path(folder) / NAME / VERSION
+    if not path.is_dir():  # TFDS names it so once all are written
         raise CohortError(
             f"{folder}: no prepared tiles, or not all; run "
             "experiments.pretraining.prepare_tiles"
         )
-    return import_tfds().builder_from_directory(tiles_folder(folder))
+    return import_tfds().builder_from_directory(path)
 
 
-class Encoding(enum.Enum):
-    """png: the pixels themselves. jpeg: fewer bytes, and not quite the pixels."""
+def is_prepared(folder: str | os.PathLike, made_with: str) -> bool:
+    """Whether a folder holds these very tiles, whole.
 
-    png = "png"
-    jpeg = "jpeg"
-
-
-class PreparedSlide(NamedTuple):
-    """A slide whose tiles are to be written.
-
-    Attributes:
-        row: row of the manifest.
-        mpp: um/px of level 0.
-        yx: corners of the tiles, in pixels at the grid's mpp.
+    Raises:
+        CohortError: it holds others.
     """
-
-    row: Row
-    mpp: float
-    yx: Int[np.ndarray, "n 2"]
+    try:
+        metadata = open_builder(folder).info.metadata
+    except CohortError:
+        return False
+    if metadata["made_with"] != made_with:
+        raise CohortError(
+            f"{folder} holds tiles of other slides or settings; name another folder "
+            "with --config.out"
+        )
+    return True
 
 
 def write_tiles(
     folder: str | os.PathLike,
-    slides: Sequence[PreparedSlide],
+    slides: Sequence[TiledSlide],
     classes: Sequence[str],
     grid: Grid,
     *,
@@ -165,48 +156,28 @@ def write_tiles(
     tfds, folder = import_tfds(), pathlib.Path(folder)
     for left in (folder / NAME).glob("incomplete.*"):
         shutil.rmtree(left)
-    reasons: dict[str, str] = {}
-    of = lambda split: [slide for slide in slides if slide.row.split == split]
-    parts = {split: of(split) for split in SPLITS if of(split)}
-    records = {
-        s: _records(p, grid, reading, reasons, advance) for s, p in parts.items()
-    }
-    builder = _builder(tfds, folder, classes, grid, encoding, made_with, records)
+    reasons, records = {}, {}
+    for split in SPLITS:
+        if part := [slide for slide in slides if slide.row.split == split]:
+            records[split] = _records(part, grid, reading, reasons, advance)
+    metadata = {"made_with": made_with, "mpp": grid.mpp, "classes": list(classes)}
+    builder = _builder(tfds, folder, grid.size_px, encoding, metadata, records)
     config = tfds.download.DownloadConfig(num_shards=shards)
     builder.download_and_prepare(download_config=config)
     return reasons
 
 
-def is_prepared(folder: str | os.PathLike, made_with: str) -> bool:
-    """Whether a folder holds these very tiles, whole.
-
-    Raises:
-        CohortError: it holds others.
-    """
-    if not tiles_folder(folder).is_dir():
-        return False
-    if open_builder(folder).info.metadata["made_with"] != made_with:
-        raise CohortError(
-            f"{folder} holds tiles of other slides or settings; name another folder "
-            "with --config.out"
-        )
-    return True
-
-
-def _builder(tfds, folder, classes, grid, encoding, made_with, splits):
+def _builder(tfds, folder, size_px, encoding, metadata, splits):
     """TFDS's builder of such records, of a (key, record) iterator for each split."""
-    kinds = tfds.features
+    kinds, shape = tfds.features, (size_px, size_px, 3)
     record = {
-        "tile": kinds.Image(
-            shape=(grid.size_px, grid.size_px, 3), encoding_format=encoding.value
-        ),
-        "label": kinds.ClassLabel(names=list(classes)),
+        "tile": kinds.Image(shape=shape, encoding_format=encoding.value),
+        "label": kinds.ClassLabel(names=metadata["classes"]),
         "slide_id": kinds.Text(),
         "patient_id": kinds.Text(),
         "yx": kinds.Tensor(shape=(2,), dtype=np.int32),
         "mpp": kinds.Scalar(np.float32),
     }
-    metadata = {"made_with": made_with, "mpp": grid.mpp, "classes": list(classes)}
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         code_path = None  # beside it TFDS would look for checksums of downloads
@@ -231,7 +202,7 @@ def _builder(tfds, folder, classes, grid, encoding, made_with, splits):
 
 
 def _records(
-    slides: Sequence[PreparedSlide],
+    slides: Sequence[TiledSlide],
     grid: Grid,
     reading: Reading,
     reasons: dict[str, str],

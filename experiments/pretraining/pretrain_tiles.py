@@ -54,10 +54,7 @@ WEIGHTS = "encoder.safetensors"
 
 
 def run(config: Pretrain, folder: pathlib.Path) -> pathlib.Path:
-    """Does what is left of a pre-training.
-
-    Returns:
-        The path of its weights.
+    """Does what is left of a pre-training; the path of its weights.
 
     Raises:
         ValueError: anything wrong with config or tiles, before training; or another
@@ -101,9 +98,7 @@ def train(
 ) -> tuple[Any, Evaluator, Sequence[float]]:
     """Trains the encoder, from the last checkpoint in the folder.
 
-    Returns:
-        Its parameters, what tests it, and the log prior of each class, which is added
-        to logits; () for none.
+    Its parameters, what tests it, and the log prior that is added to logits, if any.
     """
     tx = config.train.optimiser.make(config.train.steps)
     (stage,) = config.method.stages(Task(sets.classes), tx)

@@ -9,37 +9,32 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from experiments.pretraining.augment import Augment, downsample
+from experiments.pretraining.tile_classifier import of_tiles
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
-from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
-from wsi_jax.types import Prediction, Stage, Task
+from wsi_jax.types import Stage, Task
 
 
 @dataclasses.dataclass(kw_only=True)
 class SimCLR:
-    """SimCLR (Chen et al. 2020) on tiles whose labels nobody reads.
+    """SimCLR (Chen et al. 2020) on tiles, without labels.
 
-    Batches are Bags of one tile: `x` is pixels [b s s 3], `mask` is [b 1]. Each tile is
-    seen in two views; what the encoder makes of them goes through two linear layers
-    with a ReLU between, and there each view is to know the other among those of the
-    whole batch (`nt_xent`): larger batches ask more.
-
-    It tells no classes: the logits of a prediction are the tile's features [b d], for a
-    linear probe, and validation is by the same loss.
+    Batches are Bags of one tile: `x` is pixels [b s s 3], `mask` is [b 1]. Features of
+    two views of each tile go through two linear layers with a ReLU between, and are
+    compared with those of the whole batch (`nt_xent`). The logits of a prediction are
+    the tile's features [b d], for a linear probe; validation is by the same loss.
 
     Attributes:
         encoder: the encoder to train, from its weights where it has some.
-        augment: what makes two views of a tile differ. What it leaves alone, colour
-            first of all, is enough to know a view by, and all that will be learnt.
-        scales: tiles are seen at each of these times their um/px, and compared among
-            those of one. What is seen lies anywhere in the tile and has as many pixels
-            at all: the tile's side over the greatest. For a trunk that is to see
-            several magnifications.
-        deviation: compare views by the deviation of the encoder's map, too, not by its
-            mean alone; for methods that pool both.
-        projection: numbers that views are compared by.
-        temperature: the lower, the more the likest other tiles count.
+        augment: what makes two views of a tile differ. What it leaves alone, such as
+            colour, is enough to match views by, and all that is learnt.
+        scales: multiples of the tiles' um/px at which they are seen; tiles are compared
+            at each alone. A view lies anywhere in the tile, and its side is the tile's
+            over the greatest multiple.
+        deviation: whether the deviation of the encoder's map is compared, too.
+        projection: width of the projection in which views are compared.
+        temperature: divisor of the cosines.
     """
 
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
@@ -108,12 +103,7 @@ class SimCLR:
 
         def predict(params, batch, key):
             del key
-            one = jax.ShapeDtypeStruct((1, *batch.x.shape[1:]), batch.x.dtype)
-            tiles = batch.mask.sum(-1)
-            flops = count_flops(encoder.apply, params["encoder"], one)
-            features = encoder.apply(params["encoder"], batch.x)
-            counts = {"tiles": tiles, "flops": tiles * flops}
-            return Prediction(features, batch.mask.astype(jnp.float32), counts)
+            return of_tiles(encoder.apply, params["encoder"], batch)
 
         # Neither may labels weigh or order the tiles.
         plan = {"monitor": "-loss", "class_weights": False, "balanced": False}
@@ -160,17 +150,12 @@ def nt_xent(
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Normalised, temperature-scaled cross entropy (Chen et al. 2020, eq. 1).
 
-    Each view is to tell its other view from the views of all other tiles, by the cosine
-    between them; b counts the tiles of the whole batch, on however many devices.
-
-    Args:
-        views: projections of the two views of each tile, of any length.
-        mask: True where there is a tile; others are nobody's negatives.
-        temperature: divisor of the cosines.
+    Each view is told from those of all other tiles of the batch, on however many
+    devices, by the cosine between them. What `mask` leaves out is no negative.
 
     Returns:
         The loss of each tile, the mean of its two views', and the share of them whose
-        likest view is the other one; 0 where there is no tile.
+        nearest view is the other one; 0 where there is no tile.
     """
     b, _, d = views.shape
     views = views.astype(jnp.promote_types(views.dtype, jnp.float32))

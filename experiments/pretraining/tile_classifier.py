@@ -1,6 +1,8 @@
 """A tile encoder trained with its classifier on labelled tiles, end to end."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +13,23 @@ from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
-from wsi_jax.types import Prediction, Stage, Task
+from wsi_jax.types import Bag, Prediction, Stage, Task
 
 
 @dataclasses.dataclass(kw_only=True)
 class TileClassifier:
     """An encoder and one linear layer, on tiles that have a label each.
 
-    Batches are Bags of one tile: `x` is pixels [b s s 3], `mask` is [b 1]. A tile is
-    seen turned, cut and restained in training, and as it is in prediction. The layer
+    Batches are Bags of one tile: `x` is pixels [b s s 3], `mask` is [b 1]. The layer
     starts at zero, so that no class is preferred.
 
     Attributes:
         encoder: the encoder to train, from its weights where it has some.
         augment: augmentation of the training tiles.
         smoothing: label smoothing in training (Szegedy et al. 2016, eq. 4 f.).
-        coarser: times as many um/px at which each tile is also seen in training, as
-            many times wider a field of it; 1 for not at all. There a linear layer of
-            its own tells the class of the coarse look, borrowed or not.
+        coarser: multiple of the tiles' um/px at which a field as many times wider is
+            learnt, too, by a linear layer of its own that tells the class of the coarse
+            look, borrowed or not; 1 for none.
     """
 
     encoder: Trunk = dataclasses.field(default_factory=Encoder)
@@ -46,12 +47,12 @@ class TileClassifier:
 
         def init(key, batch):
             params = self.encoder.init_calibrated(key, batch)
-            begin = lambda: {
+            heads = ("fc", "fc_coarse") if self.coarser > 1 else ("fc",)
+            zeros = lambda: {
                 "kernel": jnp.zeros((encoder.dim, c)),
                 "bias": jnp.zeros(c),
             }
-            params = {"encoder": params, "fc": begin()}
-            return params | ({"fc_coarse": begin()} if self.coarser > 1 else {})
+            return {"encoder": params} | {head: zeros() for head in heads}
 
         def forward(params, pixels, head="fc"):
             fc = params[head]
@@ -77,17 +78,7 @@ class TileClassifier:
                 losses, metrics["coarse_accuracy"] = losses + more, right
             return losses, metrics
 
-        def predict(params, batch, key):
-            del key
-            one = jax.ShapeDtypeStruct((1, *batch.x.shape[1:]), batch.x.dtype)
-            tiles = batch.mask.sum(-1)
-            counts = {
-                "tiles": tiles,
-                "flops": tiles * count_flops(forward, params, one),
-            }
-            attention = batch.mask.astype(jnp.float32)
-            return Prediction(forward(params, batch.x), attention, counts)
-
+        predict = lambda params, batch, key: of_tiles(forward, params, batch)
         return (Stage("train", supervised(init, loss, predict, tx)),)
 
     def augmented(self, key, pixels, coarse: bool = False):
@@ -110,3 +101,11 @@ class TileClassifier:
                     f"{changes.crop:g}"
                 )
         return changes.show(key, pixels, crop_px=crop_px, detail_px=detail_px)
+
+
+def of_tiles(logits: Callable, params: Any, batch: Bag) -> Prediction:
+    """The prediction of bags of one tile each, by `logits(params, pixels)` [b d]."""
+    one = jax.ShapeDtypeStruct((1, *batch.x.shape[1:]), batch.x.dtype)
+    tiles = batch.mask.sum(-1)
+    counts = {"tiles": tiles, "flops": tiles * count_flops(logits, params, one)}
+    return Prediction(logits(params, batch.x), batch.mask.astype(jnp.float32), counts)

@@ -53,44 +53,36 @@ def evaluator_for(
         batch: tiles at once.
         log_prior: number for each class, added to its logits; () for none.
     """
+    each = lambda measure, tiles: each_tile(measure, tiles, mesh, batch)
     if stage.validate:
         measure = compile_each(stage.validate, mesh)
-        return Evaluator(
-            lambda params: means(measure, params, sets.val, mesh, batch),
-            lambda params: linear_probe(trunk, params["encoder"], sets, mesh, batch),
-        )
-    predict = lambda params, tiles: probabilities(
-        method, params, tiles, mesh, batch, log_prior
-    )
-    return Evaluator(
-        lambda params: validation_metrics(
-            sets.val.label, predict(params, sets.val), log_prior
-        ),
-        lambda params: predict(params, sets.test),
-    )
+
+        def validate(params):
+            metrics = each(lambda bag, key: measure(params, bag, key), sets.val)
+            return {name: float(values.mean()) for name, values in metrics.items()}
+
+        test = lambda params: linear_probe(trunk, params["encoder"], sets, mesh, batch)
+        return Evaluator(validate, test)
+
+    def predict(params, tiles):
+        logits = each(lambda bag, key: method.predict(params, bag, key).logits, tiles)
+        return class_prior.probabilities(logits, log_prior)
+
+    def validate(params):
+        p = predict(params, sets.val)
+        return validation_metrics(sets.val.label, p, log_prior)
+
+    return Evaluator(validate, lambda params: predict(params, sets.test))
 
 
-def probabilities(
-    method, params, tiles: Tiles, mesh, batch: int, log_prior: Sequence[float] = ()
-) -> np.ndarray:
-    """Probability of each class for each tile [n c]."""
-    key, parts = jax.random.key(0), []
-    for bag in evaluation_tiles(tiles, batch_size=batch):
-        prediction = method.predict(params, split(bag, mesh), key)
-        parts.append(
-            class_prior.probabilities(np.asarray(prediction.logits), log_prior)
-        )
-    return np.concatenate(parts)[: len(tiles.label)]
-
-
-def means(measure, params, tiles: Tiles, mesh, batch: int) -> dict[str, float]:
-    """Means over the tiles of what a method measures of each."""
-    parts = []
-    for i, bag in enumerate(evaluation_tiles(tiles, batch_size=batch)):
-        key = jax.random.key(i)
-        parts.append(jax.device_get(measure(params, split(bag, mesh), key)))
-    every = lambda name: np.concatenate([part[name] for part in parts])
-    return {name: float(every(name)[: len(tiles.label)].mean()) for name in parts[0]}
+def each_tile(measure: Callable, tiles: Tiles, mesh: Mesh, batch: int) -> Any:
+    """What `measure(bag, key)` gives for each tile: a tree of arrays [n ...]."""
+    bags = enumerate(evaluation_tiles(tiles, batch_size=batch))
+    parts = [
+        jax.device_get(measure(split(bag, mesh), jax.random.key(i))) for i, bag in bags
+    ]
+    whole = lambda *arrays: np.concatenate(arrays)[: len(tiles.label)]
+    return jax.tree.map(whole, *parts)
 
 
 def linear_probe(
@@ -106,13 +98,8 @@ def linear_probe(
         batch: tiles at once.
     """
     encode = compile_encoder(trunk.make().apply, mesh)
-
-    def features(tiles):
-        bags = evaluation_tiles(tiles, batch_size=batch)
-        parts = [jax.device_get(encode(params, split(bag.x, mesh))) for bag in bags]
-        return np.concatenate(parts)[: len(tiles.label)]
-
-    return regression(features, sets)
+    features = lambda bag, key: encode(params, bag.x)
+    return regression(lambda tiles: each_tile(features, tiles, mesh, batch), sets)
 
 
 def earlier_encoder(weights: str, mpp: float, sets: TileSets) -> Trunk:

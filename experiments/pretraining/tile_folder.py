@@ -4,15 +4,12 @@ import concurrent.futures
 import enum
 import os
 import pathlib
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
-from experiments.pretraining.tile_sets import Tiles, TileSets
-from experiments.tile_clusters import COLUMNS, INDEX, split_of
+from experiments.pretraining.tile_sets import Tiles, TileSets, check_mpp
+from experiments.tile_clusters import COLUMNS, INDEX, misshapen, read_tile, split_of
 from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
 from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.lint import lint
@@ -43,15 +40,13 @@ def index_tiles(
 ) -> Cohort:
     """The tiles of an index.csv as a cohort: a tile a row, its cluster the patient.
 
-    Clusters of `part` train and validate, drawn by class; those of the part "test"
-    test; all others are left out.
-
     Args:
         folder: the folder of index.csv, with columns file, class and cluster.
-        part: clusters to learn from.
+        part: clusters that train and validate; those of "test" test, others are left
+            out.
         classes: classes in the order wanted, others left out; () for all, sorted.
         val: share of the clusters that validate.
-        seed: seed of their draw.
+        seed: seed of their draw, by class.
         training_ids: clusters that the encoder has learnt from before.
 
     Raises:
@@ -88,11 +83,7 @@ def load_tiles(cohort: Cohort, *, tile_mpp: float, mpp: float) -> TileSets:
         CohortError: listing the tiles that cannot be read or are of another shape; an
             `mpp` finer than the tiles'.
     """
-    if mpp < tile_mpp:
-        raise CohortError(
-            f"tiles of {tile_mpp:g} um/px hold no detail of {mpp:g}; raise "
-            f"--config.mpp to {tile_mpp:g} or more"
-        )
+    check_mpp("tiles of", tile_mpp, mpp)
     sets = [_read_split(in_split(cohort, s), tile_mpp, mpp) for s in SPLITS]
     shapes = {tiles.pixels.shape[1:] for tiles in sets}
     if len(shapes) > 1:
@@ -122,34 +113,25 @@ def _check_splits(cohort, path, part, val):
 def _read_split(part: Cohort, tile_mpp: float, mpp: float) -> Tiles:
     def read(row):
         try:
-            with Image.open(row.path) as image:
-                return rescale(np.asarray(image.convert("RGB")), tile_mpp, mpp)
+            return rescale(read_tile(row.path), tile_mpp, mpp)
         except OSError as error:
             return f"{row.path}: {error}"
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         tiles = list(pool.map(read, part.rows))
-    _check(part, tiles)
-    return Tiles(
-        pixels=np.stack(tiles),
-        label=label_ids(part),
-        cluster=tuple(row.cluster for row in part.rows),
-        name=tuple(row.slide_id for row in part.rows),
-    )
-
-
-def _check(part: Cohort, tiles: Sequence[UInt8[np.ndarray, "h w 3"] | str]) -> None:
-    """Lists the tiles that are a fault in words, or of another shape than most."""
-    faults = [one for one in tiles if isinstance(one, str)]
-    shapes = Counter(one.shape for one in tiles if not isinstance(one, str))
-    usual = max(shapes, key=lambda shape: shapes[shape], default=None)
-    for row, one in zip(part.rows, tiles, strict=True):
-        if not isinstance(one, str) and (one.shape != usual or usual[0] != usual[1]):
-            is_, others = (f"{w}x{h} px" for h, w, _ in (one.shape, usual))
-            faults.append(f"{row.path}: {is_}; tiles are square and alike ({others})")
+    faults = [tile for tile in tiles if isinstance(tile, str)]
+    whole = [i for i, tile in enumerate(tiles) if not isinstance(tile, str)]
+    for i, reason in misshapen([tiles[i] for i in whole]):
+        faults.append(f"{part.rows[whole[i]].path}: {reason}")
     if faults:
         listed = "\n".join(f"  - {fault}" for fault in faults)
         raise CohortError(
             f"{len(faults)} tiles cannot be used; mend them, or take their lines out "
             f"of {INDEX}:\n{listed}"
         )
+    return Tiles(
+        pixels=np.stack(tiles),
+        label=label_ids(part),
+        cluster=tuple(row.cluster for row in part.rows),
+        name=tuple(row.slide_id for row in part.rows),
+    )

@@ -49,27 +49,20 @@ def _statistics(pixels):
 
 
 def regression(describe: Callable[[Tiles], np.ndarray], sets: TileSets) -> np.ndarray:
-    """Probabilities [n c] of the test tiles by logistic regression.
+    """Probabilities [n c] of the test tiles by logistic regression on `describe`.
 
-    It learns from the training tiles and its penalty is chosen on the validation tiles,
-    as an encoder learns and is chosen; test tiles are described and judged, once.
-
-    Args:
-        describe: tiles -> numbers [n d].
-        sets: the tiles.
+    Its penalty is chosen on the validation tiles, as an encoder is chosen.
     """
     train, val, test = map(describe, sets[:3])
-    best, least = None, np.inf
-    for strength in STRENGTHS:
-        model = pipeline.make_pipeline(
+    models = [
+        pipeline.make_pipeline(
             preprocessing.StandardScaler(),
             linear_model.LogisticRegression(C=strength, max_iter=10_000),
-        )
-        model.fit(train, sets.train.label)
-        loss = log_loss(sets.val.label, model.predict_proba(val))
-        if loss < least:
-            best, least = model, loss
-    return best.predict_proba(test)
+        ).fit(train, sets.train.label)
+        for strength in STRENGTHS
+    ]
+    loss = lambda model: log_loss(sets.val.label, model.predict_proba(val))
+    return min(models, key=loss).predict_proba(test)
 
 
 def only(sets: TileSets, group: Sequence[str]) -> TileSets:
@@ -77,17 +70,16 @@ def only(sets: TileSets, group: Sequence[str]) -> TileSets:
     index = [sets.classes.index(name) for name in group]
 
     def pick(tiles: Tiles) -> Tiles:
-        (kept,) = np.nonzero(np.isin(tiles.label, index))
-        new = {old: i for i, old in enumerate(index)}
+        kept, label = np.nonzero(tiles.label[:, None] == index)
+        pick_of = lambda names: tuple(names[i] for i in kept)
         return Tiles(
-            pixels=tiles.pixels[kept],
-            label=np.array([new[label] for label in tiles.label[kept]], np.int32),
-            cluster=tuple(tiles.cluster[i] for i in kept),
-            name=tuple(tiles.name[i] for i in kept),
+            tiles.pixels[kept],
+            label.astype(np.int32),
+            pick_of(tiles.cluster),
+            pick_of(tiles.name),
         )
 
-    train, val, test = map(pick, sets[:3])
-    return TileSets(train, val, test, tuple(group), sets.training_ids)
+    return TileSets(*map(pick, sets[:3]), tuple(group), sets.training_ids)
 
 
 def compare(
@@ -100,10 +92,6 @@ def compare(
         p: probabilities [n c] of the classifier in question.
         q: those of the baseline.
         seed: seed of the bootstrap.
-
-    Returns:
-        `n`, `n_clusters`, and `accuracy`, `baseline_accuracy` and `difference`, each
-        with `_lo` and `_hi`.
     """
     hits = {"accuracy": p.argmax(-1) == tiles.label}
     hits["baseline_accuracy"] = q.argmax(-1) == tiles.label

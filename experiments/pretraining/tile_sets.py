@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
+from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.order import slides_of_batch
 from wsi_jax.types import Bag
 
@@ -60,7 +61,7 @@ def training_tiles(
         seed: seed of the order.
         batch_size: tiles per batch.
         balanced: whether classes take turns, rather than tiles.
-        start: the first batch: the step to resume at.
+        start: step to resume at.
     """
     for step in itertools.count(start):
         index = slides_of_batch(seed, step, tiles.label, batch_size, balanced)
@@ -83,3 +84,16 @@ def _bag(tiles: Tiles, index: Int[np.ndarray, " b"]) -> Bag:
         target=np.where(real, tiles.label[index], 0).astype(np.int32),
         weight=real.astype(np.float32),
     )
+
+
+def check_mpp(what: str, own: float, mpp: float) -> None:
+    """Refuses tiles that are to be seen at a finer um/px than their own.
+
+    Raises:
+        CohortError: naming `what` they are, and the flag.
+    """
+    if mpp < own:
+        raise CohortError(
+            f"{what} {own:g} um/px hold no detail of {mpp:g}; raise --config.mpp to "
+            f"{own:g} or more"
+        )

@@ -57,7 +57,7 @@ def test_an_index_class_or_column_that_is_missing_is_named(folder):
         (lambda path: path.unlink(), r"2\.png: cannot be read .*No such file"),
         (
             lambda path: Image.new("RGB", (6, 6)).save(path),
-            r"2\.png: 6x6 px, other tiles are 8x8 px; mend it, or take its line out",
+            r"2\.png: 6x6 px; tiles are square and alike .8x8 px.; mend it, or take",
         ),
     ],
 )
@@ -70,5 +70,5 @@ def test_a_tile_that_cannot_serve_is_named(folder, spoil, message):
 def test_tiles_are_square(folder):
     for i in range(4):
         Image.new("RGB", (8, 6)).save(folder / f"{i}.png")
-    with pytest.raises(SourceError, match=r"\d\.png: 8x6 px, tiles are square"):
+    with pytest.raises(SourceError, match=r"\d\.png: 8x6 px; tiles are square"):
         draw(folder)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from experiments.pretraining.prepared_tiles import (
     Encoding,
-    PreparedSlide,
     PreparedTiles,
     is_prepared,
     load_prepared,
@@ -19,6 +18,7 @@ from experiments.pretraining.prepared_tiles import (
 )
 from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.data.tile_batches import Reading
+from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import open_slide
 
@@ -37,7 +37,7 @@ def slides(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"{name}.png")
         label = ("normal", "tumor")[i % 2]
         row = Row(name, str(folder / f"{name}.png"), label, f"p{i}", split, MPP)
-        made.append(PreparedSlide(row, MPP, yx[1:] if name == "b" else yx))
+        made.append(TiledSlide(row, yx[1:] if name == "b" else yx, MPP))
     return made
 
 
@@ -93,7 +93,7 @@ def test_a_folder_is_known_by_what_made_it(folder, tmp_path):
 
 def test_tiles_that_cannot_be_read_are_left_out_with_a_reason(slides, tmp_path):
     gone = Row("e", str(tmp_path / "e.png"), "tumor", "e", "val", MPP)
-    reasons = write(tmp_path, [*slides, PreparedSlide(gone, MPP, slides[0].yx)])
+    reasons = write(tmp_path, [*slides, TiledSlide(gone, slides[0].yx, MPP)])
     assert list(reasons) == ["e"]
     assert len(PreparedTiles(tmp_path, "val")) == 15
 

@@ -12,54 +12,35 @@ The encoder is that of `pretrain/tiles.py:tile_encoder`; both nets go on from it
 trains both nets at once.
 """
 
+from experiments.configs.phantom import balanced, end_to_end, optimiser
 from experiments.configs.pretrain import tiles
-from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.nets.tile_pooling import PoolingHead
-from wsi_jax.run.config import Experiment, Manifest
+from wsi_jax.run.config import Experiment
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import Train
-from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config() -> Experiment:
     pretrained = tiles.tile_encoder()
-    return Experiment(
-        data=Manifest(classes=("normal", "tumor")),
-        grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
-        encoder=None,
-        method=AttentionPooling(
-            scorer=pretrained.method.encoder,
-            trunk=tiles.tile_encoder().method.encoder,
-            mpp=pretrained.mpp,
-            tile_px=32,
-            best=16,
-            worst=16,
-            scoring=Scoring(
-                steps=40,
-                batch=8,
-                validate_every=20,
-                optimiser=_optimiser(),
-                tiles=4,
-                renew=20,
-            ),
-            trunk_rate=0.1,
-            head=PoolingHead(width=64, attention_width=32),
-            chunk=None,
-        ),
-        train=Train(
-            steps=100,
+    method = AttentionPooling(
+        scorer=pretrained.method.encoder,
+        trunk=tiles.tile_encoder().method.encoder,
+        mpp=pretrained.mpp,
+        tile_px=32,
+        best=16,
+        worst=16,
+        scoring=Scoring(
+            steps=40,
             batch=8,
-            balanced=True,
-            class_weights=False,
-            validate_every=25,
-            save_every=50,
-            patience=0,
-            optimiser=_optimiser(),
+            validate_every=20,
+            optimiser=optimiser(2e-3),
+            tiles=4,
+            renew=20,
         ),
-        reading=Reading(threads=4),
+        trunk_rate=0.1,
+        head=PoolingHead(width=64, attention_width=32),
+        chunk=None,
     )
-
-
-def _optimiser() -> Optimiser:
-    return Optimiser(learning_rate=2e-3, warmup=0.1, weight_decay=1e-3)
+    grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
+    train = balanced(2e-3, steps=100, batch=8, validate_every=25, save_every=50)
+    return end_to_end(method, grid, train)

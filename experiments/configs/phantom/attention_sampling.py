@@ -13,9 +13,8 @@
 One config and one encoder (`pretrain/prepared.py:unlabelled`) for `fine_only`, `mid`,
 `coarse_only` and `null`. Crops see 8 um, 32 um and 768 um: the finest less than most
 waves of `mid`, the middle ones less than the gutter between two blocks of
-`coarse_only`. The encoder stays as it is: one that has still to learn what is seen at a
-magnification draws attention to whichever it learns first. With 160 slides of `null`
-attention went to 768 um, where all crops are alike, and the head learnt them by heart.
+`coarse_only`. The encoder stays as it is, or attention goes to the magnification that
+it learns first; so it does with few slides.
 
     python -m experiments.phantoms.make_cohort \
         --config experiments/configs/practice.py:phantom \
@@ -27,23 +26,22 @@ attention went to 768 um, where all crops are alike, and the head learnt them by
         --config.method.trunk.weights=encoder.safetensors
 
 `needle`: a few crops of 32 um, where the overview is suspicious, by the encoder of
-`pretrain/tiles.py:tile_encoder`, frozen. What to see in crops is learnt first, from
-crops from anywhere, and by several attentions: one alone often settled on nothing.
+`pretrain/tiles.py:tile_encoder`, frozen. The head learns first, from crops from
+anywhere, with several attentions, as one alone may settle on uninformative crops.
 `--config.method.sampling.placement=UNIFORM` places crops by chance, and the variant
 `every_tile` reads, pools and trains on all tiles that `needle` chooses from.
 """
 
+from experiments.configs.phantom import balanced, end_to_end
 from experiments.configs.pretrain import prepared, tiles
-from wsi_jax.data.tile_batches import Reading
 from wsi_jax.methods.attention_sampling import AttentionSampling, LossConfig
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
 from wsi_jax.nets.overview_attention import OverviewConfig
-from wsi_jax.run.config import Experiment, Manifest
+from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import Train
-from wsi_jax.training.optimiser import Optimiser, Thaw
+from wsi_jax.training.optimiser import Thaw
 
 
 def get_config(variant: str = "magnifications") -> Experiment:
@@ -51,68 +49,42 @@ def get_config(variant: str = "magnifications") -> Experiment:
 
 
 def magnifications() -> Experiment:
-    return Experiment(
-        data=Manifest(classes=("normal", "tumor")),
-        grid=Grid(mpp=16.0, size_px=4, min_tissue=0.5),
-        encoder=None,
-        method=AttentionSampling(
-            trunk=prepared.unlabelled().method.encoder,
-            trunk_rate=0.0,
-            mpps=(1.0, 4.0, 96.0),
-            crop_px=8,
-            crops=192,
-            overview=OverviewConfig(channels=8, layers=1),
-            head=HeadConfig(
-                width=32, deviation=True, unit_length=True, by_magnification=True
-            ),
-            loss=LossConfig(magnification_entropy=0.03, per_magnification=3.0),
-            augment=CropAugmentation(stain=0.1),
-            thaw=Thaw(frozen=100),
-            resident=True,
+    method = AttentionSampling(
+        trunk=prepared.unlabelled().method.encoder,
+        trunk_rate=0.0,
+        mpps=(1.0, 4.0, 96.0),
+        crop_px=8,
+        crops=192,
+        overview=OverviewConfig(channels=8, layers=1),
+        head=HeadConfig(
+            width=32, deviation=True, unit_length=True, by_magnification=True
         ),
-        train=Train(
-            steps=400,
-            batch=16,
-            balanced=True,
-            class_weights=False,
-            validate_every=50,
-            save_every=200,
-            patience=0,
-            optimiser=Optimiser(learning_rate=5e-3, warmup=0.1, weight_decay=1e-3),
-        ),
-        reading=Reading(threads=4),
+        loss=LossConfig(magnification_entropy=0.03, per_magnification=3.0),
+        augment=CropAugmentation(stain=0.1),
+        thaw=Thaw(frozen=100),
+        resident=True,
     )
+    grid = Grid(mpp=16.0, size_px=4, min_tissue=0.5)
+    train = balanced(5e-3, steps=400, batch=16, validate_every=50, save_every=200)
+    return end_to_end(method, grid, train)
 
 
 def needle() -> Experiment:
     pretrained = tiles.tile_encoder()
-    return Experiment(
-        data=Manifest(classes=("normal", "tumor")),
-        grid=Grid(mpp=16.0, size_px=2, min_tissue=0.5),
-        encoder=None,
-        method=AttentionSampling(
-            trunk=pretrained.method.encoder,
-            mpps=(pretrained.mpp,),
-            crop_px=32,
-            crops=16,
-            overview=OverviewConfig(channels=16, layers=1, relative=True),
-            head=HeadConfig(width=128, attention_width=64, branches=8, centred=True),
-            trunk_rate=0.0,
-            thaw=Thaw(frozen=80),
-            loss=LossConfig(entropy=0.0),
-        ),
-        train=Train(
-            steps=240,
-            batch=32,
-            balanced=True,
-            class_weights=False,
-            validate_every=25,
-            save_every=100,
-            patience=0,
-            optimiser=Optimiser(learning_rate=3e-3, warmup=0.1, weight_decay=1e-3),
-        ),
-        reading=Reading(threads=4),
+    method = AttentionSampling(
+        trunk=pretrained.method.encoder,
+        mpps=(pretrained.mpp,),
+        crop_px=32,
+        crops=16,
+        overview=OverviewConfig(channels=16, layers=1, relative=True),
+        head=HeadConfig(width=128, attention_width=64, branches=8, centred=True),
+        trunk_rate=0.0,
+        thaw=Thaw(frozen=80),
+        loss=LossConfig(entropy=0.0),
     )
+    grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
+    train = balanced(3e-3, steps=240, batch=32, validate_every=25, save_every=100)
+    return end_to_end(method, grid, train)
 
 
 def every_tile() -> Experiment:

@@ -30,10 +30,11 @@ def get_config(method: str = "abmil") -> Experiment:
         grid=Grid(mpp=pretrained.mpp, size_px=112, min_tissue=0.5),
         encoder=pretrained.method.encoder,
         method=choose(method, VARIANTS)(width=128, attention=64, standardise=True),
-        train=Train(
-            steps=400,
-            validate_every=20,
-            save_every=100,
-            optimiser=Optimiser(learning_rate=1e-3),
-        ),
+        train=train_pool(),
     )
+
+
+def train_pool() -> Train:
+    """Of a pool on features."""
+    optimiser = Optimiser(learning_rate=1e-3)
+    return Train(steps=400, validate_every=20, save_every=100, optimiser=optimiser)

@@ -35,33 +35,30 @@ def ours() -> Experiment:
         encoder=pretrained.method.encoder,
         method=SASHA(
             standardise=True,
-            hafed=HAFEDStage(
-                steps=200,
-                batch=8,
-                validate_every=50,
-                optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
-            ),
+            hafed=HAFEDStage(**stage(200, 50), optimiser=optimiser(1e-3)),
             updater=UpdaterStage(
-                min_cosine=0.5,
-                steps=600,
-                batch=8,
-                validate_every=100,
-                optimiser=Optimiser(learning_rate=1e-3, weight_decay=1e-3),
+                **stage(600, 100), min_cosine=0.5, optimiser=optimiser(1e-3)
             ),
             policy=PolicyStage(
+                **stage(400, 50),
                 init_from_ranking=True,
                 episodes=8,
-                steps=400,
-                batch=8,
-                validate_every=50,
-                optimiser=Optimiser(
-                    learning_rate=1e-3, weight_decay=1e-4, clip_norm=0.5
-                ),
+                optimiser=optimiser(1e-4, clip_norm=0.5),
             ),
         ),
         train=Train(balanced=True, class_weights=False, patience=0),
         loading=Loading(min_bucket=64),
     )
+
+
+def stage(steps: int, validate_every: int) -> dict[str, int]:
+    """Length of a stage."""
+    return {"steps": steps, "batch": 8, "validate_every": validate_every}
+
+
+def optimiser(weight_decay: float, **options: float) -> Optimiser:
+    """Of all stages, but for the decay."""
+    return Optimiser(learning_rate=1e-3, weight_decay=weight_decay, **options)
 
 
 def paper() -> Experiment:

@@ -13,14 +13,14 @@ cells, head and random trunk; `frozen_encoder` has that of `pretrain/tiles.py:ph
 (`--config.encoder.weights=encoder.safetensors`) on the same cells, at 1 um/px.
 """
 
+from experiments.configs.phantom import balanced
+from experiments.configs.phantom.mil import train_pool
 from experiments.configs.pretrain import tiles
 from wsi_jax.methods.mil import CLAM
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.config_file import choose
 from wsi_jax.slides.grid import Grid
-from wsi_jax.training.loop import Train
-from wsi_jax.training.optimiser import Optimiser
 
 EPOCH = 20  # of 40 slides, two to a batch: one of each class
 
@@ -30,6 +30,7 @@ def get_config(variant: str = "streamed") -> Experiment:
 
 
 def streamed() -> Experiment:
+    every = {"validate_every": EPOCH, "save_every": EPOCH}
     return Experiment(
         data=Manifest(classes=("normal", "tumor")),
         grid=Grid(mpp=0.5, size_px=256, min_tissue=0.5),
@@ -42,33 +43,16 @@ def streamed() -> Experiment:
             width=64,
             attention=32,
         ),
-        train=Train(
-            steps=8 * EPOCH,
-            batch=2,
-            balanced=True,
-            class_weights=False,
-            validate_every=EPOCH,
-            save_every=EPOCH,
-            patience=0,
-            optimiser=Optimiser(learning_rate=2e-3, warmup=0.1, weight_decay=1e-3),
-        ),
+        train=balanced(2e-3, steps=8 * EPOCH, batch=2, **every),
     )
 
 
 def frozen_trunk() -> Experiment:
     config = streamed()
-    return Experiment(
-        data=config.data,
-        grid=config.grid,
-        encoder=config.method.trunk,
-        method=CLAM(width=64, attention=32, standardise=True),
-        train=Train(
-            steps=400,
-            validate_every=20,
-            save_every=100,
-            optimiser=Optimiser(learning_rate=1e-3),
-        ),
-    )
+    config.encoder = config.method.trunk
+    config.method = CLAM(width=64, attention=32, standardise=True)
+    config.train = train_pool()
+    return config
 
 
 def frozen_encoder() -> Experiment:

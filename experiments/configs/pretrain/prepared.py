@@ -8,9 +8,8 @@ labels are weak, and the encoder is no better than they are. All tiles are held 
 memory, as `most` allows. Not measured.
 
 `prepared.py:unlabelled` sees no label (SimCLR): crops of 8 px at 1 and 4 um/px, from
-tissue of a practice cohort. It is for `phantom/attention_sampling.py`, which is to find
-the magnification that tells: both are learnt alike. Two views of a tile are crops of
-one field of 16 px, so that they share its texture and little else.
+tissue of a practice cohort, for `phantom/attention_sampling.py`. Two views of a tile
+are crops of one field of 16 px, so that they share its texture and little else.
 
     python -m experiments.phantoms.make_cohort \
         --config experiments/configs/practice.py:phantom \
@@ -26,12 +25,11 @@ one field of 16 px, so that they share its texture and little else.
         --config.tiles=prepared
 """
 
+from experiments.configs.pretrain import patch_camelyon
 from experiments.configs.pretrain.tiles import small_convnext
 from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainPrepared
 from experiments.pretraining.sim_clr import SimCLR
-from experiments.pretraining.tile_classifier import TileClassifier
-from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.run.config_file import choose
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
@@ -42,18 +40,10 @@ def get_config(variant: str = "labelled") -> PretrainPrepared:
 
 
 def labelled() -> PretrainPrepared:
+    config = patch_camelyon.get_config()
+    config.train.steps, config.train.batch = 10_000, 128
     return PretrainPrepared(
-        mpp=0.5,
-        most=50_000,
-        method=TileClassifier(encoder=Encoder(depth=Depth.resnet34, stages=3)),
-        train=Train(
-            steps=10_000,
-            batch=128,
-            validate_every=1000,
-            save_every=1000,
-            patience=5,
-            optimiser=Optimiser(learning_rate=1e-3, weight_decay=0.05),
-        ),
+        mpp=0.5, most=50_000, method=config.method, train=config.train
     )
 
 

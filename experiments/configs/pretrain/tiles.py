@@ -55,15 +55,7 @@ def lc25000() -> PretrainFolder:
         mpp=2.0,
         groups=(("colon_n", "colon_aca"), ("lung_n", "lung_aca", "lung_scc")),
         method=TileClassifier(encoder=Encoder(width=16, norm=NormKind.group)),
-        train=Train(
-            steps=1800,
-            batch=32,
-            validate_every=150,
-            save_every=150,
-            patience=0,
-            class_weights=False,
-            optimiser=Optimiser(learning_rate=5e-3, weight_decay=0.05, warmup=0.1),
-        ),
+        train=train(5e-3, steps=1800, batch=32, every=150),
     )
 
 
@@ -71,8 +63,7 @@ def phantom() -> PretrainFolder:
     config = lc25000()
     config.mpp = 1.0
     config.method.augment = Augment(crop=0.5, borrow=0.9)
-    config.train.steps = 4200
-    config.train.validate_every = config.train.save_every = 300
+    config.train = train(5e-3, steps=4200, batch=32)
     return config
 
 
@@ -82,8 +73,7 @@ def overview_encoder() -> PretrainFolder:
         encoder=small_convnext(stem=4),
         augment=Augment(crop=0.3, borrow=0.8, borrow_px=4),
     )
-    config.train.batch, config.train.optimiser.learning_rate = 64, 2e-3
-    config.train.optimiser.weight_decay = 1e-3
+    config.train = train(2e-3, steps=1800, batch=64, every=150, weight_decay=1e-3)
     return config
 
 
@@ -92,43 +82,44 @@ def drawn() -> PretrainFolder:
     config.groups = ()
     config.method.augment = Augment(crop=0.15, blur=1.0, borrow=0.9, borrow_px=8)
     config.method.coarser = 4
-    config.train.batch, config.train.steps = 64, 600
+    config.train = train(5e-3, steps=600, batch=64)
     return config
 
 
 def tile_encoder() -> PretrainFolder:
     config = drawn()
-    config.method.encoder = small_convnext(stem=4)
-    config.method.coarser = 1
-    config.train.optimiser.learning_rate = 2e-3
-    config.train.optimiser.weight_decay = 1e-3
+    config.method.encoder, config.method.coarser = small_convnext(stem=4), 1
+    config.train = train(2e-3, steps=600, batch=64, weight_decay=1e-3)
     return config
 
 
 def simclr() -> PretrainFolder:
-    config = lc25000()
-    config.mpp, config.groups = 1.0, ()
-    config.method = SimCLR(encoder=config.method.encoder)
-    config.train.batch, config.train.steps = 128, 4200
-    config.train.validate_every = config.train.save_every = 300
-    config.train.optimiser.learning_rate = 2e-3
-    config.train.optimiser.weight_decay = 1e-3
-    return config
+    return PretrainFolder(
+        method=SimCLR(encoder=lc25000().method.encoder),
+        train=train(2e-3, steps=4200, batch=128, weight_decay=1e-3),
+    )
 
 
 def vit_s() -> PretrainFolder:
     encoder = ViTEncoder(layer_scale=0.1, output=Output.mean, native_px=224)
     return PretrainFolder(
         method=TileClassifier(encoder=encoder),
-        train=Train(
-            steps=20_000,
-            batch=128,
-            validate_every=1000,
-            save_every=1000,
-            patience=0,
-            class_weights=False,
-            optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.05, warmup=0.1),
-        ),
+        train=train(3e-4, steps=20_000, batch=128, every=1000),
+    )
+
+
+def train(
+    rate: float, *, steps: int, batch: int, every: int = 300, weight_decay: float = 0.05
+) -> Train:
+    """A training of fixed length, validated and saved every so many steps."""
+    return Train(
+        steps=steps,
+        batch=batch,
+        validate_every=every,
+        save_every=every,
+        patience=0,
+        class_weights=False,
+        optimiser=Optimiser(learning_rate=rate, weight_decay=weight_decay, warmup=0.1),
     )
 
 
