@@ -1,7 +1,5 @@
 """Rows that compare learners: paired on the same slides, over independent cohorts."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -16,20 +14,19 @@ from benchmarks.comparisons import (
 )
 from benchmarks.run_folder import Run
 from wsi_jax.evals.intervals import delong_difference
+from wsi_jax.run.run_folder import write_csv, write_json
 
 POSITIVE = np.arange(60) % 2 == 1
 
 
 def written(folder, scores, reverse=False) -> Run:
     """A run's folder with test slides' scores, in either order."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"config": {}, "commit": "c" * 40}))
+    write_json(folder / "config.json", {"config": {}, "commit": "c" * 40})
     lines = [
-        f"s{i:03},{'tumor' if label else 'normal'},{score}"
-        for i, (label, score) in enumerate(zip(POSITIVE, scores, strict=False))
+        {"slide_id": f"s{i:03}", "label": "tumor" if i % 2 else "normal", "p_tumor": p}
+        for i, p in enumerate(scores)
     ]
-    lines = ["slide_id,label,p_tumor", *(lines[::-1] if reverse else lines)]
-    (folder / "predictions.csv").write_text("\n".join(lines))
+    write_csv(folder / "predictions.csv", lines[::-1] if reverse else lines)
     return Run(folder)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.run_folder import grouped
 from benchmarks.tables import RESULTS, TABLES, filled, pages, render
 from wsi_jax.provenance import provenance
 
@@ -48,15 +49,10 @@ def test_every_run_of_needle_is_in_its_table():
 
 def test_strategies_are_averaged_over_cohorts():
     report = json.loads((RESULTS / "zoom_runs.json").read_text())
-    text = render(TABLES["zoom_runs"], report)
-    of = lambda row: (row["preset"], row["settings"], row["way"], row["share"])
-    mine = [r for r in report["rows"] if of(r) == ("needle", "ours", "policy", 0.2)]
-    mean = sum(r["auc"] for r in mine) / len(mine)
-    (line,) = (
-        line
-        for line in text.splitlines()
-        if line.startswith("| `needle` | ours | 20% | policy |")
-    )
-    assert f"| {mean:.3f} (" in line
-    each = ", ".join(f"{r['auc']:.2f}" for r in sorted(mine, key=lambda r: r["seed"]))
-    assert f"| {each} |" in line
+    groups = grouped(report["rows"], "preset", "settings", "share", "way")
+    mine = groups["needle", "ours", 0.2, "policy"]
+    aucs = [r["auc"] for r in sorted(mine, key=lambda r: r["seed"])]
+    lines = render(TABLES["zoom_runs"], report).splitlines()
+    (line,) = (x for x in lines if x.startswith("| `needle` | ours | 20% | policy |"))
+    assert f"| {sum(aucs) / len(aucs):.3f} (" in line
+    assert f"| {', '.join(f'{auc:.2f}' for auc in aucs)} |" in line

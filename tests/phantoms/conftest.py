@@ -1,37 +1,62 @@
-"""One small synthetic cohort, for all tests here."""
+"""A small one of everything that the makers make, for all tests here."""
 
+import dataclasses
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from experiments.phantoms.artefacts import Artefacts
+from experiments.phantoms.cohort_folder import Maker
+from experiments.phantoms.make_bach import MakeBach, make_bach
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
+from experiments.phantoms.make_tiles import MakeTiles, make_tiles
 from experiments.phantoms.presets import Preset
 
+SMALL = {
+    make_cohort: MakeCohort(
+        preset=Preset.DIFFUSE,
+        n_train=4,
+        n_val=2,
+        n_test=4,
+        side_px=512,
+        styles=8,
+        artefacts=Artefacts(mpps=(0.5, 0.8)),
+    ),
+    make_bach: MakeBach(per_class=3, patients=3, styles=8, height=192, width=256),
+    make_tiles: MakeTiles(styles=6, variants=2, size_px=32),
+}
+
+
+@dataclasses.dataclass
+class Made:
+    """A folder that a maker has made; left as it is found."""
+
+    make: Callable[[Any], pathlib.Path]
+    folder: pathlib.Path
+
+    def config(self, **changes) -> Maker:
+        """What it was made with, or with changes."""
+        settings = {"out": str(self.folder), "workers": 2} | changes
+        return dataclasses.replace(SMALL[self.make], **settings)
+
 
 @pytest.fixture(scope="session")
-def small():
-    """small(folder, **changes) -> config of a cohort of ten slides."""
+def made(tmp_path_factory):
+    """made(maker) -> what it made, once."""
+    every = {}
 
-    def config(folder, **changes) -> MakeCohort:
-        settings = {
-            "preset": Preset.DIFFUSE,
-            "n_train": 4,
-            "n_val": 2,
-            "n_test": 4,
-            "side_px": 512,
-            "styles": 8,
-            "workers": 2,
-            "artefacts": Artefacts(mpps=(0.5, 0.8)),
-        }
-        return MakeCohort(out=str(folder), **(settings | changes))
+    def folder_of(make) -> Made:
+        if make not in every:
+            every[make] = Made(make, tmp_path_factory.mktemp(make.__name__))
+            make(every[make].config())
+        return every[make]
 
-    return config
+    return folder_of
 
 
-@pytest.fixture(scope="session")
-def cohort(small, tmp_path_factory) -> pathlib.Path:
-    """The folder of a cohort; left as it is found."""
-    folder = tmp_path_factory.mktemp("cohort")
-    make_cohort(small(folder))
-    return folder
+@pytest.fixture
+def cohort(made) -> pathlib.Path:
+    """The folder of a cohort."""
+    return made(make_cohort).folder

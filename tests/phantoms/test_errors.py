@@ -32,12 +32,12 @@ def command(tmp_path, request):
         line = [f"--config.{name}={value}" for name, value in given.items()]
         file = str(request.config.rootpath / PRACTICE)
         words = "--config", file, *line, *words
-        try:
-            with config_from(*words, kind="MakeCohort") as config:
-                make_cohort.main(config, "cohort")
-        except SystemExit as stop:
-            return stop.code
-        return None
+        with (
+            pytest.raises(SystemExit) as stop,
+            config_from(*words, kind="MakeCohort") as config,
+        ):
+            make_cohort.main(config, "cohort")
+        return stop.value.code
 
     return run
 
@@ -49,12 +49,9 @@ def certify():
     def run(folder):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        with flagsaver.flagsaver(cohort=str(folder)):
-            try:
-                certifier.main(["certify"])
-            except SystemExit as stop:
-                return stop.code
-        return None
+        with flagsaver.flagsaver(cohort=str(folder)), pytest.raises(SystemExit) as stop:
+            certifier.main(["certify"])
+        return stop.value.code
 
     return run
 

@@ -38,16 +38,8 @@ def means(image):
 def test_the_part_of_a_cluster_is_fixed():
     """It must never change: published cohorts and encoders depend on it."""
     names = "colon_n:158", "lung_aca:158", "normal:0", "normal:1", "tumor:0"
-    assert [split_of(n) for n in names] == [
-        "train",
-        "train",
-        "test",
-        "encoder",
-        "train",
-    ]
-
-
-def test_a_quarter_of_clusters_tests_and_a_quarter_trains_encoders():
+    parts = "train", "train", "test", "encoder", "train"
+    assert tuple(map(split_of, names)) == parts
     parts = [split_of(f"some:{i}") for i in range(4000)]
     for part, share in (("train", 0.5), ("test", 0.25), ("encoder", 0.25)):
         assert abs(parts.count(part) / 4000 - share) < 0.03
@@ -86,22 +78,18 @@ def test_openslide_reads_the_true_mpp_of_every_level(tmp_path, mpp):
     scanned = pyramid.rescale(image, 1.0, mpp)
     pyramid.write_pyramid(path, scanned, mpp, quality=90)
     with openslide.OpenSlide(path) as slide:
-        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(
-            mpp, rel=1e-5
-        )
-        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(
-            mpp, rel=1e-5
-        )
+        for axis in "xy":
+            read = float(slide.properties[f"openslide.mpp-{axis}"])
+            assert read == pytest.approx(mpp, rel=1e-5)
         assert slide.dimensions == (int(640 / mpp), int(704 / mpp))
         assert slide.level_count >= 2
         for level, down in enumerate(slide.level_downsamples):
             size = slide.level_dimensions[level]
             pixels = np.asarray(slide.read_region((0, 0), level, size).convert("L"))
-            rows = (255.0 - pixels) * (pixels < 200)
-            y = np.arange(len(rows)) + 0.5
-            half = len(rows) // 2
+            dark = ((255.0 - pixels) * (pixels < 200)).sum(1)
+            y, half = np.arange(len(dark)) + 0.5, len(dark) // 2
             first, second = (
-                np.average(y[part], weights=rows.sum(1)[part])
+                np.average(y[part], weights=dark[part])
                 for part in (slice(0, half), slice(half, None))
             )
             assert (second - first) * mpp * down == pytest.approx(512, abs=0.02 * 512)
@@ -229,16 +217,10 @@ def test_sparse_lesions_are_as_small_as_camelyon16s():
 
 
 def test_needle_slides_have_as_many_suspects_in_either_class(source):
-    for number in range(3):
-        pair = [
-            draw(source, Preset.NEEDLE, label, number=number, side_px=896)
-            for label in (0, 1)
-        ]
-        assert [spot[:2] for spot in pair[0].spots] == [
-            spot[:2] for spot in pair[1].spots
-        ]
-        assert {spot[2] for spot in pair[0].spots} == {SHAM}
-        assert {spot[2] for spot in pair[1].spots} == {SHAM, LESION}
+    normal, tumor = (draw(source, Preset.NEEDLE, label).spots for label in (0, 1))
+    assert [spot[:2] for spot in normal] == [spot[:2] for spot in tumor]
+    assert {spot[2] for spot in normal} == {SHAM}
+    assert {spot[2] for spot in tumor} == {SHAM, LESION}
 
 
 @pytest.mark.parametrize("preset", [Preset.SHIFT, Preset.FINE_ONLY])

@@ -12,7 +12,7 @@ from experiments.pretraining.prepared_tiles import PreparedTiles
 from experiments.pretraining.pretrain_config import PretrainPrepared
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.data.tile_batches import Reading
-from wsi_jax.run.run_folder import RunError
+from wsi_jax.run.run_folder import RunError, read_csv
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
 
@@ -43,8 +43,7 @@ def test_a_cohort_is_written_once_and_trained_on(config):
     out = write(config)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.array_record*")}
     assert written
-    with open(out / "slides.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_csv(out / "slides.csv")
     assert [line["status"] for line in lines] == ["written"] * 6 + ["refused"]
     assert "no file" in lines[-1]["reason"]
     assert len(PreparedTiles(out, "test")) == sum(int(s["tiles"]) for s in lines[4:])

@@ -27,33 +27,23 @@ def symmetries(tile):
     return [t.copy() for t in (*turned, *(t[::-1] for t in turned))]
 
 
-def test_without_stain_a_tile_is_turned_and_nothing_else(tiles, key):
+@pytest.mark.parametrize("side", [6, 4])
+def test_without_stain_a_window_of_a_tile_is_turned_and_nothing_else(tiles, key, side):
+    """Windows differ in where they lie, and in how they are turned."""
     keys = jax.random.split(key, 16)
-    out = np.rint(augmented(keys, tiles, crop_px=6, **AS_IT_IS)).astype(np.uint8)
-    place = [
-        next(i for i, s in enumerate(symmetries(tile)) if np.array_equal(s, one))
-        for tile, one in zip(tiles, out, strict=True)
-    ]
-    assert len(set(place)) >= 4
-
-
-def test_a_crop_is_a_window_of_the_tile(tiles, key):
-    """And windows differ in where they lie."""
-    keys = jax.random.split(key, 16)
-    out = np.rint(augmented(keys, tiles, crop_px=4, **AS_IT_IS)).astype(np.uint8)
-    corners = set()
+    out = np.rint(augmented(keys, tiles, crop_px=side, **AS_IT_IS)).astype(np.uint8)
+    corners, turns = set(), set()
     for tile, one in zip(tiles, out, strict=True):
-        at = [
-            (y, x)
-            for y in range(3)
-            for x in range(3)
-            if any(
-                np.array_equal(s, one) for s in symmetries(tile[y : y + 4, x : x + 4])
-            )
-        ]
-        assert len(at) == 1
-        corners |= set(at)
-    assert len(corners) >= 5
+        (place,) = (
+            (y, x, turn)
+            for y, x in np.ndindex(7 - side, 7 - side)
+            for turn, part in enumerate(symmetries(tile[y : y + side, x : x + side]))
+            if np.array_equal(part, one)
+        )
+        corners.add(place[:2])
+        turns.add(place[2])
+    assert len(turns) >= 4
+    assert len(corners) >= min(5, (7 - side) ** 2)
 
 
 def test_a_key_decides_and_the_rest_of_the_batch_does_not(tiles, key):
