@@ -23,8 +23,11 @@ relative_error: against float64 on the CPU, in the 2-norm, of the logits (forwar
 """
 
 import argparse
+import collections
 import contextlib
+import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -34,10 +37,12 @@ import numpy as np
 import optax
 
 from benchmarks import device, record
-from benchmarks.host_batches import fed, measure_fed
 from wsi_jax.methods import mil
 from wsi_jax.nets.conv_encoder import Depth, Encoder
+from wsi_jax.nets.foundation_models import foundation_model
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.nets.trunk import Trunk
+from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Bag, Dtype, Prediction, Task, TrainState
@@ -45,6 +50,7 @@ from wsi_jax.types import Bag, Dtype, Prediction, Task, TrainState
 DTYPES = ("float32", "bfloat16")
 TASK = Task(("normal", "tumor"))
 FEATURES = 1024
+AHEAD = 2  # batches on the device while one is awaited
 
 POOLS = {
     "mean": (mil.Mean, {}),
@@ -202,6 +208,60 @@ def answer(subject: Subject, params, dtype: str) -> tuple:
         return jax.device_get(jax.jit(both)(state, bag))
 
 
+def fed(platform: str) -> tuple[str, Trunk, int, int]:
+    """A ViT-L/16 in bfloat16: name, encoder, side of a tile and tiles of a batch.
+
+    On a CPU a transformer that it finishes.
+    """
+    if platform == "cpu":
+        tiny = ViTEncoder(width=64, depth=2, heads=2, hidden=256, native_px=64)
+        return "vit_tiny16", dataclasses.replace(tiny, dtype=Dtype.bfloat16), 64, 8
+    large = foundation_model("uni").encoder
+    return "vit_l16", dataclasses.replace(large, dtype=Dtype.bfloat16), 224, 256
+
+
+def measure_fed(
+    platform: str, steps: int, peaks: dict, peak_from: str
+) -> Iterator[dict]:
+    """Two rows: a batch that lies on the device, and batches from host memory."""
+    name, encoder, px, tiles = fed(platform)
+    net = encoder.make()
+    params = device.random_params(jax.eval_shape(net.init, jax.random.key(0)))
+    draw = np.random.default_rng(0).integers
+    host = [draw(0, 256, (tiles, px, px, 3), np.uint8) for _ in range(AHEAD + 1)]
+    flops, few = count_flops(net.apply, params, host[0]), host[0][:2]
+    exact = dataclasses.replace(encoder, dtype=Dtype.float64).make()
+    with device.float64_on_cpu():
+        wide = jax.tree.map(np.float64, params)
+        features = np.asarray(jax.jit(exact.apply)(wide, few))
+    error = device.relative_error(jax.jit(net.apply)(params, few), features)
+    params = jax.device_put(params)
+    held = device.timed(
+        lambda params, x: (params, net.apply(params, x)),
+        jax.tree.map(jnp.array, params),
+        jax.device_put(host[0]),
+        steps,
+    )
+    fed_s = feed(net.apply, params, host, steps)
+    for way, seconds in (("forward", held["seconds"]), ("from host", fed_s)):
+        row = {"subject": name, "px": px, "tiles": tiles, "dtype": "bfloat16"}
+        row |= {"pass": way} | held | {"seconds": seconds}
+        yield device.with_rates(row, flops, peaks, peak_from, error)
+
+
+def feed(apply, params, host: list[np.ndarray], steps: int) -> float:
+    """Seconds of a batch, features back on the host; copies are not waited for."""
+    run, running = jax.jit(apply), collections.deque()
+    jax.block_until_ready(run(params, host[0]))
+    start = time.perf_counter()
+    for x in itertools.islice(itertools.cycle(host), steps):
+        running.append(run(params, jax.device_put(x)))
+        if len(running) > AHEAD:
+            np.asarray(running.popleft())
+    jax.device_get(list(running))
+    return (time.perf_counter() - start) / steps
+
+
 def rows(args: argparse.Namespace) -> Iterator[dict]:
     """All rows, those of the transformer that is fed from the host last."""
     peaks, steps = device.peaks(), 3 if args.quick else 10
@@ -209,8 +269,8 @@ def rows(args: argparse.Namespace) -> Iterator[dict]:
     for subject in subjects(platform, args.quick):
         if args.only in subject.name:
             yield from measure(subject, steps, *peaks)
-    if args.only in (last := fed(platform)).name:
-        yield from measure_fed(last, 4 * steps, *peaks)
+    if args.only in fed(platform)[0]:
+        yield from measure_fed(platform, 4 * steps, *peaks)
 
 
 if __name__ == "__main__":

@@ -56,9 +56,8 @@ def paired(
     return gaps
 
 
-def crops(runs: Sequence[Run], most: int | None) -> list[dict]:
+def crops(runs: Sequence[Run]) -> list[dict]:
     """Attention sampling, uniform crops and patch-all; their paired differences."""
-    del most
     rows = [crops_row(run) for run in runs]
     return rows + crops_differences(list(zip(rows, runs, strict=True)))
 

@@ -1,21 +1,13 @@
 """What tables need beyond the rows of a benchmark: groups, means, ranges, ratios."""
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.coverage import worst as coverage  # noqa: F401
-from benchmarks.run_folder import grouped
+from benchmarks.run_folder import ENDS, grouped, over_cohorts
+from wsi_jax.evals.intervals import Interval
 
 Rows = Sequence[Mapping]
-
-
-def having(name: str) -> Callable[[Rows], Rows]:
-    """The rows that have a value of a name, by preset."""
-    return lambda rows: sorted(
-        (row for row in rows if row.get(name) is not None),
-        key=lambda row: row.get("preset", ""),
-    )
 
 
 def made(report: Mapping) -> str:
@@ -24,6 +16,14 @@ def made(report: Mapping) -> str:
     return (
         f"{report['date'][:10]}, commit `{report['commit'][:12]}`, {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['device']}, JAX {versions['jax']}."
+    )
+
+
+def having(name: str) -> Callable[[Rows], Rows]:
+    """The rows that have a value of a name, by preset."""
+    return lambda rows: sorted(
+        (row for row in rows if row.get(name) is not None),
+        key=lambda row: row.get("preset", ""),
     )
 
 
@@ -55,18 +55,18 @@ def commits(rows: Rows) -> str:
 
 def certified(rows: Rows) -> str:
     """Of the rows of each preset's certificates, how many hold; seeds without one."""
-    cohorts = {(r["preset"], r["seed"]): r for r in rows if "seed" in r}
-    parts = []
-    for preset in dict.fromkeys(preset for preset, _ in cohorts):
-        mine = {seed: r for (name, seed), r in cohorts.items() if name == preset}
-        some = {seed: r for seed, r in mine.items() if "none" in r}
+    cohorts, parts = [row for row in rows if "seed" in row], []
+    for (preset,), mine in grouped(cohorts, "preset").items():
+        seeds = {row["seed"]: row for row in mine}
+        some = {seed: row for seed, row in seeds.items() if "none" in row}
         total = lambda end, some=some: sum(
-            r[f"signal{end}"] + r[f"none{end}"] for r in some.values()
+            row[f"{kind}{end}"] for row in some.values() for kind in ("signal", "none")
         )
         if some:
-            parts.append(f"{_seeds(preset, some)}: {total('_held')} of {total('')}")
-        if bare := mine.keys() - some.keys():
-            parts.append(f"{_seeds(preset, bare)}: no certificate")
+            held = f"{total('_held')} of {total('')}"
+            parts.append(f"`{preset}` {_listed(some)}: {held}")
+        if bare := seeds.keys() - some.keys():
+            parts.append(f"`{preset}` {_listed(bare)}: no certificate")
     return "; ".join(parts)
 
 
@@ -77,7 +77,14 @@ def by_seed(*names: str) -> Callable[[Rows], Rows]:
         rows = [row for row in rows if row.get("learner") != "majority"]
         return [
             dict(zip(names, values, strict=True))
-            | {"auc": _mean(mine, "auc"), "each": _each(mine)}
+            | {
+                "auc": _mean(mine, "auc"),
+                "each": "; ".join(
+                    f"{r['auc']:.3f} ({r['auc_lo']:.3f} to {r['auc_hi']:.3f})"
+                    for r in sorted(mine, key=lambda r: r["seed"])
+                ),
+                "minutes": sum(r.get("minutes", 0) for r in mine),
+            }
             for values, mine in grouped(rows, *names).items()
         ]
 
@@ -88,25 +95,24 @@ def certificates(rows: Rows) -> Rows:
     """One row for each cohort: AUCs of probes in its band, off it, and of metadata."""
     table = []
     for mine in grouped(rows, "preset", "seed").values():
-        within = [r for r in mine if r["expected"] == "signal"]
         outside = [r for r in mine if r["expected"] == "none" and "field" in r["probe"]]
-        metadata = next(r for r in mine if r["probe"] == "metadata only")
         signal = [
             f"{r['auc']:.2f} at {r['mpp']:g} um/px"
             + " (neighbours)" * ("neighbours" in r["probe"])
-            for r in within
+            for r in mine
+            if r["expected"] == "signal"
         ]
         scales = ", ".join(f"{s:g}" for s in sorted({r["mpp"] for r in outside}))
         aucs = [r["auc"] for r in outside]
-        table.append(
-            metadata
-            | {
-                "signal": ", ".join(signal) or "nowhere",
-                "none": f"{min(aucs):.2f} to {max(aucs):.2f} at {scales} um/px",
-                "held": sum(r["ok"] for r in mine),
-                "of": len(mine),
-            }
-        )
+        counts = {"held": sum(r["ok"] for r in mine), "of": len(mine)}
+        table += [
+            row
+            | {"signal": ", ".join(signal) or "nowhere"}
+            | {"none": f"{min(aucs):.2f} to {max(aucs):.2f} at {scales} um/px"}
+            | counts
+            for row in mine
+            if row["probe"] == "metadata only"
+        ]
     return table
 
 
@@ -120,7 +126,8 @@ def pooling(rows: Rows) -> Rows:
 
 def magnification(rows: Rows) -> Rows:
     """With each magnification's share of the attention."""
-    return [r | {"shares": _shares(r)} for r in rows]
+    shares = lambda row: [f"{row[f'mass_{mpp}']:.2f} at {mpp}" for mpp in _mpps(row)]
+    return [row | {"shares": ", ".join(shares(row))} for row in rows]
 
 
 def uneven(when: str, preset: str | None = None) -> Callable[[Rows], str]:
@@ -128,7 +135,7 @@ def uneven(when: str, preset: str | None = None) -> Callable[[Rows], str]:
 
     Args:
         when: "first" or "last" step of training.
-        preset: of the rows that count; None for all.
+        preset: preset of the rows that count; None for all.
     """
 
     def text(rows):
@@ -142,45 +149,34 @@ def uneven(when: str, preset: str | None = None) -> Callable[[Rows], str]:
 
 def needle(rows: Rows) -> Rows:
     """One row for each budget of crops and learner, "all" crops last."""
-    runs = [r | {"crops": r["crops"] or "all"} for r in rows if "auc" in r]
-    order = lambda r: (r["attentions"], r["crops"] == "all", str(r["learner"]))
-    runs.sort(key=lambda r: (*order(r)[:2], 0 if r["crops"] == "all" else r["crops"]))
-    names = "attentions", "crops", "learner"
-    return [
-        dict(zip(names, values, strict=True))
-        | {"auc": _mean(mine, "auc"), "each": _each(mine)}
-        | {"minutes": sum(r["minutes"] for r in mine)}
-        for values, mine in grouped(runs, *names).items()
-    ]
+    order = lambda r: (r["attentions"], r["crops"] or float("inf"))
+    runs = sorted((row for row in rows if "auc" in row), key=order)
+    runs = [row | {"crops": row["crops"] or "all"} for row in runs]
+    return by_seed("attentions", "crops", "learner")(runs)
 
 
 def zoom_means(rows: Rows) -> Rows:
     """Means over independent cohorts, of each strategy at each share of the tiles."""
     table = []
     for values, mine in _strategies(r for r in rows if "auc" in r):
-        # Each cohort has an interval of its own.
-        half = math.hypot(*((r["auc_hi"] - r["auc_lo"]) / 2 for r in mine)) / len(mine)
-        auc, mine = _mean(mine, "auc"), sorted(mine, key=lambda r: r["seed"])
+        mine = sorted(mine, key=lambda r: r["seed"])
+        aucs = [Interval(*(r[f"auc{end}"] for end in ENDS)) for r in mine]
         means = {n: _mean(mine, n) for n in ("tiles_read", "calibration_error")}
-        each = ", ".join(f"{r['auc']:.2f}" for r in mine)
-        ends = {"auc": auc, "auc_lo": auc - half, "auc_hi": auc + half, "each": each}
-        table.append(values | means | ends)
+        each = ", ".join(f"{auc.value:.2f}" for auc in aucs)
+        table.append(values | means | over_cohorts(aucs, "auc") | {"each": each})
     return table
 
 
 def zoom_gains(rows: Rows) -> Rows:
     """What the policy gains on other strategies; how much of the gap it closes."""
-    gains = []
-    for _, mine in _strategies(r for r in rows if "auc_diff" in r):
-        (row,) = mine
-        random = row["way"] == "policy - random"
-        gains.append(row | {"closed": row["gap_closed"] if random else None})
-    return gains
+    gains = [row for _, mine in _strategies(having("auc_diff")(rows)) for row in mine]
+    random = lambda row: row["way"] == "policy - random"
+    return [r | {"closed": r["gap_closed"] if random(r) else None} for r in gains]
 
 
 def small(rows: Rows) -> str:
     """Share of the tumour slides with less lesion than a child covers, by preset."""
-    runs = [r for r in rows if "lesions_within_a_child" in r]
+    runs = having("lesions_within_a_child")(rows)
     return ", ".join(
         f"{_mean(mine, 'lesions_within_a_child'):.0%} in `{preset}`"
         for (preset,), mine in grouped(runs, "preset").items()
@@ -188,31 +184,20 @@ def small(rows: Rows) -> str:
 
 
 def _strategies(rows):
-    names = "preset", "settings", "way", "share"
+    """Names and rows of each strategy, by preset, settings and share."""
+    names = "preset", "settings", "share", "way"
     groups = grouped(sorted(rows, key=lambda r: r["share"]), *names)
-    order = {key: i for i, key in enumerate(groups)}
-    for key in sorted(groups, key=lambda key: (key[0], key[1], key[3], order[key])):
+    for key in sorted(groups, key=lambda key: key[:3]):
         yield dict(zip(names, key, strict=True)), groups[key]
 
 
 def _mean(rows, name):
-    return statistics.fmean(r[name] for r in rows)
-
-
-def _each(rows):
-    return "; ".join(
-        f"{r['auc']:.3f} ({r['auc_lo']:.3f} to {r['auc_hi']:.3f})"
-        for r in sorted(rows, key=lambda r: r["seed"])
-    )
+    return statistics.fmean(row[name] for row in rows)
 
 
 def _mpps(row):
     return [n.removeprefix("mass_") for n in row if n.startswith("mass_")]
 
 
-def _shares(row):
-    return ", ".join(f"{row[f'mass_{mpp}']:.2f} at {mpp}" for mpp in _mpps(row))
-
-
-def _seeds(preset, seeds):
-    return f"`{preset}` {', '.join(map(str, sorted(seeds)))}"
+def _listed(seeds):
+    return ", ".join(map(str, sorted(seeds)))

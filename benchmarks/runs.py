@@ -13,6 +13,9 @@ cohort's certificate hold: `signal_held` of the `signal` rows that ask for a sig
 - certificates: each probe of each cohort (the folders are cohorts), its AUC, what was
   expected ("signal": at least .85; "none": the interval covers .5), whether that holds.
 - streaming_runs: trunks trained or frozen; hours; where attention lies (below).
+- tile_encoders: accuracy of pre-trained encoders on each group of classes, on test
+  tiles of clusters that they have not seen (95 % by cluster), beside a logistic
+  regression on colours and gradients of the same tiles.
 - crops, attention_pooling_runs: see `benchmarks.comparisons`.
 - zoom_runs: see `benchmarks.zoom_runs`.
 
@@ -23,11 +26,11 @@ the share of such cells, which is what chance gives.
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from benchmarks import record
 from benchmarks.comparisons import attention_pooling_runs, crops, picture
-from benchmarks.run_folder import Cohort, Run, interval
+from benchmarks.run_folder import ENDS, Cohort, Run, interval
 from benchmarks.zoom_runs import zoom_runs
 from wsi_jax.nets.weights_metadata import read_weights_metadata
 
@@ -35,14 +38,11 @@ OVERVIEW = 8
 COSTS = ("slides", "tiles", "bytes_decoded", "wall_s", "peak_host_bytes")
 
 
-def practice(runs: Sequence[Run], most: int | None) -> list[dict]:
-    """What was learnt, on what, at what cost."""
-    del most
-    return [practice_row(run) for run in runs]
+def practice(run: Run) -> dict:
+    """What was learnt, on what, at what cost.
 
-
-def practice_row(run: Run) -> dict:
-    """One run; of features that an earlier run made it knows no cost."""
+    Of features that an earlier run made no cost is known.
+    """
     weights, machine = run.config["encoder.weights"], run.made["machine"]
     weights = pathlib.Path(weights).stem if weights else "random"
     seed = "" if run.config["encoder.weights"] else f" {run.config['encoder.seed']}"
@@ -65,9 +65,8 @@ def practice_row(run: Run) -> dict:
     }
 
 
-def phantoms(runs: Sequence[Run], most: int | None) -> list[dict]:
+def phantoms(runs: Sequence[Run]) -> list[dict]:
     """Methods, and of each cohort the opponents that see no detail."""
-    del most
     rows, cohorts = [], {}
     for run in runs:
         cohorts.setdefault(run.cohort.folder, []).append(run)
@@ -112,13 +111,8 @@ def opponents(run: Run) -> list[dict]:
     ]
 
 
-def streaming_runs(runs: Sequence[Run], most: int | None) -> list[dict]:
-    """Trunks trained end to end or frozen."""
-    return [streaming_row(run, most) for run in runs]
-
-
-def streaming_row(run: Run, most: int | None) -> dict:
-    """One run; where its attention lies if its trunk is the method's own."""
+def streaming(run: Run, most: int | None) -> dict:
+    """A trunk trained or frozen; where attention lies if it is the method's own."""
     config, steps = run.config, run.config["train.steps"]
     streams = "method.trunk.weights" in config
     weights = config["method.trunk.weights" if streams else "encoder.weights"]
@@ -141,6 +135,24 @@ def streaming_row(run: Run, most: int | None) -> dict:
     return row | where | {"auprc_chance": where["chance"]}
 
 
+def tile_encoder(run: Run) -> Iterator[dict]:
+    """A row for each group of classes."""
+    config = run.config
+    about = {
+        "run": run.folder.name,
+        "encoder": config["method.encoder.depth"],
+        "width": config["method.encoder.width"],
+        "mpp": config["mpp"],
+        "steps": config["train.steps"],
+        "run_commit": run.commit,
+    }
+    measures = ("accuracy", "baseline_accuracy", "difference")
+    ends = [f"{name}{end}" for name in measures for end in ENDS]
+    for group in [name.removesuffix(".n") for name in run.test if name.endswith(".n")]:
+        values = {n: run.test[f"{group}.{n}"] for n in ("n", "n_clusters", *ends)}
+        yield about | {"group": group} | values
+
+
 def certificates(cohorts: Sequence[pathlib.Path]) -> list[dict]:
     """The rows of each certificate that something was expected of."""
     rows = []
@@ -151,13 +163,15 @@ def certificates(cohorts: Sequence[pathlib.Path]) -> list[dict]:
     return rows
 
 
+# (runs, most slides of each whose attention is drawn upon) -> rows
 KINDS = {
-    "practice": practice,
-    "phantoms": phantoms,
-    "crops": crops,
-    "streaming_runs": streaming_runs,
-    "zoom_runs": zoom_runs,
+    "practice": lambda runs, most: [practice(run) for run in runs],
+    "phantoms": lambda runs, most: phantoms(runs),
+    "crops": lambda runs, most: crops(runs),
+    "streaming_runs": lambda runs, most: [streaming(run, most) for run in runs],
+    "zoom_runs": lambda runs, most: zoom_runs(runs),
     "attention_pooling_runs": attention_pooling_runs,
+    "tile_encoders": lambda runs, most: [r for run in runs for r in tile_encoder(run)],
 }
 OPTIONS = {
     "kind": {"choices": [*KINDS, "certificates"]},

@@ -38,9 +38,8 @@ PAPER = {
 }
 
 
-def zoom_runs(runs: Sequence[Run], most: int | None) -> list[dict]:
+def zoom_runs(runs: Sequence[Run]) -> list[dict]:
     """Every strategy of every run, and what the policy gains."""
-    del most
     return [row for run in runs for row in strategy_rows(run)] + differences(runs)
 
 

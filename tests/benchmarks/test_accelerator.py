@@ -3,7 +3,7 @@ import itertools
 import jax
 import pytest
 
-from benchmarks import accelerator, device, host_batches
+from benchmarks import accelerator, device
 from wsi_jax.methods import mil
 from wsi_jax.nets.conv_encoder import Depth
 
@@ -36,7 +36,7 @@ def test_rows_of_a_pool():
 
 def test_rows_of_what_is_fed_from_the_host():
     peaks = {"bfloat16": 1e12}
-    rows = list(host_batches.measure_fed(host_batches.fed("cpu"), 1, peaks, "?"))
+    rows = list(accelerator.measure_fed("cpu", 1, peaks, "?"))
     check_rates(rows, [("bfloat16", "forward"), ("bfloat16", "from host")], peaks)
     # Tokens of 64 numbers, 17 a tile, in two blocks: the linear layers and the
     # attention; before them that of the patches.
@@ -55,9 +55,8 @@ def test_every_encoder_and_pool_is_measured(platform):
 
 
 def test_an_accelerator_is_fed_a_large_one():
-    subject = host_batches.fed("gpu")
-    assert (subject.name, subject.px) == ("vit_l16", 224)
-    assert (subject.encoder.width, subject.encoder.depth) == (1024, 24)
+    name, encoder, px, _ = accelerator.fed("gpu")
+    assert (name, px, encoder.width, encoder.depth) == ("vit_l16", 224, 1024, 24)
 
 
 def test_encoders_classify_tile_by_tile():
