@@ -53,7 +53,7 @@ def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict]:
-    """Slides of which so many tiles are judged, beside one microbatch of them."""
+    """Slides learnt from by so many tiles, beside one microbatch of them."""
     microbatch, _ = gradient(dataclasses.replace(CONFIG, chunk=None), CHUNK)
     for tiles in TILES[:1] if args.quick else TILES:
         temporary, gradients = gradient(CONFIG, tiles)

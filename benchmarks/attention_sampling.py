@@ -3,17 +3,16 @@
     python -m benchmarks.attention_sampling --out FILE --cohorts cohorts/needle_* \
         --fields cohorts/bach --weights encoder.safetensors --runs runs/benchmark
 
-Both read with the same threads, encode with the same trunk, held if it has weights, and
-read the next batch while one is learnt from. They are timed in batches of as many
-slides, and trained as the variants `needle` and `every_tile` say; how many crops
-are sampled is fixed. `finest`: patch-all at the finest magnification. `every`:
-patch-all at each of three, their seconds summed; sampling then chooses among the three,
-with the losses of `phantom/attention_sampling.py` and more steps, and is judged beside
-the finest, for which the trunk was made. `fields`: photographs of 2,048 x 1,536 px in
-four classes, and trunks that learn, where only time is measured. Seconds are medians
-over batches of the first cohort; those of a verdict do not hold the search for tissue,
-which stands beside: one for sampling, one for each magnification of patch-all. AUCs are
-means over cohorts, with the interval of independent ones.
+Both have the same threads, trunk (frozen if it has weights) and batches, read the next
+batch while one is learnt from, and are trained as the variants `needle` and
+`every_tile` of `phantom/attention_sampling.py`, sampling with a fixed number of crops.
+`finest`: patch-all at the finest magnification. `every`: patch-all at each of three,
+their seconds summed; sampling learns to choose among them, in more steps, and its AUC
+stands beside that of the finest, for which the trunk was made. `fields`: photographs of
+2,048 x 1,536 px in four classes, with trunks that learn; seconds alone. Seconds are
+medians over batches of the first cohort, without the search for tissue, which has a
+column: once for sampling, once for each magnification of patch-all. AUCs are means over
+cohorts, with the interval of independent ones.
 """
 
 import argparse
@@ -94,7 +93,7 @@ def on(config: Experiment, folder: pathlib.Path) -> Experiment:
     return dataclasses.replace(config, data=data, train=train)
 
 
-def judged(
+def aucs_of(
     name: str, cohorts: Sequence[pathlib.Path], weights: str, runs: pathlib.Path
 ) -> dict:
     """AUCs of both, and their difference, over cohorts; trains where none has yet."""
@@ -171,7 +170,7 @@ def rows(args: argparse.Namespace) -> list[dict]:
     rows = list(speeds(args))
     for row, (name, folders) in zip(rows, cohorts.items(), strict=False):
         if folders:
-            row |= judged(name, folders, args.weights, args.runs)
+            row |= aucs_of(name, folders, args.weights, args.runs)
             row |= over_cohorts(certified[name], "auc_overview_only")
     return rows
 

@@ -6,8 +6,8 @@
   `attentions` are those on what crops themselves show, 0 where crops are weighed by the
   overview alone. `--picture FILE` draws AUC by crops.
 - attention_pooling_runs: AUC, F1, and where attention lies, by what weighs the tiles.
-  Of each cohort the power that validation likes best (least log loss) stands once more,
-  as `tuned`. A row with `seeds` is the mean over cohorts, with the interval of
+  The power of each cohort with the least log loss on validation slides is repeated as
+  `tuned`. A row with `seeds` is the mean over cohorts, with the interval of
   independent ones. Runs that differ after the scorer may share one: its folder
   `scorer`, put into another run before it begins, is taken as it is. `--earlier FILE`
   takes over the runs of an earlier record that are not given again.
@@ -41,7 +41,7 @@ def paired(
 
     Args:
         runs: rows and the runs that they are of.
-        cohort: (row) -> what tells its cohort from others.
+        cohort: (row) -> key of its cohort.
         ours: (row) -> whether it is of the one learner.
         other: (row) -> whether it is of the other.
     """
@@ -78,7 +78,7 @@ def crops_row(run: Run) -> dict:
         "attentions": attentions(config),
         "steps": config["train.steps"],
         "batch": config["train.batch"],
-        **run.judged("auc"),
+        **run.metrics("auc"),
         **sampling,
         "minutes": run.cost["wall_s"] / 60,
         "run_cores": run.made["machine"]["cores"],
@@ -185,7 +185,7 @@ def pooling_row(run: Run, most: int | None) -> dict:
         "weights": weights_name(run.config),
         **{name: run.config[f"method.head.{name}"] for name in head},
         **{name: run.config[f"method.{name}"] for name in ("worst", "joint")},
-        **run.judged("auc", "f1"),
+        **run.metrics("auc", "f1"),
         **run.localisation(most, *Localisation._fields),
         "val_log_loss": validation_loss(run),
         "minutes": run.cost["wall_s"] / 60,
@@ -210,7 +210,7 @@ def validation_loss(run: Run) -> float:
 
 
 def tuned(rows: Sequence[Mapping]) -> list[dict]:
-    """Of each cohort on which powers were tried, that which validation likes best."""
+    """The power of the least validation loss, of each cohort with several powers."""
     powers = [r for r in rows if r["weights"].startswith(("squared", "power"))]
     powers = [r for r in powers if not r["joint"]]
     return [

@@ -186,10 +186,10 @@ def folds(cohorts: int) -> list[dict]:
     rng, differences = np.random.default_rng(3), []
     for _ in range(cohorts):
         p = posterior(case, scores(case, rng))
-        judge = lambda p, groups=None: measure(
-            case.labels, p, ("0", "1"), case.threshold, case.patients, groups
+        one, same, scaled = (
+            measure(case.labels, q, "01", case.threshold, case.patients, groups)
+            for q, groups in ((p, None), (p, fold), (rescaled(p, fold), fold))
         )
-        one, same, scaled = judge(p), judge(p, fold), judge(rescaled(p, fold), fold)
         ece = "calibration_error"
         differences.append(
             [same["auc"] - one["auc"], same[ece] - one[ece], scaled["auc"] - one["auc"]]

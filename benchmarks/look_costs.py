@@ -37,7 +37,7 @@ class Cost(NamedTuple):
         train_s: seconds of a training step.
         infer_s: seconds of a slide's prediction.
         tiles: tiles read in a training step.
-        judged: tiles read for a prediction.
+        predicted: tiles read for a prediction.
         tissue_s: seconds of the search for tissue.
         read_s: seconds of a crop's reading.
         forward_s: seconds of a crop's forward pass.
@@ -48,7 +48,7 @@ class Cost(NamedTuple):
     train_s: float
     infer_s: float
     tiles: float
-    judged: float
+    predicted: float
     tissue_s: float
     read_s: float
     forward_s: float
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
     def prediction_s(self) -> float:
         """A prediction's seconds."""
-        tiles = self.judged * (self.read_s + self.forward_s)
+        tiles = self.predicted * (self.read_s + self.forward_s)
         return tiles + self.overview_s + self.look_s
 
 
@@ -102,12 +102,12 @@ def cost(config: Experiment, part: Cohort, batches: int) -> Cost:
         bags = (bag for bag, _ in source.evaluation_batches(part))
         predictions = method.predictions(state.params, bags, jax.random.key(0))
         batch_s, predictions = intervals(predictions)
-    judged = float(np.mean([one.counts["tiles"] for one in predictions]))
+    predicted = float(np.mean([one.counts["tiles"] for one in predictions]))
     return Cost(
         statistics.median(step_s[1:]),
         statistics.median(batch_s[1:]) / BATCH,
-        float(getattr(config.method, "crops", judged)),
-        judged,
+        float(getattr(config.method, "crops", predicted)),
+        predicted,
         meter.as_dict()["span.tiling.wall_s"] / len(part.rows),
         **parts(config, source, part, state.params),
     )
@@ -168,7 +168,7 @@ def speed(regime: str, ours: Cost, theirs: Sequence[Cost], passes: int) -> dict:
     return {
         "regime": regime,
         "crops": ours.tiles,
-        "crops_verdict": ours.judged,
+        "crops_verdict": ours.predicted,
         "tiles": total(lambda c: c.tiles),
         "train_step_s": ours.train_s,
         "train_step_s_patch_all": total(train),

@@ -1,4 +1,4 @@
-"""Nested cross-validation: every choice is made without the slides that judge it."""
+"""Nested cross-validation: every choice is made without the slides that test it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -9,12 +9,10 @@ from wsi_jax.evals.metrics import auc
 
 
 class Nested(NamedTuple):
-    """What nested cross-validation gives.
+    """Scores of slides, and the learner chosen for each outer group.
 
-    Attributes:
-        scores: of each slide [n], when its outer group was left out. Each group's are
-            of a model of its own: only pairs within a group are comparable.
-        chosen: which learner each outer group was given.
+    A slide's score [n] is that of a model without its outer group; only scores within a
+    group are comparable.
     """
 
     scores: np.ndarray
@@ -29,11 +27,9 @@ def nested(
 ) -> Nested:
     """Leaves each outer group out once, and chooses by leaving inner groups out.
 
-    Scores of different folds come from different models without a common scale: a
-    learner is chosen by the AUC of pairs within inner groups, and whoever judges counts
-    pairs within outer groups (`evals.intervals.delong(..., groups=outer)`). Such an AUC
-    is right on average however small the groups are; what small groups cost is
-    certainty. A group needs a slide of each class; a group of one class has no pair.
+    Models have no common scale: a learner is chosen by the AUC of pairs within inner
+    groups, and AUCs of the result are of pairs within outer groups
+    (`evals.intervals.delong(..., groups=outer)`). A group of one class has no pair.
 
     Args:
         learners: by name: (train [f n] bool) -> scores [f n] of all slides, row by row
@@ -43,9 +39,8 @@ def nested(
         inner: group of each slide that is left out together to choose a learner by AUC.
 
     Raises:
-        ValueError: an inner group lies in two outer ones, and would choose and test; or
-            no inner group outside an outer one has both classes, so that nothing can be
-            chosen.
+        ValueError: an inner group lies in two outer ones; or no inner group outside an
+            outer one has both classes, so that nothing can be chosen.
     """
     outer, inner = np.asarray(outer), np.asarray(inner)
     small = np.unique(inner)

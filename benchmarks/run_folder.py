@@ -95,7 +95,7 @@ class Run:
         """Lines of the metrics of a stage's training; none of a stage that it lacks."""
         return read_metrics(self.folder / stage / "metrics.jsonl")
 
-    def judged(self, *names: str) -> dict:
+    def metrics(self, *names: str) -> dict:
         """Test slides and metrics, each with its interval where it has one."""
         ends = [f"{name}{end}" for name in names for end in ENDS]
         return {name: self.test[name] for name in ("n", *ends) if name in self.test}

@@ -14,7 +14,7 @@ cohort's certificate hold: `signal_held` of the `signal` rows that ask for a sig
   expected ("signal": at least .85; "none": the interval covers .5), whether that holds.
 - streaming_runs: trunks trained or frozen; hours; where attention lies (below).
 - tile_encoders: accuracy of pre-trained encoders on each group of classes, on test
-  tiles of clusters that they have not seen (95 % by cluster), beside a logistic
+  tiles of other clusters than they learnt from (95 % by cluster), beside a logistic
   regression on colours and gradients of the same tiles.
 - crops, attention_pooling_runs: see `benchmarks.comparisons`.
 - zoom_runs: see `benchmarks.zoom_runs`.
@@ -56,7 +56,7 @@ def practice(run: Run) -> dict:
         "source": run.cohort.source,
         "mpp": run.config["grid.mpp"],
         "size_px": run.config["grid.size_px"],
-        **run.judged("auc"),
+        **run.metrics("auc"),
         **{name: run.test[name] for name in ("balanced_accuracy", "f1")},
         **{name: run.cost[name] if own else None for name in COSTS},
         "run_commit": run.commit,
@@ -85,7 +85,7 @@ def phantom_row(run: Run) -> dict:
     sides = [int(slide[name]) for slide in slides for name in ("height", "width")]
     return {
         "learner": run.method + ", encoder trained again" * bool(again),
-        **run.judged("auc"),
+        **run.metrics("auc"),
         "slides": len(slides),
         "least_side_px": min(sides),
         "largest_side_px": max(sides),
@@ -125,7 +125,7 @@ def streaming(run: Run, most: int | None) -> dict:
         "seed_of_weights": config["train.seed"],
         "n_train": n_train,
         "epochs": steps * config["train.batch"] / n_train,
-        **run.judged("auc"),
+        **run.metrics("auc"),
         "hours": run.cost["wall_s"] / 3600,
         "run_commit": run.commit,
     }
@@ -181,7 +181,7 @@ OPTIONS = {
 
 
 def rows(args: argparse.Namespace) -> list[dict]:
-    """Rows of the kind that is asked for; quick ones look at eight slides of a run."""
+    """Rows of a kind; quick ones take attention of eight slides of each run."""
     if args.kind == "certificates":
         return certificates(args.folders)
     runs = [Run(folder) for folder in args.folders]

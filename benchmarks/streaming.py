@@ -36,7 +36,7 @@ from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass
 from wsi_jax.types import Dtype
 
 WHOLE_PX = 65_536
-# Sides of tiles wished for; each is made one of which a whole number takes the image.
+# Sides of tiles, near which one is taken that divides the image into whole tiles.
 COUNTED = {
     "resnet34": (512, 1024, 2048, 4096),
     "resnet18": (2048,),

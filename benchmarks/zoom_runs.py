@@ -1,16 +1,15 @@
 """Rows of `benchmarks.runs zoom_runs`: strategies that spend as many tiles on zooming.
 
 A row is one strategy (`way`) of one run: test AUC with its 95 % interval, and the
-expected calibration error. `settings` are ours, ours with a policy that begins with
-nothing and learns at a rate of its own (cold), or those of the paper's code.
-`tiles_read` is what a strategy must read of a slide, on average: all tiles at low
-resolution and the children of those zoomed into; the children of all, without the
-tiles, at full resolution and for the oracle, who must see them to choose. A row `policy
-- random` is the paired difference of AUCs at one share of the tiles, over all cohorts:
-the mean of theirs, with the interval of independent cohorts. `gap_closed` is the share
-of the way from random to oracle that the policy goes, of the mean AUCs; null unless the
-interval of their difference is above nought. `lesions_within_a_child` is the share of
-tumour test slides with less lesion, in all, than one child covers.
+expected calibration error. `settings` are ours, ours with a policy that does not begin
+with the ranking (cold), or those of the paper's code. `tiles_read`, on average of a
+slide: all tiles at low resolution and the children of those zoomed into; the children
+of all, without the tiles, at full resolution and for the oracle. A row `policy -
+random` is the paired difference of AUCs at one share of the tiles, over independent
+cohorts. `gap_closed` is the share of the way from random to oracle that the policy
+goes, of the mean AUCs; null unless the interval of their difference is above 0.
+`lesions_within_a_child` is the share of tumour test slides with less lesion, in all,
+than one child covers.
 """
 
 import pathlib

@@ -1,16 +1,14 @@
-"""Seconds from slide files to verdicts, by the share of the tiles zoomed into.
+"""Seconds from slide files to predictions, by the share of the tiles zoomed into.
 
     python -m benchmarks.zoom_slides --out benchmarks/results/zoom_slides.json
 
-Sixteen slides of 100 or more tiles, on disk, judged together: all tiles are seen at low
-resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder has
-batches of 256, which is what one zoom into every slide gives. At 100 % all children are
-read and encoded, in batches as large, and nothing at low resolution. `bound` is what
-the tiles encoded would give: 16 N over N + 16 T. Each share has a process of its own,
-whose peak of resident memory is told, and that of the device where it has memory of its
-own; `program_mb` is what the largest program takes, arguments and results included, as
-it was compiled for the device of this run. The least of three runs counts. Weights are
-random, as they decide no time.
+Sixteen slides of 100 or more tiles, on disk, predicted together: all tiles are read at
+low resolution, a share of them is zoomed into, 4 x 4 children each, and the encoder has
+batches of 256: one zoom into every slide. At 100 % all children are read, in batches as
+large, and nothing at low resolution. `bound` is the speed-up by tiles encoded: 16 N
+over N + 16 T. Each share has a process of its own, for the peaks of resident memory and
+of the device's own, if it has any; `program_mb` is the largest program's arguments,
+results and temporaries. Seconds are the least of three runs. Weights are random.
 """
 
 import argparse
@@ -81,7 +79,7 @@ def trained(share: float):
 
 
 def zooming(share: float):
-    """(slides) -> verdicts, of a share of the tiles."""
+    """Predicts slides by a share of the tiles."""
     stages, params = trained(share)
     zoom = ZoomInference(
         TILING, K, stages[-1].rounds, params, make_mesh(jax.devices()[:1])
@@ -90,7 +88,7 @@ def zooming(share: float):
 
 
 def exhaustive():
-    """(slides) -> verdicts, of all children of all tiles."""
+    """Predicts slides by all children of all tiles."""
     mesh = make_mesh(jax.devices()[:1])
     stages, params = trained(1.0)
     encoder = CompiledEncoder(TILING.encoder, mesh)
@@ -98,7 +96,7 @@ def exhaustive():
     method = compile_method(stages[-1].method, mesh)
     finer = dataclasses.replace(TILING.grid, mpp=TILING.grid.mpp / K)
 
-    def judge(slides, meter):
+    def predict(slides, meter):
         counts = TileCounts()
         below = [children(s.yx, finer.size_px, K) for s in slides]
         sources = [
@@ -118,17 +116,17 @@ def exhaustive():
             jax.block_until_ready(prediction.logits)
         meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
 
-    return judge
+    return predict
 
 
 def measure(folder: pathlib.Path, runs: int, share: float) -> dict:
-    """Judges the slides some times; the row."""
+    """Predicts the slides some times; the row."""
     slides, meters = tiled_slides(folder), []
-    judge = exhaustive() if share == 1 else zooming(share)
+    predict = exhaustive() if share == 1 else zooming(share)
 
     def once():
         meters.append(Meter())
-        judge(slides, meters[-1])
+        predict(slides, meters[-1])
 
     spent = seconds(once, runs)
     n = len(slides[0].yx)

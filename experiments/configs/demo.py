@@ -1,4 +1,4 @@
-"""A practice cohort made, tiled, encoded, learnt and judged in a few minutes.
+"""A practice cohort drawn, tiled, encoded, learnt and evaluated in a few minutes.
 
     python -m experiments.camelyon16 --config experiments/configs/demo.py
 

@@ -4,13 +4,12 @@
         --config experiments/configs/practice.py:bach \
         --config.tiles=LC25000 --config.out=cohorts/bach
 
-A field is a mosaic of normal tiles, real ones or, without `--config.tiles`, drawn ones.
-In every class two regions, of one law, are filled anew: with normal tiles again, or
-with a kind of tile for each class. Of three kinds, as textures have, the last class has
-a region of either tumour. Every cluster of tiles belongs to one patient, and every
-patient has fields of all classes, so folds by patient share no tile. Kinds of LC25000
-differ in colour: the task is easy, and a result proves nothing about patients. Run
-again, it goes on where it stopped.
+A field is a mosaic of normal tiles, real ones or, without `--config.tiles`, drawn ones,
+with two regions, of one law in every class: of normal tiles again, or of a kind of tile
+for each class. Of three kinds, as textures have, the last class has a region of either
+tumour. Every cluster of tiles belongs to one patient, and every patient has fields of
+all classes, so folds by patient share no tile. Kinds of LC25000 differ in colour: the
+task is easy and proves nothing. Run again, it goes on where it stopped.
 """
 
 import dataclasses
@@ -225,7 +224,7 @@ def _make(field, config, source):
 
 
 def _line(out, field):
-    """What patients.csv says of a field."""
+    """A field's line of patients.csv."""
     clusters = json.loads(_truth(out, field).read_text())["clusters"]
     patient = f"patient_{field.patient + 1:02}"
     file = f"{name_of(field)}.tif"

@@ -4,9 +4,9 @@
         --config experiments/configs/practice.py:tiles \
         --config.out=tiles
 
-For `experiments.pretraining.pretrain_tiles`: of all styles only those that no practice
-slide is made of, and those of test slides, by which the encoder is judged. Run again,
-it goes on where it stopped.
+For `experiments.pretraining.pretrain_tiles`: only styles that no practice slide is made
+of, to learn from, and those of test slides, to test on. Run again, it goes on where it
+stopped.
 """
 
 import dataclasses

@@ -150,8 +150,8 @@ def nt_xent(
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Normalised, temperature-scaled cross entropy (Chen et al. 2020, eq. 1).
 
-    Each view is told from those of all other tiles of the batch, on however many
-    devices, by the cosine between them. What `mask` leaves out is no negative.
+    Each view is to match its tile's other view among those of all tiles of the batch,
+    on however many devices, by their cosine. What `mask` leaves out is no negative.
 
     Returns:
         The loss of each tile, the mean of its two views', and the share of them whose
