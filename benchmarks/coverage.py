@@ -32,10 +32,10 @@ class Case(NamedTuple):
 
     Attributes:
         name: in words.
-        labels: of each slide [n].
-        patients: of each slide [n].
+        labels: label of each slide [n].
+        patients: patient of each slide [n].
         centres: mean of each class's scores, whose deviation is 1 [c d].
-        groups: the fold of each slide [n], each with a scale of its own; or None.
+        groups: fold of each slide [n], each with a scale of its own; or None.
     """
 
     name: str
@@ -180,17 +180,16 @@ def folds(cohorts: int) -> list[dict]:
     100 patients, prevalence .2, AUC .85: five folds of one model against no folds, and
     five folds of as many scales.
     """
-    labels = np.arange(100) // FOLDS < 20 / FOLDS
-    fold = np.arange(100) % FOLDS
-    case = Case("", labels.astype(int), np.arange(100), two_centres(0.85))
+    labels = (np.arange(100) // FOLDS < 20 / FOLDS).astype(int)
+    fold, ece = np.arange(100) % FOLDS, "calibration_error"
+    case = Case("", labels, np.arange(100), two_centres(0.85))
     rng, differences = np.random.default_rng(3), []
     for _ in range(cohorts):
         p = posterior(case, scores(case, rng))
         one, same, scaled = (
-            measure(case.labels, q, "01", case.threshold, case.patients, groups)
+            measure(labels, q, "01", case.threshold, case.patients, groups)
             for q, groups in ((p, None), (p, fold), (rescaled(p, fold), fold))
         )
-        ece = "calibration_error"
         differences.append(
             [same["auc"] - one["auc"], same[ece] - one[ece], scaled["auc"] - one["auc"]]
         )
@@ -207,24 +206,24 @@ def folds(cohorts: int) -> list[dict]:
 
 
 def worst(rows: list[dict]) -> list[dict]:
-    """Of each metric, where classes have FEW patients or more: the worst rows."""
-    rows = [row for row in rows if row.get("fewest_of_a_class", 0) >= FEW]
+    """The worst rows of each metric, where classes have FEW patients or more."""
+    by_metric = {}
+    for row in rows:
+        if row.get("fewest_of_a_class", 0) >= FEW:
+            by_metric.setdefault(row["metric"], []).append(row)
     table = []
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        own = [row for row in rows if row["metric"] == metric]
+    for metric, own in by_metric.items():
         least = min(own, key=lambda row: row["coverage"])
-        widest = max(own, key=lambda row: row["width_ratio"])
-        table.append(
-            {
-                "metric": metric,
-                "cases": len(own),
-                "least coverage": least["coverage"],
-                f"below {COVERAGE}": sum(r["coverage"] < COVERAGE for r in own),
-                "widest": widest["width_ratio"],
-                f"above {WIDTH}": sum(r["width_ratio"] > WIDTH for r in own),
-                "case of the least coverage": least["case"],
-            }
-        )
+        row = {
+            "metric": metric,
+            "cases": len(own),
+            "least coverage": least["coverage"],
+            f"below {COVERAGE}": sum(r["coverage"] < COVERAGE for r in own),
+            "widest": max(r["width_ratio"] for r in own),
+            f"above {WIDTH}": sum(r["width_ratio"] > WIDTH for r in own),
+            "case of the least coverage": least["case"],
+        }
+        table.append(row)
     return table
 
 

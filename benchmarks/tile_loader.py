@@ -48,13 +48,13 @@ SLIDES = ("CMU-1-Small-Region.pyramid.tif", "CMU-1-Small-Region.svs")
 
 
 class Case(NamedTuple):
-    """What is read of one slide.
+    """Tiles to read of one slide.
 
     Attributes:
-        path: of the slide.
+        path: path of the slide.
         yx: corners of the tiles, in pixels at `mpp`.
-        mpp: of the tiles.
-        level: that is stored at `mpp`, or the next finer one.
+        mpp: um/px of the tiles.
+        level: the level stored at `mpp`, or the next finer one.
         step: pixels of that level to a pixel at `mpp`.
     """
 
@@ -68,17 +68,18 @@ class Case(NamedTuple):
 def enlarge(path: pathlib.Path, out: pathlib.Path, times: int) -> None:
     """Repeats the whole JPEG tiles of the first two levels side by side.
 
-    Of the first level an even number, that the second is half as large.
+    An even number of the first level's, so that the second is half as large.
     """
     with tifffile.TiffFile(path) as tiff, tifffile.TiffWriter(out) as writer:
         pages = [page for page in tiff.pages if page.is_tiled][:2]
-        tall, wide = (n // 2 * 2 for n in np.floor_divide(*_sides(pages[0])))
+        first = pages[0]
+        down = first.imagelength // first.tilelength // 2 * 2
+        across = first.imagewidth // first.tilewidth // 2 * 2
         for i, page in enumerate(pages):
-            rows, columns = tall >> i, wide >> i
-            stride = -(-page.imagewidth // page.tilewidth)
+            rows, columns = down >> i, across >> i
             tables = page.jpegtables
             writer.write(
-                _tiles(page, rows, columns, stride, times),
+                _tiles(page, rows, columns, times),
                 shape=(rows * times * page.tilelength,
                        columns * times * page.tilewidth, 3),
                 dtype=np.uint8,
@@ -96,17 +97,13 @@ def enlarge(path: pathlib.Path, out: pathlib.Path, times: int) -> None:
             )  # fmt: skip
 
 
-def _sides(page):
-    return (page.imagelength, page.imagewidth), (page.tilelength, page.tilewidth)
-
-
-def _tiles(page, rows, columns, stride, times):
-    file = page.parent.filehandle
-    for i in range(rows * times):
-        for j in range(columns * times):
-            index = i % rows * stride + j % columns
-            file.seek(page.dataoffsets[index])
-            yield file.read(page.databytecounts[index])
+def _tiles(page, rows, columns, times):
+    """The compressed tiles of a page, repeated."""
+    file, stride = page.parent.filehandle, -(-page.imagewidth // page.tilewidth)
+    for i, j in np.ndindex(rows * times, columns * times):
+        index = i % rows * stride + j % columns
+        file.seek(page.dataoffsets[index])
+        yield file.read(page.databytecounts[index])
 
 
 def case(path: pathlib.Path, first: int, coarser: int) -> Case:
@@ -206,26 +203,24 @@ def _memory(shape):
 
 
 def compare(one: Case, rounds: int) -> dict:
-    """Medians over rounds in which each has its turn, after one that counts not."""
+    """Medians over rounds in which each has its turn, after one that does not count."""
     loaders = {
         "loader": lambda: drain(ours(one)),
         "pytorch": pytorch(one),
         "raw": raw(one),
     }
-    loaders = {name: way for name, way in loaders.items() if way}
-    spent = {name: [] for name in loaders}
+    rate, n = {"pytorch": None}, len(one.yx)
+    spent = {name: [] for name, way in loaders.items() if way}
     for _ in range(rounds + 1):
-        for name, way in loaders.items():
-            spent[name] += seconds(way, 1, warm=0)
-    s = {name: statistics.median(each[1:]) for name, each in spent.items()}
-    n, peer = len(one.yx), s.get("pytorch")
+        for name in spent:
+            spent[name] += seconds(loaders[name], 1, warm=0)
+    rate |= {name: n / statistics.median(each[1:]) for name, each in spent.items()}
+    ratio = lambda other: rate[other] and rate["loader"] / rate[other]
     return {
         "tiles": n,
-        "loader_tiles_per_s": n / s["loader"],
-        "pytorch_tiles_per_s": n / peer if peer else None,
-        "raw_tiles_per_s": n / s["raw"],
-        "ratio_to_pytorch": peer / s["loader"] if peer else None,
-        "ratio_to_raw_decode": s["raw"] / s["loader"],
+        **{f"{name}_tiles_per_s": rate[name] for name in loaders},
+        "ratio_to_pytorch": ratio("pytorch"),
+        "ratio_to_raw_decode": ratio("raw"),
     }
 
 
