@@ -22,32 +22,18 @@ from sklearn import linear_model, pipeline, preprocessing
 from experiments.phantoms.cohort_folder import made_with
 from experiments.phantoms.describe_slides import (
     NEIGHBOUR_SCALE,
-    SCALES,
     CertifyError,
     Description,
     describe_slide,
     pool_fields,
 )
-from experiments.phantoms.presets import LAWS, Preset
+from experiments.phantoms.presets import LAWS, SCALES, Preset
 from wsi_jax.cli import errors_in_one_line
 from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
 from wsi_jax.evals.intervals import delong
 from wsi_jax.run.run_folder import write_json
 
 REACHES = 0.85
-# Where each preset's signal is: scales at which fields of lesions and shams differ.
-IN_BAND = dict.fromkeys(Preset, (1, 2, 4)) | {
-    Preset.PLAIN: (1, 2, 4, 8, 16),
-    Preset.COARSE_ONLY: (),
-    Preset.NULL: (),
-}
-# Where there must be none. Of scales in neither nothing is expected.
-OFF_BAND = dict.fromkeys(Preset, (8, 16, 32)) | {
-    Preset.PLAIN: (),
-    Preset.MID: (16, 32),
-    Preset.COARSE_ONLY: (1, 2, 4),
-    Preset.NULL: SCALES,
-}
 COHORT = flags.DEFINE_string("cohort", None, "folder that make_cohort wrote")
 
 
@@ -109,28 +95,27 @@ class Certificate:
 
     def all_rows(self) -> list[dict]:
         """Every probe of the cohort."""
-        slides, preset = self.slides, self.preset
-        outside = lambda scale: "none" if scale in OFF_BAND[preset] else ""
+        slides, law = self.slides, LAWS[self.preset]
+        outside = lambda scale: "none" if scale in law.off_band else ""
         rows = []
         for scale in SCALES:
-            expected = "signal" if scale in IN_BAND[preset] else outside(scale)
+            expected = "signal" if scale in law.in_band else outside(scale)
             focus = [s.focus[scale] for s in slides]
             rows.append(self.row("field in focus", scale, focus, expected))
         for scale in SCALES:
             pooled = [_pool(s.tissue[scale]) for s in slides]
             rows.append(self.row("slide, fields pooled", scale, pooled, outside(scale)))
         pairs = [s.neighbours[None] for s in slides]
-        expected = "signal" if preset is Preset.COARSE_ONLY else "none"
-        expected = "" if preset is Preset.PLAIN else expected
+        expected = "signal" if law.dominoes else "none" if law.off_band else ""
         rows.append(self.row("slide, neighbours", NEIGHBOUR_SCALE, pairs, expected))
-        expected = "" if preset is Preset.SHIFT else "none"
+        expected = "" if law.biased_site else "none"
         metadata = [s.metadata[None] for s in slides]
         rows.append(self.row("metadata only", None, metadata, expected))
-        if not LAWS[preset].dominoes:
+        if not law.dominoes:
             for scale in (1, NEIGHBOUR_SCALE):
                 rest = [_pool(s.tissue[scale][s.clean]) for s in slides]
                 rows.append(self.row("slide, foci removed", scale, rest, expected))
-        if LAWS[preset].suspects:
+        if law.suspects:
             rows.append(self.suspect_row(NEIGHBOUR_SCALE))
         # Within the splits, so that both keep their prevalence.
         rng, shuffled = np.random.default_rng(0), self.label.copy()

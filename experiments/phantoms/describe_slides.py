@@ -13,13 +13,12 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from experiments.phantoms.presets import SCALES
 from experiments.phantoms.synthetic import CELL_PX, GLASS, LESION, SHAM, TISSUE
 from wsi_jax.data.cohort import Row
 from wsi_jax.slides.slide import Slide, open_slide
 
-# In pixels of the source's tiles: a box of the composite is 8 of them.
-SCALES = (1, 2, 4, 8, 16, 32)
-NEIGHBOUR_SCALE = 8
+NEIGHBOUR_SCALE = 8  # in pixels of the source's tiles, the side of a composite's box
 IN_FOCUS, ON_TISSUE = 0.75, 0.6
 FOCUS_FIELDS, TISSUE_FIELDS = 10, 48
 FIELD_UM = 112.0

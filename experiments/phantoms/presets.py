@@ -36,6 +36,9 @@ class Law:
         n_classes: number of classes.
         lesions: False where lesions are made of normal texture.
         biased_site: the site tells the label, except on test slides.
+        in_band: scales, in pixels of the tiles, at which fields of lesions and shams
+            differ.
+        off_band: scales at which they must not. Of others nothing is expected.
     """
 
     foci: Callable[[np.random.Generator, float], tuple[list[float], int]]
@@ -46,6 +49,8 @@ class Law:
     n_classes: int = 2
     lesions: bool = True
     biased_site: bool = False
+    in_band: tuple[int, ...] = (1, 2, 4)
+    off_band: tuple[int, ...] = (8, 16, 32)
 
 
 def shares(low: float, high: float) -> Callable:
@@ -86,17 +91,32 @@ def nowhere(rng, tissue_um2):
     return [], 0
 
 
+SCALES = (1, 2, 4, 8, 16, 32)
+FINE = {"foci": shares(0.08, 0.25), "edges_px": (8,)}
 LAWS = {
-    Preset.PLAIN: Law(foci=shares(0.06, 0.25), edges_px=(), layer=0),
-    Preset.FINE_ONLY: Law(foci=shares(0.08, 0.25), edges_px=(8,)),
-    Preset.COARSE_ONLY: Law(foci=nowhere, edges_px=(8,), layer=0, dominoes=True),
-    Preset.MID: Law(foci=shares(0.08, 0.25), edges_px=(16, 4)),
+    Preset.PLAIN: Law(
+        foci=shares(0.06, 0.25),
+        edges_px=(),
+        layer=0,
+        in_band=(1, 2, 4, 8, 16),
+        off_band=(),
+    ),
+    Preset.FINE_ONLY: Law(**FINE),
+    Preset.COARSE_ONLY: Law(
+        foci=nowhere,
+        edges_px=(8,),
+        layer=0,
+        dominoes=True,
+        in_band=(),
+        off_band=(1, 2, 4),
+    ),
+    Preset.MID: Law(foci=shares(0.08, 0.25), edges_px=(16, 4), off_band=(16, 32)),
     Preset.NEEDLE: Law(foci=cell_sized, edges_px=(8,), suspects=True),
     Preset.SPARSE: Law(foci=micrometastases, edges_px=(8,), suspects=True),
     Preset.DIFFUSE: Law(foci=shares(0.2, 0.6), edges_px=(8,)),
-    Preset.THREE: Law(foci=shares(0.08, 0.25), edges_px=(8,), n_classes=3),
-    Preset.NULL: Law(foci=shares(0.08, 0.25), edges_px=(8,), lesions=False),
-    Preset.SHIFT: Law(foci=shares(0.08, 0.25), edges_px=(8,), biased_site=True),
+    Preset.THREE: Law(**FINE, n_classes=3),
+    Preset.NULL: Law(**FINE, lesions=False, in_band=(), off_band=SCALES),
+    Preset.SHIFT: Law(**FINE, biased_site=True),
 }
 
 

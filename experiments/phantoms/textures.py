@@ -1,14 +1,13 @@
 """Draws tiles that look like H&E: mucosa with crypts, and two kinds of tumour.
 
-Stains add up in optical density, so a tile is drawn as two maps, haematoxylin (nuclei)
-and eosin (cytoplasm, fibres), and coloured by Beer and Lambert's law. Tiles are
-periodic, and all tiles of one style share what lies at their border, so that any two
-of them fit side by side without a seam.
+A tile is two maps of optical density, haematoxylin (nuclei) and eosin (cytoplasm,
+fibres), coloured by Beer and Lambert's law. Tiles are periodic, and those of one style
+share what lies at their border: any two fit side by side without a seam.
 """
 
-import dataclasses
 import enum
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -28,8 +27,7 @@ class Kind(enum.Enum):
     SMALL_CELL = "small_cell"  # sheets of small, dark, packed nuclei
 
 
-@dataclasses.dataclass(kw_only=True)
-class Cells:
+class Cells(NamedTuple):
     """The law of one population of nuclei. Lengths in um, stains in optical density."""
 
     radius: float
@@ -41,25 +39,11 @@ class Cells:
     spacing: float  # mean distance of neighbours
 
 
-STROMAL = Cells(
-    radius=2.7, spread=0.18, stretch=2.4, stain=1.0, rim=0.0, grain=0.15, spacing=10.5
-)
-CRYPT = Cells(
-    radius=3.0, spread=0.1, stretch=1.5, stain=0.85, rim=0.1, grain=0.15, spacing=6.2
-)
+STROMAL = Cells(2.7, 0.18, 2.4, 1.0, 0.0, 0.15, 10.5)
+CRYPT = Cells(3.0, 0.10, 1.5, 0.85, 0.1, 0.15, 6.2)
 NEST = {
-    Kind.TUMOR: Cells(
-        radius=5.0,
-        spread=0.25,
-        stretch=1.6,
-        stain=0.85,
-        rim=0.4,
-        grain=0.5,
-        spacing=10.4,
-    ),
-    Kind.SMALL_CELL: Cells(
-        radius=2.9, spread=0.1, stretch=1.3, stain=1.15, rim=0.0, grain=0.2, spacing=6.0
-    ),
+    Kind.TUMOR: Cells(5.0, 0.25, 1.6, 0.85, 0.4, 0.5, 10.4),
+    Kind.SMALL_CELL: Cells(2.9, 0.10, 1.3, 1.15, 0.0, 0.2, 6.0),
 }
 
 
@@ -161,15 +145,12 @@ class _Tile:
             for rng in (self.shared, self.own)
         ]
         depth = np.full((self.size, self.size), -1e3, np.float32)
-        jobs = []
         for i, centre in enumerate(at):
             edge = min(*(centre % span), *(span - centre % span))
-            shift, radius, wobble, goblet = draws[0 if edge < keep else 1]
-            jobs.append(
-                (centre + shift[i], radius[i], wobble[i], goblet[i], edge < keep)
-            )
-        for centre, radius, wobble, goblet, shared in jobs:
-            rng = self.shared if shared else self.own
+            mine = int(edge >= keep)
+            rng = (self.shared, self.own)[mine]
+            shift, radius, wobble, goblet = (values[i] for values in draws[mine])
+            centre = centre + shift
             reach = int(1.35 * radius / self.mpp) + 4
             first = np.floor(centre / self.mpp).astype(int) - reach
             rows, columns = first[:, None] + np.arange(2 * reach + 1)

@@ -1,7 +1,6 @@
 """Configs of pre-training: an encoder, its training, and where tiles come from."""
 
 import dataclasses
-import pathlib
 
 from experiments.pretraining.patch_camelyon import MPP, load_patch_camelyon
 from experiments.pretraining.prepared_tiles import load_prepared
@@ -37,9 +36,7 @@ class Pretrain:
 
     def validate(self) -> None:
         """Refuses weights that are not there."""
-        weights = self.method.encoder.weights
-        if weights and not pathlib.Path(weights).is_file():
-            raise RunError(f"--config.method.encoder.weights={weights}: no such file")
+        self.method.encoder.check("method.encoder")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -27,10 +27,12 @@ from experiments.pretraining.sim_clr import SimCLR
 from experiments.pretraining.tile_evaluation import (
     Evaluator,
     earlier_encoder,
+    evaluate,
     evaluator_for,
     linear_probe,
+    text,
+    write_predictions,
 )
-from experiments.pretraining.tile_metrics import evaluate, text, write_predictions
 from experiments.pretraining.tile_sets import TileSets, training_tiles
 from wsi_jax import config_fields
 from wsi_jax.cli import errors_in_one_line, launch

@@ -9,7 +9,7 @@ import pytest
 from labelled_tiles import KINDS, small
 from safetensors.numpy import load_file
 
-from experiments.pretraining import pretrain_tiles, tile_metrics
+from experiments.pretraining import pretrain_tiles, tile_evaluation
 from experiments.pretraining.augment import Augment
 from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax.nets import pretrained
@@ -44,7 +44,7 @@ def probed(path, config):
     encoder = dataclasses.replace(config.method.encoder, weights=str(path))
     apply, params = jax.jit(encoder.make().apply), encoder.params()
     features = lambda tiles: np.asarray(apply(params, tiles.pixels))
-    return tile_metrics.regression(features, config.sets())
+    return tile_evaluation.regression(features, config.sets())
 
 
 def test_weights_are_as_of_any_encoder_but_for_the_classifier(alike, trained):
