@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from benchmarks import record
+from benchmarks import device, record
 
 ROWS = [{"net": "a", "seconds": 0.123456, "px": 224}, {"net": "b", "failed": None}]
 
@@ -35,3 +35,23 @@ def test_the_table_has_a_column_for_every_name():
     assert a.split() == ["a", "0.1235", "224"]
     assert b.split() == ["b", "-"]
     assert len(head) == len(a) == len(b)
+
+
+def test_what_is_measured_stays_whatever_stops_the_rest(tmp_path, monkeypatch):
+    def measure(args):
+        assert (args.quick, args.folders) == (True, ["a", "b"])
+        yield ROWS[0]
+        raise KeyboardInterrupt
+
+    path = tmp_path / "report.json"
+    monkeypatch.setattr("sys.argv", ["it", "--out", str(path), "--quick", "a", "b"])
+    with pytest.raises(KeyboardInterrupt):
+        record.main("A benchmark.", measure, {"folders": {"nargs": "+"}})
+    assert json.loads(path.read_text())["rows"] == ROWS[:1]
+
+
+def test_calls_that_warm_up_do_not_count():
+    ticks, calls = iter((0, 50, 100, 101, 200, 202)), []
+    call = lambda: calls.append(None)
+    assert device.seconds(call, 2, warm=1, clock=lambda: next(ticks)) == [1, 2]
+    assert len(calls) == 3
