@@ -10,8 +10,8 @@ from experiments.configs.phantom import attention_sampling
 from wsi_jax import config_fields
 from wsi_jax.data.cohort import Cohort, Row
 
-READ, FORWARD, OVERVIEW, LOOK = 1e-3, 2e-3, 5e-3, 3e-3
-OURS = Cost(0.5, 0.2, 16, 32, 0.1, READ, FORWARD, OVERVIEW, LOOK)
+PARTS = READ, FORWARD, OVERVIEW, LOOK = 1e-3, 2e-3, 5e-3, 3e-3
+OURS = Cost(0.5, 0.2, 16, 32, 0.1, *PARTS)
 THEIRS = Cost(2.0, 0.6, 100, 100, 0.1, READ, FORWARD)
 
 
