@@ -188,14 +188,11 @@ def probe_scores(
     train: Float[np.ndarray, "n d"],
     labels: np.ndarray,
     test: Float[np.ndarray, "m d"],
-    strength: float = 0.1,
 ) -> Float[np.ndarray, " m"]:
     """Scores of test rows by a ridge-penalised logistic regression."""
     probe = pipeline.make_pipeline(
         preprocessing.StandardScaler(),
-        linear_model.LogisticRegression(
-            C=strength, class_weight="balanced", max_iter=2000
-        ),
+        linear_model.LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000),
     )
     return probe.fit(train, labels).decision_function(test)
 

@@ -135,7 +135,6 @@ def write_tiles(
     made_with: str,
     reading: Reading,
     advance: Callable,
-    shards: int | None = None,
 ) -> dict[str, str]:
     """Writes tiles, all or none: a build that was stopped begins anew.
 
@@ -148,7 +147,6 @@ def write_tiles(
         made_with: fingerprint of all that decides the records (`is_prepared`).
         reading: threads and buffers.
         advance: (tiles) -> None, of a progress bar.
-        shards: files of each split; None for TFDS's own choice, of 1 GiB at most.
 
     Returns:
         The reason of each slide with tiles that could not be read; these are left out.
@@ -162,8 +160,7 @@ def write_tiles(
             records[split] = _records(part, grid, reading, reasons, advance)
     metadata = {"made_with": made_with, "mpp": grid.mpp, "classes": list(classes)}
     builder = _builder(tfds, folder, grid.size_px, encoding, metadata, records)
-    config = tfds.download.DownloadConfig(num_shards=shards)
-    builder.download_and_prepare(download_config=config)
+    builder.download_and_prepare()
     return reasons
 
 

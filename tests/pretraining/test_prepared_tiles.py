@@ -45,7 +45,7 @@ def write(folder, slides, **options):
 @pytest.fixture(scope="module")
 def folder(slides, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
-    assert write(folder, slides, shards=3) == {}
+    assert write(folder, slides) == {}
     return folder
 
 
@@ -70,7 +70,7 @@ def test_records_are_the_tiles_of_the_slides(folder, slides):
 
 
 def test_written_again_they_are_the_same(folder, slides, tmp_path):
-    write(tmp_path, slides, shards=1)
+    write(tmp_path, slides)
     splits = (PreparedTiles(f, "train") for f in (folder, tmp_path))
     records = [[tiles[i] for i in range(len(tiles))] for tiles in splits]
     keys = [[(r["slide_id"], *r["yx"].tolist()) for r in part] for part in records]
