@@ -43,8 +43,8 @@ from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.provenance import provenance
 from wsi_jax.run.checks import check_divides
 from wsi_jax.run.cohort_predictions import class_weights, prior_correction
-from wsi_jax.run.cost_account import open_account, write_account
-from wsi_jax.run.fit_stage import StageBatches, StepAccount, fit_stage
+from wsi_jax.run.cost_account import StepAccount, open_account, write_account
+from wsi_jax.run.fit_stage import StageBatches, fit_stage
 from wsi_jax.run.progress import progress
 from wsi_jax.run.run_experiment import OTHER_FOLDER
 from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json

@@ -5,7 +5,8 @@ import concurrent.futures
 import pytest
 
 from wsi_jax.run import progress as module
-from wsi_jax.run.progress import progress
+from wsi_jax.run.fit_stage import format_latest
+from wsi_jax.run.progress import Pace, progress
 
 
 @pytest.fixture
@@ -34,6 +35,33 @@ def test_what_an_earlier_run_did_counts_but_not_for_the_pace(capsys):
     assert second.startswith("training: 70 of 100, ")
     assert second.endswith(" s left, loss 0.5")
     assert last.startswith("training: 70 of 100, ")
+
+
+def test_the_first_one_is_not_counted_in_the_pace():
+    pace = Pace(100, "compiling")
+    assert pace.note == "compiling ..."
+    pace._began -= 50  # seconds that it took
+    pace.add(1)
+    assert pace.note == ""
+    pace._began -= 10  # and of the next ten
+    pace.add(10)
+    assert round(pace.rate(), 1) == 1.0
+    assert str(pace).endswith("60 s, 89 s left")
+    assert pace.first_took() == "50 s of it compiling"
+
+
+def test_a_log_names_what_delays_the_first_one(capsys):
+    with progress("training", 2, "compiling") as advance:
+        assert capsys.readouterr().out == "training: compiling ...\n"
+        advance(2)
+    assert capsys.readouterr().out.startswith("training: 2 of 2, ")
+
+
+def test_the_bar_shows_loss_and_validation():
+    metrics = {"train.loss": 0.25, "train.accuracy": 1.0, "val.auc": 0.5}
+    assert format_latest(metrics, "-log_loss") == "loss 0.250, val AUC 0.500"
+    assert format_latest({"val.log_loss": 0.5}, "-log_loss") == "val log_loss 0.500"
+    assert format_latest({}, "auc") == ""
 
 
 def test_nothing_to_do_is_no_error(capsys):

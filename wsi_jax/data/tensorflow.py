@@ -14,8 +14,10 @@ def import_tf() -> ModuleType:
     Raises:
         RuntimeError: TensorFlow was used before and holds an accelerator already.
     """
-    # Errors only; TensorFlow reads this once, when it is first imported.
+    # Read once, when TensorFlow is first imported: errors only, and no line on oneDNN,
+    # whose kernels tf.data does not use.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):

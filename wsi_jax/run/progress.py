@@ -12,68 +12,117 @@ EVERY_S = 15
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable]:
+def progress(what: str, total: int, first: str = "") -> Iterator[Callable]:
     """Shows how much of a job is done; gives `advance(n=1, note="", before=False)`.
 
     With `before` an earlier run did these: they count, but not for the pace.
+
+    Args:
+        what: name of the job.
+        total: its size, in what `advance` counts.
+        first: what delays the first of them, as "compiling"; shown until it is done,
+            and not counted in the pace.
     """
     console = rich.console.Console(highlight=False)
-    if console.is_terminal:
-        with rich.progress.Progress(
-            "{task.description:>18}",
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            "{task.fields[rate]}",
-            rich.progress.TimeRemainingColumn(),
-            "{task.fields[note]}",
-            console=console,
-        ) as bars:
-            bar = bars.add_task(what, total=total, note="", rate="")
-            pace = _Pace(total)
+    pace = Pace(total, first)
+    display = _bar if console.is_terminal else _lines
+    with display(what, pace, console) as show:
 
-            def advance(n: int = 1, note: str = "", before: bool = False) -> None:
-                pace.add(n, before)
-                bars.update(bar, advance=n, note=note, rate=f"{pace.rate():.1f}/s")
+        def advance(n: int = 1, note: str = "", before: bool = False) -> None:
+            pace.add(n, note, before)
+            show()
 
-            yield advance
-        return
-
-    pace, printed = _Pace(total), time.monotonic()
-
-    def advance(n: int = 1, note: str = "", before: bool = False) -> None:
-        nonlocal printed
-        pace.add(n, before)
-        if time.monotonic() - printed > EVERY_S:
-            printed = time.monotonic()
-            print(f"{what}: {pace}{', ' * bool(note)}{note}", flush=True)
-
-    yield advance
-    print(f"{what}: {pace}", flush=True)
+        yield advance
 
 
 @contextlib.contextmanager
-def silent(what: str, total: int) -> Iterator[Callable]:
+def silent(what: str, total: int, first: str = "") -> Iterator[Callable]:
     """As `progress`, and shows nothing."""
-    del what, total
+    del what, total, first
     yield lambda *args, **kwargs: None
 
 
-class _Pace:
-    def __init__(self, total: int):
-        self.total, self.done, self.before = total, 0, 0
-        self.began, self.lock = time.monotonic(), threading.Lock()
+@contextlib.contextmanager
+def _bar(what, pace, console):
+    columns = (
+        "{task.description:>18}",
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        "{task.fields[status]}",
+    )
+    with rich.progress.Progress(*columns, console=console) as bars:
+        status = lambda: ", ".join(filter(None, [*pace.speed(), pace.note]))
+        bar = bars.add_task(what, total=pace.total, status=status())
+        yield lambda: bars.update(bar, completed=pace.done, status=status())
 
-    def add(self, n: int, before: bool) -> None:
-        with self.lock:  # threads that read slides call this
+
+@contextlib.contextmanager
+def _lines(what, pace, console):
+    del console
+    printed = time.monotonic()
+    say = lambda *parts: print(f"{what}: {', '.join(filter(None, parts))}", flush=True)
+    if pace.note:
+        say(pace.note)
+
+    def show():
+        nonlocal printed
+        if time.monotonic() - printed > EVERY_S:
+            printed = time.monotonic()
+            say(str(pace), pace.note)
+
+    yield show
+    say(str(pace), pace.first_took())
+
+
+class Pace:
+    """Counts what is done, and tells the time left from it.
+
+    Args:
+        total: size of the job.
+        first: what delays the first of it.
+    """
+
+    def __init__(self, total: int, first: str = ""):
+        self.total, self.done, self.first = total, 0, first
+        self.note = f"{first} ..." if first else ""
+        self._before, self._first_n, self._delay_s = 0, 0, 0.0
+        self._began, self._lock = time.monotonic(), threading.Lock()
+
+    def add(self, n: int, note: str = "", before: bool = False) -> None:
+        """Counts n more; `note` replaces the last one."""
+        with self._lock:  # threads that read slides call this
             self.done += n
-            self.before += n * before
+            if before:
+                self._before += n
+                return
+            self.note = note
+            if self.first and n and not self._first_n:
+                self._first_n, self._delay_s = n, self._passed_s()
 
     def rate(self) -> float:
-        passed = time.monotonic() - self.began
-        return (self.done - self.before) / max(passed, 1e-9)
+        """How many a second; without the first and its delay, once there are more."""
+        done, passed = self.done - self._before, self._passed_s()
+        if done > self._first_n:
+            done, passed = done - self._first_n, passed - self._delay_s
+        return done / max(passed, 1e-9)
+
+    def speed(self) -> list[str]:
+        """The rate, and the time left where it can be told."""
+        rate, left = self.rate(), self.total - self.done
+        ahead = [f"{left / rate:.0f} s left"] if left > 0 and rate > 0 else []
+        return [f"{rate:.1f}/s", *ahead]
+
+    def first_took(self) -> str:
+        """How long the first one was delayed; "" for less than a second."""
+        long = self._delay_s >= 1
+        return f"{self._delay_s:.0f} s of it {self.first}" if long else ""
 
     def __str__(self) -> str:
-        passed = time.monotonic() - self.began
-        rate, left = self.rate(), self.total - self.done
-        ahead = f", {left / rate:.0f} s left" if left > 0 and rate > 0 else ""
-        return f"{self.done} of {self.total}, {rate:.1f}/s, {passed:.0f} s{ahead}"
+        passed, (rate, *left) = self._passed_s(), self.speed()
+        return ", ".join(
+            [f"{self.done} of {self.total}", rate, f"{passed:.0f} s", *left]
+        )
+
+    def _passed_s(self) -> float:
+        return time.monotonic() - self._began

@@ -133,7 +133,7 @@ def extract(
         meter=meter,
         counts=counts,
     )
-    with progress("tiles", tiles) as advance:
+    with progress("tiles", tiles, "compiling") as advance:
         for one in encoded:
             file = missing[one.index]
             bytes_decoded = counts.decoded.get(one.index, 0)

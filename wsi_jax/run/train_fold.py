@@ -17,7 +17,8 @@ from wsi_jax.run.cohort_predictions import (
     prior_correction,
 )
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.fit_stage import StageBatches, StepAccount, fit_stage
+from wsi_jax.run.cost_account import StepAccount
+from wsi_jax.run.fit_stage import StageBatches, fit_stage
 from wsi_jax.run.inputs import Input
 from wsi_jax.run.model_card import Card, save_card
 from wsi_jax.slides.stain import StainRange
@@ -50,7 +51,7 @@ def train(
         stages: stages of the method.
         folder: where checkpoints and the model's card are written.
         meter: is charged.
-        progress: (what, total) -> a context that gives `advance(n)`.
+        progress: as `wsi_jax.run.progress.progress`.
         stain: stains of the slides of train, for the card.
         unit: prefix of the meter's units.
     """
@@ -160,7 +161,8 @@ class Training:
             classes=part.classes,
         )
         account = StepAccount(self._meter, f"{self._unit}{stage.name}", self._work)
-        with self._progress(f"training ({stage.name})", plan.steps) as advance:
+        bar = self._progress(f"training ({stage.name})", plan.steps, "compiling")
+        with bar as advance:
             return fit_stage(
                 plan, method, batches, validate, self._folder / stage.name,
                 account=account, advance=advance, earlier=earlier,
@@ -195,14 +197,16 @@ class Training:
         account = StepAccount(self._meter, f"{self._unit}test", self._work)
         account.begin(0, {})
         model, slides = model_of(stage.method, params), []
-        threshold = model.threshold(val)
-        progress = self._progress("test", len(test.rows))
-        with progress as advance, self._meter.span("test"):
-            for row, (p, *others) in zip(test.rows, model.predict(test), strict=True):
-                label = int(decide(p[None], threshold)[0])
-                slides.append(Predicted(row, p, label, *others))
-                account.record(0)
-                advance(1)
+        bar = self._progress("test", len(test.rows), "compiling")
+        with bar as advance:
+            threshold = model.threshold(val)
+            with self._meter.span("test"):
+                predicted = zip(test.rows, model.predict(test), strict=True)
+                for row, (p, *others) in predicted:
+                    label = int(decide(p[None], threshold)[0])
+                    slides.append(Predicted(row, p, label, *others))
+                    account.record(0)
+                    advance(1)
         alternatives = {name: (m, params) for name, m in stage.alternatives.items()}
         thresholds, probabilities = {}, {}
         for name, other in {**baselines, **alternatives}.items():

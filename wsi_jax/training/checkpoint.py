@@ -33,8 +33,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=newest, cleanup_tmp_directories=True
         )
+        handlers = {
+            "tree": ocp.StandardCheckpointHandler(),
+            "memory": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(folder).absolute(), options=options
+            pathlib.Path(folder).absolute(), options=options, item_handlers=handlers
         )
 
     def save(self, step: int, tree: Any, memory: dict[str, Any]) -> None:
@@ -62,13 +66,21 @@ class Checkpoints:
             full = errno.ENOSPC
             raise OSError(full, os.strerror(full), str(self._manager.directory))
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    def memory(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint's step and JSON, without its tree; or None."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        return step, self._restore(step, memory=ocp.args.JsonRestore())["memory"]
+
+    def restore(self, like: Any = None) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint, or None.
 
         Args:
             like: a tree of the same structure: of arrays, on whose devices the
                 checkpoint's are placed, whichever they were saved from; or of shapes
-                and types, for the first device.
+                and types, for the first device. None for the saved structure, of a
+                tree without keys, on the first device.
 
         Raises:
             CheckpointError: it is damaged, or has another structure.
@@ -76,12 +88,22 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        args = ocp.args.Composite(
+        if like is None:
+            like = self._saved_shapes(step)
+        restored = self._restore(
+            step,
             tree=ocp.args.StandardRestore(jax.tree.map(_target, _keys_as_data(like))),
             memory=ocp.args.JsonRestore(),
         )
+        return _data_as_keys(restored["tree"], like), restored["memory"]
+
+    def _saved_shapes(self, step):
+        shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        return jax.tree.map(shape, self._manager.item_metadata(step)["tree"].tree)
+
+    def _restore(self, step, **items):
         try:
-            restored = self._manager.restore(step, args=args)
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # what Orbax raises depends on what is damaged
             reason = str(error).partition("\n")[0] or type(error).__name__
             folder = self._manager.directory
@@ -89,7 +111,6 @@ class Checkpoints:
                 f"{folder / str(step)} is damaged or of another method ({reason}): put "
                 f"back what was there, or delete {folder.parent} to train it anew"
             ) from error
-        return _data_as_keys(restored["tree"], like), restored["memory"]
 
     def wait(self) -> None:
         """Waits until everything is on disk."""
