@@ -50,7 +50,7 @@ def commands():
 
 
 def config_of(words):
-    """The config that a command reads; None if it takes none, or one of the reader's."""
+    """The config that a command reads; None without one, or for a reader's own file."""
     flags = dict(itertools.pairwise(words))
     file = flags.get("--config")
     if "--method" in flags:
