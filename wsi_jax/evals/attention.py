@@ -15,7 +15,7 @@ class Localisation(NamedTuple):
             Liu, Zuo et al. 2024.
         lift: mean attention of tumour tiles, as a multiple of one that is even.
         auprc: average precision of attention as a finder of tumour tiles.
-        chance: share of tumour tiles, which is what chance gives.
+        chance: share of tumour tiles.
     """
 
     difference: float
@@ -27,11 +27,7 @@ class Localisation(NamedTuple):
 def localisation_metrics(
     attention: Float[np.ndarray, " n"], tumour: Bool[np.ndarray, " n"]
 ) -> Localisation:
-    """Measures attention against the tiles' labels.
-
-    Args:
-        attention: of all tiles of a slide; sums to 1.
-        tumour: which of them are.
+    """Measures the attention of a slide's tiles, which sums to 1, against their labels.
 
     Raises:
         ValueError: all tiles are tumour, or none is.

@@ -17,7 +17,6 @@ def bootstrap(
     *,
     seed: int,
     replicates: int,
-    level: float = LEVEL,
 ) -> dict[str, tuple[np.ndarray | float, np.ndarray | float]]:
     """Percentile intervals of any statistic, resampling patients within each class.
 
@@ -28,9 +27,6 @@ def bootstrap(
         statistic: weights [r n] -> named values, each [r ...].
         patients: of each slide [n].
         labels: class indices [n].
-        seed: of the draws.
-        replicates: how many draws.
-        level: of confidence.
 
     Returns:
         name -> (lo, hi), each [...]; NaN where 5 % of the replicates or more are NaN.
@@ -50,18 +46,17 @@ def bootstrap(
             even = np.full(len(those), 1 / len(those))
             counts[:, those] = rng.multinomial(len(those), even, rows)
         parts.append(statistic(counts[:, index]))
-    tails = (1 - level) / 2, (1 + level) / 2
     return {
-        name: _percentiles(np.concatenate([part[name] for part in parts]), tails)
+        name: _percentiles(np.concatenate([part[name] for part in parts]))
         for name in parts[0]
     }
 
 
-def _percentiles(draws: np.ndarray, tails: tuple[float, float]) -> tuple:
-    missing = np.isnan(draws)
+def _percentiles(draws: np.ndarray) -> tuple:
+    missing, tails = np.isnan(draws), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
     enough = missing.mean(0) < 0.05
-    lo, hi = np.nanquantile(np.where(missing & ~enough, 0, draws), tails, axis=0)
-    return np.where(enough, lo, np.nan)[()], np.where(enough, hi, np.nan)[()]
+    ends = np.nanquantile(np.where(missing & ~enough, 0, draws), tails, axis=0)
+    return tuple(np.where(enough, end, np.nan)[()] for end in ends)
 
 
 def roc_band(
@@ -72,20 +67,11 @@ def roc_band(
     *,
     seed: int,
     replicates: int,
-    level: float = LEVEL,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise interval of the true positive rate at each false positive rate.
+    """Pointwise interval of the true positive rate at each false positive rate [g].
 
-    Args:
-        positive: bool [n]; both classes present.
-        scores: [n].
-        patients: of each slide [n].
-        grid: false positive rates [g].
-        seed, replicates, level: as `bootstrap`.
-
-    Returns:
-        lo [g] and hi [g]. Of no width where the classes separate perfectly: the
-        interval of the AUC tells how little that says.
+    Both classes are present in `positive`. lo [g] and hi [g] have no width where the
+    classes separate perfectly: the interval of the AUC tells how little that says.
     """
     positive = np.asarray(positive, bool)
 
@@ -93,11 +79,5 @@ def roc_band(
         pairs = zip(*roc_points(positive, scores, weights), strict=True)
         return {"tpr": np.array([np.interp(grid, *pair) for pair in pairs])}
 
-    return bootstrap(
-        rates,
-        patients,
-        positive.astype(np.int64),
-        seed=seed,
-        replicates=replicates,
-        level=level,
-    )["tpr"]
+    labels, draws = positive.astype(np.int64), {"seed": seed, "replicates": replicates}
+    return bootstrap(rates, patients, labels, **draws)["tpr"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wsi_jax.evals.intervals import LEVEL, Interval, one_each, quantile, wilson
+from wsi_jax.evals.intervals import UNDEFINED, Interval, one_each, quantile, wilson
 
 # Most slides added to the right and to the wrong ones of a class. Price and Bonett add
 # 2 / c for c classes, Agresti and Caffo one for two: there three quarters cover better.
@@ -26,7 +26,6 @@ def confusion_intervals(
     predicted: np.ndarray,
     c: int,
     patients: np.ndarray | None = None,
-    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Intervals of accuracy, balanced accuracy and F1, as `slide_metrics` has them.
 
@@ -35,41 +34,33 @@ def confusion_intervals(
         c: number of classes; with two, sensitivity and specificity are there as well
             and F1 is that of the second, with more the mean over the classes.
         patients: of each slide [n]; None: each slide is a patient.
-        level: of confidence.
     """
     ids, index = np.unique(one_each(patients, len(labels)), return_inverse=True)
     cell = (index * c + labels) * c + predicted
     counts = np.bincount(cell, minlength=len(ids) * c * c).reshape(-1, c, c)
     hit, there = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2)
     intervals = {
-        "accuracy": proportion(hit.sum(1), there.sum(1), level),
-        "balanced_accuracy": _smoothed(counts, _balanced_accuracy, level),
-        "f1": _smoothed(counts, _f1 if c == 2 else _macro_f1, level),
+        "accuracy": proportion(hit.sum(1), there.sum(1)),
+        "balanced_accuracy": _smoothed(counts, _balanced_accuracy),
+        "f1": _smoothed(counts, _f1 if c == 2 else _macro_f1),
     }
     if c == 2:
-        intervals["sensitivity"] = proportion(hit[:, 1], there[:, 1], level)
-        intervals["specificity"] = proportion(hit[:, 0], there[:, 0], level)
+        intervals["sensitivity"] = proportion(hit[:, 1], there[:, 1])
+        intervals["specificity"] = proportion(hit[:, 0], there[:, 0])
     return intervals
 
 
-def proportion(hits: np.ndarray, counts: np.ndarray, level: float = LEVEL) -> Interval:
+def proportion(hits: np.ndarray, counts: np.ndarray) -> Interval:
     """A share of slides that lie in patients, with its interval (Wilson, 1927).
 
     The number of slides is divided by the design effect, the variance between patients
     over that of independent slides, and by (t / z)^2, as the effect is an estimate
     (Korn and Graubard, 1998). Where all slides are alike it is the number of patients.
-
-    Args:
-        hits: slides that count of each patient [p].
-        counts: slides of each patient [p]; patients without any do not count.
-        level: of confidence.
-
-    Returns:
-        NaN throughout without slides.
+    Takes of each patient [p] the slides that count, and all; NaN without slides.
     """
     slides, patients = counts.sum(), np.count_nonzero(counts)
     if slides == 0:
-        return Interval(np.nan, np.nan, np.nan)
+        return UNDEFINED
     share, n = hits.sum() / slides, slides
     if slides > patients:
         n = patients
@@ -77,15 +68,13 @@ def proportion(hits: np.ndarray, counts: np.ndarray, level: float = LEVEL) -> In
         if patients > 1 and alone > NOTHING:
             squares = ((hits - share * counts) ** 2).sum() / slides
             effect = squares * patients / (patients - 1) / alone
-            effect *= (quantile(level, patients - 1) / quantile(level)) ** 2
+            effect *= (quantile(patients - 1) / quantile()) ** 2
             n = np.clip(slides / effect, 1, slides)
-    return Interval(float(share), *wilson(share, float(n), level))
+    return Interval(float(share), *wilson(share, float(n)))
 
 
 def _smoothed(
-    counts: np.ndarray,
-    measure: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    level: float,
+    counts: np.ndarray, measure: Callable[[np.ndarray], tuple[float, np.ndarray]]
 ) -> Interval:
     """Interval of a measure of the confusion matrix [c c] of patients' slides [p c c].
 
@@ -96,14 +85,14 @@ def _smoothed(
     matrix = counts.sum(0).astype(np.float64)
     c, rows = len(matrix), matrix.sum(1)
     if (rows == 0).any():
-        return Interval(np.nan, np.nan, np.nan)
+        return UNDEFINED
     value, slope = measure(matrix)
     shares = matrix / rows[:, None]
-    effect, q = 1.0, quantile(level)
+    effect, q = 1.0, quantile()
     if rows.sum() > len(counts):
         errors = (slope * (counts - shares * counts.sum(2, keepdims=True))).sum((1, 2))
         effect = _design_effect(errors, (rows * _variances(shares, slope)).sum(), rows)
-        q = quantile(level, np.count_nonzero(counts.sum(2), axis=0).min() - 1)
+        q = quantile(np.count_nonzero(counts.sum(2), axis=0).min() - 1)
     n, added = rows / effect, min(ADDED, 2 / c)
     extra = np.full((c, c), added / (c - 1))
     np.fill_diagonal(extra, added)
@@ -123,10 +112,8 @@ def _variances(shares, slope):
 def _design_effect(errors, alone, rows):
     """Variance between patients over that of slides alone, at least one.
 
-    Args:
-        errors: what each patient adds to the error [p].
-        alone: sum of squares that independent slides would have.
-        rows: slides of each class [c].
+    Takes what each patient adds to the error [p], the sum of squares that independent
+    slides would have, and the slides of each class [c].
     """
     c, slides, patients = len(rows), rows.sum(), len(errors)
     if alone < NOTHING or patients <= c:
@@ -150,11 +137,5 @@ def _f1_scores(matrix):
     return 2 * hit / both, slope
 
 
-def _f1(matrix):
-    values, slopes = _f1_scores(matrix)
-    return values[1], slopes[1]
-
-
-def _macro_f1(matrix):
-    values, slopes = _f1_scores(matrix)
-    return values.mean(), slopes.mean(0)
+_f1 = lambda matrix: tuple(each[1] for each in _f1_scores(matrix))
+_macro_f1 = lambda matrix: tuple(each.mean(0) for each in _f1_scores(matrix))

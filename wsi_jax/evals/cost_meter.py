@@ -38,13 +38,10 @@ class Meter:
     ```
 
     Work of a run that may be killed is entered by unit: a slide, a stage of training.
-    With a journal, each entry is on disk at once, and a later process goes on with the
-    account. A unit that is done again is useful once; the work that was entered before
-    and had to be done again is counted as repeated.
-
-    Args:
-        device_bytes: () -> peak bytes held on the device so far, or None if unknown.
-        journal: file of entries, one JSON a line; made if absent. None to keep none.
+    With a journal, a file of entries, one JSON a line, each entry is on disk at once,
+    and a later process goes on with the account. A unit that is done again is useful
+    once; the work that was entered before and had to be done again is counted as
+    repeated. `device_bytes` gives the peak bytes held on the device so far, or None.
     """
 
     def __init__(
@@ -63,22 +60,15 @@ class Meter:
             self._replay(journal.read_bytes())
 
     def add(self, *, device_s: int | float = 0, **work: int | float) -> None:
-        """Adds work that belongs to no unit, and seconds of the device.
-
-        Args:
-            device_s: seconds.
-            work: of `WORK`; bytes are those of decoded pixels.
-        """
+        """Adds work (of `WORK`) that belongs to no unit, and seconds of the device."""
         with self._lock:
             self._device_s += device_s
             self._units.setdefault(ALONE, Counter()).update(_nonzero(work))
 
     def begin(self, unit: str, **done: int | float) -> None:
-        """Work on a unit begins; `done` of it is there, and what is not is done again.
+        """Work on a unit begins; `done` of it, as a checkpoint remembers, is there.
 
-        Args:
-            unit: its name, the same in every process.
-            done: of `WORK`; what a checkpoint remembers.
+        What is not is done again. A unit has the same name in every process.
         """
         done = Counter(_nonzero(done))
         with self._lock:
@@ -150,10 +140,7 @@ class Meter:
             spent[f"span.{name}.thread_s"] = thread_s
             spent[f"span.{name}.wall_s"] = wall_s
         device = None if self._device_bytes is None else self._device_bytes()
-        return spent | {
-            "peak_host_bytes": peak_host_bytes(),
-            "peak_device_bytes": device,
-        }
+        return spent | dict(zip(PEAKS, (peak_host_bytes(), device), strict=True))
 
     def _write(self, unit: str, again: Mapping[str, int | float] | None = None) -> None:
         """Appends an entry: the whole of a unit, so that the last one holds."""

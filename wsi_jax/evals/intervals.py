@@ -1,9 +1,13 @@
 """How sure, in closed form: DeLong for AUC, Newcombe and Wilson where it fails.
 
 Slides of one patient are not independent, so everything here counts patients.
+Intervals are of confidence `LEVEL`. `patients` [n] are those of the slides, None where
+each slide is one of its own; with `groups` [n], e.g. folds, only pairs of slides of one
+group count, as in `metrics.auc`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +24,9 @@ class Interval(NamedTuple):
     hi: float
 
 
+UNDEFINED = Interval(np.nan, np.nan, np.nan)
+
+
 class Difference(NamedTuple):
     """Of two AUCs: value, interval, and two-sided p of no difference."""
 
@@ -30,15 +37,13 @@ class Difference(NamedTuple):
 
 
 def _influence(
-    positive: np.ndarray, scores: np.ndarray, groups: Groups = None
+    positive: np.ndarray, scores: np.ndarray, groups: Groups
 ) -> tuple[float, np.ndarray]:
     """AUC, and what each slide adds to its error [n] (DeLong's components).
 
     Of m positives and n negatives a positive that wins w of its n pairs adds
-    (w - AUC n) / (m n), and a negative the same of its m pairs. With groups, the AUC is
-    the won pairs of all groups over all their pairs; w and n of a slide are those of
-    its own group, and m n is the sum.
-    NaN where there is no pair.
+    (w - AUC n) / (m n), and a negative the same of its m pairs. With groups, w and n
+    are those of the slide's own group, and m n is the sum. NaN where there is no pair.
     """
     won, pairs = np.empty(len(scores)), np.empty(len(scores))
     for at in group_indices(groups, len(scores)):
@@ -95,9 +100,9 @@ def class_patients(
     return np.array([len(np.unique(each[labels == k])) for k in range(c)])
 
 
-def quantile(level: float, freedom: int | np.integer | None = None) -> float:
+def quantile(freedom: int | np.integer | None = None) -> float:
     """Errors between a value and an end: of the normal, or of t with its freedom."""
-    tail = (1 + level) / 2
+    tail = (1 + LEVEL) / 2
     if freedom is None:
         return float(special.ndtri(tail))
     return float(special.stdtrit(max(1, freedom), tail))
@@ -107,71 +112,61 @@ def delong(
     positive: np.ndarray,
     scores: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
     groups: Groups = None,
 ) -> Interval:
-    """AUC of one classifier with its interval.
+    """AUC of one classifier with its interval; `positive` bool [n], `scores` [n].
 
     DeLong's variance, on the logit scale, where the interval stays within 0 and 1 and
     keeps its level with few slides, with quantiles of t where patients have several
-    slides. Where that variance is zero or undefined (perfect
-    separation, all scores tied, a class of one patient) nothing is certain all the
-    same: Newcombe's interval is given.
-
-    Args:
-        positive: bool [n].
-        scores: [n].
-        patients: of each slide [n]; None: each slide is a patient.
-        level: of confidence.
-        groups: of each slide [n], e.g. its fold: only pairs within a group count, as in
-            `metrics.auc`. The groups' true AUCs are taken to be one.
-
-    Returns:
-        NaN throughout where there is no pair, a class being missing.
+    slides. Where that variance is zero or undefined (perfect separation, all scores
+    tied, a class of one patient) nothing is certain all the same: Newcombe's interval
+    is given. The groups' true AUCs are taken to be one. NaN throughout without a pair.
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
-    patients = one_each(patients, len(scores))
-    labels = positive.astype(np.int64)
-    area, influence = _influence(positive, scores, groups)
-    if np.isnan(area):
-        return Interval(np.nan, np.nan, np.nan)
-    variance = _variance(labels, influence, patients)
-    if not variance > 1e-15:
-        counts = _patients_of_each_class(positive, patients, groups)
-        return Interval(area, *newcombe(area, *counts, level))
-    return _on_the_logit(area, variance, labels, patients, level)
+    one = _influence(positive, scores, groups)
+    return _area_interval(*one, positive.astype(np.int64), positive, patients, groups)
 
 
 def macro_auc(
     labels: np.ndarray,
     probabilities: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
     groups: Groups = None,
 ) -> Interval:
     """Mean of the AUCs of several classes, each against the rest, with its interval.
 
     As `delong`, with the mean of the classes' influences and one variance. Where it is
-    zero, Newcombe's interval of the class that has fewest patients.
-
-    Args:
-        labels: class indices [n].
-        probabilities: of each class [n c].
-        patients, level, groups: as `delong`.
+    zero, Newcombe's interval of the class that has fewest patients. `labels` are class
+    indices [n], `probabilities` [n c].
     """
-    patients = one_each(patients, len(labels))
     c = probabilities.shape[1]
     each = [_influence(labels == k, probabilities[:, k], groups) for k in range(c)]
-    area = float(np.mean([area for area, _ in each]))
+    areas, influences = zip(*each, strict=True)
+    mean = float(np.mean(areas)), np.mean(influences, 0)
+    rarest = labels == class_patients(labels, c, patients).argmin()
+    return _area_interval(*mean, labels, rarest, patients, groups)
+
+
+def _area_interval(area, influence, labels, rarest, patients, groups):
+    """Interval of an AUC; without a variance that of the class `rarest` [n] and others.
+
+    On the logit scale: from the middle the ends are `half` apart there.
+    """
+    patients = one_each(patients, len(labels))
     if np.isnan(area):
-        return Interval(np.nan, np.nan, np.nan)
-    influence = np.mean([influence for _, influence in each], 0)
+        return UNDEFINED
     variance = _variance(labels, influence, patients)
     if not variance > 1e-15:
-        rarest = labels == class_patients(labels, c, patients).argmin()
         counts = _patients_of_each_class(rarest, patients, groups)
-        return Interval(area, *newcombe(area, *counts, level))
-    return _on_the_logit(area, variance, labels, patients, level)
+        return Interval(area, *newcombe(area, *counts))
+    q = quantile(_freedom(labels, patients))
+    return on_the_logit(area, q * np.sqrt(variance))
+
+
+def on_the_logit(value: float, half: float) -> Interval:
+    """A share strictly within 0 and 1, and ends `half` away, on the logit scale."""
+    ends = special.logit(value) + np.array([-half, half]) / (value * (1 - value))
+    return Interval(value, *map(float, special.expit(ends)))
 
 
 def _freedom(labels, patients):
@@ -184,19 +179,11 @@ def _freedom(labels, patients):
     return max(1, class_patients(labels, int(labels.max()) + 1, patients).min() - 1)
 
 
-def _on_the_logit(area, variance, labels, patients, level):
-    freedom = _freedom(labels, patients)
-    middle = special.logit(area)
-    half = quantile(level, freedom) * np.sqrt(variance) / (area * (1 - area))
-    return Interval(area, *map(float, special.expit([middle - half, middle + half])))
-
-
 def delong_difference(
     positive: np.ndarray,
     a: np.ndarray,
     b: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
     groups: Groups = None,
 ) -> Difference:
     """AUC of `a` less AUC of `b`, both on the same slides (DeLong et al., 1988).
@@ -204,7 +191,7 @@ def delong_difference(
     Scores in the same order are the same classifier: 0, exactly. Otherwise, where the
     variance is zero or undefined (two perfect classifiers), the two single intervals
     are combined as if independent, which errs on the wide side (Zou and Donner, 2008).
-    Arguments as `delong`. `a` is not inferior by a margin when `lo > -margin`.
+    `a` is not inferior by a margin when `lo > -margin`.
     """
     positive = np.asarray(positive, bool)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -223,19 +210,17 @@ def delong_difference(
     labels = positive.astype(np.int64)
     variance, freedom = _variance(labels, between, patients), _freedom(labels, patients)
     value = areas[0] - areas[1]
+    q = quantile(freedom)
     if variance > 1e-15:
-        below = above = quantile(level, freedom) * np.sqrt(variance)
+        below = above = q * np.sqrt(variance)
     else:
-        one, two = (delong(positive, s, patients, level, groups) for s in (a, b))
+        one, two = (delong(positive, s, patients, groups) for s in (a, b))
         below = np.hypot(one.value - one.lo, two.hi - two.value)
         above = np.hypot(one.hi - one.value, two.value - two.lo)
-    towards_zero = below if value > 0 else above
-    errors = quantile(level, freedom) * abs(value) / towards_zero
-    p = 2 * (
-        special.ndtr(-errors) if freedom is None else special.stdtr(freedom, -errors)
-    )
+    errors = q * abs(value) / (below if value > 0 else above)
+    tail = special.ndtr if freedom is None else partial(special.stdtr, freedom)
     lo, hi = max(-1.0, value - below), min(1.0, value + above)
-    return Difference(float(value), float(lo), float(hi), float(p))
+    return Difference(*map(float, (value, lo, hi, 2 * tail(-errors))))
 
 
 def _patients_of_each_class(positive, patients, groups):
@@ -248,25 +233,17 @@ def _patients_of_each_class(positive, patients, groups):
 
 
 def newcombe(
-    area: float,
-    positives: int | np.ndarray,
-    negatives: int | np.ndarray,
-    level: float = LEVEL,
+    area: float, positives: int | np.ndarray, negatives: int | np.ndarray
 ) -> tuple[float, float]:
     """Score interval of an AUC, never empty (Newcombe, 2006, method 5).
 
     The values theta with |area - theta| <= z sd(theta), sd after Hanley and McNeil
-    (1982), evaluated at theta and not at `area`, where it may be zero.
-
-    Args:
-        area: the AUC.
-        positives, negatives: how many; of each group [g] where pairs count within
-            groups only.
-        level: of confidence.
+    (1982), evaluated at theta and not at `area`, where it may be zero. The numbers of
+    positives and negatives are those of each group [g], if pairs count within groups.
     """
     pairs = np.multiply(positives, negatives)
     more = np.sum(pairs * (np.add(positives, negatives) / 2 - 1)) / pairs.sum()
-    z = quantile(level)
+    z = quantile()
 
     def beyond(theta):
         spread = 1 + more * ((1 - theta) / (2 - theta) + theta / (1 + theta))
@@ -280,9 +257,9 @@ def newcombe(
     return float(lo), float(hi)
 
 
-def wilson(share: float, n: int | float, level: float = LEVEL) -> tuple[float, float]:
+def wilson(share: float, n: int | float) -> tuple[float, float]:
     """Score interval of a proportion out of n, never empty (Wilson, 1927)."""
-    z = quantile(level)
+    z = quantile()
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     # At 0 and 1 the end is the share itself, but for rounding.

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from wsi_jax.evals import metrics
 from wsi_jax.evals.intervals import (
-    LEVEL,
     Interval,
     class_patients,
+    on_the_logit,
     one_each,
     quantile,
     wilson,
@@ -24,12 +23,8 @@ def jackknife_variance(
     """Variance of a statistic, by leaving out each patient (Efron and Stein, 1981).
 
     Patients are strata by class, the highest label of their slides; the classes' sums
-    of squares are added, each times (p - 1) / p for p patients.
-
-    Args:
-        statistic: weights of slides [r n] -> values [r].
-        labels: class indices [n].
-        patients: of each slide [n]; None: each slide is a patient.
+    of squares are added, each times (p - 1) / p for p patients. The statistic takes
+    weights of slides [r n] to values [r].
     """
     ids, index = np.unique(one_each(patients, len(labels)), return_inverse=True)
     strata = np.zeros(len(ids), np.int64)
@@ -49,7 +44,6 @@ def average_precision_interval(
     labels: np.ndarray,
     probabilities: np.ndarray,
     patients: np.ndarray | None = None,
-    level: float = LEVEL,
 ) -> Interval:
     """Average precision, of several classes their mean, with its interval.
 
@@ -68,18 +62,14 @@ def average_precision_interval(
         return Interval(value, np.nan, np.nan)
     variance = jackknife_variance(statistic, labels, patients)
     if not variance > 1e-15:
-        return Interval(value, *wilson(value, int(fewest), level))
-    middle = special.logit(value)
-    q = quantile(level, 2 * (fewest - 1))
-    half = q * np.sqrt(variance) / (value * (1 - value))
-    return Interval(value, *map(float, special.expit([middle - half, middle + half])))
+        return Interval(value, *wilson(value, int(fewest)))
+    return on_the_logit(value, quantile(2 * (fewest - 1)) * np.sqrt(variance))
 
 
 def log_loss_interval(
     labels: np.ndarray,
     probabilities: np.ndarray,
     patients: np.ndarray | None = None,
-    level: float = LEVEL,
 ) -> Interval:
     """Log loss with its interval: the jackknife on the logarithm, quantiles of t.
 
@@ -96,5 +86,5 @@ def log_loss_interval(
     if fewest < 2 or value <= 0:
         return Interval(value, np.nan, np.nan)
     error = np.sqrt(jackknife_variance(statistic, labels, patients)) / value
-    times = np.exp(quantile(level, fewest - 1) * error)
+    times = np.exp(quantile(fewest - 1) * error)
     return Interval(value, value / float(times), value * float(times))

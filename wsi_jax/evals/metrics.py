@@ -24,11 +24,6 @@ def check(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels as int64 [n] and probabilities as float64 [n c], checked.
 
-    Args:
-        labels: class indices [n].
-        probabilities: of each class [n c]; rows sum to 1.
-        classes: c names, in the order of the columns.
-
     Raises:
         ValueError: no slides, shapes that disagree, a label that is no class, a value
             that is not finite, or rows that do not sum to 1 (logits, perhaps).
@@ -126,15 +121,9 @@ def auc(
 ) -> np.ndarray | float:
     """Area under the ROC curve: P(a positive scores higher), a tie counting one half.
 
-    With groups, only pairs of a positive and a negative of one group count: scores of
-    different models (those of different folds) have no common scale. It is the groups'
-    AUCs averaged by their pairs.
-
-    Args:
-        positive: bool [n].
-        scores: [n]; any monotone scale, of each group its own.
-        weights: [... n].
-        groups: of each slide [n]; None: all slides are one group.
+    With groups [n], only pairs of a positive and a negative of one group count: scores
+    of different models (those of different folds) have no common scale. It is the
+    groups' AUCs averaged by their pairs. `positive` is bool [n], `scores` [n].
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
     weights = weigh(weights, len(scores))
@@ -150,9 +139,7 @@ def auc(
 def average_precision(
     positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray | float:
-    """Precision averaged over the steps of recall; arguments as `auc`.
-
-    The step-wise sum, without interpolation (which flatters).
+    """Precision averaged over the steps of recall, not interpolated (which flatters).
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
     up, right = _weight_by_score(positive, scores, weigh(weights, len(scores)))
@@ -174,8 +161,7 @@ def roc_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rate as the threshold falls, from (0, 0) to (1, 1).
 
-    Returns:
-        Two arrays [... g + 1] for g distinct scores; arguments as `auc`.
+    Two arrays [... g + 1] for g distinct scores.
     """
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
     up, right = _weight_by_score(positive, scores, weigh(weights, len(scores)))
@@ -279,10 +265,7 @@ def by_patient(
 
     The patient's label is the highest class index among the slides: with classes in
     order of severity, a patient is as ill as the worst slide (one metastatic node makes
-    the patient positive).
-
-    Returns:
-        Labels [p], probabilities [p c] and patients [p], sorted.
+    the patient positive). Labels [p], probabilities [p c] and patients [p], sorted.
     """
     ids, index = np.unique(np.asarray(patients), return_inverse=True)
     highest = np.zeros(len(ids), np.int64)

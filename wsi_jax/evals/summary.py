@@ -23,7 +23,7 @@ import numpy as np
 
 from wsi_jax.evals import metrics
 from wsi_jax.evals.confusion_intervals import confusion_intervals
-from wsi_jax.evals.intervals import LEVEL, class_patients, delong, macro_auc, one_each
+from wsi_jax.evals.intervals import class_patients, delong, macro_auc, one_each
 from wsi_jax.evals.jackknife import average_precision_interval, log_loss_interval
 from wsi_jax.evals.metrics import Groups
 
@@ -40,7 +40,6 @@ def summarise_split(
     sites: Sequence[str] | np.ndarray | None = None,
     threshold: float | np.ndarray | None = None,
     groups: Groups = None,
-    level: float = LEVEL,
 ) -> dict[str, int | float | str]:
     """Evaluates one split: the numbers that this module's docstring lists.
 
@@ -53,7 +52,6 @@ def summarise_split(
         groups: the model that predicted each slide: its fold in cross-validation. Only
             pairs of slides of one group count for the AUC, as models have no common
             scale. Everything else, average precision too, is of all slides together.
-        level: of confidence.
 
     Raises:
         ValueError: as `metrics.check` and `metrics.predict`, or a patient with several
@@ -66,7 +64,7 @@ def summarise_split(
     def measured(labels, probabilities, patients, at=slice(None)):
         cut = threshold[at] if np.ndim(threshold) else threshold
         within = None if groups is None else groups[at]
-        return measure(labels, probabilities, classes, cut, patients, within, level)
+        return measure(labels, probabilities, classes, cut, patients, within)
 
     summary = {"n": len(labels), "n_patients": len(np.unique(each))}
     if threshold is not None and not np.ndim(threshold):
@@ -81,7 +79,13 @@ def summarise_split(
     for k, name in enumerate(classes):
         own = {"n": int(matrix[k].sum())}
         own |= {m: float(v[k]) for m, v in metrics.class_rates(matrix).items()}
-        own |= _ranking(labels == k, probabilities[:, k], each, groups, level)
+        positive, scores = labels == k, probabilities[:, k]
+        own["average_precision"] = float(metrics.average_precision(positive, scores))
+        area, fewest = (
+            delong(positive, scores, each, groups),
+            class_patients(positive, 2, each),
+        )
+        own |= _ends("auc", area, fewest.min())
         summary |= _under(f"per_class.{name}.", own)
     for site, at in _sites(sites):
         own = measured(labels[at], probabilities[at], each[at], at)
@@ -91,15 +95,6 @@ def summarise_split(
         for i, label in enumerate(classes)
         for j, prediction in enumerate(classes)
     }
-
-
-def _ranking(positive, scores, patients, groups, level):
-    """Average precision, and AUC with its interval, of one class against the rest."""
-    area = delong(positive, scores, patients, level, groups)
-    precision = {
-        "average_precision": float(metrics.average_precision(positive, scores))
-    }
-    return precision | _ends("auc", area, class_patients(positive, 2, patients).min())
 
 
 def _first_slides(patients, groups):
@@ -118,25 +113,24 @@ def measure(
     threshold: float | np.ndarray | None,
     patients: np.ndarray,
     groups: Groups = None,
-    level: float = LEVEL,
 ) -> dict[str, float | str]:
     """Metrics of slides with intervals; arguments and keys as `summarise_split`."""
     c = len(classes)
     values = metrics.slide_metrics(labels, probabilities, threshold)
     if c == 2:
-        area = delong(labels == 1, probabilities[:, 1], patients, level, groups)
+        area = delong(labels == 1, probabilities[:, 1], patients, groups)
     else:
-        area = macro_auc(labels, probabilities, patients, level, groups)
+        area = macro_auc(labels, probabilities, patients, groups)
     if groups is not None:
         values["auc_pooled"] = values["auc"]
     predicted = metrics.predict(probabilities, threshold)
     intervals = {
         "auc": area,
-        **confusion_intervals(labels, predicted, c, patients, level),
+        **confusion_intervals(labels, predicted, c, patients),
         "average_precision": average_precision_interval(
-            labels, probabilities, patients, level
+            labels, probabilities, patients
         ),
-        "log_loss": log_loss_interval(labels, probabilities, patients, level),
+        "log_loss": log_loss_interval(labels, probabilities, patients),
     }
     counts = class_patients(labels, c, patients)
     everyone = len(np.unique(patients))

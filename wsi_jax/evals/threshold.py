@@ -10,14 +10,7 @@ def choose_threshold(labels: np.ndarray, p: np.ndarray) -> float:
 
     Balanced accuracy is constant between two neighbouring probabilities: the middle of
     the best plateau is taken, of the widest when several are best, so that predictions
-    do not hang on one slide's third decimal.
-
-    Args:
-        labels: 0 or 1 [n].
-        p: probability of class 1 [n].
-
-    Returns:
-        t: a slide is positive where `p >= t`.
+    do not hang on one slide's third decimal. A slide is positive where `p >= t`.
 
     Raises:
         ValueError: one of the classes has no slide.

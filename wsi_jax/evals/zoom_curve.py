@@ -21,9 +21,7 @@ def zoom_curve(
     Args:
         logits: of each slide [n], before the first step and after each [t+1 c]; what
             lies behind its last step has no effect.
-        steps: number of steps of each slide [n].
-        tiles: number of tiles of each slide [n].
-        points: number of shares.
+        steps, tiles: of each slide [n].
 
     Returns:
         Shares [g] from 0 on, and probabilities [n g c].
