@@ -6,7 +6,8 @@
     Photos/Benign/b001.tif    Photos/Invasive/iv001.tif
     Photos/microscopy_ground_truth.csv    a line an image, no header: n001.tif,Normal
 
-Several images come from one patient, and which is public for a part of them only.
+Several images come from one patient, and which is public for a part of them only. All
+errors are CohortErrors that name the file or the images and the mend.
 """
 
 import os
@@ -35,20 +36,21 @@ def read_bach(
     Each image's label is that of `microscopy_ground_truth.csv`, and where it lies in a
     folder of a class, both must agree. Images that lie beside the CSV are read as well.
 
-    The public map of images to patients is partial. An image that `patients` does not
-    name counts as a patient of its own.
-
     Args:
         folder: `Photos`, or the one that holds it.
         patients: CSV with columns file and patient, empty where unknown; a column
-            cluster names what a practice image was made of.
+            cluster names what a practice image was made of. An image that it does not
+            name counts as a patient of its own.
         complete: refuse a folder that lacks images of the CSV or holds others; when
             False they are left out with a warning.
-
-    Raises:
-        CohortError: naming the file or the images and the mend.
     """
-    photos = _find_photos(pathlib.Path(folder))
+    places = [pathlib.Path(folder, name) for name in _INSIDE]
+    photos = next((p for p in places if (p / TRUTH).is_file()), None)
+    if photos is None:
+        raise CohortError(
+            f"{folder}: no {TRUTH} in it or in its Photos/; give the folder of BACH "
+            "that holds Photos/"
+        )
     truth = read_truth(photos / TRUTH)
     images = _images(photos)
     extra = sorted(set(images) - set(truth))
@@ -81,23 +83,8 @@ def read_bach(
     return Cohort(tuple(rows), CLASSES)
 
 
-def _find_photos(folder):
-    places = [folder / name for name in _INSIDE]
-    photos = next((p for p in places if (p / TRUTH).is_file()), None)
-    if photos is None:
-        raise CohortError(
-            f"{folder}: no {TRUTH} in it or in its Photos/; give the folder of BACH "
-            "that holds Photos/"
-        )
-    return photos
-
-
 def read_truth(path: str | os.PathLike) -> dict[str, str]:
-    """{image: class} of a microscopy_ground_truth.csv, which has no header.
-
-    Raises:
-        CohortError: naming the file, the line and the mend.
-    """
+    """{image: class} of a microscopy_ground_truth.csv, which has no header."""
     classes = {name.casefold(): name for name in CLASSES}
     truth = {}
     for number, cells in read_lines(path):

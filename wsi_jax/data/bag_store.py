@@ -43,9 +43,9 @@ class BagStore(abc.ABC):
     """The bags of some slides on disk, with their targets, not yet loaded.
 
     Attributes:
-        paths: of a file of each slide.
+        paths: a file of each slide.
         targets: [slides ...], what is to be predicted of each.
-        weights: [slides], of each slide in the loss.
+        weights: [slides], of each slide in the loss; all alike by default.
         lengths: [slides], tiles of each slide.
         rows: (shape, dtype) of what each array of a slide has for a tile.
         loading: how to load and pad.
@@ -79,8 +79,7 @@ class BagStore(abc.ABC):
     def load(self, slide: int) -> tuple[Shaped[np.ndarray, "n ..."], ...]:
         """The arrays of one slide; from memory where the cohort fits into it.
 
-        Raises:
-            FeatureError: its file is damaged or has changed.
+        FeatureError: its file is damaged or has changed.
         """
         if self._cache is not None and slide in self._cache:
             return self._cache[slide]

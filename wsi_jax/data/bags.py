@@ -26,11 +26,9 @@ ENDLESS = np.iinfo(np.int64).max
 
 
 class BagBatch(NamedTuple):
-    """A padded batch and whose it is.
+    """A padded batch for the method, in numpy arrays, and whose it is.
 
-    Attributes:
-        bag: for the method, in numpy arrays.
-        slide: [b], index into the bags; -1 for a row that only fills the batch.
+    `slide` [b] is the index into the bags; -1 for a row that only fills the batch.
     """
 
     bag: Bag
@@ -47,17 +45,7 @@ class Bags(BagStore):
         weights: Float32[np.ndarray, " slides"] | None,
         loading: Loading,
     ):
-        """Reads the header of every file.
-
-        Args:
-            paths: of the feature files.
-            targets: what is to be predicted of each slide.
-            weights: of each slide in the loss; None for all alike.
-            loading: how to load and pad.
-
-        Raises:
-            FeatureError: listing every file that cannot be used.
-        """
+        """Reads the header of every file; a FeatureError lists all that are unfit."""
         lengths, d = feature_shapes(paths)
         rows = [((d,), np.float16)]
         super().__init__(paths, targets, weights, lengths, rows, loading)
@@ -104,7 +92,6 @@ def training_bags(
         balanced: whether classes take turns rather than slides.
         start: the first batch: the step to resume at.
         process: which of the `processes` this is; it loads its rows of every batch.
-        processes: that share each batch.
 
     Raises:
         ValueError: the batch does not divide among the processes.
@@ -120,17 +107,7 @@ def training_bags(
 def evaluation_bags(
     bags: BagStore, *, batch_size: int, process: int, processes: int
 ) -> Iterator[BagBatch]:
-    """Every slide once, whole and in order; the last batch is filled with weight 0.
-
-    Args:
-        bags: to go through.
-        batch_size: slides per batch, over all processes.
-        process: which of the `processes` this is; it loads its rows of every batch.
-        processes: that share each batch.
-
-    Raises:
-        ValueError: the batch does not divide among the processes.
-    """
+    """Every slide once, whole and in order; the last batch is filled with weight 0."""
 
     def indices(step):
         index = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -158,12 +135,10 @@ def _batches(bags, indices, seed, rows, steps):
         slide, n = int(index[row]), int(kept[row])
         arrays = tuple(np.zeros((length, *shape), dtype) for shape, dtype in bags.rows)
         if slide >= 0:
-            rows, whole = bags.load(slide), int(bags.lengths[slide])
-            if n < whole:
-                drawn = draw_tiles(seed, step, slide, whole, n)
-                rows = [array[drawn] for array in rows]
-            for padded, array in zip(arrays, rows, strict=True):
-                padded[:n] = array
+            whole = int(bags.lengths[slide])
+            drawn = draw_tiles(seed, step, slide, whole, n) if n < whole else ...
+            for padded, array in zip(arrays, bags.load(slide), strict=True):
+                padded[:n] = array[drawn]
         return arrays
 
     stacks = parallel_batches(
@@ -177,20 +152,11 @@ def _batches(bags, indices, seed, rows, steps):
     with contextlib.closing(stacks):
         for step, arrays in zip(steps, stacks, strict=True):
             index, kept, length = plan(step)
-            real = index >= 0
-            bag = Bag(
-                x=bags.pack(*arrays),
-                mask=np.arange(length) < kept[:, None],
-                target=_or_zeros(bags.targets[index], real),
-                weight=_or_zeros(bags.weights[index], real),
-            )
+            mask = np.arange(length) < kept[:, None]
+            target, weight = bags.targets[index], bags.weights[index]
+            target[index < 0] = weight[index < 0] = 0
+            bag = Bag(bags.pack(*arrays), mask, target, weight)
             yield BagBatch(bag, index.astype(np.int32))
-
-
-def _or_zeros(rows, real):
-    """Rows of a batch, with zeros where a row only fills the batch."""
-    rows[~real] = 0
-    return rows
 
 
 def feature_shapes(paths: Sequence[str | os.PathLike]) -> tuple[list[int], int]:

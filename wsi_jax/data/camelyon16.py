@@ -52,12 +52,8 @@ CENTRES = {0.0: "RUMC", 1.0: "UMCU"}
 
 
 class Reference(NamedTuple):
-    """The true label of a test slide.
-
-    Attributes:
-        label: "normal" or "tumor".
-        lesion: "Macro" (2 mm or more), "Micro" or "None"; "" where not stated.
-    """
+    """The true label of a test slide, and its lesion: "Macro" (2 mm or more), "Micro"
+    or "None"; "" where not stated."""
 
     label: str
     lesion: str
@@ -100,7 +96,9 @@ def read_camelyon16(
     warn_left_out("not of the challenge", sorted(set(paths) - expected))
     missing = sorted(expected - set(paths))
     check_missing(folder, missing, len(expected), complete)
-    practice_rows = {row.slide_id: row for row in _practice_rows(folder)}
+    manifest = folder / "slides.csv"
+    practice_rows = read_manifest(manifest).rows if manifest.is_file() else ()
+    practice_rows = {row.slide_id: row for row in practice_rows}
     rows = []
     for slide_id in filter(paths.get, (*training, *sorted(reference))):
         test = slide_id in reference
@@ -112,8 +110,11 @@ def read_camelyon16(
                 path=str(paths[slide_id]),
                 label=label,
                 split="test" if test else "",
-                annotation_path=_annotation(folder, aws, slide_id, test),
-                mask_path=row.mask_path or _mask(folder, slide_id),
+                annotation_path=_if_there(
+                    folder / _annotations(aws, test) / f"{slide_id}.xml"
+                ),
+                mask_path=row.mask_path
+                or _if_there(folder / "masks" / f"{slide_id}_mask.tif"),
                 fold="",
             )
         )
@@ -124,11 +125,7 @@ def read_camelyon16(
 
 
 def read_reference(path: str | os.PathLike) -> dict[str, Reference]:
-    """{test slide: Reference} of a reference.csv, with or without a header.
-
-    Raises:
-        CohortError: naming the file, the line and the mend.
-    """
+    """{test slide: Reference} of a reference.csv, with or without a header."""
     reference = {}
     for index, (number, cells) in enumerate(read_lines(path)):
         label = cells[1].casefold() if len(cells) > 1 else ""
@@ -170,20 +167,12 @@ def _slides(folder, aws):
     return {path.stem: path for path in paths if not path.name.startswith(".")}
 
 
-def _practice_rows(folder):
-    path = folder / "slides.csv"
-    return read_manifest(path).rows if path.is_file() else ()
-
-
-def _annotation(folder, aws, slide_id, test):
+def _annotations(aws, test):
     part = "testing" if test else "training"
-    inside = "annotations" if aws else f"{part}/lesion_annotations"
-    path = folder / inside / f"{slide_id}.xml"
-    return str(path) if path.is_file() else ""
+    return "annotations" if aws else f"{part}/lesion_annotations"
 
 
-def _mask(folder, slide_id):
-    path = folder / "masks" / f"{slide_id}_mask.tif"
+def _if_there(path):
     return str(path) if path.is_file() else ""
 
 

@@ -30,7 +30,7 @@ _MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One slide of a cohort.
+    """One slide of a cohort; what a CSV does not tell is "".
 
     Attributes:
         slide_id: unique in the cohort, in any case; names the slide's feature file.
@@ -39,10 +39,10 @@ class Row:
         patient_id: slides of one patient are never in two splits.
         split: "train", "val", "test", or "" where it is still to be assigned.
         mpp: micrometres per level-0 pixel; wins over what the slide's file says.
-        site: hospital or scanner; "" where unknown.
-        mask_path: tissue or lesion mask; "" where there is none.
-        annotation_path: lesion polygons; "" where there are none.
-        fold: name of a fold of a cross-validation; "" where none was assigned.
+        site: hospital or scanner.
+        mask_path: tissue or lesion mask.
+        annotation_path: lesion polygons.
+        fold: name of a fold of a cross-validation.
         cluster: what the slide's pixels were made of, names parted by semicolons.
     """
 
@@ -60,12 +60,7 @@ class Row:
 
 
 class Cohort(NamedTuple):
-    """Slides and the names of their classes.
-
-    Attributes:
-        rows: one per slide.
-        classes: label names; a label's index here is the integer that methods see.
-    """
+    """Slides, and label names: a label's index there is the integer methods see."""
 
     rows: tuple[Row, ...]
     classes: tuple[str, ...]
@@ -170,13 +165,9 @@ def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
 
 
 def check_labels(labels: Iterable[tuple[str, str]]) -> None:
-    """Refuses labels that nobody can have meant as classes of their own.
+    """Refuses labels, each with where it stands, that nobody can have meant as classes.
 
-    Args:
-        labels: (where, label) of each slide; `where` is for the error.
-
-    Raises:
-        CohortError: a word for a missing value, or two spellings of one label.
+    CohortError: a word for a missing value, or two spellings of one label.
     """
     mean_it = "to mean it, list the classes: --config.data.classes (or --classes)"
     first: dict[str, tuple[str, str]] = {}
@@ -211,8 +202,7 @@ def _plain_label(label):
 def patient_of(given: str, slide_id: str, path: str, where: str) -> str:
     """A slide's patient: as given, else by the barcode of id or file, else the id.
 
-    Raises:
-        CohortError: a word for a missing value was given.
+    CohortError: a word for a missing value was given.
     """
     if is_missing(given):
         raise CohortError(

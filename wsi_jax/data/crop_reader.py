@@ -31,13 +31,8 @@ class PendingCrops:
 
 
 class _Strip(NamedTuple):
-    """A row of tiles, or a crop.
-
-    Attributes:
-        pixels: [s w 3].
-        error: why it is blank, or "".
-        counted: columns where tiles begin that have been counted as read.
-    """
+    """A row of tiles, or a crop: pixels [s w 3], why they are blank, or "", and the
+    columns where tiles begin that have been counted as read."""
 
     pixels: UInt8[np.ndarray, "s w 3"]
     error: str
@@ -97,12 +92,10 @@ class CropReader:
         target: Shaped[np.ndarray, "b ..."],
         weight: Float32[np.ndarray, " b"],
     ) -> Bag:
-        """A batch; slides missing at its end have no cells and no weight.
+        """A batch of slides, all with cells of one side at one mpp.
 
-        Args:
-            slides: the slides, all with cells of one side at one mpp.
-            target: target of each row of the batch.
-            weight: weight of each row; 0 behind the slides.
+        Targets and weights are of each row of the batch: rows behind the slides have no
+        cells and weight 0.
         """
         # All are being read before the first is waited for.
         planes = {
@@ -148,7 +141,6 @@ class CropReader:
             slides: numbers of slides of earlier batches; -1 where there is no slide.
             magnification: index of each crop's magnification.
             yx: its corner, in pixels at the magnification's mpp.
-            mask: False where none is read.
         """
         side = self._crop_px
         out = np.zeros((*mask.shape, side, side, 3), np.uint8)
@@ -217,14 +209,8 @@ class CropReader:
 
 
 def _stack(planes, cell_px, background, grid):
-    """Slides at one mpp [b h w 3], background beyond each.
-
-    Args:
-        planes: of the slides.
-        cell_px: side of a cell at this mpp, whole or not.
-        background: [b 3].
-        grid: (rows, columns) of cells.
-    """
+    """Slides at one mpp [b h w 3] on a grid of cells of `cell_px`, whole or not, and
+    the background [b 3] beyond each."""
     shape = [int(np.ceil(n * cell_px - 1e-6)) for n in grid]
     out = np.empty((len(background), *shape, 3), np.uint8)
     out[:] = background[:, None, None]

@@ -17,10 +17,8 @@ def read_lines(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
     """(line number, cells) of any CSV; empty lines are left out.
 
     Cells are text without blanks around them. Commas, semicolons and tabs all separate.
-    The apostrophe of `escape_formula` is taken off again.
-
-    Raises:
-        CohortError: no such file, or not a CSV.
+    The apostrophe of `escape_formula` is taken off again. CohortError: no such file, or
+    not a CSV.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
@@ -51,13 +49,8 @@ def read_table(
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names, in lower case, and (line number, {column: cell}) of each line.
 
-    Args:
-        path: a CSV as `read_lines` reads it, whose first line names the columns.
-        filled: columns that must be there, without an empty cell.
-
-    Raises:
-        CohortError: as `read_lines`; more or fewer cells than names; or a column that
-            must be filled and is not.
+    The first line of the CSV names the columns. CohortError: as `read_lines`; more or
+    fewer cells than names; or a column of `filled` is not there, or has an empty cell.
     """
     table = read_lines(path)
     if not table:
@@ -89,11 +82,8 @@ def find_column(
     names: Sequence[str],
     mend: str = "add it",
 ) -> str:
-    """The first of some names that one column has.
-
-    Raises:
-        CohortError: none has; `mend` ends the message.
-    """
+    """The first of some names that one column has; else a CohortError that ends in
+    `mend`."""
     for name in names:
         if header.count(name) == 1:
             return name

@@ -12,15 +12,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_space(folder: str | os.PathLike, tiles: int, d: int) -> None:
-    """Checks that the disk has room for features.
+    """Checks that the disk has room in a folder, there or not, for features of d
+    numbers.
 
-    Args:
-        folder: where the files will be; need not exist yet.
-        tiles: number of tiles of all slides.
-        d: number of features of a tile.
-
-    Raises:
-        FeatureError: with what is needed and what is free.
+    FeatureError: with what is needed and what is free.
     """
     there = pathlib.Path(folder).absolute()
     while not there.exists():

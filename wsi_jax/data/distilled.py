@@ -17,10 +17,7 @@ def write_distilled(
 ) -> None:
     """Writes one slide's arrays, `low` and `high` both [n d], as they are.
 
-    Args:
-        path: of the file; its folder is made.
-        x: of a slide.
-        fingerprint: of the parameters and the features that it was made with.
+    The fingerprint is of the parameters and the features that it was made with.
 
     Raises:
         FeatureError: a feature is not finite.
@@ -69,22 +66,19 @@ class DistilledBags(BagStore):
         weights: Float32[np.ndarray, " slides"] | None,
         loading: Loading,
     ):
-        """Reads the header of every file.
+        """Reads the header of every file; of `loading`, `max_tiles` must be None.
 
-        Args:
-            paths: of the files.
-            fingerprints: that they must have.
-            targets: what is to be predicted of each slide.
-            weights: of each slide in the loss; None for all alike.
-            loading: how to load and pad; `max_tiles` must be None.
-
-        Raises:
-            FeatureError: a file is damaged, or was made with something else.
+        FeatureError: a file is damaged, or has another fingerprint.
         """
         self.fingerprints, lengths, rows = list(fingerprints), [], []
         for path, expected in zip(paths, fingerprints, strict=True):
             with opened(path) as f:
-                _check_made_with(f.attrs["fingerprint"], expected, path)
+                if (actual := f.attrs["fingerprint"]) != expected:
+                    raise FeatureError(
+                        f"{path} was made with parameters and features {actual}, and "
+                        f"these are {expected}; delete {pathlib.Path(path).parent} and "
+                        "give the command again"
+                    )
                 parts = [dataset(f, name) for name in TwoLevelFeatures._fields]
                 lengths.append(len(parts[0]))
                 rows = [(part.shape[1:], part.dtype) for part in parts]
@@ -99,11 +93,3 @@ class DistilledBags(BagStore):
 
     def pack(self, low, high):
         return TwoLevelFeatures(low, high)
-
-
-def _check_made_with(actual, expected, path):
-    if actual != expected:
-        raise FeatureError(
-            f"{path} was made with parameters and features {actual}, and these are "
-            f"{expected}; delete {pathlib.Path(path).parent} and give the command again"
-        )

@@ -4,11 +4,11 @@
     coords    (n, 2) int32, level-0 (x, y)  attributes: TRIDENT's, and our own below
 
 float16 and contiguous because a whole slide is read at once: much faster than TRIDENT's
-one-row float32 chunks, and half the bytes.
+one-row float32 chunks, and half the bytes. Files that are truncated or no such files
+are FeatureErrors.
 """
 
 import dataclasses
-import importlib.metadata
 import os
 import pathlib
 import zlib
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int, Int32
 
+import wsi_jax
 from wsi_jax.data.hdf5 import (
     CHECKSUM,
     FeatureError,
@@ -34,13 +35,8 @@ FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
 
 
 class Features(NamedTuple):
-    """The features of one slide's tiles.
-
-    Attributes:
-        x: one vector per tile.
-        yx: top-left corner of each tile, in level-0 pixels.
-        attrs: attributes of both datasets.
-    """
+    """The features of one slide's tiles, their top-left corners in level-0 pixels, and
+    the attributes of both datasets."""
 
     x: Float16[np.ndarray, "n d"]
     yx: Int32[np.ndarray, "n 2"]
@@ -48,12 +44,7 @@ class Features(NamedTuple):
 
 
 class Coords(NamedTuple):
-    """Positions of one slide's tiles.
-
-    Attributes:
-        yx: top-left corner of each tile, in level-0 pixels.
-        attrs: attributes of both datasets.
-    """
+    """All of a feature file but its features."""
 
     yx: Int32[np.ndarray, "n 2"]
     attrs: dict[str, Any]
@@ -94,15 +85,10 @@ def write_features(
     yx: Int[np.ndarray, "n 2"],
     metadata: FeatureMetadata,
 ) -> None:
-    """Writes one slide's features whole, under a temporary name first.
+    """Writes one slide's features and the corners of its tiles, in level-0 pixels,
+    whole.
 
     A slide without tissue has n = 0 and a file all the same.
-
-    Args:
-        path: path of the file; its folder is made.
-        x: features, in the order of `yx`.
-        yx: top-left corners in level-0 pixels.
-        metadata: what made them.
 
     Raises:
         FeatureError: a feature is not a finite float16.
@@ -128,15 +114,10 @@ def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
     """Reads a feature file of ours, CLAM's or TRIDENT's.
 
     Datasets may be (n, d) or (1, n, d), of any float and integer type, in any layout.
+    `verify` compares the features to their checksum, if they have one, which takes half
+    as long again: batches leave it out, as a run has checked before.
 
-    Args:
-        path: path of the file.
-        verify: whether to compare the features to their checksum, if they have one. It
-            takes half as long again, so batches leave it out: a run has checked before.
-
-    Raises:
-        FeatureError: the file is truncated, not such a file, not what its checksum
-            says, or beyond float16.
+    FeatureError: the file is not what its checksum says, or beyond float16.
     """
     with opened(path) as f:
         features, coords = _datasets(f, path)
@@ -148,21 +129,13 @@ def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
 
 
 def read_coords(path: str | os.PathLike) -> Coords:
-    """All of a feature file but its features.
-
-    Raises:
-        FeatureError: the file is truncated or not such a file.
-    """
+    """All of a feature file but its features."""
     with opened(path) as f:
         return _coords(*_datasets(f, path))
 
 
 def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
-    """(n, d) of a feature file, from its header alone.
-
-    Raises:
-        FeatureError: the file is truncated or not such a file.
-    """
+    """(n, d) of a feature file, from its header alone."""
     with opened(path) as f:
         features, _ = _datasets(f, path)
         n, d = features.shape[-2:]
@@ -172,8 +145,7 @@ def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
 def check_features(path: str | os.PathLike) -> tuple[int, int]:
     """(n, d) of a feature file that `read_features` can read; a piece at a time.
 
-    Raises:
-        FeatureError: as `read_features`, or parts of it were never written.
+    FeatureError: as `read_features`, or parts of it were never written.
     """
     bad, crc = 0, 0
     with opened(path) as f:
@@ -192,24 +164,13 @@ def check_features(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def lost_tiles(path: str | os.PathLike) -> tuple[int, str]:
-    """How many tiles could not be read when a feature file of ours was made, and why.
-
-    Raises:
-        FeatureError: the file is truncated or not such a file.
-    """
+    """How many tiles could not be read when a feature file was made, and why."""
     attrs = read_coords(path).attrs
     return int(attrs.get("bad_coords", 0)), str(attrs.get("bad_reason", ""))
 
 
 def is_whole(path: str | os.PathLike, config_hash: str) -> bool:
-    """Whether a file is there, complete, undamaged, and made with these settings.
-
-    All of it is read, for its checksum.
-
-    Args:
-        path: path of the feature file.
-        config_hash: the hash of settings that it must carry.
-    """
+    """Whether a file is there, undamaged by its checksum, made with these settings."""
     try:
         if read_coords(path).attrs.get("config_hash") != config_hash:
             return False
@@ -232,7 +193,7 @@ def _coords_attrs(made: FeatureMetadata) -> dict[str, Any]:
         "level0_height": h,
         "mpp": made.mpp,
         "target_mpp": made.target_mpp,
-        "wsi_jax_version": _version(),
+        "wsi_jax_version": wsi_jax.__version__,
         "config_hash": made.config_hash,
         "bad_coords": made.bad_tiles,
         "bad_reason": made.bad_reason,
@@ -284,10 +245,3 @@ def _check_finite(bad, n, path):
             f"{path}: {bad} of {n} tiles have features that are no finite float16; "
             "check the encoder's weights, or scale its output"
         )
-
-
-def _version():
-    try:
-        return importlib.metadata.version("wsi_jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # run from a checkout

@@ -37,10 +37,7 @@ def read_gleason(path: str | os.PathLike) -> dict[str, Gleason]:
 
     A case has a line for each diagnosis and treatment; those without a grade, and of a
     disease that is not the primary one, are passed over. A patient with two different
-    grades has none, with a warning.
-
-    Raises:
-        CohortError: a column that is missing, or a grade that is none.
+    grades has none, with a warning. CohortError: no such column, or no such grade.
     """
     header, lines = read_table(path)
     case = find_column(path, header, _CASE, _MEND)

@@ -34,16 +34,11 @@ class FeatureError(ValueError):
 
 
 def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> None:
-    """Writes a file under a temporary name first; its folder is made.
+    """Writes the datasets of `fill`, with a checksum each, under a temporary name
+    first.
 
-    Each dataset gets a checksum.
-
-    Args:
-        path: the file to write.
-        fill: writes the datasets.
-
-    Raises:
-        OSError: the disk is full or not to be written to; it names the file.
+    Its folder is made. OSError: the disk is full or not to be written to; it names the
+    file.
     """
     path = pathlib.Path(path)
     whole = io.BytesIO()  # a disk that fills up meanwhile is no HDF5 error then
@@ -60,9 +55,8 @@ def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> N
 def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
     """Opens a file to read from it.
 
-    Raises:
-        FeatureError: there is none, or it is damaged, which may show as late as at a
-            read within the block.
+    FeatureError: there is none, or it is damaged, which may show as late as at a read
+    within the block.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block for ever
@@ -93,9 +87,8 @@ def has(f: h5py.File, name: str) -> bool:
 def dataset(f: h5py.File, name: str) -> h5py.Dataset:
     """A table of numbers [n d] (or [1 n d]) that is stored in this file; not yet read.
 
-    Raises:
-        FeatureError: it is not there, lies in another file, or declares what no slide
-            can be.
+    FeatureError: it is not there, lies in another file, or declares what no slide can
+    be.
     """
     if not has(f, name):
         raise FeatureError(f"{f.filename}: no {name}; delete it and extract again")
@@ -134,11 +127,7 @@ def blocks(data: h5py.Dataset) -> Iterator[Shaped[np.ndarray, "m d"]]:
 
 
 def read_all(data: h5py.Dataset, verify: bool = True) -> Shaped[np.ndarray, "n d"]:
-    """All of a dataset; `verify` compares it to its checksum, if it has one.
-
-    Raises:
-        FeatureError: it does not match its checksum.
-    """
+    """All of a dataset; `verify` compares it to its checksum, as `check_sum`."""
     values = data[()]
     if verify:
         check_sum(data, zlib.crc32(values))
@@ -146,11 +135,8 @@ def read_all(data: h5py.Dataset, verify: bool = True) -> Shaped[np.ndarray, "n d
 
 
 def check_sum(data: h5py.Dataset, crc: int) -> None:
-    """Compares the CRC-32 of a dataset's bytes to its checksum, if it has one.
-
-    Raises:
-        FeatureError: they differ.
-    """
+    """A FeatureError unless the CRC-32 of a dataset's bytes is its checksum, if it has
+    one."""
     written = data.attrs.get(CHECKSUM)
     if written is not None and written != f"{crc:08x}":
         raise FeatureError(
@@ -160,11 +146,7 @@ def check_sum(data: h5py.Dataset, crc: int) -> None:
 
 
 def check_stored(data: h5py.Dataset) -> None:
-    """Refuses a dataset parts of which were never written: they would read as zeros.
-
-    Raises:
-        FeatureError: naming it.
-    """
+    """A FeatureError where parts were never written, which would read as zeros."""
     if not data.chunks:
         return
     sides = zip(data.shape, data.chunks, strict=True)

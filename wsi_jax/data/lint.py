@@ -29,7 +29,7 @@ class Lint(NamedTuple):
     Attributes:
         counts: split x class x site, where there is at least one slide.
         missing: files that rows name and that do not exist.
-        patients: note on where the patients come from, of `patients_note`.
+        patients: `patients_note`.
     """
 
     counts: tuple[Count, ...]
@@ -42,15 +42,11 @@ def lint(cohort: Cohort, pretrained_on: Collection[str] = ()) -> Lint:
 
     A missing file is reported, not refused: one bad slide does not stop a cohort.
     Clusters may be shared by train and val, which are drawn from one pool, but not with
-    test. Files are compared by size, first and last MiB, and by DICOM series.
+    test. Files are compared by size, first and last MiB, and by DICOM series. No slide
+    id, patient id or cluster that the encoder was `pretrained_on` may be in the test
+    split.
 
-    Args:
-        cohort: one whose slides all have a split.
-        pretrained_on: slide ids, patient ids and clusters that the encoder has learnt
-            from; no test slide may be among them.
-
-    Raises:
-        CohortError: listing every fault.
+    CohortError: listing every fault.
     """
     faults = [
         *_labels(cohort),

@@ -13,14 +13,11 @@ TILES, BAGS, DRAW = 0, 1, 2  # separate the uses of one seed
 
 
 def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
-    """A permutation of range(n) that depends on nothing but the key.
+    """A permutation of range(n) that depends on nothing but the key: a seed, an epoch,
+    ...
 
     Sorts raw random words: NumPy promises their stream for ever, but not that of
     `Generator.permutation`.
-
-    Args:
-        n: number of items.
-        key: non-negative integers, such as a seed and an epoch.
     """
     return np.argsort(np.random.PCG64(key).random_raw(n), kind="stable")
 
@@ -34,13 +31,10 @@ def epoch_order(n: int, seed: int, *key: int) -> Int64[np.ndarray, " n"]:
 def tile_order(
     n: int, batch_size: int, step: int, seed: int | None
 ) -> Int64[np.ndarray, " b"]:
-    """Indices of the tiles of batch `step`; -1 fills the last batch of a pass.
+    """Indices of the tiles of batch `step` of all processes; -1 fills a pass's last
+    batch.
 
-    Args:
-        n: number of tiles.
-        batch_size: tiles per batch, over all processes.
-        step: number of the batch, counted on through the passes.
-        seed: seed of a new order for every pass; None for the order given.
+    Steps are counted on through the passes; a seed gives each pass an order of its own.
     """
     epoch, step = divmod(step, -(-n // batch_size))
     index = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -57,18 +51,11 @@ def slides_of_batch(
     batch_size: int,
     balanced: bool,
 ) -> Int64[np.ndarray, " b"]:
-    """Indices of the slides of training batch `step`.
+    """Indices of the slides of training batch `step` of all processes.
 
     Every slide comes once before any comes again, in a new order each time; a batch may
     hold the end of one order and the beginning of the next. Balanced, the classes take
     turns and each goes through its own slides so.
-
-    Args:
-        seed: seed of the orders.
-        step: number of the batch.
-        labels: index of each slide's class.
-        batch_size: slides per batch, over all processes.
-        balanced: whether classes take turns.
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
     if not balanced:
@@ -92,8 +79,7 @@ def draw_tiles(
 def process_rows(batch_size: int, process: int, processes: int) -> slice:
     """The rows of a global batch that one process loads.
 
-    Raises:
-        ValueError: the batch does not divide among the processes.
+    ValueError: the batch does not divide among the processes.
     """
     if batch_size % processes:
         raise ValueError(

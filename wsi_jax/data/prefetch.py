@@ -22,21 +22,17 @@ def parallel_batches(
     threads: int,
     prefetch: int,
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Calls `read` on each index in threads and stacks every `group` results.
+    """Calls `read` on each index in threads and yields every `group` results, stacked.
 
     Threads and never processes: forking a process in which JAX runs can hang it.
 
     Args:
         read: index -> arrays; all calls of one group return the same shapes.
         indices: contiguous, a multiple of `group` long.
-        dtypes: dtypes of the arrays that `read` returns.
-        group: number of calls that make one batch.
-        threads: number of calls at a time.
+        dtypes: of the arrays that `read` returns.
         prefetch: number of batches kept ready.
 
-    Returns:
-        An iterator over batches: the arrays, each with a leading axis of length
-        `group`. It raises what `read` raised, unchanged.
+    Raises what `read` raised, unchanged.
     """
     stream = _stream(read, indices, dtypes, group, threads, prefetch)
     _close_at_exit().add(stream)
@@ -88,10 +84,8 @@ def prefetch_to_device(
 ) -> Iterator[Any]:
     """Starts the transfer of the next batches while one is in use.
 
-    Args:
-        batches: batches on the host.
-        put: starts a transfer and returns at once, as `jax.device_put` does.
-        depth: number of batches on the device at a time, with the one in use.
+    `put` starts one and returns at once, as `jax.device_put` does; `depth` batches are
+    on the device at a time, with the one in use.
     """
     batches = iter(batches)
     ahead = collections.deque(put(b) for b in itertools.islice(batches, depth))

@@ -79,10 +79,8 @@ def find_slides(
 def walk(folder: str | os.PathLike, left_out: dict[str, list[str]]) -> Iterator[str]:
     """Paths of all files below a folder, in order; links are followed, none twice.
 
-    Args:
-        folder: where to look.
-        left_out: gets what is passed over, by reason: hidden folders, the parts of
-            slides of several files, folders that links show again.
+    `left_out` gets what is passed over, by reason: hidden folders, the parts of slides
+    of several files, folders that links show again.
     """
 
     def unreadable(error):
@@ -132,18 +130,11 @@ def check_missing(
     flag: str = "--config.data.complete=False",
     what: str = "slides",
 ) -> None:
-    """Refuses a folder that lacks some slides, or warns where it may lack them.
+    """A CohortError for a folder that lacks some of `total` slides, if it must be
+    complete.
 
-    Args:
-        folder: where they are looked for.
-        missing: those that it lacks.
-        total: number of slides that it should have.
-        complete: whether to refuse it.
-        flag: leaves them out, for the message.
-        what: what they are, for the message.
-
-    Raises:
-        CohortError: it is refused.
+    Else a warning. `flag` leaves them out, and `what` says what they are, in the
+    message.
     """
     if missing and complete:
         raise CohortError(

@@ -23,8 +23,7 @@ PathLike = str | os.PathLike
 def read_clam_split(path: PathLike) -> dict[str, str]:
     """{slide_id: split} of either form; columns of other names are ignored.
 
-    Raises:
-        CohortError: not such a file, or a slide is in two splits; so do all here.
+    CohortError: not such a file, or a slide is in two splits; so do all here.
     """
     header, lines = read_table(path)
     for name in SPLITS:
@@ -68,13 +67,7 @@ def read_torchmil_split(path: PathLike) -> dict[str, str]:
 def write_clam(folder: PathLike, cohort: Cohort, index: int = 0) -> None:
     """Writes `dataset.csv` and `splits_{index}.csv`, `_bool.csv`, `_descriptor.csv`.
 
-    Args:
-        folder: made if absent.
-        cohort: with every split assigned.
-        index: number of the split, for CLAM's names of files.
-
-    Raises:
-        CohortError: a slide has no split.
+    The folder is made if absent. CohortError: a slide has no split.
     """
     if open_ := [row.slide_id for row in cohort.rows if row.split not in SPLITS]:
         raise CohortError(f"{len(open_)} slides have no split ({open_[0]}); assign one")

@@ -44,18 +44,9 @@ class StreamedSlide:
         mpp: float,
         threads: int = 4,
     ):
-        """Opens the slide, for its shape.
+        """Opens the slide, for its shape; SlideError where it cannot be opened.
 
-        Args:
-            path: of the slide.
-            given_mpp: of its level 0, if the manifest gives it; wins over the file.
-            yx: corners of the cells with tissue, in pixels at `mpp`.
-            cell_px: side of a cell, in pixels at `mpp`.
-            mpp: um/px that it is read at.
-            threads: that read ahead.
-
-        Raises:
-            SlideError: it cannot be opened.
+        `given_mpp`, of level 0, wins over the file; `threads` read ahead.
         """
         self.number = next(NUMBERS)
         self.path, self._given_mpp = path, given_mpp
@@ -93,14 +84,11 @@ class StreamedSlide:
     def tiles(
         self, order: Iterable[tuple[int, int]], tile_px: tuple[int, int], turn: int = 0
     ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-        """Tiles in order, read ahead by threads; beyond the slide anything may stand.
+        """Tiles (height, width) at indices (row, column) in order, read ahead by
+        threads.
 
-        A tile that cannot be read is blank, and `first_error` says why.
-
-        Args:
-            order: indices (row, column) of tiles.
-            tile_px: (height, width) of a tile.
-            turn: of the slide.
+        Beyond the slide anything may stand. A tile that cannot be read is blank, and
+        `first_error` says why.
         """
         size = 3 * tile_px[0] * tile_px[1]
         ahead = max(2, min(2 * self._threads, AHEAD_BYTES // size))
@@ -118,12 +106,10 @@ class StreamedSlide:
     def crop(
         self, yx: Sequence[int], size: int | tuple[int, int], mpp: float
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """A rectangle of the slide at any mpp; blank, with a note, if it is damaged.
+        """A rectangle of the slide, (h, w) or square, its corner in pixels at any
+        `mpp`.
 
-        Args:
-            yx: its corner, in pixels at `mpp`.
-            size: (h, w), or the side of a square.
-            mpp: um/px.
+        Blank, with a note, if it is damaged.
         """
         pixels, error = self.read(yx, size, mpp)
         self.count(1, error)

@@ -61,15 +61,11 @@ def read_tcga_prad(
 ) -> Cohort:
     """Prostate slides with the grade of their patient, without a split.
 
-    Args:
-        folder: searched for slides, with all folders below it.
-        clinical: the GDC's clinical.tsv.
-        grading: which classes.
-        kinds: kinds of slides; others are left out with a warning.
-        samples: types of sample; others are left out with a warning.
+    The folder is searched for slides, with all below it; `clinical` is the GDC's
+    clinical.tsv. Other kinds of slides and types of samples are left out with a
+    warning.
 
-    Raises:
-        CohortError: naming the file and the mend.
+    CohortError: naming the file and the mend.
     """
     groups = {patient: isup(g) for patient, g in read_gleason(clinical).items()}
     if grading is Grading.isup:
@@ -85,8 +81,7 @@ def find_tcga(
 ) -> dict[str, str]:
     """{slide_id: path} of the slides of some kinds and samples; warns of others.
 
-    Raises:
-        CohortError: no such folder, no such slide, or two files of one.
+    CohortError: no such folder, no such slide, or two files of one.
     """
     names = {os.path.basename(path) for path in walk(folder, defaultdict(list))}
     names = {slide_id_of(name) for name in names if slide_id_of(name) != name}
@@ -114,14 +109,8 @@ def label_slides(
     classes: Sequence[str],
     source: str,
 ) -> Cohort:
-    """A cohort of the slides whose patient has a label; the others are left out.
-
-    Args:
-        slides: {slide_id: path}.
-        labels: {patient: label}.
-        classes: the labels in order.
-        source: name of the labels' file, for messages.
-    """
+    """A cohort of the slides {slide_id: path} whose patient has a label; others are
+    left out. `source` is the labels' file, for messages."""
     rows, bare = [], []
     for slide_id, path in slides.items():
         code = parse_barcode(slide_id)

@@ -41,10 +41,9 @@ class TileBatch(NamedTuple):
     """Tiles of any number of slides.
 
     Attributes:
-        pixels: zeros where not `ok`.
+        pixels: zeros where not `ok`: there is no tile or it could not be read.
         slide: index into the sources; -1 where a tile only fills the batch.
         tile: index into that source's `yx`; -1 likewise.
-        ok: False where there is no tile or it could not be read.
     """
 
     pixels: UInt8[np.ndarray, "b h w 3"]
@@ -124,11 +123,7 @@ def tile_batches(
         mpp: um/px of the tiles.
         size_px: side of a tile, in pixels.
         batch_size: tiles per batch, over all processes.
-        reading: threads and buffers.
-        seed: seed of the order.
-        start: number of the first batch to yield.
         process: which of the `processes` this is; it gets its rows of every batch.
-        processes: number of processes that share each batch.
         counts: updated while batches are read.
 
     Raises:

@@ -6,7 +6,8 @@
     TRIDENT        wsi,mpp; labels from any CSV
 
 Slides are found anywhere below a folder by their name without extension. A slide that a
-split file leaves out is left out, as those tools do, with a warning.
+split file leaves out is left out, as those tools do, with a warning. All errors are
+CohortErrors that name the file, the slides and the mend.
 """
 
 import dataclasses
@@ -61,16 +62,9 @@ class Slides:
 
 
 def from_clam(table: PathLike, splits: PathLike | None, slides: Slides) -> Cohort:
-    """CLAM's dataset CSV and one of its splits, `splits_0.csv` or `splits_0_bool.csv`.
-
-    Args:
-        table: columns slide_id, label, and case_id for the patient.
-        splits: None leaves the splits to be assigned.
-        slides: location of slides and labels.
-
-    Raises:
-        CohortError: naming the file, the slides and the mend; so do all below.
-    """
+    """CLAM's dataset CSV (slide_id, label, and case_id for the patient) and one of its
+    splits, `splits_0.csv` or `splits_0_bool.csv`; None leaves the splits to be
+    assigned."""
     split_of = None if splits is None else read_clam_split(splits)
     return _cohort(_labelled([table], slides), split_of, slides)
 
@@ -101,10 +95,7 @@ def from_streaming_clam(
 def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
     """TRIDENT's list of slides, wsi,mpp; labels from a CSV with slide_id.
 
-    Args:
-        table: columns slide_id, label, and patient_id or case_id.
-        wsis: `wsi` is a path below the folder, with its extension; `mpp` may be empty.
-        slides: location of slides and labels.
+    `wsi` is a path below the folder, with its extension; `mpp` may be empty.
     """
     labelled = _labelled([table], slides)
     _, lines = read_table(wsis, ("wsi",))

@@ -38,18 +38,10 @@ class TwoLevelBags(BagStore):
         weights: Float32[np.ndarray, " slides"] | None,
         loading: Loading,
     ):
-        """Reads where the tiles of every file lie.
+        """Reads where the tiles of every file lie; of `loading`, `max_tiles` is None.
 
-        Args:
-            low: paths of the feature files of tiles.
-            high: of those of their children.
-            k: children to a side of a tile.
-            targets: what is to be predicted of each slide.
-            weights: of each slide in the loss; None for all alike.
-            loading: how to load and pad; `max_tiles` must be None.
-
-        Raises:
-            FeatureError: files that cannot be used, or do not belong together.
+        `low` are feature files of tiles, `high` of their children, `k` to a side.
+        FeatureError: files that cannot be used, or do not belong together.
         """
         self.high, self.k = tuple(high), k
         _, d = feature_shapes(low)
@@ -83,16 +75,9 @@ def pair(
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "n m"]]:
     """The tiles of which all was read: their rows, and the rows of their children.
 
-    Args:
-        low: tiles that do not overlap.
-        high: their children, in any order.
-        k: children to a side of a tile.
-
-    Returns:
-        Rows of `low`, in its order, and of `high`: of m = k*k children row by row.
-
-    Raises:
-        FeatureError: they are not of one slide, one encoder and one grid.
+    `low` are tiles that do not overlap, `high` their children, `k` to a side, in any
+    order. Returns rows of `low`, in its order, and of `high`: of m = k*k children row
+    by row. FeatureError: they are not of one slide, one encoder and one grid.
     """
     _check_related(low.attrs, high.attrs, k)
     side = low.attrs["patch_size"] * low.attrs["target_mpp"] / low.attrs["mpp"]

@@ -139,8 +139,7 @@ def auc(
 def average_precision(
     positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray | float:
-    """Precision averaged over the steps of recall, not interpolated (which flatters).
-    """
+    """Precision averaged over the steps of recall, without interpolation."""
     positive, scores = np.asarray(positive, bool), np.asarray(scores, np.float64)
     up, right = _weight_by_score(positive, scores, weigh(weights, len(scores)))
     called = (up + right).cumsum(-1)

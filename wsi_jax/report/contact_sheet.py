@@ -23,22 +23,16 @@ _INK, _SOFT, _BAD, _EDGE = "#1d2330", "#5b6472", "#b83a00", (0, 158, 115)
 
 
 class Picture(NamedTuple):
-    """A slide that fits into a square of `SIDE_PX`, and its tissue.
+    """A slide that fits into a square of `SIDE_PX`, and its tissue."""
 
-    Attributes:
-        image: uint8 [h w 3].
-        tissue: bool [h w].
-    """
-
-    image: np.ndarray
-    tissue: np.ndarray
+    image: np.ndarray  # uint8 [h w 3]
+    tissue: np.ndarray  # bool [h w]
 
 
 class Contact(NamedTuple):
     """One slide of the sheet.
 
     Attributes:
-        name: the slide's.
         picture: None where the slide could not be read.
         summary: tiles, tissue and resolution, in a few words.
         reason: why the slide is refused, or "".
@@ -51,12 +45,7 @@ class Contact(NamedTuple):
 
 
 def shrink(overview: np.ndarray, tissue: np.ndarray) -> Picture:
-    """A picture small enough that those of a whole cohort fit into memory.
-
-    Args:
-        overview: uint8 [h w 3].
-        tissue: bool [h w].
-    """
+    """A picture small enough that those of a whole cohort fit into memory."""
     h, w = tissue.shape
     scale = SIDE_PX / max(h, w)
     size = max(1, round(w * scale)), max(1, round(h * scale))
@@ -69,15 +58,10 @@ def shrink(overview: np.ndarray, tissue: np.ndarray) -> Picture:
 def contact_sheet(
     slides: Sequence[Contact], path: str | os.PathLike, per_page: int = PER_PAGE
 ) -> list[pathlib.Path]:
-    """Writes PNGs of all slides, the refused ones first, `per_page` a page.
+    """Writes PNGs of all slides, at least one, the refused ones first; returns their
+    paths.
 
-    Args:
-        slides: at least one.
-        path: the first page; those after it are called path_2, path_3, ...
-        per_page: slides.
-
-    Returns:
-        The pages' paths.
+    `path` is the first page; those after it are called path_2, path_3, ...
     """
     path = pathlib.Path(path)
     order = sorted(slides, key=lambda one: not one.reason)

@@ -76,13 +76,11 @@ def crop_figure(
         overview: the slide.
         maps: attention of each magnification [m y x] on a grid of cells, summing to 1
             over all; a cell that has none at any magnification is not painted.
-        crops: outlined, with lines the stronger the more they weigh.
-        path: where the PNG is written.
-        title: above the panels.
+        crops: outlined, with lines the stronger the more they weigh; the first
+            `numbered` show their rank.
         cell_um: side of a cell.
         mpps: um/px of the magnifications [m].
         crop_px: side of a crop, in pixels at its magnification's mpp.
-        numbered: how many crops, the weightiest, show their rank.
 
     Raises:
         ValueError: maps and magnifications that disagree in number.
@@ -136,12 +134,7 @@ def top_crops(
 ) -> None:
     """Writes a PNG of the weightiest crops: rank, weight, um/px, side of the field.
 
-    Args:
-        pixels: uint8 [k h w 3], of the first k crops.
-        crops: k or more.
-        path: where the PNG is written.
-        title: above the crops.
-        mpps: um/px of the magnifications.
+    `pixels`, uint8 [k h w 3], are of the first k crops, `mpps` of the magnifications.
     """
     colours = _colours(mpps)
     which = crops.which[: len(pixels)]
@@ -157,15 +150,12 @@ def top_crops(
 
 def _legend(crops: Crops, mpps: Sequence, crop_px: int) -> list[Line2D]:
     """Colour, number and size of the crops of each magnification."""
-    count = np.bincount(crops.which, minlength=len(mpps))
-    labels = [
-        f"{n} at {mpp:g} µm/px, {distance(crop_px * mpp)} wide"
-        for mpp, n in zip(mpps, count, strict=True)
-    ]
-    return [
-        Line2D([], [], color=colour, lw=2.5, label=label)
-        for colour, label in zip(_colours(mpps), labels, strict=True)
-    ]
+    lines = []
+    for m, (mpp, colour) in enumerate(zip(mpps, _colours(mpps), strict=True)):
+        n, wide = np.sum(crops.which == m), distance(crop_px * mpp)
+        label = f"{n} at {mpp:g} µm/px, {wide} wide"
+        lines.append(Line2D([], [], color=colour, lw=2.5, label=label))
+    return lines
 
 
 def _colours(mpps: Sequence) -> list[str]:

@@ -43,11 +43,9 @@ class Roc:
 def roc(
     curves: Sequence[Roc], operating_point: tuple[float, float] | None = None
 ) -> Figure:
-    """ROC curves with their bands and areas.
+    """ROC curves with their bands and areas, and the threshold's (fpr, tpr).
 
-    Args:
-        curves: one for two classes; one of each class against the rest for more.
-        operating_point: (fpr, tpr) at the threshold in use.
+    One curve for two classes, one of each class against the rest for more.
     """
     figure, axes = _unit_square()
     for k, curve in enumerate(curves):
@@ -75,11 +73,7 @@ def calibration(
 ) -> Figure:
     """How often a claimed probability came true; area of a dot: slides in the bin.
 
-    Args:
-        claimed: mean probability of each bin [m].
-        came_true: share of slides for which it came true [m].
-        count: slides in the bin [m].
-        xlabel: which probability it is.
+    Takes means, shares and counts of the bins [m] of `evals.metrics.calibration`.
     """
     figure, axes = _unit_square()
     axes.plot(claimed, came_true, color=BLUE, linewidth=1.2, alpha=0.6)
@@ -108,12 +102,8 @@ def calibration(
 
 
 def training(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> Figure:
-    """Losses, and scores between 0 and 1 beside them, against the training step.
-
-    Args:
-        losses: by name.
-        scores: by name; may be empty.
-    """
+    """Losses by name, and scores between 0 and 1 beside them, against the training
+    step."""
     panels = [("loss", losses)] + ([("score", scores)] if scores else [])
     figure = new_figure(5.6 * len(panels), 3.2)
     every = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -128,8 +118,7 @@ def training(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> Figure:
 def magnifications(mass: Mapping[str, Line]) -> Figure:
     """Each magnification's share of the attention against the training step.
 
-    Args:
-        mass: um/px, the finest first -> steps, and shares between 0 and 1.
+    `mass` is um/px, the finest first -> steps, and shares between 0 and 1.
     """
     figure = new_figure(5.6, 3.2)
     axes = figure.subplots()

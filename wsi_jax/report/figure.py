@@ -55,18 +55,16 @@ def svg(figure: Figure) -> str:
     return text.replace(INK, "currentColor")
 
 
-def save_png(figure: Figure, path: str | os.PathLike, dpi: int = 200) -> None:
+def save_png(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a PNG on white, whole or not at all."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi, facecolor="white")
+        figure.savefig(temporary, format="png", dpi=200, facecolor="white")
 
 
 def scale_bar(axes, shape: tuple[int, int], mpp: int | float, share: float) -> None:
     """Draws a bar of a round length, at most `share` of the width, lower left.
 
-    Args:
-        axes: shows an image of `shape` (h, w) pixels.
-        mpp: micrometres per pixel of that image.
+    The axes show an image of `shape` (h, w) pixels, `mpp` micrometres each.
     """
     h, w = shape
     longest = w * mpp * share

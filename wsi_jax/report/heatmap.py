@@ -50,7 +50,6 @@ def heatmap(
         scores: [n]; any scale; NaN where a tile has none.
         yx_um: upper left corners of the tiles [n 2].
         tile_um: side of a tile.
-        path: where the PNG is written.
         title: above the panels, e.g. the slide's name.
         label: what the scores are, for the colour bar: "attention (class tumor)".
 

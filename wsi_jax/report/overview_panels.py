@@ -44,12 +44,9 @@ class Overview(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """A figure of panels that show one overview.
+    """A figure, with title and legend, of panels that show one overview.
 
-    Attributes:
-        figure: with a title and a legend.
-        axes: the panels.
-        inch: inches per pixel of the overview.
+    `inch` is inches per pixel of the overview.
     """
 
     figure: Figure
@@ -129,15 +126,8 @@ def score_map(
 ) -> np.ndarray:
     """Paints the score of each tile on the overview's pixels; overlaps are averaged.
 
-    Args:
-        scores: [n]; NaN paints nothing.
-        yx_um: upper left corners of the tiles [n 2].
-        tile_um: side of a tile.
-        mpp: um/px of the overview.
-        shape: (h, w) of the overview.
-
-    Returns:
-        float [h w]; NaN where there is no tile.
+    Takes scores [n], of which NaN paints nothing, corners [n 2], the side of a tile,
+    and um/px and (h, w) of the overview. float [h w]; NaN where there is no tile.
     """
     total, count = np.zeros(shape), np.zeros(shape)
     # Both edges are rounded, so neighbours on a grid neither overlap nor leave a gap.
@@ -196,7 +186,6 @@ def draw_squares(
     """Outlines squares, the heavy ones with stronger lines; small ones are filled.
 
     Args:
-        axes: a panel.
         middles: (x, y) in pixels of the overview [k 2].
         sides: in pixels [k].
         colours: of each square [k].

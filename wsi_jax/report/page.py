@@ -5,7 +5,6 @@ The page is the template `report.html`, which escapes every value but the charts
 
 import base64
 import dataclasses
-import functools
 import io
 import math
 import os
@@ -31,8 +30,7 @@ class Bar(NamedTuple):
     width: float
 
 
-@dataclasses.dataclass(kw_only=True)
-class Metric:
+class Metric(NamedTuple):
     """A headline number between 0 and 1 with its interval; NaN is shown as a dash."""
 
     name: str
@@ -86,7 +84,6 @@ class Report:
         metrics: headline numbers, the most important first.
         n_slides, n_patients: size of the test split.
         results, cohort, cost: tables (`tables.breakdown`, `counts`, `cost`).
-        charts: ROC, calibration, confusion, training.
         slides: results in any order; the page shows the wrong ones first.
         refused: slide -> reason, for slides that could not be used.
         config: field -> value, resolved.
@@ -123,34 +120,17 @@ def headline(
     summary: Mapping[str, int | float | str], names: Mapping[str, str]
 ) -> tuple[Metric, ...]:
     """Metrics with intervals from a summary of `evals`, by key: {"auc": "AUC", ...}."""
-    return tuple(
-        Metric(
-            name=name,
-            value=summary[key],
-            lo=summary[f"{key}_lo"],
-            hi=summary[f"{key}_hi"],
-        )
-        for key, name in names.items()
-    )
+    each = lambda key: (summary[key], summary[f"{key}_lo"], summary[f"{key}_hi"])
+    return tuple(Metric(name, *each(key)) for key, name in names.items())
 
 
 def write_page(path: str | os.PathLike, report: Report) -> None:
-    """Writes the page, images and all, into one HTML file.
-
-    Raises:
-        FileNotFoundError: an image of a slide is missing.
-    """
+    """Writes the page, images and all, into one HTML file; all images must be there."""
     write_text(path, render(report))
 
 
 def render(report: Report) -> str:
     """The page as text."""
-    slides = sorted(report.slides, key=lambda slide: slide.correct)
-    return _template().render(report=report, slides=slides)
-
-
-@functools.cache
-def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -159,7 +139,9 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "data_uri": data_uri}
-    return environment.get_template("report.html")
+    slides = sorted(report.slides, key=lambda slide: slide.correct)
+    page = environment.get_template("report.html")
+    return page.render(report=report, slides=slides)
 
 
 def data_uri(path: str | os.PathLike) -> str:

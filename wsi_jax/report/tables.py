@@ -47,13 +47,9 @@ def breakdown(
     caption: str,
     columns: Mapping[str, str],
 ) -> Table:
-    """One row for each `<prefix><row>.<metric>` in a summary.
+    """One row for each `<prefix><row>.<metric>` in a summary of `evals.summary`.
 
-    Args:
-        summary: made by `evals.summary.summarise`.
-        prefix: "per_class.", "site." or the like.
-        caption: above the table.
-        columns: metric -> heading, besides n.
+    `prefix` is "per_class.", "site." or the like; `columns` are metric -> heading.
     """
     keys = [k for k in summary if k.startswith(prefix) and k.endswith(".n")]
     names = [key[len(prefix) : -len(".n")] for key in keys]
@@ -65,7 +61,7 @@ def breakdown(
 def levels(
     summary: Mapping[str, int | float | str], columns: Mapping[str, str]
 ) -> Table:
-    """Slides, and patients where the summary has them; arguments as `breakdown`."""
+    """Slides, and patients where the summary has them; `columns` as `breakdown`."""
     rows = {"slides": ""} | ({"patients": "patient."} if "patient.n" in summary else {})
     heading = "predictions of", "n"
     return _metric_table(summary, rows, "By slide and by patient", heading, columns)
@@ -90,12 +86,9 @@ def _metric_table(summary, rows, caption, heading, columns) -> Table:
 def counts(
     rows: Iterable[Mapping[str, str]], by: Sequence[str], classes: Sequence[str]
 ) -> Table:
-    """Slides of each class, of each combination of `by`, and in all.
+    """Slides of each class, of each combination of columns `by`, and in all.
 
-    Args:
-        rows: one for each slide, with at least `by` and "label".
-        by: e.g. ("split", "site").
-        classes: the columns.
+    `rows` is one for each slide, with at least `by` and "label".
     """
     tally: dict[tuple[str, ...], list[int]] = {}
     for row in rows:

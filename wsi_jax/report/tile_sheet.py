@@ -21,16 +21,8 @@ def top_tiles(
     mpp: int | float,
     label: str = "attention",
 ) -> None:
-    """Writes a PNG of tiles, highest score first, each with rank and score.
-
-    Args:
-        tiles: uint8 [k h w 3], k >= 1.
-        scores: [k].
-        path: where the PNG is written.
-        title: above the tiles.
-        mpp: um/px of the tiles.
-        label: what the scores are.
-    """
+    """Writes a PNG of tiles [k h w 3], highest score [k] first, each with rank and
+    score."""
     order = np.argsort(-np.asarray(scores), kind="stable")
     labels = [f"{rank}.  {scores[one]:#.3g}" for rank, one in enumerate(order, 1)]
     figure = tile_sheet(tiles[order], labels, f"{title}: highest {label}")

@@ -39,10 +39,9 @@ def zoom_figure(
         attention: of the prediction [n], summing to 1.
         yx_um: upper left corners of all tiles [n 2].
         tile_um: side of a tile.
-        order: indices of the tiles zoomed into [t], the first first.
-        path: where the PNG is written.
+        order: indices of the tiles zoomed into [t], the first first, of which the first
+            `numbered` show their number.
         title: above the panels, e.g. the slide's name.
-        numbered: how many of them, the first, show their number.
 
     Raises:
         ValueError: attention and corners that disagree in number.
@@ -78,15 +77,12 @@ def top_zooms(
     mpp: int | float,
     total: int,
 ) -> None:
-    """Writes a PNG of the first zooms as they were read, each with its number.
+    """Writes a PNG of the first of `total` zooms as they were read, each with its
+    number.
 
     Args:
-        pixels: uint8 [k h w 3], k >= 1.
+        pixels: uint8 [k h w 3], k >= 1, of `mpp`.
         shares: of the attention, in the end [k].
-        path: where the PNG is written.
-        title: above the tiles, e.g. the slide's name.
-        mpp: um/px of the pixels.
-        total: how many zooms there were: the scale of the frames' colours.
     """
     title += f": first zooms, {distance(pixels.shape[1] * mpp)} wide, {mpp:g} µm/px"
     labels = [

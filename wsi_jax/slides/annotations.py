@@ -79,11 +79,8 @@ def write_asap(path: str | os.PathLike, polygons: Sequence[Polygon]) -> None:
 
 
 def read_start(path: str | os.PathLike, size: int) -> bytes:
-    """The first `size` bytes of an annotation file or mask.
-
-    Raises:
-        AnnotationError: it cannot be read, or is no regular file.
-    """
+    """The first `size` bytes of an annotation file or mask; AnnotationError if it has
+    none."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait
             raise AnnotationError(f"{path} is not a regular file; give one")
@@ -97,11 +94,7 @@ def read_start(path: str | os.PathLike, size: int) -> bytes:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The content of an annotation file of at most `MAX_BYTES`.
-
-    Raises:
-        AnnotationError: it cannot be read, is larger, or is no regular file.
-    """
+    """The content of an annotation file; AnnotationError beyond `MAX_BYTES`."""
     content = read_start(path, MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise AnnotationError(
@@ -172,16 +165,14 @@ def rasterise(
 ) -> Bool[np.ndarray, "h w"]:
     """Marks the pixels whose centre lies in a lesion and in no hole.
 
-    Lesions are filled first, all of them, then holes are cut. A polygon that crosses
-    itself is filled by the even-odd rule; fewer than three vertices have no area; what
-    lies outside `shape` is cut off. Memory is bounded, whatever the outlines.
+    Lesions are filled first, all of them, then holes, the groups `holes`, are cut. A
+    polygon that crosses itself is filled by the even-odd rule; fewer than three
+    vertices have no area; what lies outside `shape` is cut off. Memory is bounded,
+    whatever the outlines.
 
     Args:
-        polygons: outlines in level-0 pixels.
-        shape: (h, w) of the mask.
-        mpp: um/px of the mask.
-        slide_mpp: um/px of level 0.
-        holes: groups that are cut.
+        polygons: outlines in level-0 pixels, of `slide_mpp`.
+        shape: (h, w) of the mask, of `mpp`.
 
     Raises:
         AnnotationError: outlines that cross rows of the mask more than `MAX_CROSSINGS`
@@ -193,7 +184,8 @@ def rasterise(
             if (polygon.group in holes) == cut:
                 # Pixel centres at whole numbers.
                 vertices = polygon.vertices * (slide_mpp / mpp) - 0.5
-                crossings += _crossings(vertices, shape[0])
+                rows = np.clip(np.ceil(vertices[:, 0]), 0, shape[0])
+                crossings += int(np.abs(rows - np.roll(rows, 1)).sum())
                 if crossings > MAX_CROSSINGS:
                     raise AnnotationError(
                         f"outlines cross rows of the mask more than {MAX_CROSSINGS:g} "
@@ -201,12 +193,6 @@ def rasterise(
                     )
                 _fill(mask, vertices, not cut)
     return mask
-
-
-def _crossings(vertices, h) -> int:
-    """How often the edges of an outline cross the centre lines of `h` rows."""
-    row = np.clip(np.ceil(vertices[:, 0]), 0, h)
-    return int(np.abs(row - np.roll(row, 1)).sum())
 
 
 def _fill(mask, start, value):

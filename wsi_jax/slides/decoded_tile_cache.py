@@ -22,11 +22,8 @@ LIMIT_BYTES = 128 * 2**20
 class TileCache:
     """The tiles used last. Of threads that want one, the first decodes, others wait.
 
-    Their memory is used again and not given back: to ask the system for fresh pages
-    takes half as long as to decode.
-
-    Args:
-        limit_bytes: largest size of all pixels, but for those in use.
+    Their memory, of `limit_bytes` at most but for those in use, is used again and not
+    given back: to ask the system for fresh pages takes half as long as to decode.
     """
 
     def __init__(self, limit_bytes: int):
@@ -42,13 +39,10 @@ class TileCache:
         shape: tuple[int, int, int],
         decode: Callable[[int, np.ndarray], None],
     ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yields the pixels of a tile, read-only; decodes it unless it is cached.
+        """Yields the pixels of a tile of an owner, read-only; decodes it unless it is
+        cached.
 
-        Args:
-            owner: a file's level.
-            index: which of its tiles.
-            shape: (h, w, 3) of the tile.
-            decode: (index, out) writes the tile's pixels.
+        `decode` (index, out) writes the pixels, of `shape` (h, w, 3).
         """
         with self._lock:
             tile = self._tiles.get((owner, index))
@@ -83,7 +77,7 @@ class TileCache:
     def _memory(self, shape):
         """Memory of the idle tile that was used longest ago, or new memory."""
         wanted = math.prod(shape)
-        while (key := self._oldest_idle()) is not None:
+        for key in [key for key, tile in self._tiles.items() if not tile.users]:
             if key[0] is not None and self.bytes + wanted <= self.limit_bytes:
                 break
             pixels = self._tiles.pop(key).pixels
@@ -92,10 +86,6 @@ class TileCache:
             self.bytes -= pixels.nbytes
         self.bytes += wanted
         return off_aligned_buffer(shape)
-
-    def _oldest_idle(self):
-        idle = (key for key, tile in self._tiles.items() if not tile.users)
-        return next(idle, None)
 
     def drop(self, owner: Hashable) -> None:
         """Forgets the tiles of an owner; their memory is the first to be used again."""

@@ -24,11 +24,8 @@ _agreed: set[tuple[int, ...]] = set()
 class DirectLevels:
     """The levels of one file that can be read directly, each checked at its first read.
 
-    Args:
-        path: name of the file.
-        shapes: (h, w) of each level.
-        downsamples: OpenSlide's, of each level.
-        region: reads by OpenSlide: (level, y, x in level-0 pixels, h, w) -> pixels.
+    `shapes` (h, w) and `downsamples` are OpenSlide's of each level, and `region` reads
+    by OpenSlide: (level, y, x in level-0 pixels, h, w) -> pixels.
     """
 
     def __init__(

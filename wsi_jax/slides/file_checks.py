@@ -20,23 +20,18 @@ _SAMPLES = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 
 def check_file(path: str | os.PathLike) -> None:
     """Raises ValueError for what is no slide, or none that can be read right."""
-    _check_regular(path)
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind != stat.S_IFREG:  # a pipe would be waited for
+        raise ValueError(
+            f"it is {_KINDS.get(kind, 'something else')}, not a file; mend the "
+            "manifest's path column"
+        )
     _check_companions(path)
     directories = read_directories(path)
     for one in directories:
         check_size(one.shape, one.tile)
     for one in directories[:1] + [one for one in directories if any(one.tile)]:
         _check_pixels(one)
-
-
-def _check_regular(path: str | os.PathLike) -> None:
-    """Raises ValueError for pipes, which are waited for, devices and folders."""
-    kind = stat.S_IFMT(os.stat(path).st_mode)
-    if kind != stat.S_IFREG:
-        raise ValueError(
-            f"it is {_KINDS.get(kind, 'something else')}, not a file; mend the "
-            "manifest's path column"
-        )
 
 
 def _check_companions(path):
@@ -56,7 +51,7 @@ def _check_companions(path):
                 raise ValueError(f"{one.path}, one of its files, is no file; remove it")
 
 
-def check_size(shape: tuple[int, int], tile: tuple[int, int] = (0, 0)) -> None:
+def check_size(shape: tuple[int, int], tile: tuple[int, int]) -> None:
     """Raises ValueError for a level or a tile, (h, w) in pixels, beyond the limits."""
     if max(shape) > size_limits.SIDE_PX:
         raise ValueError(

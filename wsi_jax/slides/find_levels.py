@@ -11,15 +11,11 @@ _STEPS = tuple(2**k for k in range(1, 16))
 def pyramid_levels(
     shapes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int]]
 ) -> dict[int, tuple[int, int]]:
-    """{index: (h, w)} of the images that show what the first one shows.
+    """{index: (h, w)} of the images that show what the first one, the finest, shows.
 
-    A label or macro beside a slide, stored in tiles like a level, is recognised by its
-    proportions. Philips' levels, and those of CAMELYON16 that were made of them, are
-    filled up to whole tiles: there (h, w) is what the slide covers.
-
-    Args:
-        shapes: (h, w) of each image, the finest first.
-        tiles: (h, w) of each one's tiles.
+    A label or macro beside a slide, stored in tiles (h, w) like a level, is recognised
+    by its proportions. Philips' levels, and those of CAMELYON16 that were made of them,
+    are filled up to whole tiles: there (h, w) is what the slide covers.
     """
     full, levels, padded = shapes[0], {}, False
     for index, (shape, tile) in enumerate(zip(shapes, tiles, strict=True)):

@@ -26,18 +26,14 @@ def read_geojson(
     """Reads the areas of QuPath's annotations; points and lines are left out.
 
     A Feature, a FeatureCollection, a list of Features or a bare geometry, in level-0
-    pixels counted from the corner of the scanned area, as QuPath does. `group` is the
-    classification's name, "" where there is none. Objects of other types than
-    annotation (tiles, detections, cells) are left out.
+    pixels counted from `bounds_yx`, the corner of the scanned area, as QuPath does.
+    `group` is the classification's name, "" where there is none. Objects of other types
+    than annotation (tiles, detections, cells) are left out.
 
     A polygon with holes is one outline: from the outer ring to each hole and back along
     the same line. The even-odd rule fills just what lies between, so that one polygon's
     hole does not cut another polygon's island, and crooked rings need no mending: what
     a ring covers twice is outside.
-
-    Args:
-        path: a GeoJSON file.
-        bounds_yx: corner of the scanned area, `Slide.bounds_yx`; is added.
 
     Raises:
         AnnotationError: not GeoJSON, larger than `MAX_BYTES`, a coordinate that is no

@@ -50,22 +50,18 @@ def tile_grid(
     grid: Grid,
     overhang: bool = False,
 ) -> Int[np.ndarray, "n 2"]:
-    """Top-left corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`.
+    """Top-left corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`, row by
+    row.
 
     The grid starts at the slide's corner. What is left over at the bottom and right,
-    less than one tile, is dropped unless `overhang`.
+    less than one tile, is dropped unless `overhang`: then tiles reach beyond the slide,
+    and `min_tissue` is a fraction of what is on it.
 
     Args:
         shape_level0: (h, w) of the slide in level-0 pixels.
         slide_mpp: um/px of level 0.
         mask: tissue, from the slide's corner; None keeps every tile.
         mask_mpp: um/px of the mask.
-        grid: size and spacing of the tiles.
-        overhang: keep tiles that reach beyond the slide at the bottom and right; of
-            these `min_tissue` is a fraction of what is on the slide.
-
-    Returns:
-        int32, row by row.
     """
     config_fields.validate(grid, "config.grid")
     stride = grid.size_px - grid.overlap_px
@@ -88,14 +84,8 @@ def children(
 ) -> Int[np.ndarray, "m 2"]:
     """Corners of the k x k tiles at mpp / k that cover each tile at mpp exactly.
 
-    Args:
-        yx: corners of the parents, in pixels at mpp.
-        size_px: side of parents and children alike, each in its own pixels.
-        k: how many times finer the children are.
-
-    Returns:
-        int32 [n k*k 2]: the children of a parent together, row by row, in pixels at
-        mpp / k.
+    `size_px` is the side of parents and children alike, each in its own pixels. int32
+    [n k*k 2]: the children of a parent together, row by row.
     """
     step = np.arange(k, dtype=np.int32) * size_px
     offsets = np.stack(np.meshgrid(step, step, indexing="ij"), -1).reshape(-1, 2)

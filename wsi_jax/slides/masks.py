@@ -30,15 +30,8 @@ def read_annotations(
 ) -> list[Polygon]:
     """Reads ASAP XML or QuPath GeoJSON, whichever the file is by its first character.
 
-    ASAP counts from the corner of the whole slide, QuPath from that of the scanned
-    area.
-
-    Args:
-        path: an annotation file.
-        bounds_yx: corner of the scanned area, `Slide.bounds_yx`.
-
-    Raises:
-        AnnotationError: it is neither, or damaged.
+    ASAP counts from the corner of the whole slide, QuPath from `bounds_yx`, that of the
+    scanned area. AnnotationError: it is neither, or damaged.
     """
     first = _first(path)
     if first == b"<":
@@ -58,18 +51,16 @@ def read_mask(
     slide_mpp: float,
     bounds_yx: tuple[int, int] = (0, 0),
 ) -> Bool[np.ndarray, "h w"]:
-    """A slide's mask at `mpp`, from an image of any size or from outlines.
+    """A slide's mask at `mpp`, (h, w) `shape`, from an image of any size or from
+    outlines.
 
-    An image covers the whole slide; a pixel of the result is set where at least half of
-    what it covers is not 0 (of a colour image: not black). Outlines are filled, but for
-    those of a group that means a hole; ASAP's "None", no group, is an area here.
+    An image covers the whole slide, whose level 0 has `slide_shape` and `slide_mpp`; a
+    pixel of the result is set where at least half of what it covers is not 0 (of a
+    colour image: not black). Outlines are filled, but for those of a group that means a
+    hole; ASAP's "None", no group, is an area here.
 
     Args:
         path: PNG, TIFF (a pyramid too), ASAP XML or GeoJSON.
-        shape: (h, w) of the result.
-        mpp: um/px of the result.
-        slide_shape: (h, w) of the slide's level 0.
-        slide_mpp: um/px of level 0.
         bounds_yx: corner of the scanned area, as in `read_annotations`.
 
     Raises:
@@ -151,8 +142,7 @@ def _check_proportions(path, shape, slide_shape):
 def _scaled(reader, level, shape, slide_shape, ratio):
     """Shrinks or enlarges a level by areas, some rows at a time.
 
-    Args:
-        ratio: level-0 pixels of the slide to a pixel of the result.
+    `ratio` is level-0 pixels of the slide to a pixel of the result.
     """
     h, w = reader.level_shapes[level]
     pitch_y, pitch_x = ratio * h / slide_shape[0], ratio * w / slide_shape[1]

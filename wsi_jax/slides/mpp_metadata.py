@@ -30,11 +30,8 @@ def resolve_mpp(
 ) -> tuple[float, str]:
     """um/px of level 0 and its source: "manifest", "ome", "property" or "tiff".
 
-    Args:
-        slide_id: for the error.
-        properties: the file's, under OpenSlide's names.
-        given: um/px in the manifest; wins over the file.
-        shape: (h, w) of level 0.
+    What the manifest gives wins over the file, whose `properties` have OpenSlide's
+    names.
 
     Raises:
         MppError: none is given and the file states none.

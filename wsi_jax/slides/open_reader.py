@@ -17,22 +17,18 @@ def open_reader(path: str) -> Reader:
     Raises:
         SlideError: none can; the message has each one's reason.
     """
+    reasons = []
     try:
         if not is_url(path):
             check_file(path)
     except Exception as error:  # whatever junk may raise
-        raise _unopened(path, error) from error
-    reasons = []
-    for reader in READERS:
+        reasons.append(str(error))
+    for reader in READERS if not reasons else ():
         try:
             return reader(path)
         except Exception as error:  # decoders raise whatever they like on junk
             reasons.append(f"{reader.__name__}: {error}")
-    raise _unopened(path, "; ".join(reasons))
-
-
-def _unopened(path, reason):
-    return SlideError(
+    raise SlideError(
         f"{path} cannot be opened as a slide; copy it again if it is damaged, else "
-        f"convert it to a tiled 8-bit RGB TIFF ({reason})"
+        f"convert it to a tiled 8-bit RGB TIFF ({'; '.join(reasons)})"
     )

@@ -147,12 +147,7 @@ class _Blocks(SegmentedLevel):
 
     Of a level whose downsample is not whole OpenSlide returns pixels moved by a part of
     one, by another part for another corner: reads that overlap would not agree.
-
-    Args:
-        region: (level, y, x in level-0 pixels, h, w) -> pixels.
-        level: OpenSlide's index.
-        shape: (h, w) of the level.
-        downsample: OpenSlide's, of the level.
+    `region` is (level, y, x in level-0 pixels, h, w) -> pixels.
     """
 
     def __init__(self, region, level, shape, downsample):

@@ -16,15 +16,10 @@ MIN_SIDE_PX = 256
 def rescale(
     image: UInt8[np.ndarray, "h w 3"], mpp: float, new_mpp: float
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Resamples an image from one pixel size to another, exactly to scale.
+    """Resamples an image from `mpp` to `new_mpp` um/px, exactly to scale.
 
     The new shape is floored and what does not fill a last pixel is cut off, so that
     the new image has `new_mpp` exactly and not nearly.
-
-    Args:
-        image: pixels at `mpp`.
-        mpp: micrometres per pixel of `image`.
-        new_mpp: micrometres per pixel of the result.
     """
     scale = mpp / new_mpp
     height, width = (int(side * scale + 1e-6) for side in image.shape[:2])
@@ -48,8 +43,7 @@ def write_pyramid(
 
     Args:
         path: the `.tif` to write.
-        image: level 0.
-        mpp: micrometres per pixel of level 0; written as XResolution per cm.
+        image: level 0, of `mpp`.
         quality: quality of JPEG, 1 to 100.
         tile_px: side of the TIFF's own tiles, a multiple of 16.
     """

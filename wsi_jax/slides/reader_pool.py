@@ -22,14 +22,8 @@ MAX_OPEN = 16
 
 
 class FileKey(NamedTuple):
-    """A file and its present contents: a file written anew has another key.
-
-    Attributes:
-        path: absolute, or a URL.
-        open_reader: opens it.
-        mtime_ns: time of its last change; 0 of a URL.
-        size: its bytes; 0 of a URL.
-    """
+    """A file (absolute, or a URL) and its present contents, as its time of change and
+    size tell: a file written anew has another key."""
 
     path: str
     open_reader: Callable[[str], Reader]

@@ -56,12 +56,8 @@ def edge_padded(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A rectangle of a level whose outermost pixels are repeated beyond its edges.
 
-    Args:
-        decode: (y, x, h, w, out) -> pixels inside the level.
-        shape: (h, w) of the level.
-        yx: top-left corner, which may lie outside.
-        size: (h, w) of the result.
-        out: where the result may be written, and is then returned.
+    `decode` (y, x, h, w, out) gives pixels inside the level, of `shape` (h, w). The
+    corner may lie outside; the result may be written to `out`, and is then returned.
     """
     y, x = (min(max(at, 0), n - 1) for at, n in zip(yx, shape, strict=True))
     bottom, right = (

@@ -8,9 +8,7 @@ from wsi_jax.slides import decoded_tile_cache
 class SegmentedLevel:
     """Random access to one level whose segments lie on a grid. Any thread.
 
-    Args:
-        shape: (h, w) of the level.
-        step: (h, w) of a segment; those at the far edges may be cut off.
+    The level is of `shape` (h, w), its segments of `step`; the last may be cut off.
     """
 
     def __init__(self, shape: tuple[int, int], step: tuple[int, int]):

@@ -134,7 +134,6 @@ class Slide:
         Args:
             yx: top-left corner in pixels at `mpp`, whole or not.
             size_px: height and width in pixels at `mpp`, or one number for both.
-            mpp: um/px of the result.
             out: where the result goes, and is returned; else to new memory.
 
         Raises:
@@ -171,18 +170,10 @@ class Slide:
         mpp: float,
         tiles: Sequence[UInt8[np.ndarray, "h w 3"]],
     ) -> list[SlideError | None]:
-        """Rectangles of one size, each as `read` reads it.
+        """Rectangles of one size to `tiles`, each as `read` reads it at corners `yx`.
 
         At a level's own mpp it is faster for neighbours: what several of them touch is
-        decoded once.
-
-        Args:
-            yx: top-left corners in pixels at `mpp`.
-            mpp: um/px of the result.
-            tiles: where the results go.
-
-        Returns:
-            For each the error that `read` raises, or None.
+        decoded once. Returns for each the error that `read` raises, or None.
         """
         index, ratio = self._level_for(mpp)
         end = np.minimum(self.levels[index].shape, self.shape_at(mpp))

@@ -53,15 +53,10 @@ class StainRange:
 def measure_stain(
     overview: UInt8[np.ndarray, "h w 3"], tissue: Bool[np.ndarray, "h w"], dark: bool
 ) -> Stain:
-    """Measures the colour of the tissue on an overview.
+    """Measures the colour of the tissue on an overview, RGB.
 
     Density is counted from the slide's own glass, where there is some, so that a
     scanner's white balance does not pass for a stain.
-
-    Args:
-        overview: RGB.
-        tissue: True on tissue.
-        dark: whether the background is dark.
     """
     glass = overview[~tissue]
     light = np.full(3, 255.0)
@@ -78,12 +73,12 @@ def measure_stain(
 def stain_range(stains: Iterable[Stain]) -> StainRange:
     """The range of several slides' stains."""
     stains = list(stains)
+    dark = any(stain.dark for stain in stains)
     bright = np.array([stain.shares for stain in stains if not stain.dark])
-    return StainRange(
-        low=tuple(bright.min(0).tolist()) if len(bright) else (),
-        high=tuple(bright.max(0).tolist()) if len(bright) else (),
-        dark=any(stain.dark for stain in stains),
-    )
+    if not len(bright):
+        return StainRange(dark=dark)
+    ends = bright.min(0).tolist(), bright.max(0).tolist()
+    return StainRange(low=tuple(ends[0]), high=tuple(ends[1]), dark=dark)
 
 
 def unfamiliar(stain: Stain, learnt: StainRange) -> str:

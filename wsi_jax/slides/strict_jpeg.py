@@ -18,12 +18,11 @@ _COLOURS = {
 
 
 def header(tables: bytes | None, colours: str) -> bytes:
-    """The bytes that every tile of a TIFF page begins with.
+    """The bytes that every tile of a TIFF page begins with: its JPEGTables, a JPEG, if
+    any.
 
-    Args:
-        tables: the page's JPEGTables, a JPEG of tables alone.
-        colours: "RGB", "YCBCR" or "GRAYSCALE"; wins over the markers of the tiles:
-            Aperio's RGB has none.
+    `colours`, "RGB", "YCBCR" or "GRAYSCALE", wins over the markers of the tiles:
+    Aperio's RGB has none.
     """
     return (tables or _START)[: -2 if tables else None] + _COLOURS.get(colours, b"")
 
@@ -36,8 +35,7 @@ def decode(
     Args:
         data: a JPEG.
         head: result of `header`.
-        rows: least number of rows of pixels.
-        out: pixels; a JPEG of fewer rows leaves the others as they are.
+        rows: least number of rows of pixels; fewer than `out` has leave the others.
 
     Raises:
         ValueError: the JPEG is damaged or has another size.

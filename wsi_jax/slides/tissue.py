@@ -76,11 +76,8 @@ def tissue_mask(
     """Marks tissue: saturated where the background is bright, bright where it is dark.
 
     Smoothed, thresholded (Otsu, 1979) within bounds, small pieces dropped, small holes
-    filled. A blank slide gives an empty mask, a slide full of tissue a full one.
-
-    Args:
-        overview_rgb: the slide at `config.mpp` um/px, of any size.
-        config: thresholds and areas.
+    filled. A blank slide gives an empty mask, a slide full of tissue a full one. The
+    overview, of any size, has `config.mpp`.
     """
     signal, bounds = _signal(overview_rgb, config)
     smooth = ndimage.gaussian_filter(signal, config.smooth_um / config.mpp)
@@ -95,13 +92,10 @@ def find_background(
     config: Tissue,
     fill_rgb: tuple[int, int, int] | None = None,
 ) -> Background:
-    """BRIGHT or DARK: what lies around the tissue of a slide.
+    """BRIGHT or DARK: what lies around the tissue of a slide, as configured or found.
 
-    Args:
-        overview_rgb: the slide, of any size.
-        config: whose `background` decides, unless it is AUTO.
-        fill_rgb: colour of what was never scanned, if the file states one. It does not
-            count, nor does black without any noise, which converters fill in.
+    `fill_rgb`, the colour of what was never scanned, if the file states one, does not
+    count, nor does black without any noise, which converters fill in.
     """
     if config.background is not Background.AUTO:
         return config.background
