@@ -25,18 +25,14 @@ def test_tiles_cover_the_slide_and_never_leave_it(mpp, overlap_px):
     assert (yx % stride == 0).all()
 
 
-def test_a_whole_number_of_tiles_loses_none():
+def test_a_whole_number_of_tiles_loses_none_and_less_than_one_is_none():
     """0.1 um/px has no exact binary: rounding must not cost the last row."""
     grid = Grid(mpp=0.3, size_px=7)
     for n in range(1, 60):
         shape = (3 * 7 * n, 3 * 7)
         assert len(tile_grid(shape, 0.1, **EVERY, grid=grid)) == n
-
-
-def test_a_slide_smaller_than_a_tile_has_none():
     yx = tile_grid((100, 500), 0.5, **EVERY, grid=Grid(size_px=101))
-    assert yx.shape == (0, 2)
-    assert yx.dtype == np.int32
+    assert (yx.shape, yx.dtype) == ((0, 2), np.int32)
 
 
 @pytest.mark.parametrize(

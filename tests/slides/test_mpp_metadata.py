@@ -77,27 +77,17 @@ def test_an_ome_of_no_use_is_refused(tmp_path, change, message, tile):
 
 
 @TILES
-@pytest.mark.parametrize(
-    ("resolution", "unit", "message"),
-    [
-        ((72, 72), 2, r"mpp column.*--config\.data"),
-        ((1, 1), 1, r"mpp column.*--config\.data"),
-        ((300, 300), 2, r"mpp column.*--config\.data"),
-        ((1, 1), 3, r"mpp column.*--config\.data"),
+def test_default_and_oblong_resolutions_are_no_mpp(tmp_path, tile):
+    path, mend = tmp_path / "TCGA-X.a.b.tif", r"mpp column.*--config\.data"
+    for resolution, unit, message in (
+        *(((72, 72), 2, mend), ((300, 300), 2, mend)),
+        *(((1, 1), 1, mend), ((1, 1), 3, mend)),
         ((40000, 20000), 3, r"not square, 0\.5 x 0\.25"),
-    ],
-)
-def test_default_and_oblong_resolutions_are_no_mpp(
-    tmp_path, resolution, unit, message, tile
-):
-    path = tmp_path / "TCGA-X.a.b.tif"
-    write_tiff(path, [picture(80, 90)], resolution, unit, tile=tile)
-    with pytest.raises(SlideError, match=rf"TCGA-X\.a\.b: .*{message}"):
-        open_slide(path)
-    assert open_slide(path, 0.5).mpp == 0.5
-
-
-@pytest.mark.parametrize("mpp", [0.0, -1.0, 1000.0])
-def test_a_given_mpp_must_be_sane(pyramid, mpp):
-    with pytest.raises(SlideError, match=r"pyramid: .*mpp column"):
-        open_slide(pyramid, mpp)
+    ):
+        write_tiff(path, [picture(80, 90)], resolution, unit, tile=tile)
+        with pytest.raises(SlideError, match=rf"TCGA-X\.a\.b: .*{message}"):
+            open_slide(path)
+        assert open_slide(path, 0.5).mpp == 0.5
+    for mpp in (0.0, -1.0, 1000.0):
+        with pytest.raises(SlideError, match=r"TCGA-X\.a\.b: .*mpp column"):
+            open_slide(path, mpp)

@@ -11,13 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
+from wsi_jax.data import features
 from wsi_jax.data.bag_store import BagStore, Loading
-from wsi_jax.data.features import (
-    FeatureError,
-    feature_shape,
-    read_coords,
-    read_features,
-)
+from wsi_jax.data.features import FeatureError
 from wsi_jax.data.order import draw_tiles, process_rows, slides_of_batch
 from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.types import Bag, bucket
@@ -58,14 +54,14 @@ class Bags(BagStore):
             return list(pool.map(self._fingerprint, range(len(self))))
 
     def _fingerprint(self, slide):
-        made_with = read_coords(self.paths[slide]).attrs.get("config_hash")
+        made_with = features.read_coords(self.paths[slide]).attrs.get("config_hash")
         if made_with is not None:
             return str(made_with)
         (x,) = self.read(slide)  # and not kept: other bags of these files are
         return hashlib.sha256(np.ascontiguousarray(x)).hexdigest()[:16]
 
     def read(self, slide):
-        return (read_features(self.paths[slide], verify=False).x,)
+        return (features.read_features(self.paths[slide], verify=False).x,)
 
     def pack(self, x):
         return x
@@ -168,7 +164,7 @@ def feature_shapes(paths: Sequence[str | os.PathLike]) -> tuple[list[int], int]:
     shapes, faults = [], []
     for path in paths:
         try:
-            shapes.append(feature_shape(path))
+            shapes.append(features.feature_shape(path))
         except FeatureError as error:
             faults.append(str(error))
     widths = {d for _, d in shapes}

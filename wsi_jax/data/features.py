@@ -18,18 +18,8 @@ import numpy as np
 from jaxtyping import Float, Float16, Int, Int32
 
 import wsi_jax
-from wsi_jax.data.hdf5 import (
-    CHECKSUM,
-    FeatureError,
-    blocks,
-    check_stored,
-    check_sum,
-    dataset,
-    has,
-    opened,
-    read_all,
-    write_whole,
-)
+from wsi_jax.data import hdf5
+from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all
 
 FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
 
@@ -52,31 +42,18 @@ class Coords(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureMetadata:
-    """What made the features of a slide: the attributes of their file.
-
-    Attributes:
-        slide_id: name of the slide.
-        shape: (h, w) of level 0, in pixels.
-        mpp: um/px of level 0.
-        target_mpp: um/px at which the tiles were read.
-        size_px: side of a tile at `target_mpp`.
-        overlap_px: overlap of neighbouring tiles at `target_mpp`.
-        encoder: name of the encoder.
-        config_hash: hash of every setting that shapes the features.
-        bad_tiles: number of tiles that could not be read and are not in the file.
-        bad_reason: why the first of them could not be read; "" where there are none.
-    """
+    """What made the features of a slide: the attributes of their file."""
 
     slide_id: str
-    shape: tuple[int, int]
-    mpp: float
-    target_mpp: float
-    size_px: int
-    overlap_px: int
+    shape: tuple[int, int]  # (h, w) of level 0, in pixels
+    mpp: float  # um/px of level 0
+    target_mpp: float  # um/px at which the tiles were read
+    size_px: int  # side of a tile at `target_mpp`
+    overlap_px: int  # of neighbouring tiles at `target_mpp`
     encoder: str
-    config_hash: str
-    bad_tiles: int
-    bad_reason: str = ""
+    config_hash: str  # of every setting that shapes the features
+    bad_tiles: int  # that could not be read and are not in the file
+    bad_reason: str = ""  # why the first of them could not be read
 
 
 def write_features(
@@ -107,7 +84,7 @@ def write_features(
         features.attrs.update(named | {"encoder": metadata.encoder})
         coords.attrs.update(named | _coords_attrs(metadata))
 
-    write_whole(path, fill)
+    hdf5.write_whole(path, fill)
 
 
 def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
@@ -151,14 +128,14 @@ def check_features(path: str | os.PathLike) -> tuple[int, int]:
     with opened(path) as f:
         features, coords = _datasets(f, path)
         n, d = features.shape[-2:]
-        check_stored(features)
-        check_stored(coords)
+        hdf5.check_stored(features)
+        hdf5.check_stored(coords)
         _coords(features, coords)
-        for block in blocks(features):
+        for block in hdf5.blocks(features):
             crc = zlib.crc32(np.ascontiguousarray(block), crc)
             with np.errstate(over="ignore"):
                 bad += _not_finite(block.astype(np.float16, copy=False))
-        check_sum(features, crc)
+        hdf5.check_sum(features, crc)
     _check_finite(bad, n, path)
     return int(n), int(d)
 
@@ -201,8 +178,8 @@ def _coords_attrs(made: FeatureMetadata) -> dict[str, Any]:
 
 
 def _datasets(f, path):
-    names = [name for name in FEATURE_NAMES if has(f, name)]
-    if not names or not has(f, "coords"):
+    names = [name for name in FEATURE_NAMES if hdf5.has(f, name)]
+    if not names or not hdf5.has(f, "coords"):
         raise FeatureError(
             f"{path}: datasets {sorted(f)[:10]}; a feature file has 'features' and "
             "'coords'"
@@ -226,7 +203,7 @@ def _coords(features, coords):
             "are no pixel of a slide; delete it and extract again"
         )
     attrs = dict(features.attrs) | dict(coords.attrs)
-    attrs.pop(CHECKSUM, None)
+    attrs.pop(hdf5.CHECKSUM, None)
     return Coords(xy[:, ::-1].astype(np.int32), attrs)
 
 

@@ -24,17 +24,11 @@ class Count(NamedTuple):
 
 
 class Lint(NamedTuple):
-    """Summary of a cohort without fault.
+    """Summary of a cohort without fault."""
 
-    Attributes:
-        counts: split x class x site, where there is at least one slide.
-        missing: files that rows name and that do not exist.
-        patients: `patients_note`.
-    """
-
-    counts: tuple[Count, ...]
-    missing: tuple[str, ...]
-    patients: str = ""
+    counts: tuple[Count, ...]  # split x class x site, where there is a slide
+    missing: tuple[str, ...]  # files that rows name and that do not exist
+    patients: str = ""  # `patients_note`
 
 
 def lint(cohort: Cohort, pretrained_on: Collection[str] = ()) -> Lint:

@@ -24,32 +24,20 @@ ENDLESS = np.iinfo(np.int64).max
 
 
 class TileSource(NamedTuple):
-    """The tiles to read from one slide.
-
-    Attributes:
-        path: the slide's file.
-        mpp: um/px of its level 0, if the manifest gives it; wins over the file.
-        yx: top-left corners, in pixels at the grid's mpp.
-    """
+    """The tiles to read from one slide."""
 
     path: str
-    mpp: float | None
-    yx: Int[np.ndarray, "n 2"]
+    mpp: float | None  # um/px of level 0, if the manifest gives it; wins over the file
+    yx: Int[np.ndarray, "n 2"]  # top-left corners, in pixels at the grid's mpp
 
 
 class TileBatch(NamedTuple):
-    """Tiles of any number of slides.
+    """Tiles of any number of slides; index -1 where one only fills the batch."""
 
-    Attributes:
-        pixels: zeros where not `ok`: there is no tile or it could not be read.
-        slide: index into the sources; -1 where a tile only fills the batch.
-        tile: index into that source's `yx`; -1 likewise.
-    """
-
-    pixels: UInt8[np.ndarray, "b h w 3"]
-    slide: Int32[np.ndarray, " b"]
-    tile: Int32[np.ndarray, " b"]
-    ok: Bool[np.ndarray, " b"]
+    pixels: UInt8[np.ndarray, "b h w 3"]  # zeros where not `ok`
+    slide: Int32[np.ndarray, " b"]  # index into the sources
+    tile: Int32[np.ndarray, " b"]  # index into that source's `yx`
+    ok: Bool[np.ndarray, " b"]  # False where there is none, or it could not be read
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,20 +65,15 @@ class Reading:
 class TileCounts:
     """Counts of tiles, bytes and seconds of a loader so far.
 
-    Attributes:
-        tiles: number of tiles read.
-        failed: number of tiles that could not be read.
-        decoded: bytes of pixels decoded from each slide's levels, by its index.
-        reading_s: seconds in reads, summed over threads.
-        waiting_s: seconds that whoever takes the batches waited for them.
-        reasons: the first error of each slide that had one, by its index.
+    Of each slide that was read, by its index, `decoded` has the bytes of pixels decoded
+    from its levels, and `reasons` the first error, if there was one.
     """
 
     tiles: int = 0
     failed: int = 0
     decoded: dict[int, int] = dataclasses.field(default_factory=dict)
-    reading_s: float = 0.0
-    waiting_s: float = 0.0
+    reading_s: float = 0.0  # in reads, summed over threads
+    waiting_s: float = 0.0  # of whoever takes the batches
     reasons: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property

@@ -15,27 +15,11 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from wsi_jax.data.cohort import (
-    SPLITS,
-    Cohort,
-    Row,
-    check_labels,
-    parse_mpp,
-    patient_of,
-)
+from wsi_jax.data import cohort, slide_folder, split_files
+from wsi_jax.data.cohort import SPLITS, Cohort, Row
 from wsi_jax.data.csv_table import CohortError, find_column, read_table
-from wsi_jax.data.slide_folder import (
-    abbreviate,
-    check_missing,
-    find_slides,
-    warn_left_out,
-)
+from wsi_jax.data.slide_folder import check_missing, find_slides, warn_left_out
 from wsi_jax.data.slide_id_checks import check_id
-from wsi_jax.data.split_files import (
-    read_clam_split,
-    read_sasha_split,
-    read_torchmil_split,
-)
 from wsi_jax.slides.slide_id import slide_id_of
 
 PathLike = str | os.PathLike
@@ -65,18 +49,20 @@ def from_clam(table: PathLike, splits: PathLike | None, slides: Slides) -> Cohor
     """CLAM's dataset CSV (slide_id, label, and case_id for the patient) and one of its
     splits, `splits_0.csv` or `splits_0_bool.csv`; None leaves the splits to be
     assigned."""
-    split_of = None if splits is None else read_clam_split(splits)
+    split_of = None if splits is None else split_files.read_clam_split(splits)
     return _cohort(_labelled([table], slides), split_of, slides)
 
 
 def from_sasha(table: PathLike, splits: PathLike, slides: Slides) -> Cohort:
     """SASHA's CSV (CLAM's, or TCGA's with a patient_id) and its split JSON."""
-    return _cohort(_labelled([table], slides), read_sasha_split(splits), slides)
+    split_of = split_files.read_sasha_split(splits)
+    return _cohort(_labelled([table], slides), split_of, slides)
 
 
 def from_torchmil(table: PathLike, splits: PathLike, slides: Slides) -> Cohort:
     """torchmil's `splits.csv`; labels from a CSV with slide_id (or bag_name)."""
-    return _cohort(_labelled([table], slides), read_torchmil_split(splits), slides)
+    split_of = split_files.read_torchmil_split(splits)
+    return _cohort(_labelled([table], slides), split_of, slides)
 
 
 def from_streaming_clam(
@@ -112,7 +98,7 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
                 f"{wsis}, line {number}: {slide_id!r} again; give its slides other "
                 "names, or remove one"
             )
-        mpp = parse_mpp(cells.get("mpp", ""), f"{wsis}, line {number}")
+        mpp = cohort.parse_mpp(cells.get("mpp", ""), f"{wsis}, line {number}")
         row = labelled[slide_id]
         rows[slide_id] = dataclasses.replace(row, path=str(path), mpp=mpp)
     unlisted = [slide_id for slide_id in labelled if slide_id not in rows]
@@ -144,12 +130,12 @@ def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
                 raise CohortError(f"{where}: slide {slide_id!r} again; remove one")
             check_id(slide_id, where)
             given = cells[patient[0]] if patient else ""
-            patient_id = patient_of(given, slide_id, "", where)
+            patient_id = cohort.patient_of(given, slide_id, "", where)
             labels.append((where, cells[label]))
             site = cells.get("site", "")
             rows[slide_id] = Row(slide_id, "", cells[label], patient_id, "", site=site)
     if not slides.classes:
-        check_labels(labels)
+        cohort.check_labels(labels)
     return rows
 
 
@@ -163,7 +149,7 @@ def _cohort(
         if unknown:
             raise CohortError(
                 f"{len(unknown)} slides have a split and no label: "
-                f"{abbreviate(unknown)}; add them to the CSV of labels"
+                f"{slide_folder.abbreviate(unknown)}; add them to the CSV of labels"
             )
         warn_left_out("no split names", [name for name in rows if name not in split_of])
         rows = {

@@ -6,15 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int, Int64, Shaped
 
+from wsi_jax.data import features
 from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.bags import feature_shapes
-from wsi_jax.data.features import (
-    Coords,
-    FeatureError,
-    Features,
-    read_coords,
-    read_features,
-)
+from wsi_jax.data.features import Coords, FeatureError, Features, read_coords
 from wsi_jax.provenance import config_hash
 from wsi_jax.slides.grid import children
 from wsi_jax.types import TwoLevelFeatures
@@ -61,8 +56,8 @@ class TwoLevelBags(BagStore):
         super().__init__(low, targets, weights, lengths, rows, loading)
 
     def read(self, slide):
-        low = read_features(self.paths[slide], verify=False)
-        high = read_features(self.high[slide], verify=False)
+        low = features.read_features(self.paths[slide], verify=False)
+        high = features.read_features(self.high[slide], verify=False)
         rows, below = pair(low, high, self.k)
         return low.x[rows], high.x[below]
 

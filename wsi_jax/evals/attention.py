@@ -8,20 +8,12 @@ from sklearn.metrics import average_precision_score
 
 
 class Localisation(NamedTuple):
-    """How well attention finds the tumour of one slide.
+    """How well attention finds the tumour of one slide."""
 
-    Attributes:
-        difference: mean attention of tumour tiles less that of the others, as in
-            Liu, Zuo et al. 2024.
-        lift: mean attention of tumour tiles, as a multiple of one that is even.
-        auprc: average precision of attention as a finder of tumour tiles.
-        chance: share of tumour tiles.
-    """
-
-    difference: float
-    lift: float
-    auprc: float
-    chance: float
+    difference: float  # of means on tumour tiles and on others (Liu, Zuo et al. 2024)
+    lift: float  # mean attention of tumour tiles, as a multiple of one that is even
+    auprc: float  # average precision of attention as a finder of tumour tiles
+    chance: float  # share of tumour tiles
 
 
 def localisation_metrics(

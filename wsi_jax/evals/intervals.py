@@ -49,20 +49,13 @@ def _influence(
     for at in group_indices(groups, len(scores)):
         up, own = positive[at], scores[at]
         m, n = up.sum(), (~up).sum()
-        wins = np.empty(len(own))
-        wins[up] = _below(own[up], own[~up])
-        wins[~up] = m - _below(own[~up], own[up])
-        won[at], pairs[at] = wins, np.where(up, n, m)
+        below = stats.rankdata(own)  # ties count one half: others below, and own ones
+        below[up] -= stats.rankdata(own[up])
+        below[~up] -= stats.rankdata(own[~up])
+        won[at], pairs[at] = np.where(up, below, m - below), np.where(up, n, m)
     total = pairs[positive].sum()
     area = divide(won[positive].sum(), total)
     return float(area), divide(won - area * pairs, total)
-
-
-def _below(scores, others):
-    """How many of the others lie below each score, ties counting one half."""
-    others = np.sort(others)
-    sides = (np.searchsorted(others, scores, side) for side in ("left", "right"))
-    return sum(sides) / 2
 
 
 def _variance(labels: np.ndarray, influence: np.ndarray, patients: np.ndarray) -> float:

@@ -30,18 +30,12 @@ class Picture(NamedTuple):
 
 
 class Contact(NamedTuple):
-    """One slide of the sheet.
-
-    Attributes:
-        picture: None where the slide could not be read.
-        summary: tiles, tissue and resolution, in a few words.
-        reason: why the slide is refused, or "".
-    """
+    """One slide of the sheet."""
 
     name: str
-    picture: Picture | None
-    summary: str
-    reason: str
+    picture: Picture | None  # None where the slide could not be read
+    summary: str  # tiles, tissue and resolution, in a few words
+    reason: str  # why the slide is refused, or ""
 
 
 def shrink(overview: np.ndarray, tissue: np.ndarray) -> Picture:

@@ -12,45 +12,24 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from wsi_jax.report.figure import COLOURS, TEXT, distance, save_png
-from wsi_jax.report.overview_panels import (
-    ALPHA,
-    Overview,
-    colour_bar,
-    draw_squares,
-    number_squares,
-    panel_figure,
-    show_scores,
-)
+from wsi_jax.report.overview_panels import ALPHA, Overview, panel_figure
 from wsi_jax.report.tile_sheet import tile_sheet
 
 COLOUR_MAP = "OrRd"
 
 
 class Crops(NamedTuple):
-    """Distinct crops of a slide, the weightiest first.
+    """Distinct crops of a slide, the weightiest first."""
 
-    Attributes:
-        which: index of each one's magnification [k].
-        yx: upper left corners [k 2], in pixels at the magnification's mpp.
-        weight: [k], summing to 1.
-    """
-
-    which: np.ndarray
-    yx: np.ndarray
-    weight: np.ndarray
+    which: np.ndarray  # index of each one's magnification [k]
+    yx: np.ndarray  # upper left corners [k 2], in pixels at the magnification's mpp
+    weight: np.ndarray  # [k], summing to 1
 
 
 def distinct(
     which: np.ndarray, yx: np.ndarray, weight: np.ndarray, read: np.ndarray
 ) -> Crops:
-    """Crops that were read, each once: weights of repeated draws add up.
-
-    Args:
-        which: index of each draw's magnification [n].
-        yx: upper left corner of its crop [n 2].
-        weight: [n].
-        read: [n]; False where there is no crop.
-    """
+    """Crops of draws [n] that were `read`, each once: weights of its draws add up."""
     places = np.column_stack([which, yx])[read].astype(int)
     once, where = np.unique(places, axis=0, return_inverse=True)
     total = np.bincount(where.reshape(-1), weight[read], minlength=len(once))
@@ -92,36 +71,27 @@ def crop_figure(
     panels = panel_figure(
         overview, 1 + len(maps), title, legend=_legend(crops, mpps, crop_px)
     )
-    _show_crops(panels, overview, crops, mpps, crop_px, numbered)
+    first, *others = panels.axes
+    own_mpp, hues = np.asarray(mpps, float)[crops.which], _colours(mpps)
+    corners, sides = crops.yx * own_mpp[:, None], crop_px * own_mpp
+    colours = [hues[m] for m in crops.which]
+    panels.draw_squares(first, corners, sides, colours, numbered, crops.weight)
+    first.set_title(f"{len(sides)} crops", fontsize=10, color=TEXT)
 
     # The root of a cell's share in percent, as a single peak would hide the rest.
     heat = ScalarMappable(
         PowerNorm(0.5, 0, 100 * max(maps.max(), 1e-9)), matplotlib.colormaps[COLOUR_MAP]
     )
     cells = np.argwhere(maps.sum(0) > 0)
-    others = panels.axes[1:]
-    for axes, one, mpp, hue in zip(others, maps, mpps, _colours(mpps), strict=True):
+    for axes, one, mpp, hue in zip(others, maps, mpps, hues, strict=True):
         percent = 100 * one[tuple(cells.T)]
-        show_scores(axes, overview, percent, cells * cell_um, cell_um, heat)
+        panels.show_scores(axes, percent, cells * cell_um, cell_um, heat)
         share = f"{mpp:g} µm/px: {100 * one.sum():.0f} %"
         axes.set_title(share, fontsize=10, color=hue, fontweight="bold")
     label, ticks = "attention of a cell, %", MaxNLocator(5)
     rightmost = max(others, key=lambda axes: axes.get_subplotspec().colspan.start)
-    colour_bar(panels, rightmost, heat, label, alpha=ALPHA, ticks=ticks)
+    panels.colour_bar(rightmost, heat, label, alpha=ALPHA, ticks=ticks)
     save_png(panels.figure, path)
-
-
-def _show_crops(panels, overview, crops, mpps, crop_px, numbered) -> None:
-    """Crops on the first panel, the weightiest with their ranks."""
-    axes, hues = panels.axes[0], _colours(mpps)
-    own_mpp = np.asarray(mpps, float)[crops.which]
-    sides = crop_px * own_mpp / overview.mpp
-    middles = overview.pixels((crops.yx + crop_px / 2) * own_mpp[:, None])
-    colours = [hues[m] for m in crops.which]
-    draw_squares(axes, middles, sides, colours, panels.inch, crops.weight)
-    ranked = slice(min(numbered, len(sides)))
-    number_squares(axes, middles[ranked], sides[ranked], colours[ranked], panels.inch)
-    axes.set_title(f"{len(sides)} crops", fontsize=10, color=TEXT)
 
 
 def top_crops(

@@ -6,16 +6,10 @@ import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from scipy import stats
 
 from wsi_jax.report.figure import save_png
-from wsi_jax.report.overview_panels import (
-    ALPHA,
-    Overview,
-    Panels,
-    colour_bar,
-    panel_figure,
-    show_scores,
-)
+from wsi_jax.report.overview_panels import ALPHA, Overview, Panels, panel_figure
 
 COLOUR_MAP = "coolwarm"
 
@@ -25,12 +19,10 @@ def percentiles(scores: np.ndarray) -> np.ndarray:
 
     The share of scores that are lower, ties counting one half: the middle one is 50.
     """
-    finite = np.sort(scores[np.isfinite(scores)])
-    lower, not_higher = (
-        finite.searchsorted(scores, side) for side in ("left", "right")
-    )
-    share = (lower + not_higher) / (2 * max(len(finite), 1))
-    return np.where(np.isfinite(scores), 100 * share, np.nan)
+    finite, shares = np.isfinite(scores), np.full(len(scores), np.nan)
+    ranks = stats.rankdata(scores[finite])
+    shares[finite] = 100 * ((ranks - 0.5) / max(len(ranks), 1))
+    return shares
 
 
 def heatmap(
@@ -58,12 +50,12 @@ def heatmap(
     """
     panels = panel_figure(overview, 2, title)
     label = f"{label}\npercentile within the slide"
-    show_percentiles(panels, overview, scores, yx_um, tile_um, title, label)
+    show_percentiles(panels, scores, yx_um, tile_um, title, label)
     save_png(panels.figure, path)
 
 
 def show_percentiles(
-    panels: Panels, overview: Overview, scores, yx_um, tile_um, title: str, label: str
+    panels: Panels, scores, yx_um, tile_um, title: str, label: str
 ) -> None:
     """Colours the last panel by percentiles of the scores; arguments as `heatmap`."""
     if yx_um.shape != (len(scores), 2):
@@ -72,6 +64,5 @@ def show_percentiles(
         )
     shown = percentiles(np.asarray(scores, np.float64))
     colours = ScalarMappable(Normalize(0, 100), matplotlib.colormaps[COLOUR_MAP])
-    axes = panels.axes[-1]
-    show_scores(axes, overview, shown, yx_um, tile_um, colours)
-    colour_bar(panels, axes, colours, label, alpha=ALPHA)
+    panels.show_scores(panels.axes[-1], shown, yx_um, tile_um, colours)
+    panels.colour_bar(panels.axes[-1], colours, label, alpha=ALPHA)

@@ -25,17 +25,11 @@ CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
 
 class Overview(NamedTuple):
-    """A slide at low resolution.
+    """A slide at low resolution."""
 
-    Attributes:
-        image: uint8 [h w 3].
-        mpp: um/px of the image.
-        lesions: outlines, each [m 2].
-    """
-
-    image: np.ndarray
-    mpp: float
-    lesions: Sequence[np.ndarray] = ()
+    image: np.ndarray  # uint8 [h w 3]
+    mpp: float  # um/px of the image
+    lesions: Sequence[np.ndarray] = ()  # outlines, each [m 2]
 
     def pixels(self, yx_um: np.ndarray) -> np.ndarray:
         """Positions [k 2] as matplotlib's (x, y) on the image."""
@@ -46,12 +40,85 @@ class Overview(NamedTuple):
 class Panels(NamedTuple):
     """A figure, with title and legend, of panels that show one overview.
 
-    `inch` is inches per pixel of the overview.
+    Positions are upper left corners of squares (y, x) [k 2]; they and sides are in um.
     """
 
     figure: Figure
     axes: list[Axes]
-    inch: float
+    overview: Overview
+    inch: float  # per pixel of the overview
+
+    def show_scores(
+        self,
+        axes: Axes,
+        scores: np.ndarray,
+        yx_um: np.ndarray,
+        tile_um: int | float,
+        colours: ScalarMappable,
+    ) -> None:
+        """Colours a panel by the tiles' scores, over the overview in grey.
+
+        Grey, as the stain could be taken for a score.
+        """
+        image, mpp = self.overview.image, self.overview.mpp
+        painted = score_map(scores, yx_um, tile_um, mpp, image.shape[:2])
+        grey = image @ np.array([0.299, 0.587, 0.114])
+        grey = 255 - 0.75 * (255 - grey)  # dark tissue would muddy the colours
+        has_score = np.isfinite(painted)
+        alpha = np.where(has_score, ALPHA, 0)[..., None]
+        colour = colours.to_rgba(np.where(has_score, painted, 0))[..., :3] * 255
+        mixed = (1 - alpha) * grey[..., None] + alpha * colour
+        axes.images[0].set_data(np.rint(mixed).astype(np.uint8))
+
+    def colour_bar(
+        self, axes: Axes, colours: ScalarMappable, label: str, **kwargs
+    ) -> None:
+        """A colour bar beside a panel, as high as it."""
+        width = axes.get_xlim()[1] * self.inch
+        place = axes.inset_axes((1.02, 0, 0.2 / width, 1))
+        bar = self.figure.colorbar(colours, cax=place, **kwargs)
+        bar.set_label(plain(label), fontsize=10)
+        bar.ax.tick_params(labelsize=9)
+        bar.outline.set_visible(False)
+
+    def draw_squares(
+        self,
+        axes: Axes,
+        yx_um: np.ndarray,
+        sides_um: np.ndarray,
+        colours: Sequence | np.ndarray,
+        numbered: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        """Outlines squares, the heavy ones with stronger lines; small ones are filled.
+
+        The first of them are numbered. All weights [k] are alike by default.
+        """
+        sides, inch = sides_um / self.overview.mpp, self.inch
+        middles = self.overview.pixels(yx_um + sides_um[:, None] / 2)
+        weights = np.ones(len(sides)) if weights is None else weights
+        strength = weights / max(weights.max(initial=0), 1e-9)
+        points = 72 * inch * sides
+        width = np.clip(points / 8, 1.0, 1.0 + 1.6 * strength)
+        filled = points < 4.5 * width
+        rgba = to_rgba_array(colours)
+        rgba[:, 3] = np.where(filled, 0.7, 0.4 + 0.6 * strength)
+        # Within the square, as neighbours would cover each other's lines.
+        half = sides / 2 - np.where(filled, 0, width / 144 / inch)
+        corners = middles[:, None] + half[:, None, None] * CORNERS
+        # Wide ones below, then light ones, then later ones: none hides one that counts.
+        for k in np.lexsort([-np.arange(len(sides)), weights, -sides]):
+            styles = [
+                {"facecolors": "none", "edgecolors": colour, "linewidths": wide}
+                for colour, wide in (("white", 1.8 * width[k]), (rgba[k], width[k]))
+            ]
+            if filled[k]:
+                styles = [{"facecolors": rgba[k], "linewidths": 0}]
+            for style in styles:
+                square = PolyCollection([corners[k]], **style)
+                axes.add_collection(square, autolim=False)
+        first = slice(min(numbered, len(sides)))
+        _number_squares(axes, middles[first], sides[first], rgba[first, :3], inch)
 
 
 def panel_grid(n: int, shape: tuple[int, int]) -> tuple[int, int, np.ndarray]:
@@ -107,7 +174,7 @@ def panel_figure(
     if legend:
         where = {"loc": "outside lower left", "ncols": abreast, "frameon": False}
         figure.legend(handles=legend, fontsize=9, labelcolor=TEXT, **where)
-    return Panels(figure, axes[:n], size[0] / w)
+    return Panels(figure, axes[:n], overview, size[0] / w)
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
@@ -140,91 +207,11 @@ def score_map(
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def show_scores(
-    axes: Axes,
-    overview: Overview,
-    scores: np.ndarray,
-    yx_um: np.ndarray,
-    tile_um: int | float,
-    colours: ScalarMappable,
-) -> None:
-    """Colours a panel by the tiles' scores, over the overview in grey.
-
-    Grey, as the stain could be taken for a score. Arguments as `score_map`.
-    """
-    image = overview.image
-    painted = score_map(scores, yx_um, tile_um, overview.mpp, image.shape[:2])
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    grey = 255 - 0.75 * (255 - grey)  # dark tissue would muddy the colours
-    has_score = np.isfinite(painted)
-    alpha = np.where(has_score, ALPHA, 0)[..., None]
-    colour = colours.to_rgba(np.where(has_score, painted, 0))[..., :3] * 255
-    mixed = (1 - alpha) * grey[..., None] + alpha * colour
-    axes.images[0].set_data(np.rint(mixed).astype(np.uint8))
-
-
-def colour_bar(
-    panels: Panels, axes: Axes, colours: ScalarMappable, label: str, **kwargs
-) -> None:
-    """A colour bar beside a panel, as high as it."""
-    width = axes.get_xlim()[1] * panels.inch
-    place = axes.inset_axes((1.02, 0, 0.2 / width, 1))
-    bar = panels.figure.colorbar(colours, cax=place, **kwargs)
-    bar.set_label(plain(label), fontsize=10)
-    bar.ax.tick_params(labelsize=9)
-    bar.outline.set_visible(False)
-
-
-def draw_squares(
-    axes: Axes,
-    middles: np.ndarray,
-    sides: np.ndarray,
-    colours: Sequence | np.ndarray,
-    inch: float,
-    weights: np.ndarray | None = None,
-) -> None:
-    """Outlines squares, the heavy ones with stronger lines; small ones are filled.
-
-    Args:
-        middles: (x, y) in pixels of the overview [k 2].
-        sides: in pixels [k].
-        colours: of each square [k].
-        inch: inches per pixel.
-        weights: [k], at least 0; None: all are alike.
-    """
-    weights = np.ones(len(sides)) if weights is None else weights
-    strength = weights / max(weights.max(initial=0), 1e-9)
-    points = 72 * inch * sides
-    width = np.clip(points / 8, 1.0, 1.0 + 1.6 * strength)
-    filled = points < 4.5 * width
-    rgba = to_rgba_array(colours)
-    rgba[:, 3] = np.where(filled, 0.7, 0.4 + 0.6 * strength)
-    # Within the square, as neighbours would cover each other's lines.
-    half = sides / 2 - np.where(filled, 0, width / 144 / inch)
-    corners = middles[:, None] + half[:, None, None] * CORNERS
-    # Wide ones below, then light ones, then later ones: none hides one that counts.
-    for k in np.lexsort([-np.arange(len(sides)), weights, -sides]):
-        if filled[k]:
-            styles = [{"facecolors": rgba[k], "linewidths": 0}]
-        else:
-            styles = [
-                {"facecolors": "none", "edgecolors": colour, "linewidths": wide}
-                for colour, wide in (("white", 1.8 * width[k]), (rgba[k], width[k]))
-            ]
-        for style in styles:
-            axes.add_collection(PolyCollection([corners[k]], **style), autolim=False)
-
-
-def number_squares(
-    axes: Axes,
-    middles: np.ndarray,
-    sides: np.ndarray,
-    colours: Sequence | np.ndarray,
-    inch: float,
-) -> None:
+def _number_squares(axes, middles, sides, colours, inch) -> None:
     """Numbers squares from 1 on, each in one of its corners or beside it, on a line.
 
-    One for which there is no room is left out. Arguments as `draw_squares`.
+    One for which there is no room is left out. `middles` (x, y) [k 2] and `sides` [k]
+    are in pixels of the overview, `colours` RGB [k 3].
     """
     high = DIGIT / inch
     halo = [withStroke(linewidth=2.5, foreground="white")]
@@ -237,9 +224,7 @@ def number_squares(
     turns = np.linspace(0, 2 * np.pi, 16, endpoint=False) - np.pi / 4
     directions = np.stack([np.cos(turns), np.sin(turns)], -1)
     away = high * np.arange(0.8, 8.0, 0.5)[:, None, None]
-    for i, (middle, side, colour) in enumerate(
-        zip(middles, sides, to_rgba_array(colours), strict=True)
-    ):
+    for i, (middle, side) in enumerate(zip(middles, sides, strict=True)):
         half = high * np.array([0.4 + 0.4 * len(f"{i + 1}"), 1]) / 2
         free = lambda spot, half=half: (
             (spot - half >= low).all()
@@ -252,7 +237,7 @@ def number_squares(
         if spot is None:
             continue
         taken.append((spot, half))
-        colour = 0.75 * colour[:3]  # dark enough to be read
+        colour = 0.75 * colours[i]  # dark enough to be read
         if (abs(spot - middle) > side / 2).any():
             line = zip(middle, spot, strict=True)
             axes.plot(*line, color=colour, lw=1, path_effects=halo, zorder=3)

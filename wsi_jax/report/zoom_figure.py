@@ -9,13 +9,7 @@ from matplotlib.colors import Normalize
 
 from wsi_jax.report.figure import TEXT, distance, save_png, scale_bar
 from wsi_jax.report.heatmap import show_percentiles
-from wsi_jax.report.overview_panels import (
-    Overview,
-    colour_bar,
-    draw_squares,
-    number_squares,
-    panel_figure,
-)
+from wsi_jax.report.overview_panels import Overview, panel_figure
 from wsi_jax.report.tile_sheet import tile_sheet
 
 ORDER_MAP = "winter"  # neither of its ends is the colour of a stain
@@ -48,23 +42,18 @@ def zoom_figure(
     """
     panels = panel_figure(overview, 2, title, bars=2)
     left, right = panels.axes
-    show_percentiles(
-        panels, overview, attention, yx_um, tile_um, title, "attention percentile"
-    )
+    show_percentiles(panels, attention, yx_um, tile_um, title, "attention percentile")
     share = f"attention: {100 * attention[order].sum():.0f} % on these"
     right.set_title(share, fontsize=10, color=TEXT)
 
     scale = _order_colours(len(order))
     colours = scale.to_rgba(np.arange(1, len(order) + 1))
-    middles = overview.pixels(yx_um[order] + tile_um / 2)
-    sides = np.full(len(order), tile_um / overview.mpp)
-    draw_squares(left, middles, sides, colours, panels.inch)
-    first = slice(min(numbered, len(order)))
-    number_squares(left, middles[first], sides[first], colours[first], panels.inch)
+    sides = np.full(len(order), float(tile_um))
+    panels.draw_squares(left, yx_um[order], sides, colours, numbered)
     count = f"{len(order)} of {len(attention)} tiles zoomed into"
     left.set_title(count, fontsize=10, color=TEXT)
     ticks = np.unique(np.linspace(1, max(len(order), 1), 5).astype(int))
-    colour_bar(panels, left, scale, "order", ticks=ticks)
+    panels.colour_bar(left, scale, "order", ticks=ticks)
     save_png(panels.figure, path)
 
 

@@ -25,8 +25,7 @@ class FlatReader(Reader):
         self._path, self._image = path, Image.open(path)
         self._lock = threading.Lock()
         self._pixels = None
-        fault = _depth_fault(self._image, path) or _stack_fault(self._image, path)
-        if fault:
+        if fault := _fault(self._image, path):
             self._image.close()
             raise ValueError(fault)
         self.level_shapes = ((self._image.height, self._image.width),)
@@ -47,19 +46,15 @@ class FlatReader(Reader):
         self._pixels = None
 
 
-def _depth_fault(image, path):
-    """Why an image is not 8-bit colour, or ""."""
+def _fault(image, path):
+    """Why a file is not one image of 8-bit colour, or ""."""
     if image.mode not in _MODES:
         return f"Pillow mode {image.mode}, not 8-bit colour"
     if image.format == "PNG":  # of 16 bits Pillow would silently keep the high byte
         with open(path, "rb") as file:
             bits = file.read(_PNG_BITS + 1)[_PNG_BITS]
-        return f"{bits} bits a channel, not 8" if bits > 8 else ""
-    return ""
-
-
-def _stack_fault(image, path):
-    """Why a file is more than the one image that Pillow would show, or ""."""
+        if bits > 8:
+            return f"{bits} bits a channel, not 8"
     if (n := getattr(image, "n_frames", 1)) > 1:
         return f"a stack of {n} images, not one"
     return stack_fault(path) if image.format == "TIFF" else ""

@@ -7,14 +7,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from wsi_jax.slides.annotations import (
-    HOLES,
-    AnnotationError,
-    Polygon,
-    rasterise,
-    read_asap,
-    read_start,
-)
+from wsi_jax.slides import annotations
+from wsi_jax.slides.annotations import AnnotationError, Polygon
 from wsi_jax.slides.geojson import read_geojson
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.reader_protocol import Reader, SlideError
@@ -35,7 +29,7 @@ def read_annotations(
     """
     first = _first(path)
     if first == b"<":
-        return read_asap(path)
+        return annotations.read_asap(path)
     if first in (b"{", b"["):
         return read_geojson(path, bounds_yx)
     raise AnnotationError(
@@ -70,7 +64,8 @@ def read_mask(
     if _first(path) in (b"<", b"{", b"["):
         polygons = read_annotations(path, bounds_yx)
         try:
-            return rasterise(polygons, shape, mpp, slide_mpp, HOLES - {"None"})
+            holes = annotations.HOLES - {"None"}
+            return annotations.rasterise(polygons, shape, mpp, slide_mpp, holes)
         except AnnotationError as error:
             raise AnnotationError(f"{path}: {error}") from error
     reader = _open(path)
@@ -111,7 +106,8 @@ class _Png:
 
 def _first(path) -> bytes:
     """The first character of a file that is not blank."""
-    return read_start(path, 256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    start = annotations.read_start(path, 256)
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _open(path) -> Reader | _Png:

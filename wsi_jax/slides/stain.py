@@ -1,7 +1,7 @@
 """Measures the colour of a slide's stain, and compares it to a model's training."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +21,12 @@ COLOURS = ("red", "green", "blue")
 
 
 class Stain(NamedTuple):
-    """How a slide is stained.
+    """How a slide is stained: parts of red, green and blue in its optical density.
 
-    Attributes:
-        dark: whether its background is dark, as in fluorescence.
-        shares: parts of red, green and blue in the optical density of the tissue;
-            their sum is 1: hue and saturation, whatever the density.
+    Their sum is 1: hue and saturation of the tissue, whatever the density.
     """
 
-    dark: bool
+    dark: bool  # its background, as in fluorescence
     shares: tuple[float, float, float]
 
 
@@ -116,14 +113,6 @@ def stain_columns(stain: Stain | None) -> dict[str, float | str]:
     """The shares as columns of slides.csv; empty where no tissue could be read."""
     shares = ["", "", ""] if stain is None else [round(s, 4) for s in stain.shares]
     return {f"stain_{name}": s for name, s in zip(COLOURS, shares, strict=True)}
-
-
-def stain_of(columns: Mapping[str, float | str]) -> Stain | None:
-    """The stain of a row of slides.csv, which has `background` too; None for none."""
-    shares = [columns.get(f"stain_{name}", "") for name in COLOURS]
-    if "" in shares:
-        return None
-    return Stain(columns["background"] == "dark", tuple(map(float, shares)))
 
 
 def _within(shares, low, high) -> bool:

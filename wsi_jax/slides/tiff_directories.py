@@ -21,25 +21,15 @@ _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
 class Directory(NamedTuple):
-    """One image of a TIFF.
+    """One image of a TIFF."""
 
-    Attributes:
-        kind: NewSubfileType: 1 a reduced image, 2 a page of many, 4 a mask.
-        shape: (h, w) in pixels.
-        tile: (h, w) of its tiles; (0, 0) where it has strips.
-        bits: number of bits of each sample.
-        samples: number of samples of a pixel.
-        photometric: 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr.
-        extra: meaning of each further sample: 1 or 2 opacity, 0 anything.
-    """
-
-    kind: int
-    shape: tuple[int, int]
-    tile: tuple[int, int]
-    bits: tuple[int, ...]
-    samples: int
-    photometric: int
-    extra: tuple[int, ...]
+    kind: int  # NewSubfileType: 1 a reduced image, 2 a page of many, 4 a mask
+    shape: tuple[int, int]  # (h, w) in pixels
+    tile: tuple[int, int]  # (h, w) of its tiles; (0, 0) where it has strips
+    bits: tuple[int, ...]  # of each sample
+    samples: int  # of a pixel
+    photometric: int  # 1 grey, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr
+    extra: tuple[int, ...]  # each further sample: 1 or 2 opacity, 0 anything
 
 
 class _Layout(NamedTuple):
