@@ -89,19 +89,13 @@ def test_what_is_damaged_is_blank_and_noted(slides, tmp_path):
 
 def test_crops_that_are_being_read_do_not_hold_up_overviews(slides):
     """Nor the other way round, where there is room for neither."""
-    config = method()
-    tight = CropReader(
-        config.reads(), 16, resident=False, threads=1, cache_gib=0.0, all_tiles=True
-    )
+    kwargs = {"resident": False, "threads": 1, "cache_gib": 0.0, "all_tiles": True}
+    tight = CropReader(method().reads(), 16, **kwargs)
     which, mask = np.zeros((3, 50), int), np.ones((3, 50), bool)
     bag = lambda: tight.bag(slides, np.zeros(3, np.int32), np.ones(3, np.float32))
     crops = tight.read(bag().x.slide, which, np.zeros((3, 50, 2), int), mask)
     made = []
-
-    def overviews():
-        made.append(bag())
-
-    thread = threading.Thread(target=overviews, daemon=True)
+    thread = threading.Thread(target=lambda: made.append(bag()), daemon=True)
     thread.start()
     thread.join(60)  # for ever, where they wait for each other
     assert made

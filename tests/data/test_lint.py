@@ -25,7 +25,7 @@ def check(rows, pretrained_on=()):
     return lint(Cohort(tuple(rows), ("normal", "tumor")), pretrained_on)
 
 
-def test_a_clean_cohort_is_counted(tmp_path):
+def test_a_clean_cohort_is_counted_and_missing_files_are_reported(tmp_path):
     slides = rows(tmp_path)
     slides[0] = change(slides[0], site="U")
     summary = check(slides)
@@ -35,6 +35,10 @@ def test_a_clean_cohort_is_counted(tmp_path):
     assert sum(count.slides for count in summary.counts) == 12
     header, *_ = format_counts(summary).splitlines()
     assert header.split() == list(summary.counts[0]._fields)
+    (tmp_path / "4.tif").unlink()
+    summary = check(slides)
+    assert summary.missing == (str(tmp_path / "4.tif"),)
+    assert "missing files: 1" in format_counts(summary)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +49,16 @@ def test_a_clean_cohort_is_counted(tmp_path):
         (3, {"label": "normla"}, "label 'normla', which is not among"),
         (0, {"split": ""}, "1 slides have no split"),
         (0, {"split": "tets"}, "1 slides have split 'tets'"),
+        (
+            1,
+            {"slide_id": "TCGA-A0-1000-01Z-00-DX1"},  # whatever the patients are called
+            "patient 'TCGA-A0-1000' is in 'train' and 'val'",
+        ),
     ],
 )
 def test_each_fault_is_named(tmp_path, which, new, message):
     slides = rows(tmp_path)
+    slides[6] = change(slides[6], slide_id="TCGA-A0-1000-01Z-00-DX0")
     slides[which] = change(slides[which], **new)
     with pytest.raises(CohortError, match=r"the cohort has \d faults") as error:
         check(slides)
@@ -60,12 +70,9 @@ def test_one_file_under_two_names_and_every_fault_is_listed(tmp_path):
     (tmp_path / "link.tif").symlink_to(tmp_path / "0.tif")
     slides[1] = change(slides[1], patient_id="p0")
     slides[2] = change(slides[2], path=str(tmp_path / "link.tif"))
-    with pytest.raises(CohortError, match="has 2 faults") as error:
+    message = r"has 2 faults:\n  - (?s:.*)\n  - .*'s0' .train, normal., 's2' .test, nor"
+    with pytest.raises(CohortError, match=f"{message}mal. have the same path"):
         check(slides)
-    assert str(error.value).count("\n  - ") == 2
-    assert "'s0' (train, normal), 's2' (test, normal) have the same path" in str(
-        error.value
-    )
 
 
 def test_two_files_of_one_dicom_series(tmp_path):
@@ -107,29 +114,17 @@ def test_a_class_or_a_split_that_is_too_small(tmp_path):
     check([r for r in slides if r.split != "val"])
 
 
-def test_clusters_may_be_shared_by_train_and_val_only(tmp_path):
+def test_clusters_may_be_shared_by_train_and_val_only_and_not_learnt_from(tmp_path):
     slides = rows(tmp_path)
     shared = [change(r, cluster=f"k{r.split == 'test'};m{r.slide_id}") for r in slides]
     check(shared)
     shared[2] = change(shared[2], cluster="x;kFalse")
-    with pytest.raises(
-        CohortError, match="cluster 'kFalse' is in 'test' and 'train or"
-    ):
+    message = "cluster 'kFalse' is in 'test' and 'train or"
+    with pytest.raises(CohortError, match=message):
         check(shared)
-
-
-def test_what_the_encoder_has_seen_is_not_tested_on(tmp_path):
-    check(rows(tmp_path), {"p0", "s1"})
+    check(slides, {"p0", "s1"})
     with pytest.raises(CohortError, match=r"test slide 's2': .* learnt from \['p2'\]"):
-        check(rows(tmp_path), {"p2"})
-
-
-def test_missing_files_are_reported_and_not_refused(tmp_path):
-    slides = rows(tmp_path)
-    (tmp_path / "4.tif").unlink()
-    summary = check(slides)
-    assert summary.missing == (str(tmp_path / "4.tif"),)
-    assert "missing files: 1" in format_counts(summary)
+        check(slides, {"p2"})
 
 
 def test_the_counts_say_whose_the_slides_are_where_nobody_did(tmp_path):
@@ -145,11 +140,3 @@ def test_the_counts_say_whose_the_slides_are_where_nobody_did(tmp_path):
     assert format_counts(check(coded)).splitlines()[-1] == note
     note = "10 of 12 slides have the patient of their barcode; 2 of 12 slides count as"
     assert note in check(coded[:10] + own[10:]).patients
-
-
-def test_a_barcode_in_two_splits_is_a_leak_whatever_the_patients_are_called(tmp_path):
-    slides = rows(tmp_path)
-    for i in (0, 1):
-        slides[i] = change(slides[i], slide_id=f"TCGA-A0-1000-01Z-00-DX{i}")
-    with pytest.raises(CohortError, match="patient 'TCGA-A0-1000' is in 'train' and"):
-        check(slides)

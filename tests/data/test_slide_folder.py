@@ -64,15 +64,20 @@ def test_linked_folders_and_files_are_followed_and_each_file_counts_once(
     ]
 
 
-def test_ids_that_share_a_file_are_both_found_where_a_table_asks_for_them(
-    make, tmp_path
-):
+def test_wanted_slides_may_share_a_file_but_not_a_name(make, tmp_path, warned):
+    """A warning says why one of them is not there."""
     make("a.svs")
-    (tmp_path / "slides" / "b.svs").symlink_to("a.svs")
-    assert find(tmp_path, ["a", "b"]) == {"a": "a.svs", "b": "b.svs"}
-    (tmp_path / "slides" / "deep").mkdir()
-    (tmp_path / "slides" / "deep" / "a.svs").symlink_to("../a.svs")
-    assert find(tmp_path, ["a", "b"]) == {"a": "a.svs", "b": "b.svs"}
+    make("c.vsi")
+    make("d.vsi")
+    slides = tmp_path / "slides"
+    (slides / "b.svs").symlink_to("a.svs")
+    (slides / "deep").mkdir()
+    (slides / "deep" / "a.svs").symlink_to("../a.svs")
+    assert find(tmp_path, ["a", "b", "c"]) == {"a": "a.svs", "b": "b.svs"}
+    assert any(text.endswith("cannot be read: c.vsi") for text in warned)
+    make("deep/a.tif")
+    with pytest.raises(CohortError, match=r"slide 'a' is any of .*keep one of them"):
+        find_slides(slides)
 
 
 def test_parts_of_slides_and_what_is_hidden_or_cannot_be_read_are_left_out(
@@ -94,21 +99,6 @@ def test_parts_of_slides_and_what_is_hidden_or_cannot_be_read_are_left_out(
         "2 left out, folders that belong to a slide: A, _b_",
         "2 left out, of a kind that cannot be read: b.vsi, c.jp2",
     ]
-
-
-def test_of_wanted_slides_the_warning_says_why_one_is_not_there(make, tmp_path, warned):
-    make("a.vsi")
-    make("b.vsi")
-    assert find(tmp_path, ["a"]) == {}
-    (text,) = warned
-    assert text.endswith("1 left out, of a kind that cannot be read: a.vsi")
-
-
-def test_two_files_of_one_name_are_an_error(make, tmp_path):
-    make("a.svs")
-    make("deep/a.tif")
-    with pytest.raises(CohortError, match=r"slide 'a' is any of .*keep one of them"):
-        find_slides(tmp_path / "slides")
 
 
 def element(tag, kind, value, explicit=True):
@@ -158,12 +148,9 @@ def test_of_a_dicom_series_the_largest_file_stands_for_all(make, tmp_path, warne
     assert sorted(find(tmp_path, ["level_2", "level_0"])) == ["level_0", "level_2"]
 
 
-@pytest.mark.parametrize("explicit", [True, False])
-def test_a_series_is_read_past_sequences_that_name_others(make, explicit):
-    assert series_uid(make("a.dcm", dicom(b"1.2.3", explicit))) == "1.2.3"
-
-
-def test_a_head_that_is_damaged_or_endless_has_no_series(make, tmp_path):
+def test_a_series_is_read_past_sequences_and_of_damaged_heads_is_none(make, tmp_path):
+    for explicit in (True, False):
+        assert series_uid(make("a.dcm", dicom(b"1.2.3", explicit))) == "1.2.3"
     whole = dicom(b"1.2.3")
     for size in range(0, len(whole) - 6, 7):
         assert series_uid(make("a.dcm", whole[:size])) == ""

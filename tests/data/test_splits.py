@@ -53,7 +53,8 @@ def test_the_order_of_rows_does_not_matter_and_the_seed_does():
     assert other != splits_of(assign_splits(cohort(), config))
 
 
-def test_an_official_test_set_stays_official():
+def test_an_official_test_set_and_patients_stay_where_they_are():
+    """A patient's new slide joins the old ones."""
     old = cohort()
     given = tuple(
         row if i >= 30 else Row(**vars(row) | {"split": "test"})
@@ -62,12 +63,12 @@ def test_an_official_test_set_stays_official():
     done = assign_splits(old._replace(rows=given), Split())
     assert Counter(r.split for r in done.rows[:30]) == {"test": 30}
     assert set(Counter(r.split for r in done.rows[30:])) == {"train", "val"}
-
-
-def test_a_patients_new_slide_joins_the_old_ones():
-    rows = (*assign_splits(cohort(), Split()).rows, Row("new", "", "a", "p3", ""))
-    done = assign_splits(Cohort(rows, ("a", "b", "c")), Split())
-    assert one_split_each(done)
+    new = done._replace(rows=(*done.rows, Row("new", "", "a", "p3", "")))
+    assert one_split_each(assign_splits(new, Split()))
+    rows = (Row("1", "", "a", "p", "train"), Row("2", "", "a", "p", "test"))
+    message = "patient 'p' is in splits 'train' and 'test'"
+    with pytest.raises(CohortError, match=message):
+        assign_splits(Cohort(rows, ("a",)), Split())
 
 
 def test_a_class_has_a_patient_in_every_split_or_says_it_cannot():
@@ -76,14 +77,6 @@ def test_a_class_has_a_patient_in_every_split_or_says_it_cannot():
         (s, c) for s in ("train", "val", "test") for c in "abc"
     }
     assign_splits(cohort(8), Split(val=0.0))
-
-
-def test_a_patient_in_two_splits_is_refused():
-    rows = (Row("1", "", "a", "p", "train"), Row("2", "", "a", "p", "test"))
-    with pytest.raises(
-        CohortError, match="patient 'p' is in splits 'train' and 'test'"
-    ):
-        assign_splits(Cohort(rows, ("a",)), Split())
 
 
 def test_folds_are_disjoint_stratified_and_complete():
@@ -110,25 +103,28 @@ def test_folds_leave_a_held_out_test_set_alone():
     assert Counter(r.split for r in done.rows[12:]) == {"train": 80, "val": 40}
 
 
-def test_too_few_patients_for_the_splits():
-    """What mends it would be taken: a run wants all three splits."""
-    message = r"'c' has 2 patients .* train, val, test, .* split in the manifest"
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        # What mends it would be taken: a run wants all three splits.
+        (
+            lambda: assign_splits(cohort(8), Split()),
+            r"'c' has 2 patients .* train, val, test, .* split in the manifest",
+        ),
+        (
+            lambda: assign_splits(cohort(), Split(train=0.0, val=0.0, test=0.0)),
+            r"no split has a share; set --config\.data",
+        ),
+        # Fewer folds are proposed only where they would do.
+        (lambda: assign_folds(cohort(8), 3, 0), r"2 patients for 3 .* patients$"),
+        (lambda: assign_folds(cohort(24), 9, 0), r"set --config\.data\.folds=8$"),
+        (lambda: assign_folds(cohort(), 1, 0), r"--config\.data\.folds=1: .* least 3"),
+        (lambda: use_fold(assign_folds(cohort(), 5, 0), 5), "no fold 5"),
+    ],
+)
+def test_too_few_patients_for_splits_or_folds(call, message):
     with pytest.raises(CohortError, match=message):
-        assign_splits(cohort(8), Split())
-    with pytest.raises(CohortError, match=r"no split has a share; set --config\.data"):
-        assign_splits(cohort(), Split(train=0.0, val=0.0, test=0.0))
-
-
-def test_too_few_patients_for_the_folds():
-    """Fewer folds are proposed only where they would do."""
-    with pytest.raises(CohortError, match=r"'c' has 2 patients for 3 .* patients$"):
-        assign_folds(cohort(8), 3, 0)
-    with pytest.raises(CohortError, match=r"or set --config\.data\.folds=8$"):
-        assign_folds(cohort(24), 9, 0)
-    with pytest.raises(CohortError, match=r"--config\.data\.folds=1: .* at least 3"):
-        assign_folds(cohort(), 1, 0)
-    with pytest.raises(CohortError, match="no fold 5"):
-        use_fold(assign_folds(cohort(), 5, 0), 5)
+        call()
 
 
 def test_the_next_fold_validates_and_the_last_is_followed_by_the_first():

@@ -70,16 +70,11 @@ def test_resumed_at_step_k_is_the_tail_of_the_uninterrupted_order(sources, seed)
 
 
 def test_a_seed_reorders_every_pass_and_never_ends(sources):
+    flat = lambda run: [at for b in run for at in zip(b.slide, b.tile, strict=True)]
     run = list(itertools.islice(batches(sources, seed=3), 10))
-    passes = [
-        [(s, t) for b in run[k : k + 5] for s, t in zip(b.slide, b.tile, strict=True)]
-        for k in (0, 5)
-    ]
-    plain = [
-        (s, t) for b in batches(sources) for s, t in zip(b.slide, b.tile, strict=True)
-    ]
-    assert sorted(passes[0]) == sorted(passes[1]) == sorted(plain)
-    assert passes[0] != passes[1] != plain != passes[0]
+    one, two, plain = flat(run[:5]), flat(run[5:]), flat(batches(sources))
+    assert sorted(one) == sorted(two) == sorted(plain)
+    assert one != two != plain != one
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -161,11 +156,8 @@ def test_what_is_held_of_a_batch_is_never_written_anew(sources):
     assert len(places) < 40
 
 
-def test_nothing_to_read_is_no_batch(sources):
+def test_nothing_to_read_is_no_batch_and_one_that_does_not_divide_is_refused(sources):
     assert list(batches([])) == list(batches(sources[1:2], seed=0)) == []
     assert list(batches(sources, start=99)) == []
-
-
-def test_a_batch_that_does_not_divide_is_refused_at_once(sources):
     with pytest.raises(ValueError, match="batch of 4 does not divide among 3"):
         batches(sources, processes=3)

@@ -1,20 +1,15 @@
 """Bags at two resolutions pair a tile with its children by where they lie."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
+from data.feature_files import metadata
 
 from wsi_jax.data.bag_store import Loading
 from wsi_jax.data.bags import Bags, training_bags
 from wsi_jax.data.distilled import DistilledBags, is_distilled, write_distilled
-from wsi_jax.data.features import (
-    FeatureError,
-    FeatureMetadata,
-    read_coords,
-    write_features,
-)
+from wsi_jax.data.features import FeatureError, read_coords, write_features
 from wsi_jax.data.order import slides_of_batch
 from wsi_jax.data.two_level_bags import TwoLevelBags, pair
 from wsi_jax.slides.grid import children, level0
@@ -27,18 +22,10 @@ LENGTHS = (3, 9, 5, 6, 4)
 LOADING = Loading(min_bucket=4, threads=2)
 
 
-def origin(name, mpp):
-    return FeatureMetadata(
-        slide_id=name,
-        shape=(9000, 9000),
-        mpp=SLIDE_MPP,
-        target_mpp=mpp,
-        size_px=SIDE,
-        overlap_px=0,
-        encoder="none",
-        config_hash=f"{name} at {mpp}",
-        bad_tiles=0,
-    )
+def origin(name, at, /, **changes):
+    made = {"slide_id": name, "shape": (9000, 9000), "mpp": SLIDE_MPP, "size_px": SIDE}
+    made |= {"target_mpp": at, "config_hash": f"{name} at {at}"}
+    return metadata(**made | changes)
 
 
 def write_pair(folder, slide, cells, keep_low=None, keep_high=None, **changes):
@@ -54,10 +41,9 @@ def write_pair(folder, slide, cells, keep_low=None, keep_high=None, **changes):
     features = lambda at: np.column_stack([np.full(len(at), float(slide)), at])
     corners = lambda at, mpp: level0(at * SIDE, mpp, SLIDE_MPP)
     paths = folder / "low" / f"{name}.h5", folder / "high" / f"{name}.h5"
-    metadata = origin(name, MPP)
-    write_features(paths[0], features(low), corners(low, MPP), metadata)
-    metadata = dataclasses.replace(origin(name, MPP / K), **changes)
-    write_features(paths[1], features(high), corners(high, MPP / K), metadata)
+    write_features(paths[0], features(low), corners(low, MPP), origin(name, MPP))
+    made = origin(name, MPP / K, **changes)
+    write_features(paths[1], features(high), corners(high, MPP / K), made)
     return paths
 
 
@@ -157,16 +143,12 @@ def test_nothing_is_paired_with_nothing(tmp_path, none):
     ],
 )
 def test_what_does_not_belong_together_is_refused(tmp_path, change, message):
-    paths = write_pair(tmp_path, 0, some_cells(2), **change)
+    low, high = write_pair(tmp_path, 0, some_cells(2), **change)
     with pytest.raises(FeatureError, match=f"children.*disagree, .*{message}"):
-        paired(*paths)
-
-
-def test_children_of_another_width_are_refused(tmp_path, paths):
-    wide = tmp_path / "s0.h5"
-    write_features(wide, np.zeros((2, 5)), np.zeros((2, 2), int), origin("s0", MPP / K))
+        paired(low, high)
+    write_features(high, np.zeros((2, 5)), np.zeros((2, 2), int), origin("s0", MPP / K))
     with pytest.raises(FeatureError, match=r"has 3 features .*s0\.h5 has 5"):
-        TwoLevelBags(paths[0][:1], [wide], K, LABELS[:1], None, LOADING)
+        TwoLevelBags([low], [high], K, LABELS[:1], None, LOADING)
 
 
 def test_the_fingerprint_is_that_of_both_files_and_of_what_is_left(tmp_path):

@@ -33,11 +33,6 @@ TRAINING = tuple(
 )
 TESTING = tuple(f"test_{i:03}" for i in range(1, 131) if i != 49)
 
-# Tumours whose lesions were not all outlined: a normal tile of theirs may be tumour.
-_PARTLY = (10, 15, 18, 20, 25, 29, 33, 34, 44, 46)
-_PARTLY += (51, 54, 55, 56, 67, 79, 85, 92, 95, 110)
-PARTLY_ANNOTATED = frozenset({"test_114", *(f"tumor_{i:03}" for i in _PARTLY)})
-
 _NAMES = ("test_", *(f"{name}_" for name in CLASSES))
 # Columns of the metadata: the slide's name and its centre.
 _COLUMNS = (
