@@ -14,18 +14,16 @@ def draw(seed, m=15, n=22):
     return positive, np.round(scores, 1)
 
 
-def test_the_bootstrap_agrees_with_delong():
+def test_the_bootstrap_agrees_with_delong_and_a_seed_is_a_draw():
     positive, scores = draw(4, m=90, n=110)
-    ends = bootstrap(
-        lambda weights: {"auc": auc(positive, scores, weights)},
-        np.arange(200),
-        positive.astype(int),
-        seed=0,
-        replicates=2000,
-    )
-    np.testing.assert_allclose(
-        ends["auc"], intervals.delong(positive, scores)[1:], atol=0.01
-    )
+    statistic = lambda weights: {"auc": auc(positive, scores, weights)}
+    cohort = statistic, np.arange(200), positive.astype(int)
+    ends = lambda seed: bootstrap(*cohort, seed=seed, replicates=2000)["auc"]
+    one = ends(0)
+    expected = intervals.delong(positive, scores)[1:]
+    np.testing.assert_allclose(one, expected, atol=0.01)
+    assert one == ends(0)
+    assert one != ends(1)
 
 
 def test_patients_are_drawn_whole_and_within_their_class():
@@ -44,18 +42,6 @@ def test_patients_are_drawn_whole_and_within_their_class():
     assert (weights[:, 0] + weights[:, 2] == 2).all()
     assert (weights[:, 3] + weights[:, 5] == 2).all()
     assert len(np.unique(weights, axis=0)) == 9
-
-
-def test_a_seed_is_a_draw():
-    positive, scores = draw(5)
-    cohort = {"patients": np.arange(37), "labels": positive.astype(int)}
-
-    def ends(seed):
-        statistic = lambda weights: {"auc": auc(positive, scores, weights)}
-        return bootstrap(statistic, **cohort, seed=seed, replicates=300)["auc"]
-
-    assert ends(0) == ends(0)
-    assert ends(0) != ends(1)
 
 
 def test_a_statistic_that_is_mostly_undefined_has_no_interval():

@@ -50,31 +50,27 @@ def test_no_addition_is_lost_between_threads():
     assert 0 < account["span.read.percent"] <= 100
 
 
-def test_a_block_that_fails_is_closed():
+def test_a_block_that_fails_is_closed_and_unknown_work_is_an_error():
     meter = Meter()
     with pytest.raises(OSError, match="bad tile"), meter.span("read"):
         raise OSError("bad tile")
     first = meter.as_dict()["span.read.wall_s"]
     assert meter.as_dict()["span.read.wall_s"] == first
+    with pytest.raises(TypeError, match="no such work: slide"):
+        meter.add(slide=1)
 
 
-def test_memory_is_the_peak():
+def test_processes_add_up_and_memory_is_the_peak():
+    one = {"wall_s": 4.0, "peak_host_bytes": 100, "peak_device_bytes": None}
+    two = {"wall_s": 6.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300}
+    expected = one | two | {"wall_s": 10.0, "peak_device_bytes": 8}
+    assert total([one, two | {"peak_device_bytes": 8}]) == expected
+    assert total([one])["peak_device_bytes"] is None
     block = bytearray(50_000_000)
     account = Meter(device_bytes=lambda: 7).as_dict()
     assert account["peak_host_bytes"] > len(block)
     assert account["peak_device_bytes"] == 7
     assert Meter().as_dict()["peak_device_bytes"] is None
-
-
-def test_processes_add_up_and_peaks_do_not():
-    one = {"wall_s": 4.0, "peak_host_bytes": 100, "peak_device_bytes": None}
-    two = {"wall_s": 6.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300}
-    account = total([one, two | {"peak_device_bytes": 8}])
-    assert account == {
-        "wall_s": 10.0, "span.read.wall_s": 2.0, "peak_host_bytes": 300,
-        "peak_device_bytes": 8,
-    }  # fmt: skip
-    assert total([one])["peak_device_bytes"] is None
 
 
 def useful(account):
@@ -149,8 +145,3 @@ def test_a_later_process_continues_the_account(tmp_path):
     assert account["span.encode.thread_s"] > 0
     assert 0 <= account["span.encode.percent"] <= 100
     json.dumps(account)
-
-
-def test_unknown_work_is_an_error():
-    with pytest.raises(TypeError, match="no such work: slide"):
-        Meter().add(slide=1)

@@ -48,9 +48,14 @@ def test_average_precision_is_left_out_patient_by_patient(c):
 
 
 def test_perfect_precision_is_as_sure_as_the_rarest_class_has_patients():
+    """Of one patient it has no interval at all."""
     interval = jackknife.average_precision_interval(LABELS, np.eye(2)[LABELS])
     assert interval.value == interval.hi == 1
     assert interval.lo == pytest.approx(1 / (1 + stats.norm.ppf(0.975) ** 2 / 9))
+    labels, p = draw()
+    value, *ends = jackknife.average_precision_interval(labels[:15], p[:15])
+    assert not np.isnan(value)
+    assert np.isnan(ends).all()
 
 
 def test_copies_of_slides_leave_the_log_loss_as_sure():
@@ -60,10 +65,3 @@ def test_copies_of_slides_leave_the_log_loss_as_sure():
     two = jackknife.log_loss_interval(labels[both], p[both], both)
     np.testing.assert_allclose(one, two)
     assert 0 < one.lo < one.value < one.hi
-
-
-def test_one_patient_of_a_class_gives_no_interval():
-    labels, p = draw()
-    interval = jackknife.average_precision_interval(labels[:15], p[:15])
-    assert not np.isnan(interval.value)
-    assert np.isnan(interval[1:]).all()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics as sklearn_metrics
+from sklearn import metrics as sklearn
 
 from wsi_jax.evals import metrics
 from wsi_jax.evals.threshold import choose_threshold
@@ -23,33 +23,25 @@ def test_metrics_are_those_of_scikit_learn(c):
     threshold = 0.4 if c == 2 else None
     ours = metrics.slide_metrics(labels, p, threshold)
     predicted = metrics.predict(p, threshold)
-    average = {"average": "binary" if c == 2 else "macro"}
-    one_hot = np.eye(c)[labels]
+    scores, truth = (p[:, 1], labels) if c == 2 else (p, np.eye(c)[labels])
+    f1 = sklearn.f1_score(labels, predicted, average="binary" if c == 2 else "macro")
     theirs = {
-        "auc": sklearn_metrics.roc_auc_score(
-            labels, p[:, 1] if c == 2 else p, multi_class="ovr"
-        ),
-        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, predicted),
-        "f1": sklearn_metrics.f1_score(labels, predicted, **average),
-        "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
-        "average_precision": sklearn_metrics.average_precision_score(
-            labels if c == 2 else one_hot, p[:, 1] if c == 2 else p
-        ),
-        "log_loss": sklearn_metrics.log_loss(labels, p),
+        "auc": sklearn.roc_auc_score(labels, scores, multi_class="ovr"),
+        "balanced_accuracy": sklearn.balanced_accuracy_score(labels, predicted),
+        "f1": f1,
+        "accuracy": sklearn.accuracy_score(labels, predicted),
+        "average_precision": sklearn.average_precision_score(truth, scores),
+        "log_loss": sklearn.log_loss(labels, p),
     }
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-12, err_msg=name)
-    np.testing.assert_array_equal(
-        metrics.confusion(labels, predicted, c),
-        sklearn_metrics.confusion_matrix(labels, predicted),
-    )
-    rates = metrics.class_rates(metrics.confusion(labels, predicted, c))
-    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-        labels, predicted
-    )
-    np.testing.assert_allclose(rates["precision"], precision)
-    np.testing.assert_allclose(rates["recall"], recall)
-    np.testing.assert_allclose(rates["f1"], f1)
+    matrix = metrics.confusion(labels, predicted, c)
+    np.testing.assert_array_equal(matrix, sklearn.confusion_matrix(labels, predicted))
+    parts = sklearn.precision_recall_fscore_support(labels, predicted)
+    for name, values in zip(("precision", "recall", "f1"), parts, strict=False):
+        np.testing.assert_allclose(metrics.class_rates(matrix)[name], values)
+    curve = sklearn.roc_curve(labels == 1, p[:, 1], drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc_points(labels == 1, p[:, 1]), curve[:2])
 
 
 @pytest.mark.parametrize("c", [2, 3])
@@ -66,12 +58,6 @@ def test_a_weight_is_a_repetition(c):
         for value, times in zip(together, weights, strict=True):
             alone = metric(np.repeat(labels, times), np.repeat(p, times, 0))
             np.testing.assert_allclose(value, alone, rtol=1e-12)
-
-
-def test_roc_points_are_those_of_scikit_learn():
-    labels, p = draw(3)
-    theirs = sklearn_metrics.roc_curve(labels, p[:, 1], drop_intermediate=False)
-    np.testing.assert_allclose(metrics.roc_points(labels == 1, p[:, 1]), theirs[:2])
 
 
 def test_what_is_not_defined_is_nan():
@@ -96,44 +82,36 @@ def test_what_is_not_defined_is_nan():
 def test_bad_input_is_named(labels, p, message):
     with pytest.raises(ValueError, match=message):
         metrics.check(np.array(labels, int), np.array(p), ("normal", "tumor"))
+    # Two classes need a threshold and more have none.
+    for c, threshold, said in ((2, None, "choose_threshold"), (3, 0.5, "3 classes")):
+        with pytest.raises(ValueError, match=said):
+            metrics.predict(np.full((2, c), 1 / c), threshold)
 
 
-def test_two_classes_need_a_threshold_and_more_have_none():
-    with pytest.raises(ValueError, match="choose_threshold"):
-        metrics.predict(np.full((2, 2), 0.5), None)
-    with pytest.raises(ValueError, match="3 classes"):
-        metrics.predict(np.full((2, 3), 1 / 3), 0.5)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_no_threshold_is_better_than_the_chosen_one(seed):
-    labels, p = draw(seed, n=25)
-    p = p[:, 1]
-
-    def youden(t):
-        return np.mean(p[labels == 1] >= t) - np.mean(p[labels == 0] >= t)
-
-    chosen = youden(choose_threshold(labels, p))
-    assert chosen >= max(map(youden, np.r_[p, 0, 1.1])) - 1e-12
+def test_no_threshold_is_better_than_the_chosen_one():
+    for seed in range(10):
+        labels, p = draw(seed, n=25)
+        p = p[:, 1]
+        ill, well = p[labels == 1], p[labels == 0]
+        cuts = np.r_[choose_threshold(labels, p), p, 0, 1.1][:, None]
+        chosen, *others = (ill >= cuts).mean(1) - (well >= cuts).mean(1)
+        assert chosen >= max(others) - 1e-12
 
 
 def test_the_threshold_lies_in_the_middle_of_its_plateau():
     labels = np.array([0, 0, 1, 1])
-    assert choose_threshold(labels, np.array([0.1, 0.2, 0.6, 0.9])) == 0.4
-    # Two plateaus are as good: (0.1, 0.2] and (0.3, 0.9]. The wider one is safer.
-    p = np.array([0.1, 0.3, 0.2, 0.9])
-    assert choose_threshold(labels, p) == pytest.approx(0.6)
-    p = np.array([0.1, 0.8, 0.7, 0.9])  # (0.1, 0.7] is wider than (0.8, 0.9]
-    assert choose_threshold(labels, p) == pytest.approx(0.4)
+    for p, middle in (
+        ([0.1, 0.2, 0.6, 0.9], 0.4),
+        # Two plateaus are as good: (0.1, 0.2] and (0.3, 0.9]. The wider one is safer.
+        ([0.1, 0.3, 0.2, 0.9], 0.6),
+        ([0.1, 0.8, 0.7, 0.9], 0.4),  # (0.1, 0.7] is wider than (0.8, 0.9]
+    ):
+        assert choose_threshold(labels, np.array(p)) == pytest.approx(middle)
     with pytest.raises(ValueError, match="no slide of class 1"):
         choose_threshold(np.zeros(3, int), np.array([0.1, 0.2, 0.3]))
-
-
-def test_neighbouring_floats_are_separated():
-    low = 0.5
-    p = np.array([low, np.nextafter(low, 1)])
-    t = choose_threshold(np.array([0, 1]), p)
-    assert list(p >= t) == [False, True]
+    neighbours = np.array([0.5, np.nextafter(0.5, 1)])
+    t = choose_threshold(np.array([0, 1]), neighbours)
+    assert list(neighbours >= t) == [False, True]
 
 
 def test_a_patient_is_the_mean_of_the_slides_and_as_ill_as_the_worst():

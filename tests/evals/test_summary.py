@@ -109,12 +109,17 @@ def test_a_perfect_score_on_few_slides_is_not_certain(c):
 
 
 def test_a_site_of_one_class_has_accuracy_but_no_auc():
+    """Nor have patients who are all ill in part of their slides."""
     labels, p = cohort(n=12)
     sites = np.where(labels == 1, "rumc", "umcu")
     summary = summarise_split(labels, p, CLASSES, sites=sites, threshold=0.5)
     for end in ("", "_lo", "_hi"):
         assert np.isnan(summary[f"site.umcu.auc{end}"])
         assert not np.isnan(summary[f"site.umcu.accuracy{end}"])
+    labels, p = np.array([0, 1, 0, 1]), np.array([[0.8, 0.2], [0.1, 0.9]] * 2)
+    summary = summarise_split(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
+    assert summary["specificity"] == summary["patient.sensitivity"] == 1
+    assert np.isnan(summary["patient.auc"])
 
 
 def test_few_patients_have_a_note_and_very_few_no_interval():
@@ -140,11 +145,3 @@ def test_few_patients_have_a_note_and_very_few_no_interval():
     assert summary["site.a.interval_note"] == four["interval_note"]
     labels, p = cohort(n=40)
     assert "interval_note" not in summarise_split(labels, p, CLASSES, threshold=0.5)
-
-
-def test_patients_ill_in_part_of_their_slides():
-    labels, p = np.array([0, 1, 0, 1]), np.array([[0.8, 0.2], [0.1, 0.9]] * 2)
-    summary = summarise_split(labels, p, CLASSES, patients=list("aabb"), threshold=0.5)
-    assert summary["specificity"] == 1
-    assert summary["patient.sensitivity"] == 1
-    assert np.isnan(summary["patient.auc"])

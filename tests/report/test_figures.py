@@ -77,6 +77,7 @@ def first_panel(path):
 
 
 def test_scores_are_painted_where_tiles_lie_without_gaps():
+    """Overlaps are averaged, and NaN paints nothing."""
     yx = np.stack(np.mgrid[0:700:100, 0:700:100], -1).reshape(-1, 2)
     numbers = score_map(np.arange(49.0), yx, 100, 32.0, (22, 22))
     assert set(np.unique(numbers)) == set(range(49))  # each pixel has one tile
@@ -86,13 +87,9 @@ def test_scores_are_painted_where_tiles_lie_without_gaps():
     assert where == [[2, 6], [2, 7], [3, 6], [3, 7]]
     small = score_map(np.array([1.0]), np.array([[100, 200]]), 8, 64.0, (4, 4))
     assert np.argwhere(np.isfinite(small)).tolist() == [[2, 3]]
-
-
-def test_overlaps_are_averaged_and_nan_paints_nothing():
     yx = np.array([[0, 0], [0, 1], [0, 3]])
     painted = score_map(np.array([1.0, 3.0, np.nan]), yx, 2, 1.0, (2, 5))
-    expected = [1, 2, 3, np.nan, np.nan]
-    np.testing.assert_array_equal(painted, [expected, expected])
+    np.testing.assert_array_equal(painted, [[1, 2, 3, np.nan, np.nan]] * 2)
 
 
 def test_percentiles_do_not_depend_on_the_scale():
@@ -117,18 +114,14 @@ def test_high_scores_are_red_and_low_scores_blue(tmp_path, figures, shape):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_slide_without_any_score_still_has_a_picture(tmp_path):
-    path = tmp_path / "map.png"
-    nothing = np.zeros(0), np.zeros((0, 2))
-    heatmap.heatmap(blank((40, 40)), *nothing, 4, path, title="s")
-    assert (pixels(path) == STAIN).all(-1).sum() > 10_000
-
-
-def test_what_disagrees_in_number_is_named(tmp_path):
+def test_what_disagrees_in_number_is_named_and_no_score_is_a_picture_too(tmp_path):
     with pytest.raises(ValueError, match="slide_7: 3 scores, but corners are"):
         draw_zooms(tmp_path, [0], attention=np.ones(3) / 3, title="slide_7")
     with pytest.raises(ValueError, match="slide_7: attention at 2"):
         draw_crops(tmp_path, even(2), one_crop(0, (0, 0)), (1.0,), title="slide_7")
+    path, nothing = tmp_path / "map.png", (np.zeros(0), np.zeros((0, 2)))
+    heatmap.heatmap(blank((40, 40)), *nothing, 4, path, title="s")
+    assert (pixels(path) == STAIN).all(-1).sum() > 10_000
 
 
 def test_draws_of_one_crop_are_one_crop():

@@ -153,25 +153,22 @@ def test_wrong_predictions_come_first_and_are_named(report):
     assert set(shown) == {True, False}
 
 
-def test_images_are_bounded(report):
+def test_an_undefined_metric_is_a_dash_and_images_are_bounded(report):
+    lost = page.Metric("AUC", np.nan, np.nan, np.nan)
+    text = page.render(dataclasses.replace(report, metrics=(lost,)))
+    assert ">nan" not in text
+    assert tables.DASH in text
     uri = page.data_uri(report.slides[0].images[0])
     assert uri.startswith("data:image/webp;base64,")
     assert len(uri) < 60_000
 
 
-def test_an_undefined_metric_is_a_dash(report):
-    lost = page.Metric("AUC", np.nan, np.nan, np.nan)
-    text = page.render(dataclasses.replace(report, metrics=(lost,)))
-    assert ">nan" not in text
-    assert tables.DASH in text
-
-
 def test_few_patients_are_noted_and_very_few_have_no_interval(report):
+    """Neither on a card nor in a legend."""
     labels = np.array([0] * 12 + [1] * 4)
     p = np.stack([np.linspace(0.9, 0.2, 16), np.linspace(0.1, 0.8, 16)], -1)
-    summary = summarise_split(
-        labels, p, ("normal", "tumor"), threshold=0.5, sites=["a"] * 16
-    )
+    sites, names = ["a"] * 16, ("normal", "tumor")
+    summary = summarise_split(labels, p, names, threshold=0.5, sites=sites)
     assert tables.interval(summary, "auc") == tables.number(summary["auc"])
     notes = tables.interval_notes(summary)
     assert [note.partition(":")[0] for note in notes] == ["all slides", "site a"]
@@ -180,6 +177,10 @@ def test_few_patients_are_noted_and_very_few_have_no_interval(report):
     assert "patients: tumor 4" in text
     assert "no interval" in text
     assert ">nan" not in text
+    ends = {"auc": 0.9, "lo": np.nan, "hi": np.nan}
+    zero = {"fpr": np.zeros(1), "tpr": np.zeros(1)}
+    (axes,) = curves.roc([curves.Roc(name="tumor", **zero, **ends)]).axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["tumor: 0.900"]
 
 
 def test_charts_are_well_formed_and_take_the_pages_ink(figures, tmp_path):
@@ -192,14 +193,6 @@ def test_charts_are_well_formed_and_take_the_pages_ink(figures, tmp_path):
     with PIL.Image.open(tmp_path / "roc.png") as image:
         assert min(image.size) > 300
     assert 'tumor "$x$"' in "".join(ET.fromstring(svg(figures["roc"])).itertext())
-
-
-def test_an_auc_without_an_interval_has_none_in_the_legend():
-    zero = np.zeros(1)
-    ends = {"auc": 0.9, "lo": np.nan, "hi": np.nan}
-    figure = curves.roc([curves.Roc(name="tumor", fpr=zero, tpr=zero, **ends)])
-    (legend,) = (axes.get_legend() for axes in figure.axes)
-    assert [text.get_text() for text in legend.get_texts()] == ["tumor: 0.900"]
 
 
 def test_a_report_shows_magnifications_where_there_are_several():
@@ -225,19 +218,11 @@ def test_tables_have_a_row_for_each_part_and_add_up(report):
     assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", cell)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (tables.size(999), "999 B"),
-        (tables.size(20_600_000_000), "20.6 GB"),
-        (tables.size(None), "not known"),
-        (tables.seconds(0.0047), "4.7 ms"),
-        (tables.seconds(5.04), "5.04 s"),
-        (tables.seconds(600), "10.0 min"),
-    ],
-)
-def test_quantities_have_units(text, expected):
-    assert text == expected
+def test_quantities_have_units():
+    sizes = {999: "999 B", 20_600_000_000: "20.6 GB", None: "not known"}
+    assert {n: tables.size(n) for n in sizes} == sizes
+    times = {0.0047: "4.7 ms", 5.04: "5.04 s", 600: "10.0 min", 7200: "2.0 h"}
+    assert {s: tables.seconds(s) for s in times} == times
 
 
 PROBE = """<script>

@@ -38,7 +38,7 @@ def test_an_empty_slide_of_any_size_has_no_tissue(background):
     ):
         mask = tissue_mask(slide(h, w, background=background, noise=noise), Tissue())
         assert mask.shape == (h, w)
-        assert not mask.any() or h == 1  # a slide smaller than a hole is filled
+        assert not mask.any() or h < 10  # a slide smaller than a hole is filled
 
 
 def test_a_slide_full_of_tissue_is_all_tissue():
