@@ -83,8 +83,8 @@ def test_bad_input_is_named(labels, p, message):
     with pytest.raises(ValueError, match=message):
         metrics.check(np.array(labels, int), np.array(p), ("normal", "tumor"))
     # Two classes need a threshold and more have none.
-    for c, threshold, said in ((2, None, "choose_threshold"), (3, 0.5, "3 classes")):
-        with pytest.raises(ValueError, match=said):
+    for c, threshold, other in ((2, None, "choose_threshold"), (3, 0.5, "3 classes")):
+        with pytest.raises(ValueError, match=other):
             metrics.predict(np.full((2, c), 1 / c), threshold)
 
 

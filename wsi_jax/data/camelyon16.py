@@ -69,20 +69,20 @@ def read_camelyon16(
 
     Args:
         folder: the one that holds `training/` or `images/`.
-        val: share of the training slides that validate.
-        seed: seed of the draw.
+        val: share of the training slides that validate, drawn from `seed`.
         metadata: CSV with each slide's centre: columns slide_name, image or slide_id,
             and hospital_corrected, hospital, center or site. The labels it may hold are
             not read: for test_114 they disagree with reference.csv, which decides.
         complete: refuse a folder that lacks slides of the challenge or of
             reference.csv; when False they are left out with a warning.
 
-    Raises:
-        CohortError: naming the file or the slides and the mend.
+    CohortError: naming the file or the slides and the mend.
     """
     folder = pathlib.Path(folder)
     aws = _is_aws(folder)
     part = "evaluation" if aws else "testing"
+    outlines = [f"{which}/lesion_annotations" for which in ("training", "testing")]
+    outlines = ["annotations"] * 2 if aws else outlines
     reference = read_reference(folder / part / "reference.csv")
     paths = _slides(folder, aws)
     practice = set(reference) != set(TESTING)
@@ -105,11 +105,9 @@ def read_camelyon16(
                 path=str(paths[slide_id]),
                 label=label,
                 split="test" if test else "",
-                annotation_path=_if_there(
-                    folder / _annotations(aws, test) / f"{slide_id}.xml"
-                ),
+                annotation_path=_file(folder, outlines[test], f"{slide_id}.xml"),
                 mask_path=row.mask_path
-                or _if_there(folder / "masks" / f"{slide_id}_mask.tif"),
+                or _file(folder, "masks", f"{slide_id}_mask.tif"),
                 fold="",
             )
         )
@@ -162,12 +160,8 @@ def _slides(folder, aws):
     return {path.stem: path for path in paths if not path.name.startswith(".")}
 
 
-def _annotations(aws, test):
-    part = "testing" if test else "training"
-    return "annotations" if aws else f"{part}/lesion_annotations"
-
-
-def _if_there(path):
+def _file(*parts):
+    path = pathlib.Path(*parts)
     return str(path) if path.is_file() else ""
 
 

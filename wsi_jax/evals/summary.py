@@ -47,15 +47,14 @@ def summarise_split(
         labels, probabilities: class indices [n]; of each class [n c].
         classes: names; of two, the second is the positive one.
         patients: patient of each slide; None: each slide is a patient.
-        sites: site of each slide; "" where unknown.
+        sites: of each slide; "" where unknown.
         threshold: for two classes, one number or one of each slide [n]; else None.
         groups: the model that predicted each slide: its fold in cross-validation. Only
-            pairs of slides of one group count for the AUC, as models have no common
-            scale. Everything else, average precision too, is of all slides together.
+            pairs of one group count for the AUC, as models have no common scale.
+            Everything else, average precision too, is of all slides.
 
-    Raises:
-        ValueError: as `metrics.check` and `metrics.predict`, or a patient with several
-            slides lies in several groups.
+    ValueError: as `metrics.check` and `metrics.predict`, or a patient with several
+    slides lies in several groups.
     """
     labels, probabilities = metrics.check(labels, probabilities, classes)
     each = one_each(patients, len(labels))
@@ -81,11 +80,8 @@ def summarise_split(
         own |= {m: float(v[k]) for m, v in metrics.class_rates(matrix).items()}
         positive, scores = labels == k, probabilities[:, k]
         own["average_precision"] = float(metrics.average_precision(positive, scores))
-        area, fewest = (
-            delong(positive, scores, each, groups),
-            class_patients(positive, 2, each),
-        )
-        own |= _ends("auc", area, fewest.min())
+        fewest = class_patients(positive, 2, each).min()
+        own |= _ends("auc", delong(positive, scores, each, groups), fewest)
         summary |= _under(f"per_class.{name}.", own)
     for site, at in _sites(sites):
         own = measured(labels[at], probabilities[at], each[at], at)
