@@ -89,8 +89,7 @@ def read_camelyon16(
     training = sorted(set(paths) - set(reference)) if practice else TRAINING
     expected = {*training, *reference}
     warn_left_out("not of the challenge", sorted(set(paths) - expected))
-    missing = sorted(expected - set(paths))
-    check_missing(folder, missing, len(expected), complete)
+    check_missing(folder, sorted(expected - set(paths)), len(expected), complete)
     manifest = folder / "slides.csv"
     practice_rows = read_manifest(manifest).rows if manifest.is_file() else ()
     practice_rows = {row.slide_id: row for row in practice_rows}
