@@ -63,8 +63,12 @@ API = (
     (
         "A trained run",
         (
+            "wsi_jax.run.finished_run.Run",
+            "wsi_jax.run.slide_predictor.SlidePredictor",
             "wsi_jax.run.predictor.Predictor",
+            "wsi_jax.run.ensemble.Ensemble",
             "wsi_jax.run.slide_prediction.SlidePrediction",
+            "wsi_jax.run.slide_prediction.SlidePredictions",
         ),
     ),
     (
@@ -72,8 +76,13 @@ API = (
         (
             "wsi_jax.slides.slide.open_slide",
             "wsi_jax.slides.slide.Slide",
+            "wsi_jax.slides.slide_tiles.SlideTiles",
             "wsi_jax.slides.reader_protocol.Reader",
         ),
+    ),
+    (
+        "Bags as arrays",
+        ("wsi_jax.run.fit_bags.BagModel", "wsi_jax.run.fit_bags.BagPrediction"),
     ),
     (
         "Cohorts and configs",

@@ -27,7 +27,8 @@ FLOORS = {
     "methods": 3,
     "run": 4,
     "configs": 5,
-    "__init__": 5,
+    "api": 6,
+    "__init__": 7,
     "cli": 6,
 }
 SIDEWAYS = {("data", "slides"), ("report", "slides")}

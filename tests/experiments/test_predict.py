@@ -14,7 +14,8 @@ from PIL import Image
 
 from wsi_jax import cli
 from wsi_jax.run.predict_slides import open_run, prediction_key
-from wsi_jax.run.predictor import Predictor, row_of_path
+from wsi_jax.run.predictor import Predictor
+from wsi_jax.run.slide_predictor import row_of_path
 from wsi_jax.slides.slide import open_slide
 
 

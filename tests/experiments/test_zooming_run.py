@@ -14,7 +14,7 @@ from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.ops import zoom_env
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.predictor import row_of_path
+from wsi_jax.run.slide_predictor import row_of_path
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh

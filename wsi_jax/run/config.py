@@ -84,7 +84,7 @@ class Manifest:
             raise CohortError("no cohort; add --config.data.manifest=my_slides.csv")
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, repr=False)
 class Experiment:
     """Everything that decides a run. A method is exchanged in the config file.
 
@@ -129,6 +129,20 @@ class Experiment:
         "encode_batch": COUNT,
         "max_refused": (0, 1),
     }
+
+    def __repr__(self):
+        """The fields that are not as by default, a line each."""
+        plain, usual = (
+            config_fields.flatten(config_fields.to_plain(one), types=True)
+            for one in (self, Experiment())
+        )
+        absent = object()
+        lines = [
+            f"  {name} = {value!r}"
+            for name, value in plain.items()
+            if name and usual.get(name, absent) != value
+        ]
+        return "\n".join([f"Experiment({type(self.method).__name__}), with", *lines])
 
     @property
     def trunk(self) -> Trunk:

@@ -8,7 +8,7 @@ import numpy as np
 
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.run.inputs import Input
+from wsi_jax.run.inputs import Input, LoadedSlide
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.types import Compiled
@@ -38,12 +38,13 @@ class Inference:
 
     Attributes:
         grouped: whether slides are faster together than one by one.
+        input: makes batches of slides.
+        params: parameters of the method.
 
     Args:
-        input: makes batches of slides.
+        input, params: as above.
         method: compiled.
         distil: (params, x, key) -> x of earlier stages, compiled, in order.
-        params: parameters of the method.
     """
 
     grouped = False
@@ -51,8 +52,8 @@ class Inference:
     def __init__(
         self, input: Input, method: Compiled, distil: Sequence[Callable], params: Any
     ):
-        self._input, self._method = input, method
-        self._distil, self._params = distil, params
+        self.input, self.params = input, params
+        self._method, self._distil = method, distil
 
     def __call__(
         self, slides: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
@@ -74,11 +75,21 @@ class Inference:
         return outputs
 
     def _one(self, slide, batch, reading, meter) -> SlideOutput:
-        loaded, key = self._input.one(slide, batch, reading, meter), jax.random.key(0)
-        bag = loaded.bag
+        loaded = self.input.one(slide, batch, reading, meter)
+        return self.predict(loaded, reading, meter)
+
+    def predict(
+        self, loaded: LoadedSlide, reading: Reading, meter: Meter
+    ) -> SlideOutput:
+        """The output for a slide that `input.one` has loaded.
+
+        Raises:
+            SlideError: too much of it cannot be read.
+        """
+        bag, key = loaded.bag, jax.random.key(0)
         for distil in self._distil:
-            bag = bag._replace(x=distil(self._params, bag.x, key))
-        prediction = jax.device_get(self._method.predict(self._params, bag, key))
-        note = self._input.finish(loaded, reading, meter)
+            bag = bag._replace(x=distil(self.params, bag.x, key))
+        prediction = jax.device_get(self._method.predict(self.params, bag, key))
+        note = self.input.finish(loaded, reading, meter)
         attention = prediction.attention[0][: len(loaded.kept)]
         return SlideOutput(prediction.logits[0], attention, loaded.kept, note)

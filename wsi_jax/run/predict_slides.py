@@ -18,10 +18,11 @@ from wsi_jax.files import content_id
 from wsi_jax.locks import locked
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.config import Manifest, with_mpp
+from wsi_jax.run.ensemble import load
 from wsi_jax.run.model_card import CARD
-from wsi_jax.run.predictor import Predictor, load, row_of_path
 from wsi_jax.run.run_folder import RunError, read_csv, write_csv
 from wsi_jax.run.slide_prediction import SlidePrediction
+from wsi_jax.run.slide_predictor import SlidePredictor, row_of_path
 from wsi_jax.slides.slide import SlideError
 
 TABLES = (".csv", ".tsv")
@@ -43,8 +44,8 @@ class Options(NamedTuple):
 
 
 def predict_slides(
-    predictor: Predictor,
-    run: pathlib.Path,
+    predictor: SlidePredictor,
+    run: pathlib.Path | Sequence[pathlib.Path],
     out: pathlib.Path,
     rows: Sequence[Row],
     options: Options,
@@ -53,7 +54,7 @@ def predict_slides(
 
     Args:
         predictor: the run, opened by `open_run`.
-        run: its folder, as the table names it.
+        run: its folder or folders, as the table names it.
         out: folder of the table and the heatmaps.
         rows: slides of different names, from `find_rows`.
         options: how.
@@ -129,26 +130,29 @@ def check_names(rows: Sequence[Row]) -> None:
 
 
 def open_run(
-    run: pathlib.Path, saliency: bool = False, refuse_unfamiliar_stains: bool = False
-) -> Predictor:
-    """Opens a trained run.
+    run: pathlib.Path | Sequence[pathlib.Path],
+    saliency: bool = False,
+    refuse_unfamiliar_stains: bool = False,
+) -> SlidePredictor:
+    """Opens a trained run, or several that predict together.
 
     Raises:
         FileNotFoundError, ValueError: why it predicts no slides, or has no saliency.
     """
-    if (run / ENCODER).is_file() and not (run / CARD).is_file():
-        raise RunError(
-            f"{run} was trained on tiles and judges no slides, nor has it pixels of "
-            f"them to show; its {ENCODER} makes features of tiles for a run on slides "
-            "(--config.encoder.weights)"
-        )
+    for folder in [run] if isinstance(run, pathlib.Path) else run:
+        if (folder / ENCODER).is_file() and not (folder / CARD).is_file():
+            raise RunError(
+                f"{folder} was trained on tiles and judges no slides, nor has it "
+                f"pixels of them to show; its {ENCODER} makes features of tiles for a "
+                "run on slides (--config.encoder.weights)"
+            )
     predictor = load(run, refuse_unfamiliar_stains=refuse_unfamiliar_stains)
     if saliency:
         predictor.check_saliency()
     return predictor
 
 
-def prediction_key(predictor: Predictor, row: Row, max_unreadable: float) -> str:
+def prediction_key(predictor: SlidePredictor, row: Row, max_unreadable: float) -> str:
     """16 hex digits that change with anything that a prediction depends on.
 
     "" for files that cannot be read.
@@ -164,9 +168,16 @@ def prediction_key(predictor: Predictor, row: Row, max_unreadable: float) -> str
     return config_hash(predictor.digest, *settings, *content)
 
 
-def empty_line(predictor: Predictor, row: Row, run: pathlib.Path, key: str) -> dict:
+def empty_line(
+    predictor: SlidePredictor,
+    row: Row,
+    run: pathlib.Path | Sequence[pathlib.Path],
+    key: str,
+) -> dict:
     """The line of predictions.csv of a slide without a prediction."""
-    classes = {f"p_{name}": "" for name in predictor.card.classes}
+    runs = [run] if isinstance(run, pathlib.Path) else run
+    ends = ("", "_low", "_high") if len(runs) > 1 else ("",)
+    classes = {f"p_{name}{end}": "" for end in ends for name in predictor.classes}
     return {
         "slide_id": row.slide_id,
         "path": row.path,
@@ -175,7 +186,7 @@ def empty_line(predictor: Predictor, row: Row, run: pathlib.Path, key: str) -> d
         "mpp": "",
         "tiles": 0,
         "reason": "",
-        "run": str(run),
+        "run": ", ".join(map(str, runs)),
         "key": key,
     }
 
@@ -194,7 +205,7 @@ def read_predictions(table: pathlib.Path, columns: Sequence[str]) -> dict[str, d
 
 
 def draw(
-    predictor: Predictor,
+    predictor: SlidePredictor,
     row: Row,
     result: SlidePrediction | SlideError,
     out: pathlib.Path,
@@ -219,6 +230,8 @@ def draw(
             (out / f"{row.slide_id}{ending}").unlink(missing_ok=True)
         return {"reason": str(error)}
     each = {f"p_{name}": f"{p:.6f}" for name, p in result.probabilities.items()}
+    for name, ends in result.spread.items() if result.members else ():
+        each |= {f"p_{name}_low": f"{ends[0]:.6f}", f"p_{name}_high": f"{ends[1]:.6f}"}
     print(f"{row.slide_id}: {result.label}, {result.probabilities}", flush=True)
     if result.note:
         print(f"note: {row.slide_id}: {result.note}", file=sys.stderr, flush=True)

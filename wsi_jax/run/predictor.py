@@ -1,9 +1,10 @@
 """A trained run, opened to predict slides."""
 
+import copy
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,31 +19,27 @@ from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.provenance import config_hash
 from wsi_jax.run import model_card
-from wsi_jax.run.config_file import rename_fields
 from wsi_jax.run.inference import Inference, SlideOutput
 from wsi_jax.run.inputs import input_of
 from wsi_jax.run.model_card import CARD, WEIGHTS, Card
 from wsi_jax.run.saliency import block_means, draw_saliency
 from wsi_jax.run.slide_prediction import SlidePrediction, not_finite
+from wsi_jax.run.slide_predictor import SlidePredictor, row_of_path
 from wsi_jax.run.tiling import TiledSlide, tile_slide
 from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.slides.slide_id import slide_id_of
 from wsi_jax.slides.stain import unfamiliar
 from wsi_jax.training.checkpoint import Checkpoints, digest
 from wsi_jax.training.compile import compile_each, compile_method, make_mesh, replicate
 from wsi_jax.types import Bag, Stage, Task
 
-# Fields of a config that Python has as arguments.
-KEYWORDS = {
-    "data.mpp": "predict(mpp=...)",
-    "reading.max_unreadable": "Reading.max_unreadable",
-}
-
 
 def load(
-    run: str | os.PathLike, *, refuse_unfamiliar_stains: bool = False
+    run: str | os.PathLike,
+    *,
+    refuse_unfamiliar_stains: bool = False,
+    like: "Predictor | None" = None,
 ) -> "Predictor":
     """Opens the folder of a trained run, or of one fold of it.
 
@@ -50,6 +47,7 @@ def load(
         run: the folder.
         refuse_unfamiliar_stains: a slide stained like none that the run has learnt from
             is refused; otherwise its prediction has a note.
+        like: a run opened before; one of the same config shares its programs.
 
     Raises:
         FileNotFoundError: there is no trained model in it.
@@ -65,27 +63,32 @@ def load(
         )
     card = model_card.read_card(folder / CARD)
     model_card.check_encoder(card, folder)
-    return Predictor(folder, card, refuse_unfamiliar_stains)
+    return Predictor(folder, card, refuse_unfamiliar_stains, like)
 
 
-class Predictor:
+class Predictor(SlidePredictor):
     """A trained model; made by `load`.
 
     Attributes:
+        folder: folder of its run, or of its fold.
         card: its description.
         params: its parameters.
-        names: what fields of its config are called in errors, {"data.mpp": "--mpp"}.
+        inference: runs the method on tiled slides.
     """
 
-    names: Mapping[str, str] = KEYWORDS
-
     def __init__(
-        self, folder: pathlib.Path, card: Card, refuse_unfamiliar_stains: bool = False
+        self,
+        folder: pathlib.Path,
+        card: Card,
+        refuse_unfamiliar_stains: bool = False,
+        like: "Predictor | None" = None,
     ):
-        self.card, self._refuse_unfamiliar_stains = card, refuse_unfamiliar_stains
+        self.folder, self.card = folder, card
+        self._refuse_unfamiliar_stains = refuse_unfamiliar_stains
         mesh = make_mesh(jax.local_devices()[:1])
         kind, grid = input_of(card.method), card.tiling.grid
-        self._input = kind(card.method, card.tiling, mesh)
+        same = like is not None and like._same_config(card)
+        self._input = like._input if same else kind(card.method, card.tiling, mesh)
         tx = optax.identity()
         *earlier, stage = kind.stages(card.method, grid, Task(card.classes), tx)
         distil = [one.distil for one in earlier if one.distil]
@@ -93,94 +96,64 @@ class Predictor:
         bag = self._input.template(card.dim)
         params = _read_params(folder, card, bag, earlier, stage)
         self.params = replicate(params, mesh)
-        if stage.rounds:
-            self._infer = ZoomInference(
+        if same:
+            self.inference = copy.copy(like.inference)
+            self.inference.params = self.params
+        elif stage.rounds:
+            self.inference = ZoomInference(
                 card.tiling, card.method.children, stage.rounds, self.params, mesh
             )
         else:
-            self._infer = Inference(
+            self.inference = Inference(
                 self._input,
                 compile_method(stage.method, mesh, self._input.read_crops),
                 [compile_each(lambda p, x, _, f=f: f(p, x), mesh) for f in distil],
                 self.params,
             )
 
-    def predict(
-        self,
-        path: str | os.PathLike,
-        mpp: float | None = None,
-        batch: int = 64,
-        reading: Reading | None = None,
-        mask: str | os.PathLike = "",
-    ) -> SlidePrediction:
-        """The prediction of a slide.
+    def __repr__(self):
+        grid, method = self.card.tiling.grid, type(self.card.method).__name__
+        return (
+            f"Predictor({self.folder}: {method}, {', '.join(self.classes)}; tiles of "
+            f"{grid.size_px} px at {grid.mpp:g} um/px)"
+        )
 
-        Args:
-            path: its file.
-            mpp: um/px of its level 0, if the file does not say or is wrong: it wins,
-                with a note where the file's differs by more than 5 %.
-            batch: tiles encoded at a time.
-            reading: threads and buffers.
-            mask: its tissue mask, for a run whose tissue.source is MASK.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.card.classes
 
-        Raises:
-            SlideError: the slide cannot be read at the run's mpp, has no tissue, has
-                lost more than `reading.max_unreadable` of its tiles, or is refused for
-                its stain.
-        """
-        row = row_of_path(path, mpp, mask)
-        (prediction,) = self.predict_many([row], batch=batch, reading=reading)
-        if isinstance(prediction, SlideError):
-            raise prediction
-        return prediction
+    @property
+    def grouped(self) -> bool:
+        """Whether slides are faster together than one by one."""
+        return self.inference.grouped
 
-    def predict_many(
-        self,
-        rows: Sequence[Row],
-        batch: int = 64,
-        reading: Reading | None = None,
-        at_once: int = 16,
-    ) -> Iterator[SlidePrediction | SlideError]:
-        """The prediction of each slide, in order, or why there is none.
-
-        Methods that zoom do so into several slides at once, so that the encoder has
-        full batches; each prediction then has the cost of all of them. Others predict
-        one slide after the other.
-
-        Args:
-            rows: the slides, from a manifest or `row_of_path`; labels are not needed.
-            batch: as in `predict`.
-            reading: as in `predict`.
-            at_once: slides zoomed into at once.
-        """
-        at_once = at_once if self._infer.grouped else 1
-        for first in range(0, len(rows), at_once):
-            some = rows[first : first + at_once]
-            for result in self._predict(some, batch, reading or Reading()):
-                failed = isinstance(result, SlideError)
-                yield self._renamed(result) if failed else result
-
-    def _predict(self, rows, batch, reading) -> list[SlidePrediction | SlideError]:
-        meter, results = Meter(), [self._tile(row) for row in rows]
-        slides = [one for one in results if isinstance(one, TiledSlide)]
-        outputs = iter(self._infer(slides, batch, reading, meter) if slides else ())
-        for i, slide in enumerate(results):
-            if isinstance(slide, TiledSlide):
-                results[i] = self._prediction(slide, next(outputs), meter)
-        return results
+    def _same_config(self, card: Card) -> bool:
+        """Whether a run differs from this one in what was learnt alone."""
+        ours = self.card
+        fields = "classes", "method", "tiling", "encoder", "dim"
+        return all(getattr(card, name) == getattr(ours, name) for name in fields)
 
     def _tile(self, row: Row) -> TiledSlide | SlideError:
         """The slide with its tiles, or why it is refused."""
         slide = tile_slide(row, self.card.tiling)
-        if slide.reason:
-            return SlideError(slide.reason)
+        return SlideError(slide.reason) if slide.reason else self._check_stain(slide)
+
+    def _check_stain(self, slide: TiledSlide) -> TiledSlide | SlideError:
+        """The slide, with a note or refused if stained like none learnt from."""
         difference = unfamiliar(slide.stain, self.card.stain)
         if not difference:
             return slide
         note = f"stained like no slide that the run has learnt from: {difference}"
         if self._refuse_unfamiliar_stains:
-            return SlideError(f"{row.slide_id}: {note}")
+            return SlideError(f"{slide.row.slide_id}: {note}")
         return slide._replace(note="; ".join(filter(None, (slide.note, note))))
+
+    def _outputs(
+        self, slides: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
+    ) -> list[SlideOutput | SlideError]:
+        """What the method gives for each slide."""
+        return self.inference(slides, batch, reading, meter)
 
     def _prediction(
         self, slide: TiledSlide, output: SlideOutput | SlideError, meter: Meter
@@ -268,10 +241,6 @@ class Predictor:
                 "at a slide's pixels (--saliency) is drawn of StreamingCLAM only"
             )
 
-    def _renamed(self, error: SlideError) -> SlideError:
-        """An error that names fields as the command or the function at hand does."""
-        return SlideError(rename_fields(str(error), self.names))
-
 
 def _read_params(
     folder: pathlib.Path, card: Card, bag: Bag, earlier: Sequence[Stage], stage: Stage
@@ -289,11 +258,3 @@ def _read_params(
         raise FileNotFoundError(f"{weights} holds no weights; train the run again")
     model_card.check_weights(*restored, card, weights)
     return restored[0]
-
-
-def row_of_path(
-    path: str | os.PathLike, mpp: float | None = None, mask: str | os.PathLike = ""
-) -> Row:
-    """A slide of no cohort; arguments as those of `Predictor.predict`."""
-    name = slide_id_of(path)
-    return Row(name, os.fspath(path), "", name, "", mpp, mask_path=os.fspath(mask))

@@ -26,19 +26,20 @@ class ZoomInference:
 
     Attributes:
         grouped: whether slides are faster together than one by one.
+        params: parameters of the method.
 
     Args:
         tiling: tiling at low resolution, with the encoder.
         k: children to a side of a tile.
         rounds: the method's prediction in rounds.
-        params: parameters of the method.
+        params: as above.
         mesh: mesh of one device.
     """
 
     grouped = True
 
     def __init__(self, tiling: Tiling, k: int, rounds: Rounds, params: Any, mesh: Mesh):
-        self._tiling, self._k, self._params, self._mesh = tiling, k, params, mesh
+        self._tiling, self._k, self.params, self._mesh = tiling, k, params, mesh
         self._rounds = Rounds(*map(compile_phase, rounds))
         self._encoder = CompiledEncoder(tiling.encoder, mesh)
 
@@ -55,26 +56,24 @@ class ZoomInference:
         """
         low = self._low(tiled, batch, reading, meter)
         refusals = [one.refusal(reading.max_unreadable) for one in low]
-        state = self._rounds.begin(self._params, *_padded(low, refusals))
+        state = self._rounds.begin(self.params, *_padded(low, refusals))
         places = [s.yx[one.kept] for s, one in zip(tiled, low, strict=True)]
         orders = []
         with Children(tiled, places, self._tiling, self._k, reading.threads) as below:
             while True:
-                tiles, wanted = jax.device_get(
-                    self._rounds.request(self._params, state)
-                )
+                tiles, wanted = jax.device_get(self._rounds.request(self.params, state))
                 tile, live = tiles[:, 0], wanted[:, 0]
                 if not live.any():
                     break
                 features = self._encode(below.read(tile, live))
-                state = self._rounds.absorb(self._params, state, tile, features)
+                state = self._rounds.absorb(self.params, state, tile, features)
                 # The device works on these meanwhile.
                 below.ahead(tiles[:, 1:], wanted[:, 1:])
                 orders.append(np.where(live, tile, -1))
         meter.add(
             slides=len(tiled), tiles=below.tiles, bytes_decoded=below.bytes_decoded
         )
-        logits, attention = jax.device_get(self._rounds.finish(self._params, state))
+        logits, attention = jax.device_get(self._rounds.finish(self.params, state))
         # Where all slides are refused, none is zoomed into.
         order = np.array(orders, np.int32).reshape(-1, len(low)).T
         outputs = []
