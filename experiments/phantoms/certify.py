@@ -29,7 +29,7 @@ from experiments.phantoms.describe_slides import (
 )
 from experiments.phantoms.presets import LAWS, SCALES, Preset
 from wsi_jax.cli import errors_in_one_line
-from wsi_jax.data.cohort import Cohort, label_ids, read_manifest
+from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.evals.intervals import delong
 from wsi_jax.run.run_folder import write_json
 
@@ -90,7 +90,7 @@ class Certificate:
         source_mpp: float,
     ):
         self.slides, self.preset, self.mpp = slides, preset, source_mpp
-        self.label = np.minimum(label_ids(cohort._replace(classes=_order(cohort))), 1)
+        self.label = np.minimum(cohort._replace(classes=_order(cohort)).targets, 1)
         self.test = np.array([row.split == "test" for row in cohort.rows])
 
     def all_rows(self) -> list[dict]:

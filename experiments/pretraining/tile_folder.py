@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.pretraining.tile_sets import Tiles, TileSets, check_mpp
 from experiments.tile_clusters import COLUMNS, INDEX, misshapen, read_tile, split_of
-from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split, label_ids
+from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split
 from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
@@ -131,7 +131,7 @@ def _read_split(part: Cohort, tile_mpp: float, mpp: float) -> Tiles:
         )
     return Tiles(
         pixels=np.stack(tiles),
-        label=label_ids(part),
+        label=part.targets,
         cluster=tuple(row.cluster for row in part.rows),
         name=tuple(row.slide_id for row in part.rows),
     )

@@ -6,7 +6,6 @@ from wsi_jax.data.cohort import (
     CohortError,
     Row,
     in_split,
-    label_ids,
     read_manifest,
     write_manifest,
 )
@@ -57,7 +56,7 @@ def test_classes_are_sorted_or_in_the_order_given(tmp_path):
     path = write(tmp_path, text)
     assert read_manifest(path).classes == ("atypia", "benign", "tumour")
     cohort = read_manifest(path, ("benign", "atypia", "tumour"))
-    np.testing.assert_array_equal(label_ids(cohort), [0, 2, 1])
+    np.testing.assert_array_equal(cohort.targets, [0, 2, 1])
     test = in_split(cohort, "test")  # keeps its order, and all classes
     assert [r.slide_id for r in test.rows] == ["1", "3"]
     assert test.classes == cohort.classes

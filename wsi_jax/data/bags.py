@@ -79,18 +79,11 @@ def training_bags(
 ) -> Iterator[BagBatch]:
     """Batches without end; batch i is a function of the seed and i alone.
 
-    The padded length is that of the longest bag of the whole batch, on every process.
+    The padded length is that of the longest bag of the whole batch, of `batch_size`
+    slides over all processes; each process loads its rows of every batch. `balanced`,
+    classes take turns rather than slides. To resume, start at that step.
 
-    Args:
-        bags: to draw from.
-        seed: of the order and of the tiles drawn.
-        batch_size: slides per batch, over all processes.
-        balanced: whether classes take turns rather than slides.
-        start: the first batch: the step to resume at.
-        process: which of the `processes` this is; it loads its rows of every batch.
-
-    Raises:
-        ValueError: the batch does not divide among the processes.
+    ValueError: the batch does not divide among the processes.
     """
 
     def indices(step):

@@ -1,6 +1,5 @@
 """A cohort: one tidy CSV, one row per slide."""
 
-import csv
 import dataclasses
 import difflib
 import math
@@ -10,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Shaped
+from jaxtyping import Shaped
 
-from wsi_jax.data.csv_table import CohortError, escape_formula, read_table
+from wsi_jax.data.csv_table import CohortError, read_table, write_table
 from wsi_jax.data.slide_id_checks import barcode_patient, check_id
-from wsi_jax.files import replacing
 from wsi_jax.slides.slide_id import slide_id_of
 from wsi_jax.types import Task
 
@@ -30,33 +28,19 @@ _MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One slide of a cohort; what a CSV does not tell is "".
+    """One slide of a cohort; what a CSV does not tell is ""."""
 
-    Attributes:
-        slide_id: unique in the cohort, in any case; names the slide's feature file.
-        path: the slide's file; "" for a cohort that exists as features only.
-        label: one of the cohort's classes.
-        patient_id: slides of one patient are never in two splits.
-        split: "train", "val", "test", or "" where it is still to be assigned.
-        mpp: micrometres per level-0 pixel; wins over what the slide's file says.
-        site: hospital or scanner.
-        mask_path: tissue or lesion mask.
-        annotation_path: lesion polygons.
-        fold: name of a fold of a cross-validation.
-        cluster: what the slide's pixels were made of, names parted by semicolons.
-    """
-
-    slide_id: str
-    path: str
-    label: str
-    patient_id: str
-    split: str
-    mpp: float | None = None
-    site: str = ""
-    mask_path: str = ""
-    annotation_path: str = ""
-    fold: str = ""
-    cluster: str = ""
+    slide_id: str  # unique in the cohort, in any case; names the slide's feature file
+    path: str  # of the slide; "" for a cohort that exists as features only
+    label: str  # one of the cohort's classes
+    patient_id: str  # slides of one patient are never in two splits
+    split: str  # "train", "val", "test", or "" where it is still to be assigned
+    mpp: float | None = None  # um per level-0 pixel; wins over what the file says
+    site: str = ""  # hospital or scanner
+    mask_path: str = ""  # tissue or lesion mask
+    annotation_path: str = ""  # lesion polygons
+    fold: str = ""  # of a cross-validation
+    cluster: str = ""  # what its pixels were made of, names parted by semicolons
 
 
 class Cohort(NamedTuple):
@@ -139,29 +123,14 @@ def write_manifest(path: str | os.PathLike, cohort: Cohort) -> None:
     """
     path = pathlib.Path(path)
     folder = path.absolute().parent
-    table = [
-        {name: escape_formula(cell) for name, cell in _cells(row, folder).items()}
-        for row in cohort.rows
-    ]
+    table = [_cells(row, folder) for row in cohort.rows]
     keep = [c for c in COLUMNS if c in COLUMNS[:5] or any(cells[c] for cells in table)]
-    form = {"extrasaction": "ignore", "lineterminator": "\n"}
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as f,
-    ):
-        writer = csv.DictWriter(f, keep, **form)
-        writer.writeheader()
-        writer.writerows(table)
+    write_table(path, keep, ([cells[name] for name in keep] for cells in table))
 
 
 def in_split(cohort: Cohort, split: str) -> Cohort:
     """The cohort's slides of one split, in order, with all its classes."""
     return cohort._replace(rows=tuple(r for r in cohort.rows if r.split == split))
-
-
-def label_ids(cohort: Cohort) -> Int32[np.ndarray, " b"]:
-    """Each slide's label as its index among the cohort's classes."""
-    return cohort.targets
 
 
 def check_labels(labels: Iterable[tuple[str, str]]) -> None:

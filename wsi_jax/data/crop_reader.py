@@ -55,7 +55,6 @@ class CropReader:
         crop_px: side of a crop.
         overviews: whether overviews are read; else they are blank.
         resident: whether batches hold the whole slides at these mpps.
-        threads: number of threads that read.
         cache_gib: pixels kept in memory.
         least: (rows, columns) of cells that a batch has at least, so that all have one
             shape.

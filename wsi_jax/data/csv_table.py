@@ -3,7 +3,9 @@
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from wsi_jax.files import replacing
 
 # What makes a spreadsheet compute a cell, or would once it is unescaped.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -90,6 +92,19 @@ def find_column(
     raise CohortError(
         f"{path}: no column {' or '.join(map(repr, names))} among {header}; {mend}"
     )
+
+
+def write_table(
+    path: str | os.PathLike, header: Sequence[str], lines: Iterable[Sequence]
+) -> None:
+    """Writes a CSV that `read_table` reads, whole, its formulas escaped."""
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(map(escape_formula, cells) for cells in lines)
 
 
 def escape_formula(cell: object) -> object:

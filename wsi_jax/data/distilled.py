@@ -18,10 +18,8 @@ def write_distilled(
     """Writes one slide's arrays, `low` and `high` both [n d], as they are.
 
     The fingerprint is of the parameters and the features that it was made with.
-
-    Raises:
-        FeatureError: a feature is not finite.
-        OSError: the disk is full or not to be written to; it names the file.
+    FeatureError: a feature is not finite. OSError: the disk is full or not to be
+    written to; it names the file.
     """
     bad = [name for name, array in x._asdict().items() if not np.isfinite(array).all()]
     if bad:

@@ -65,11 +65,9 @@ def write_features(
     """Writes one slide's features and the corners of its tiles, in level-0 pixels,
     whole.
 
-    A slide without tissue has n = 0 and a file all the same.
-
-    Raises:
-        FeatureError: a feature is not a finite float16.
-        OSError: the disk is full or not to be written to; it names the file.
+    A slide without tissue has n = 0 and a file all the same. FeatureError: a feature is
+    not a finite float16. OSError: the disk is full or not to be written to; it names
+    the file.
     """
     path = pathlib.Path(path)
     with np.errstate(over="ignore"):

@@ -24,15 +24,10 @@ def parallel_batches(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Calls `read` on each index in threads and yields every `group` results, stacked.
 
-    Threads and never processes: forking a process in which JAX runs can hang it.
-
-    Args:
-        read: index -> arrays; all calls of one group return the same shapes.
-        indices: contiguous, a multiple of `group` long.
-        dtypes: of the arrays that `read` returns.
-        prefetch: number of batches kept ready.
-
-    Raises what `read` raised, unchanged.
+    Threads and never processes: forking a process in which JAX runs can hang it. `read`
+    returns arrays of `dtypes`, in one group of one shape; what it raises arrives
+    unchanged. `indices` is a multiple of `group` long; `prefetch` batches are kept
+    ready.
     """
     stream = _stream(read, indices, dtypes, group, threads, prefetch)
     _close_at_exit().add(stream)

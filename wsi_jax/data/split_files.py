@@ -6,15 +6,13 @@ split_1.json       {"train_names": [...], "val_names": [...], "test_names": [...
 splits.csv         bag_name,split
 """
 
-import csv
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
-from wsi_jax.data.csv_table import CohortError, escape_formula, find_column, read_table
-from wsi_jax.files import replacing
+from wsi_jax.data.csv_table import CohortError, find_column, read_table, write_table
 from wsi_jax.slides.slide_id import slide_id_of
 
 PathLike = str | os.PathLike
@@ -82,11 +80,11 @@ def write_clam(folder: PathLike, cohort: Cohort, index: int = 0) -> None:
     folder, name, header = pathlib.Path(folder), f"splits_{index}", ("", *SPLITS)
     folder.mkdir(parents=True, exist_ok=True)
     dataset = ((row.patient_id, row.slide_id, row.label) for row in cohort.rows)
-    _write(folder / "dataset.csv", ("case_id", "slide_id", "label"), dataset)
+    write_table(folder / "dataset.csv", ("case_id", "slide_id", "label"), dataset)
     ragged = ((i, *cells) for i, cells in enumerate(ragged))
-    _write(folder / f"{name}.csv", header, ragged)
-    _write(folder / f"{name}_bool.csv", header, each)
-    _write(folder / f"{name}_descriptor.csv", header, counts)
+    write_table(folder / f"{name}.csv", header, ragged)
+    write_table(folder / f"{name}_bool.csv", header, each)
+    write_table(folder / f"{name}_descriptor.csv", header, counts)
 
 
 def _once(path, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -110,13 +108,3 @@ def _named(path, pairs) -> Iterator[tuple[str, str]]:
             raise CohortError(f"{path}: split {split!r}; use train, val or test")
         if name:
             yield slide_id_of(name), split
-
-
-def _write(path: pathlib.Path, header: Sequence, lines: Iterable[Sequence]) -> None:
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(map(escape_formula, cells) for cells in lines)

@@ -29,20 +29,12 @@ PATIENTS = ("patient_id", "patient", "case_id")
 
 @dataclasses.dataclass(kw_only=True)
 class Slides:
-    """Location of an imported cohort's slides and labels.
+    """Location of an imported cohort's slides and labels."""
 
-    Attributes:
-        folder: searched for slides, with all folders below it.
-        label: column of the labels.
-        classes: labels in the order wanted; sorted when empty.
-        complete: refuse a cohort some of whose slides are not in the folder; when False
-            they are left out with a warning.
-    """
-
-    folder: PathLike
-    label: str = "label"
-    classes: tuple[str, ...] = ()
-    complete: bool = True
+    folder: PathLike  # searched for slides, with all folders below it
+    label: str = "label"  # column of the labels
+    classes: tuple[str, ...] = ()  # in the order wanted; sorted when empty
+    complete: bool = True  # refuse a cohort with missing slides, or leave them out
 
 
 def from_clam(table: PathLike, splits: PathLike | None, slides: Slides) -> Cohort:

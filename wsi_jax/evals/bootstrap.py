@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from wsi_jax.evals.intervals import LEVEL, one_each
-from wsi_jax.evals.metrics import roc_points
+from wsi_jax.evals.metrics import patient_labels, roc_points
 
 REPLICATES = 2000
 
@@ -21,19 +21,11 @@ def bootstrap(
     """Percentile intervals of any statistic, resampling patients within each class.
 
     A patient is drawn with all slides, from the patients of the same class (the highest
-    label of the patient's slides), so that no class vanishes.
-
-    Args:
-        statistic: weights [r n] -> named values, each [r ...].
-        patients: of each slide [n].
-        labels: class indices [n].
-
-    Returns:
-        name -> (lo, hi), each [...]; NaN where 5 % of the replicates or more are NaN.
+    label of the patient's slides), so that no class vanishes. `statistic` makes of
+    weights [r n] named values, each [r ...]; of each name (lo, hi) is given, NaN where
+    5 % of the replicates or more are NaN.
     """
-    _, index = np.unique(one_each(patients, len(labels)), return_inverse=True)
-    stratum = np.zeros(index.max() + 1, np.int64)
-    np.maximum.at(stratum, index, labels)
+    _, index, stratum = patient_labels(labels, one_each(patients, len(labels)))
     rng = np.random.default_rng(seed)
     # Small enough for the cache and large enough that Python's share is nothing.
     at_once = max(1, 2**20 // len(index))

@@ -26,9 +26,8 @@ def jackknife_variance(
     of squares are added, each times (p - 1) / p for p patients. The statistic takes
     weights of slides [r n] to values [r].
     """
-    ids, index = np.unique(one_each(patients, len(labels)), return_inverse=True)
-    strata = np.zeros(len(ids), np.int64)
-    np.maximum.at(strata, index, labels)
+    each = one_each(patients, len(labels))
+    ids, index, strata = metrics.patient_labels(labels, each)
     step = max(1, 2**20 // len(index))  # rows that fit a cache
     left = np.concatenate(
         [

@@ -266,8 +266,16 @@ def by_patient(
     order of severity, a patient is as ill as the worst slide (one metastatic node makes
     the patient positive). Labels [p], probabilities [p c] and patients [p], sorted.
     """
+    ids, index, highest = patient_labels(labels, patients)
+    total = np.stack([np.bincount(index, p) for p in probabilities.T], -1)
+    return highest, total / np.bincount(index)[:, None], ids
+
+
+def patient_labels(
+    labels: np.ndarray, patients: Sequence[str] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patients [p], the patient of each slide [n], and patients' highest labels [p]."""
     ids, index = np.unique(np.asarray(patients), return_inverse=True)
     highest = np.zeros(len(ids), np.int64)
     np.maximum.at(highest, index, labels)
-    total = np.stack([np.bincount(index, p) for p in probabilities.T], -1)
-    return highest, total / np.bincount(index)[:, None], ids
+    return ids, index, highest

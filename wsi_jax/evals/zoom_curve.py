@@ -18,16 +18,10 @@ def zoom_curve(
     own steps, linearly between two of them, so that all end at their prediction. (Whole
     steps are never quite the same share of two slides: the shares are the mean's.)
 
-    Args:
-        logits: of each slide [n], before the first step and after each [t+1 c]; what
-            lies behind its last step has no effect.
-        steps, tiles: of each slide [n].
-
-    Returns:
-        Shares [g] from 0 on, and probabilities [n g c].
-
-    Raises:
-        ValueError: a slide with fewer logits than steps.
+    Takes logits of each slide, before the first step and after each [t+1 c], and
+    numbers of its steps and tiles [n]; what lies behind the last step has no effect.
+    Gives shares [g] from 0 on, and probabilities [n g c]. ValueError: fewer logits than
+    steps.
     """
     fractions, curves = np.linspace(0, 1, points), []
     for i, (own, last) in enumerate(zip(logits, steps, strict=True)):

@@ -20,22 +20,15 @@ Line = tuple[np.ndarray, np.ndarray]  # steps and values
 
 @dataclasses.dataclass(kw_only=True)
 class Roc:
-    """One ROC curve.
+    """One ROC curve [g] with its area, and intervals of both."""
 
-    Attributes:
-        name: the class that counts as positive.
-        fpr, tpr: points [g].
-        auc, lo, hi: area and its interval.
-        grid, tpr_lo, tpr_hi: pointwise band; None for none.
-    """
-
-    name: str
+    name: str  # the class that counts as positive
     fpr: np.ndarray
     tpr: np.ndarray
     auc: float
     lo: float
     hi: float
-    grid: np.ndarray | None = None
+    grid: np.ndarray | None = None  # false positive rates of the band
     tpr_lo: np.ndarray | None = None
     tpr_hi: np.ndarray | None = None
 
@@ -137,11 +130,8 @@ def zooming(
 ) -> Figure:
     """Predictions against the share of tiles zoomed into.
 
-    Args:
-        shares: of a slide's tiles, between 0 and 1 [g].
-        truth: class -> probability of it on slides that are of it: the mean and both
-            ends of a band, each [g].
-        auc: class -> its AUC and both ends of a band, each [g].
+    `shares` [g] lie between 0 and 1. Class -> probability of it on slides that are of
+    it, and its AUC: the value and both ends of a band, each [g].
     """
     panels = (("probability of the true class", truth), ("AUC", auc))
     figure = new_figure(11.2, 3.2)

@@ -37,16 +37,9 @@ def heatmap(
 ) -> None:
     """Writes a PNG: the overview, and beside it the scores' percentiles.
 
-    Args:
-        overview: the slide.
-        scores: [n]; any scale; NaN where a tile has none.
-        yx_um: upper left corners of the tiles [n 2].
-        tile_um: side of a tile.
-        title: above the panels, e.g. the slide's name.
-        label: what the scores are, for the colour bar: "attention (class tumor)".
-
-    Raises:
-        ValueError: scores and corners that disagree in number.
+    Scores [n] are on any scale, NaN where a tile, at its corner [n 2], has none;
+    `label` says on the colour bar what they are: "attention (class tumor)". ValueError:
+    scores and corners disagree in number.
     """
     panels = panel_figure(overview, 2, title)
     label = f"{label}\npercentile within the slide"

@@ -76,40 +76,25 @@ class SlideResult:
 
 @dataclasses.dataclass(kw_only=True)
 class Report:
-    """Everything on the page, as plain text, numbers and files.
+    """Everything on the page, as plain text, numbers and files."""
 
-    Attributes:
-        title: method and classes.
-        subtitle: input of the method, in one sentence.
-        metrics: headline numbers, the most important first.
-        n_slides, n_patients: size of the test split.
-        results, cohort, cost: tables (`tables.breakdown`, `counts`, `cost`).
-        slides: results in any order; the page shows the wrong ones first.
-        refused: slide -> reason, for slides that could not be used.
-        config: field -> value, resolved.
-        versions: package -> version.
-        commit, date: when and from which code the run was made.
-        limits: sentences besides those that every page has.
-        interval_notes: sentences about intervals of few patients.
-    """
-
-    title: str
-    subtitle: str
-    metrics: tuple[Metric, ...]
-    n_slides: int
+    title: str  # method and classes
+    subtitle: str  # input of the method, in one sentence
+    metrics: tuple[Metric, ...]  # headline numbers, the most important first
+    n_slides: int  # of the test split
     n_patients: int
-    results: tuple[Table, ...]
-    cohort: Table
-    cost: Table
+    results: tuple[Table, ...]  # of `tables.breakdown` and `levels`
+    cohort: Table  # of `tables.counts`
+    cost: Table  # of `tables.cost`
     charts: tuple[Chart, ...]
-    slides: tuple[SlideResult, ...]
-    refused: Mapping[str, str]
-    config: Mapping[str, str]
-    versions: Mapping[str, str]
+    slides: tuple[SlideResult, ...]  # in any order: the wrong ones are shown first
+    refused: Mapping[str, str]  # slide -> reason, for slides that could not be used
+    config: Mapping[str, str]  # field -> value, resolved
+    versions: Mapping[str, str]  # package -> version
     commit: str
     date: str
-    limits: tuple[str, ...] = ()
-    interval_notes: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()  # sentences besides those that every page has
+    interval_notes: tuple[str, ...] = ()  # sentences about intervals of few patients
 
     def provenance(self) -> dict[str, str]:
         """Commit, date and versions, by name."""

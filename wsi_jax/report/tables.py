@@ -126,13 +126,6 @@ def seconds(count: int | float) -> str:
     return f"{count / 60:.1f} min" if count < 7200 else f"{count / 3600:.1f} h"
 
 
-def _repeated(account: Mapping[str, int | float | None]) -> str:
-    """The work that a stopped run had to do again, "" where there is none."""
-    names = {"slides": "slides", "tiles": "tiles", "steps": "training steps"}
-    counts = {name: account[f"repeated_{key}"] for key, name in names.items()}
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-
-
 def cost(account: Mapping[str, int | float | None]) -> Table:
     """The account of `evals.cost_meter.Meter.as_dict`, in all and per slide."""
     slides = account["slides"]
@@ -157,7 +150,11 @@ def cost(account: Mapping[str, int | float | None]) -> Table:
     if account["uncounted_calls"]:
         calls = f"{account['uncounted_calls']:,} calls"
         rows.append(("programs whose arithmetic is not counted", calls, ""))
-    if again := _repeated(account):
+    names = {"slides": "slides", "tiles": "tiles", "steps": "training steps"}
+    again = {name: account[f"repeated_{key}"] for key, name in names.items()}
+    if again := ", ".join(
+        f"{count:,} {name}" for name, count in again.items() if count
+    ):
         rows.append(("done again after a stop", again, ""))
     for key, percent in account.items():
         if key.startswith("span.") and key.endswith(".percent"):

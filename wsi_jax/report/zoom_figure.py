@@ -28,17 +28,9 @@ def zoom_figure(
 ) -> None:
     """Writes a PNG: the tiles zoomed into, in order, and the attention in the end.
 
-    Args:
-        overview: the slide.
-        attention: of the prediction [n], summing to 1.
-        yx_um: upper left corners of all tiles [n 2].
-        tile_um: side of a tile.
-        order: indices of the tiles zoomed into [t], the first first, of which the first
-            `numbered` show their number.
-        title: above the panels, e.g. the slide's name.
-
-    Raises:
-        ValueError: attention and corners that disagree in number.
+    Attention [n] of the prediction sums to 1 over all tiles, with corners [n 2];
+    `order` are indices of those zoomed into [t], of which the first `numbered` show
+    their number. ValueError: attention and corners disagree in number.
     """
     panels = panel_figure(overview, 2, title, bars=2)
     left, right = panels.axes

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsi_jax.data.cohort import Cohort, label_ids
+from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.metrics import predict as predicted_classes
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.summary import summarise_split
@@ -88,7 +88,7 @@ def measure(
     """Metrics of probabilities [n c] of the test slides, with their intervals."""
     apart = predictions[0].fold is not None
     return summarise_split(
-        label_ids(cohort._replace(rows=tuple(one.row for one in predictions))),
+        cohort._replace(rows=tuple(one.row for one in predictions)).targets,
         p,
         cohort.classes,
         patients=[one.row.patient_id for one in predictions],
@@ -104,7 +104,7 @@ def fold_metrics(
     """Metrics of the model of one fold on the slides that it tests."""
     rows = tuple(one.row for one in tested.slides)
     p = np.stack([one.probabilities for one in tested.slides])
-    metrics = slide_metrics(label_ids(cohort._replace(rows=rows)), p, tested.threshold)
+    metrics = slide_metrics(cohort._replace(rows=rows).targets, p, tested.threshold)
     values = {"n": len(rows)}
     if tested.threshold is not None:
         values["threshold"] = tested.threshold

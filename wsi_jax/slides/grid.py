@@ -53,15 +53,10 @@ def tile_grid(
     """Top-left corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`, row by
     row.
 
-    The grid starts at the slide's corner. What is left over at the bottom and right,
-    less than one tile, is dropped unless `overhang`: then tiles reach beyond the slide,
-    and `min_tissue` is a fraction of what is on it.
-
-    Args:
-        shape_level0: (h, w) of the slide in level-0 pixels.
-        slide_mpp: um/px of level 0.
-        mask: tissue, from the slide's corner; None keeps every tile.
-        mask_mpp: um/px of the mask.
+    The grid starts at the slide's corner, (h, w) level-0 pixels of `slide_mpp`. What is
+    left over at the bottom and right, less than one tile, is dropped unless `overhang`:
+    then tiles reach beyond the slide, and `min_tissue` is a fraction of what is on it.
+    The mask, of `mask_mpp`, starts at the corner too; None keeps every tile.
     """
     config_fields.validate(grid, "config.grid")
     stride = grid.size_px - grid.overlap_px

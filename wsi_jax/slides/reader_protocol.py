@@ -23,17 +23,14 @@ class SlideError(ValueError):
 class Reader(Protocol):
     """One open file. Reads integer rectangles of stored levels as RGB, in any thread.
 
-    Attributes:
-        level_shapes: (h, w) of each level, finest first.
-        background: colour of pixels that were never scanned.
-        properties: raw metadata. um/px of level 0 stands under OpenSlide's names:
-            `openslide.mpp-x` and `-y`, or `tiff.XResolution`, `tiff.YResolution` and
-            `tiff.ResolutionUnit`, or an OME-XML in `tiff.ImageDescription`.
+    Of its properties um/px of level 0 stands under OpenSlide's names: `openslide.mpp-x`
+    and `-y`, or `tiff.XResolution`, `tiff.YResolution` and `tiff.ResolutionUnit`, or an
+    OME-XML in `tiff.ImageDescription`.
     """
 
-    level_shapes: tuple[tuple[int, int], ...]
-    background: tuple[int, int, int]
-    properties: Mapping[str, str]
+    level_shapes: tuple[tuple[int, int], ...]  # (h, w) of each level, finest first
+    background: tuple[int, int, int]  # colour of pixels that were never scanned
+    properties: Mapping[str, str]  # raw metadata
 
     def read_region(
         self, level: int, y: int, x: int, h: int, w: int, out: np.ndarray | None = None

@@ -19,12 +19,9 @@ def resample(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A rectangle of a level at a coarser pixel size; `stored` itself at ratio 1.
 
-    Args:
-        stored: (yx, size, out=None) -> pixels of the level, also beyond its edges.
-        ratio: side of a result's pixel, in pixels of the level.
-        yx: top-left corner, in pixels of the result.
-        size: (h, w) of the result.
-        out: where the result may be written, and is then returned.
+    `stored` (yx, size, out=None) gives pixels of the level, also beyond its edges.
+    `ratio` is the side of a result's pixel in those of the level; corner and size (h,
+    w) are in pixels of the result, which may be written to `out`, and is then returned.
     """
     y, x = whole = tuple(map(round, yx))
     if ratio == 1 and math.dist(yx, whole) < 1e-3:

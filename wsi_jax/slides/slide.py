@@ -272,12 +272,11 @@ def _refusal(slide_id, path):
 
 def has_mpp(path: str | os.PathLike) -> bool:
     """Whether a file states its um/px; True too for one that cannot be opened."""
-    try:
-        open_slide(path).close()
-    except mpp_metadata.MppError:
-        return False
-    except SlideError:
-        return True
+    with contextlib.suppress(SlideError):
+        try:
+            open_slide(path).close()
+        except mpp_metadata.MppError:
+            return False
     return True
 
 

@@ -34,17 +34,12 @@ class Stain(NamedTuple):
 class StainRange:
     """The stains of the slides that a model has learnt from.
 
-    Attributes:
-        low: smallest shares of red, green and blue among bright slides; () without any.
-        high: largest shares.
-        dark: whether slides on a dark background were among them.
-
     Without any slide nothing is known, and no slide is unfamiliar.
     """
 
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-    dark: bool = False
+    low: tuple[float, ...] = ()  # smallest shares of red, green, blue of bright slides
+    high: tuple[float, ...] = ()  # largest shares
+    dark: bool = False  # whether slides on a dark background were among them
 
 
 def measure_stain(

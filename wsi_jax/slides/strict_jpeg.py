@@ -30,15 +30,10 @@ def header(tables: bytes | None, colours: str) -> bytes:
 def decode(
     data: bytes, head: bytes, rows: int, out: UInt8[np.ndarray, "h w 3"]
 ) -> None:
-    """Writes the pixels of a tile or strip to `out`, which is contiguous.
+    """Writes the pixels of a JPEG, behind the bytes of `header`, to `out`, contiguous.
 
-    Args:
-        data: a JPEG.
-        head: result of `header`.
-        rows: least number of rows of pixels; fewer than `out` has leave the others.
-
-    Raises:
-        ValueError: the JPEG is damaged or has another size.
+    It has `rows` at least; fewer than `out` leave the others as they are. ValueError:
+    it is damaged or has another size.
     """
     pixels = simplejpeg.decode_jpeg(head + _body(data), "RGB", buffer=out)
     h, w = pixels.shape[:2]

@@ -152,8 +152,9 @@ def page_fault(page) -> str:
         return f"photometric {page.photometric!r}"
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
         return "YCbCr without JPEG"
-    if not page.is_tiled and (n := _strip_px(page)) > size_limits.STRIP_PX:
-        return f"strips of {n} px; the limit is {size_limits.STRIP_PX}"
+    strip = min(page.rowsperstrip, page.shape[0]) * page.shape[1]
+    if not page.is_tiled and strip > size_limits.STRIP_PX:
+        return f"strips of {strip} px; the limit is {size_limits.STRIP_PX}"
     if page.samplesperpixel not in (1, 3, 4):
         return f"{page.samplesperpixel} channels"
     if page.samplesperpixel > 1 and page.planarconfig != PLANARCONFIG.CONTIG:
@@ -173,10 +174,6 @@ def stack_fault(path: str) -> str:
 def _axes_fault(tiff):
     axes = tiff.series[0].axes
     return f"a stack of images (axes {axes}), not one" if set(axes) - set("YXS") else ""
-
-
-def _strip_px(page):
-    return min(page.rowsperstrip, page.shape[0]) * page.shape[1]
 
 
 def _resolution_properties(page):
