@@ -115,6 +115,7 @@ def test_a_tile_with_an_unreadable_child_is_left_out(tmp_path, lost):
 
 
 def test_a_tile_that_was_not_read_leaves_its_children_out(tmp_path):
+    """Nothing is paired with nothing."""
     keep = np.array([True, False, True])
     low, high = write_pair(tmp_path, 0, some_cells(3), keep_low=keep)
     rows, below = paired(low, high)
@@ -122,14 +123,10 @@ def test_a_tile_that_was_not_read_leaves_its_children_out(tmp_path):
     np.testing.assert_array_equal(below, [range(9), range(18, 27)])
     bags = TwoLevelBags([low], [high], K, LABELS[:1], None, LOADING)
     assert bags.lengths.tolist() == [2]
-
-
-@pytest.mark.parametrize("none", ["keep_low", "keep_high"])
-def test_nothing_is_paired_with_nothing(tmp_path, none):
-    kept = np.zeros({"keep_low": 3, "keep_high": 27}[none], bool)
-    rows, below = paired(*write_pair(tmp_path, 0, some_cells(3), **{none: kept}))
-    assert rows.shape == (0,)
-    assert below.shape == (0, K * K)
+    for none, n in (("keep_low", 3), ("keep_high", 27)):
+        kept = {none: np.zeros(n, bool)}
+        rows, below = paired(*write_pair(tmp_path, 0, some_cells(3), **kept))
+        assert (rows.shape, below.shape) == ((0,), (0, K * K))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +183,7 @@ def test_what_was_distilled_comes_in_the_same_batches(tmp_path, bags):
 
 
 def test_what_was_distilled_otherwise_is_refused(tmp_path):
+    """What is not finite is not even kept."""
     paths = write_some(tmp_path)
     assert all(is_distilled(path, "made with this") for path in paths)
     assert not is_distilled(paths[0], "made with that")
@@ -195,10 +193,7 @@ def test_what_was_distilled_otherwise_is_refused(tmp_path):
         DistilledBags(paths, fingerprints, LABELS, WEIGHTS, LOADING)
     paths[0].write_bytes(paths[0].read_bytes()[:-9])
     assert not is_distilled(paths[0], "made with this")
-
-
-def test_what_is_not_finite_is_not_kept(tmp_path):
     bad = TwoLevelFeatures(np.zeros((2, 3)), np.array([[np.nan] * 3] * 2))
     with pytest.raises(FeatureError, match=r"high distilled .*learning rate"):
-        write_distilled(tmp_path / "s.h5", bad, "")
-    assert not any(tmp_path.iterdir())
+        write_distilled(tmp_path / "bad.h5", bad, "")
+    assert not list(tmp_path.glob("bad*"))

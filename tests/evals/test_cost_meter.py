@@ -118,30 +118,22 @@ def test_what_is_done_again_is_useful_once(tmp_path):
     assert again["wall_s"] > 0
 
 
-def test_a_checkpoint_that_the_journal_does_not_know_of_is_believed(tmp_path):
-    """The process was killed after one was written and before the other."""
-    journal = tmp_path / "cost.jsonl"
-    meter = Meter(journal=journal)
-    meter.begin("train")
-    meter.record("train", steps=4)
-    meter = Meter(journal=journal)
-    meter.begin("train", steps=5)
-    assert useful(meter.as_dict()) == {"steps": 5}
-    assert not repeated(meter.as_dict())
-
-
 def test_a_later_process_continues_the_account(tmp_path):
     journal = tmp_path / "cost.jsonl"
     meter = Meter(device_bytes=lambda: 7, journal=journal)
     meter.begin("slide")
     with meter.span("encode"):
         pass
-    meter.record("slide", tiles=30)
+    meter.record("slide", tiles=30, steps=4)
     later = Meter(journal=journal)
+    # A checkpoint that the journal does not know of is believed: the process was killed
+    # after one was written and before the other.
+    later.begin("slide", tiles=30, steps=5)
     later.add(tiles=5, device_s=1.5)
     account = later.as_dict()
-    work = account["tiles"], account["device_s"], account["peak_device_bytes"]
-    assert work == (35, 1.5, 7)
+    assert useful(account) == {"tiles": 35, "steps": 5}
+    assert not repeated(account)
+    assert (account["device_s"], account["peak_device_bytes"]) == (1.5, 7)
     assert account["span.encode.thread_s"] > 0
     assert 0 <= account["span.encode.percent"] <= 100
     json.dumps(account)

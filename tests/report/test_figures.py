@@ -135,6 +135,15 @@ def test_draws_of_one_crop_are_one_crop():
     np.testing.assert_allclose(crops.weight, [0.4, 0.3, 0.1])
 
 
+def framed(path, colour, shape):
+    """The first panel, its um per pixel, and the ends in um of what has a colour."""
+    inside = first_panel(path)
+    colour = np.rint(255 * np.array(colour))
+    frame = np.argwhere((abs(inside - colour) <= 2).all(-1))
+    per_px = MPP * np.array(shape) / inside.shape[:2]
+    return inside, per_px, frame.min(0) * per_px, (frame.max(0) + 1) * per_px
+
+
 @pytest.mark.parametrize(
     ("which", "yx", "shape"),
     [(0, (400, 200), (60, 90)), (1, (40, 60), (60, 90)), (1, (70, 9), (120, 40))],
@@ -142,31 +151,25 @@ def test_draws_of_one_crop_are_one_crop():
 def test_a_crop_is_outlined_where_it_was_read(tmp_path, which, yx, shape):
     mpps = (1.0, 4.0)
     path = draw_crops(tmp_path, even(2), one_crop(which, yx), mpps, shape, numbered=0)
-    inside = first_panel(path)
-    colour = np.rint(255 * np.array(to_rgb(COLOURS[which])))
-    frame = np.argwhere((abs(inside - colour) <= 2).all(-1))
-    per_px = MPP * np.array(shape) / inside.shape[:2]  # um per pixel of the PNG
+    _, per_px, low, high = framed(path, to_rgb(COLOURS[which]), shape)
     side = CROP_PX * mpps[which]
-    middle = (frame.min(0) + frame.max(0) + 1) / 2 * per_px
     expected = np.array(yx) * mpps[which] + side / 2
-    np.testing.assert_allclose(middle, expected, atol=2 * per_px.max())
-    np.testing.assert_allclose(np.ptp(frame, 0) * per_px, side, atol=5 * per_px.max())
+    np.testing.assert_allclose((low + high) / 2, expected, atol=2 * per_px.max())
+    np.testing.assert_allclose(high - low, side, atol=5 * per_px.max())
 
 
 @pytest.mark.parametrize(
     ("tile", "shape", "side"),
     [(13, (60, 90), 10), (0, (60, 90), 30), (7, (90, 20), 10)],
 )
-def test_a_zoom_is_framed_where_it_lies(tmp_path, tile, shape, side):
-    inside = first_panel(draw_zooms(tmp_path, [tile], shape, side, numbered=0))
-    first = np.rint(255 * np.array(zoom_figure._order_colours(1).to_rgba(1)[:3]))
-    frame = np.argwhere((abs(inside - first) <= 2).all(-1))
-    scale = np.array(shape) / inside.shape[:2]  # overview pixels per pixel
-    corner = np.array(divmod(tile, shape[1] // side)) * side
-    np.testing.assert_allclose(frame.min(0) * scale, corner, atol=3 * scale.max())
-    end = (frame.max(0) + 1) * scale
-    np.testing.assert_allclose(end, corner + side, atol=3 * scale.max())
-    y, x = ((corner + side / 2) / scale).astype(int)
+def test_a_zoom_is_marked_where_it_lies(tmp_path, tile, shape, side):
+    path = draw_zooms(tmp_path, [tile], shape, side, numbered=0)
+    colour = zoom_figure._order_colours(1).to_rgba(1)[:3]
+    inside, per_px, low, high = framed(path, colour, shape)
+    corner = np.array(divmod(tile, shape[1] // side)) * side * MPP
+    np.testing.assert_allclose(low, corner, atol=3 * per_px.max())
+    np.testing.assert_allclose(high, corner + side * MPP, atol=3 * per_px.max())
+    y, x = ((low + high) / 2 / per_px).astype(int)
     assert (inside[y, x] == STAIN).all()  # the tissue in it is visible
 
 
