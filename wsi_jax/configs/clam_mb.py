@@ -3,7 +3,7 @@
     wsi-jax train --method clam_mb --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors
 
-Encoders as in `abmil.py`: `--method clam_mb:uni2_h`.
+Encoders as in `abmil.py`: `--method clam_mb:uni2_h`; without weights `clam_mb:quick`.
 """
 
 from wsi_jax.configs import abmil
@@ -13,5 +13,5 @@ from wsi_jax.run.config import Experiment
 
 def get_config(encoder: str = "") -> Experiment:
     config = abmil.get_config(encoder)
-    config.method = CLAM(multi_branch=True)
+    config.method = CLAM(multi_branch=True, **abmil.attention_pool(encoder))
     return config

@@ -3,7 +3,7 @@
     wsi-jax train --method clam_sb --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors
 
-Encoders as in `abmil.py`: `--method clam_sb:uni2_h`.
+Encoders as in `abmil.py`: `--method clam_sb:uni2_h`; without weights `clam_sb:quick`.
 """
 
 from wsi_jax.configs import abmil
@@ -13,5 +13,5 @@ from wsi_jax.run.config import Experiment
 
 def get_config(encoder: str = "") -> Experiment:
     config = abmil.get_config(encoder)
-    config.method = CLAM()
+    config.method = CLAM(**abmil.attention_pool(encoder))
     return config

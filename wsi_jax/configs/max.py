@@ -3,7 +3,7 @@
     wsi-jax train --method max --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors
 
-Encoders as in `abmil.py`: `--method max:uni2_h`.
+Encoders as in `abmil.py`: `--method max:uni2_h`; without weights `max:quick`.
 """
 
 from wsi_jax.configs import abmil
@@ -13,5 +13,5 @@ from wsi_jax.run.config import Experiment
 
 def get_config(encoder: str = "") -> Experiment:
     config = abmil.get_config(encoder)
-    config.method = Max()
+    config.method = Max(**abmil.pool(encoder))
     return config

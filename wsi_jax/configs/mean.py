@@ -3,7 +3,7 @@
     wsi-jax train --method mean --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors
 
-Encoders as in `abmil.py`: `--method mean:uni2_h`.
+Encoders as in `abmil.py`: `--method mean:uni2_h`; without weights `mean:quick`.
 """
 
 from wsi_jax.configs import abmil
@@ -13,5 +13,5 @@ from wsi_jax.run.config import Experiment
 
 def get_config(encoder: str = "") -> Experiment:
     config = abmil.get_config(encoder)
-    config.method = Mean()
+    config.method = Mean(**abmil.pool(encoder))
     return config

@@ -42,19 +42,19 @@ def from_clam(table: PathLike, splits: PathLike | None, slides: Slides) -> Cohor
     splits, `splits_0.csv` or `splits_0_bool.csv`; None leaves the splits to be
     assigned."""
     split_of = None if splits is None else split_files.read_clam_split(splits)
-    return _cohort(_labelled([table], slides), split_of, slides)
+    return _cohort(read_labels([table], slides), split_of, slides)
 
 
 def from_sasha(table: PathLike, splits: PathLike, slides: Slides) -> Cohort:
     """SASHA's CSV (CLAM's, or TCGA's with a patient_id) and its split JSON."""
     split_of = split_files.read_sasha_split(splits)
-    return _cohort(_labelled([table], slides), split_of, slides)
+    return _cohort(read_labels([table], slides), split_of, slides)
 
 
 def from_torchmil(table: PathLike, splits: PathLike, slides: Slides) -> Cohort:
     """torchmil's `splits.csv`; labels from a CSV with slide_id (or bag_name)."""
     split_of = split_files.read_torchmil_split(splits)
-    return _cohort(_labelled([table], slides), split_of, slides)
+    return _cohort(read_labels([table], slides), split_of, slides)
 
 
 def from_streaming_clam(
@@ -65,9 +65,9 @@ def from_streaming_clam(
     split_of = {
         slide_id: split
         for split, path in files.items()
-        for slide_id in _labelled([path], slides)
+        for slide_id in read_labels([path], slides)
     }
-    return _cohort(_labelled(list(files.values()), slides), split_of, slides)
+    return _cohort(read_labels(list(files.values()), slides), split_of, slides)
 
 
 def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
@@ -75,7 +75,7 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
 
     `wsi` is a path below the folder, with its extension; `mpp` may be empty.
     """
-    labelled = _labelled([table], slides)
+    labelled = read_labels([table], slides)
     _, lines = read_table(wsis, ("wsi",))
     rows = {}
     for number, cells in lines:
@@ -99,7 +99,7 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
     return _finish(rows, missing, slides)
 
 
-def _labelled(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
+def read_labels(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
     """{slide_id: Row without path and split} of some CSVs."""
     rows, label, labels = {}, slides.label.casefold(), []
     for table in tables:

@@ -30,6 +30,7 @@ class FoundationModel:
         gated: whether the repository asks for consent first.
         tile_px: side of the tiles it was trained on, in pixels.
         mpp: um/px of these tiles; None where it was trained on photographs.
+        pretrained_on: cohorts that it has learnt from; () where none is known.
         note: remarks.
     """
 
@@ -40,6 +41,7 @@ class FoundationModel:
     gated: bool = False
     tile_px: int = 224
     mpp: float | None = None
+    pretrained_on: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -59,13 +61,18 @@ def foundation_model(name: str) -> FoundationModel:
         near = difflib.get_close_matches(name, models, 1) or [", ".join(models)]
         raise ValueError(f"no encoder {name!r} is known; did you mean {near[0]}?")
     fields = models[name]
-    return FoundationModel(**fields | {"encoder": _encoder(fields["encoder"])})
+    cohorts = tuple(fields.get("pretrained_on", ()))
+    encoder = _encoder(fields["encoder"])
+    encoder.pretrained_on = cohorts
+    return FoundationModel(**fields | {"encoder": encoder, "pretrained_on": cohorts})
 
 
 def markdown_table() -> str:
     """Table of all models in Markdown: weights, tiles, colours and output."""
-    header = "| name | encoder | weights | tiles | mean; std | output | note |"
-    lines = [header, "|---" * 7 + "|"]
+    header = (
+        "| name | encoder | weights | tiles | mean; std | output | learnt from | note |"
+    )
+    lines = [header, "|---" * 8 + "|"]
     for name in model_names():
         model = foundation_model(name)
         net = model.encoder
@@ -78,6 +85,7 @@ def markdown_table() -> str:
             f"{model.tile_px} px" + (f" at {model.mpp:g} um/px" if model.mpp else ""),
             "; ".join(colours),
             f"{net.output.name.replace('_', ' ')}, {net.make().dim:,}",
+            ", ".join(model.pretrained_on),
             model.note,
         )
         lines.append("| " + " | ".join(cells) + " |")

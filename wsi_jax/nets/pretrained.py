@@ -74,6 +74,24 @@ def load(
     )
 
 
+def read_tensors(
+    path: str | os.PathLike, rename: Callable[[str], tuple[str, int]]
+) -> dict[str, np.ndarray]:
+    """Tensors of a file in PyTorch's layout, under the names that `rename` gives.
+
+    Raises:
+        WeightsError: the file is no safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return {
+                name: np.concatenate([np.atleast_1d(file.get_tensor(p)) for p in parts])
+                for name, parts in _parts(file.keys(), rename).items()
+            }
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+
+
 def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, str]) -> None:
     """Writes parameters to a file that `load` and PyTorch read, whole or not at all.
 

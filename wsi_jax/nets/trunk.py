@@ -45,6 +45,8 @@ class Trunk(abc.ABC):
         mean: mean of red, green, blue in the pretraining images, where white is 1;
             ImageNet's.
         std: their standard deviation.
+        pretrained_on: cohorts that weights of others have learnt from, as "TCGA": a
+            report names test slides that seem to be of one.
     """
 
     dtype: Dtype = Dtype.float32
@@ -52,6 +54,7 @@ class Trunk(abc.ABC):
     seed: int = 0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pretrained_on: tuple[str, ...] = ()
 
     # Fields that must equal those the weights were trained with. Fields that shapes
     # depend on need no check, and a trunk may have fewer stages than its weights.
@@ -185,7 +188,8 @@ class Trunk(abc.ABC):
         """All options that decide the features, to be stored beside them."""
         plain = dataclasses.asdict(self) | {"weights": self.provenance()}
         named = lambda v: v.name if isinstance(v, enum.Enum) else str(v)
-        return {name: named(value) for name, value in plain.items() if name != "seed"}
+        silent = "seed", "pretrained_on"  # neither changes a feature
+        return {n: named(value) for n, value in plain.items() if n not in silent}
 
     def _metadata(self) -> WeightsMetadata | None:
         """Metadata of the weights; None for random weights and other software's."""

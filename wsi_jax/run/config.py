@@ -186,6 +186,11 @@ class Experiment:
         """How a stage is trained."""
         return dataclasses.replace(self.train, **stage.overrides)
 
+    def pretrained_on(self) -> tuple[str, ...]:
+        """Cohorts that weights of others have learnt from."""
+        trunks = () if self.precomputed else self.trunks.values()
+        return tuple(name for trunk in trunks for name in trunk.pretrained_on)
+
     def validate(self) -> None:
         """Refuses weights that are not there or not for these tiles, and cells."""
         self._check_kinds()

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from wsi_jax import config_fields
 from wsi_jax.data.cohort import Cohort, in_split, write_manifest
 from wsi_jax.data.lint import format_counts
+from wsi_jax.data.public_cohorts import pretraining_note
 from wsi_jax.data.splits import use_fold
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.files import sweep
@@ -73,6 +74,10 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
     parts = [use_fold(cohort, fold) for fold in range(config.data.folds)] or [cohort]
     counts = [check_cohort(part, encoder_slides(config)) for part in parts]
     print(format_counts(counts[0]), flush=True)  # of folds, the first stands for all
+    for note in filter(
+        None, {pretraining_note(p, config.pretrained_on()) for p in parts}
+    ):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     tx = config.train.optimiser.make(config.train.steps)
     stages = config.stages(Task(cohort.classes), tx)
     check_plans(config, stages, mesh.size)

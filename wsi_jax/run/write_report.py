@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from wsi_jax.config_fields import flatten
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.lint import patients_note
+from wsi_jax.data.public_cohorts import pretraining_note
 from wsi_jax.files import write_text
 from wsi_jax.report import tables
 from wsi_jax.report.page import Report, SlideResult, headline, write_page
@@ -170,4 +171,6 @@ def limits(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
             "The encoder is random: its features tell colour and texture, not tissue. "
             "Weights trained on histology (--config.encoder.weights) do better."
         )
+    if note := pretraining_note(cohort, config.pretrained_on()):
+        sentences.append(f"Pre-training: {note}.")
     return (*sentences, *config.data.limits())
