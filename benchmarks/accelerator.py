@@ -22,7 +22,6 @@ relative_error: against float64 on the CPU, in the 2-norm, of the logits (forwar
     the gradient without dropout (train), on a small batch of the same inputs.
 """
 
-import argparse
 import collections
 import contextlib
 import dataclasses
@@ -262,7 +261,7 @@ def feed(apply, params, host: list[np.ndarray], steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """All rows, those of the transformer that is fed from the host last."""
     peaks, steps = device.peaks(), 3 if args.quick else 10
     platform = jax.devices()[0].platform

@@ -8,7 +8,6 @@ one slide's loss, a ResNet-50 on tiles of 224 px. `expected_bytes` is one microb
 without a loop around it, and the gradients and the pooled rows besides.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
 
@@ -52,7 +51,7 @@ def gradient(config: AttentionPooling, tiles: int) -> tuple[int, int]:
     )
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """Slides learnt from by so many tiles, beside one microbatch of them."""
     microbatch, _ = gradient(dataclasses.replace(CONFIG, chunk=None), CHUNK)
     for tiles in TILES[:1] if args.quick else TILES:

@@ -15,7 +15,6 @@ column: once for sampling, once for each magnification of patch-all. AUCs are me
 cohorts, with the interval of independent ones.
 """
 
-import argparse
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -139,7 +138,7 @@ def overview_only(folder: pathlib.Path) -> Interval:
     )
 
 
-def speeds(args: argparse.Namespace) -> Iterator[dict]:
+def speeds(args: record.Arguments) -> Iterator[dict]:
     """Rows of what is timed: sampling beside patch-all, on slides and photographs."""
     batches, weights = 3 if args.quick else BATCHES, args.weights
     regimes = {"finest": MPPS[:1], "every": MPPS}
@@ -158,7 +157,7 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
         yield speed(f"fields, {name}", ours, theirs[: len(mpps)], 3)
 
 
-def rows(args: argparse.Namespace) -> list[dict]:
+def rows(args: record.Arguments) -> list[dict]:
     """Seconds, and then AUCs: what is trained may share the machine."""
     if args.every and not args.runs:
         raise SystemExit("--every needs --runs: it trains there")

@@ -9,7 +9,6 @@ mean width over the distance from the 2.5th to the 97.5th percentile of the esti
 The last rows are of cross-validation: `bias` is what folds add to a metric.
 """
 
-import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -227,7 +226,7 @@ def worst(rows: list[dict]) -> list[dict]:
     return table
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """Every metric of every case, and what folds add."""
     cohorts = QUICK if args.quick else COHORTS
     for case in cases():

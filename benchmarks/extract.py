@@ -12,7 +12,6 @@ are on the device. `wait_percent` is how long the driver waited for pixels; the 
 may have had work for some of that.
 """
 
-import argparse
 import itertools
 import pathlib
 import tempfile
@@ -103,7 +102,7 @@ def row(rows: list[Row], extractor: Extractor, threads: int, batch: int) -> dict
     }
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """Threads by tiles in a batch, on slides that are given or made."""
     with tempfile.TemporaryDirectory() as folder:
         if not args.slides:

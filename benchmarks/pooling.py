@@ -7,7 +7,6 @@ is counted from the jaxpr, loops as often as they turn. The bag itself, `bag_byt
 the step's argument and comes on top.
 """
 
-import argparse
 from collections.abc import Iterator
 
 import jax
@@ -46,7 +45,7 @@ def row(name: str, tiles: int, chunk: int) -> dict:
     }
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """Two pools on bags of several sizes, whole and in chunks."""
     sizes = [(20_000, 20_000), (200_000, 200_000), (20_000, 16_384)]
     sizes += [(200_000, 16_384), (200_000, 4_096)]

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from wsi_jax.files import write_text
 from wsi_jax.provenance import provenance
 
+Arguments = argparse.Namespace  # of a command line
+
 
 def main(
     description: str,
-    measure: Callable[[argparse.Namespace], Iterable[dict]],
+    measure: Callable[[Arguments], Iterable[dict]],
     options: Mapping[str, Mapping] | None = None,
     show: Callable[[list[dict]], str] | None = None,
 ) -> None:

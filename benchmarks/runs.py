@@ -24,7 +24,6 @@ half or more, on tumour test slides (mean over slides, 95 % by resampling them),
 the share of such cells, which is what chance gives.
 """
 
-import argparse
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -132,7 +131,8 @@ def streaming(run: Run, most: int | None) -> dict:
     if not streams:
         return row
     where = run.localisation(most, "auprc", "chance")
-    return row | where | {"auprc_chance": where["chance"]}
+    chance = {"auprc_chance": where["chance"]}
+    return row | {n: v for n, v in where.items() if "chance" not in n} | chance
 
 
 def tile_encoder(run: Run) -> Iterator[dict]:
@@ -180,7 +180,7 @@ OPTIONS = {
 }
 
 
-def rows(args: argparse.Namespace) -> list[dict]:
+def rows(args: record.Arguments) -> list[dict]:
     """Rows of a kind; quick ones take attention of eight slides of each run."""
     if args.kind == "certificates":
         return certificates(args.folders)

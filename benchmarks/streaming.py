@@ -13,7 +13,6 @@ runs one training step of ResNet-34 in bfloat16 over an image of 65,536 px, tile
 from the host, and the dense step at 4,096 px, ours and PyTorch's where it is installed.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -238,7 +237,7 @@ def pytorch_step(px: int) -> Callable[[], None] | None:
     return step
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """What is counted and run on a CPU, or one step on an accelerator."""
     if args.device == "gpu":
         sizes = (2048, 512, 512) if args.quick else (WHOLE_PX, 4096, 4096)

@@ -8,7 +8,6 @@ resident memory, and the seams that it kept, computed beforehand and counted. Wh
 left should not depend on the size.
 """
 
-import argparse
 import resource
 from collections.abc import Iterator
 
@@ -63,7 +62,7 @@ def measure(side: int) -> dict:
     }
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """Slides that are streamed, and a larger one whose seams are computed alone."""
     plans, none = net()[2], ("seam_bytes_counted", "peak_rss_bytes", "rest_bytes")
     for side in (*SIZES[: 2 if args.quick else None], COUNTED):

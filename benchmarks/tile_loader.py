@@ -17,7 +17,6 @@ last of 20 files, in a process of its own. Without PyTorch (`pip install
 'wsi_jax[parity]'`) its columns are empty.
 """
 
-import argparse
 import collections
 import concurrent.futures
 import importlib.util
@@ -237,7 +236,7 @@ def growth(path: pathlib.Path) -> float:
     return (peaks[FILES - 1] - peaks[0]) / 1e3
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """Each slide on the file's grid and off it, at its own mpp and at twice that."""
     rounds, times = (1, 3) if args.quick else (5, 12)
     with tempfile.TemporaryDirectory() as folder:

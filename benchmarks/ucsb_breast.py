@@ -11,7 +11,6 @@ image's mean and deviation of the same features, in the same folds. AUCs count p
 images of one array (the array of benign images alone has none); intervals by core.
 """
 
-import argparse
 import csv
 import pathlib
 
@@ -103,7 +102,7 @@ def row(name: str, result: Nested, bags: Bag, array, core, **more) -> dict:
     return {"learner": name, "n": len(core)} | auc | more | {"chosen": chosen}
 
 
-def rows(args: argparse.Namespace) -> list[dict]:
+def rows(args: record.Arguments) -> list[dict]:
     """Pools and the regression, each chosen by inner folds; their difference."""
     bags, array, core = read(args.data)
     ours = {

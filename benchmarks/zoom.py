@@ -12,7 +12,6 @@ every row of every state (`benchmarks.stacked`), with losses that differ by
 `max_loss_diff` at most.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -174,7 +173,7 @@ def row(n: int, slides: int, times: int, plain: bool) -> dict:
     return out
 
 
-def rows(args: argparse.Namespace) -> Iterator[dict]:
+def rows(args: record.Arguments) -> Iterator[dict]:
     """One slide, several together, and one of many tiles."""
     n = 200 if args.quick else 1000
     yield row(n, 1, 5, plain=True)

@@ -11,7 +11,6 @@ of the device's own, if it has any; `program_mb` is the largest program's argume
 results and temporaries. Seconds are the least of three runs. Weights are random.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import resource
@@ -160,7 +159,7 @@ def largest_program() -> int:
     )
 
 
-def rows(args: argparse.Namespace) -> list[dict]:
+def rows(args: record.Arguments) -> list[dict]:
     """A row for each share, the exhaustive one last."""
     with tempfile.TemporaryDirectory() as folder:
         write_slides(pathlib.Path(folder))
