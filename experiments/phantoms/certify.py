@@ -170,18 +170,16 @@ class Certificate:
             slide, first, index = np.unique(slide, True, True)
             scores, y = np.bincount(index, scores) / np.bincount(index), y[first]
         auc = delong(y == 1, scores, slide)
-        row = {
+        # JSON has no NaN, which is what a class without a single field gives.
+        ends = (None if np.isnan(end) else round(float(end), 4) for end in auc)
+        return {
             "probe": probe,
             "mpp": None if scale is None else scale * self.mpp,
-            **{"auc": auc.value, "lo": auc.lo, "hi": auc.hi},
+            **dict(zip(("auc", "lo", "hi"), ends, strict=True)),
             "expected": expected,
             "slides": int(self.test.sum()),
             "ok": _holds(auc, expected),
         }
-        # JSON has no NaN, which is what a class without a single field gives.
-        for name in ("auc", "lo", "hi"):
-            row[name] = None if np.isnan(row[name]) else round(float(row[name]), 4)
-        return row
 
 
 def probe_scores(
