@@ -21,7 +21,7 @@ from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.checks import MANIFEST
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import input_of
-from wsi_jax.run.predictor import Predictor, load
+from wsi_jax.run.predictor import load
 
 
 class ExportError(ValueError):
@@ -55,18 +55,13 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     trunks = Experiment(**parts).trunks.values()
     before = (name for trunk in trunks for name in trunk.training_ids())
     names = tuple(sorted({*before, *training_ids(cohort)}))
-    made = record | {"config": {"mpp": mpp(predictor)}}
+    mpps = input_of(method).mpps(method, predictor.card.tiling.grid)
+    made = record | {"config": {"mpp": min(mpps)}}
     origin = WeightsMetadata(method.trunk.describe(), cohort.classes, names, made)
     # Of a scorer and a judge, the judge's.
     params = predictor.params.get("judge", predictor.params)
     net = jax.device_get(params["trunk"]["params"])
     pretrained.save(out, net, to_header(origin))
-
-
-def mpp(predictor: Predictor) -> float:
-    """um/px at which the trunk saw slides, the finest."""
-    method, grid = predictor.card.method, predictor.card.tiling.grid
-    return min(input_of(method).mpps(method, grid))
 
 
 def training_ids(cohort: Cohort) -> tuple[str, ...]:
