@@ -54,8 +54,8 @@ METHODS = (
 )
 API_OPENING = """# Python reference
 
-Functions and classes for a notebook or a program of your own. This page is made from
-docstrings by `python -m docs.generate`.
+Functions and classes for a notebook or a program of your own. [Python](python.md) shows
+them at work. This page is made from docstrings by `python -m docs.generate`.
 """
 # Sections of api.md: title, and the names below it; "*" is all that a module offers.
 API = (
