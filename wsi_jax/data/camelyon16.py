@@ -47,11 +47,10 @@ CENTRES = {0.0: "RUMC", 1.0: "UMCU"}
 
 
 class Reference(NamedTuple):
-    """The true label of a test slide, and its lesion: "Macro" (2 mm or more), "Micro"
-    or "None"; "" where not stated."""
+    """The truth of a test slide."""
 
-    label: str
-    lesion: str
+    label: str  # "normal" or "tumor"
+    lesion: str  # "Macro" (2 mm or more), "Micro" or "None"; "" where not stated
 
 
 def read_camelyon16(

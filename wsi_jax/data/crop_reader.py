@@ -31,12 +31,11 @@ class PendingCrops:
 
 
 class _Strip(NamedTuple):
-    """A row of tiles, or a crop: pixels [s w 3], why they are blank, or "", and the
-    columns where tiles begin that have been counted as read."""
+    """A row of tiles, or a crop."""
 
     pixels: UInt8[np.ndarray, "s w 3"]
-    error: str
-    counted: set[int]
+    error: str  # why it is blank, or ""
+    counted: set[int]  # columns where tiles begin that have been counted as read
 
 
 class CropReader:

@@ -84,8 +84,7 @@ def find_column(
     names: Sequence[str],
     mend: str = "add it",
 ) -> str:
-    """The first of some names that one column has; else a CohortError that ends in
-    `mend`."""
+    """The first of some names that one column has; else a CohortError with `mend`."""
     for name in names:
         if header.count(name) == 1:
             return name

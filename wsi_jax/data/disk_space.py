@@ -12,8 +12,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_space(folder: str | os.PathLike, tiles: int, d: int) -> None:
-    """Checks that the disk has room in a folder, there or not, for features of d
-    numbers.
+    """Checks that the disk of a folder, there or not, has room for features [tiles d].
 
     FeatureError: with what is needed and what is free.
     """

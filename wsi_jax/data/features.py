@@ -25,12 +25,11 @@ FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
 
 
 class Features(NamedTuple):
-    """The features of one slide's tiles, their top-left corners in level-0 pixels, and
-    the attributes of both datasets."""
+    """The features of one slide's tiles."""
 
     x: Float16[np.ndarray, "n d"]
-    yx: Int32[np.ndarray, "n 2"]
-    attrs: dict[str, Any]
+    yx: Int32[np.ndarray, "n 2"]  # top-left corners, in level-0 pixels
+    attrs: dict[str, Any]  # of both datasets
 
 
 class Coords(NamedTuple):
@@ -62,8 +61,7 @@ def write_features(
     yx: Int[np.ndarray, "n 2"],
     metadata: FeatureMetadata,
 ) -> None:
-    """Writes one slide's features and the corners of its tiles, in level-0 pixels,
-    whole.
+    """Writes one slide's features, and the level-0 corners of its tiles, whole.
 
     A slide without tissue has n = 0 and a file all the same. FeatureError: a feature is
     not a finite float16. OSError: the disk is full or not to be written to; it names

@@ -34,8 +34,7 @@ class FeatureError(ValueError):
 
 
 def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> None:
-    """Writes the datasets of `fill`, with a checksum each, under a temporary name
-    first.
+    """Writes the datasets of `fill`, with checksums, under a temporary name first.
 
     Its folder is made. OSError: the disk is full or not to be written to; it names the
     file.
@@ -135,8 +134,7 @@ def read_all(data: h5py.Dataset, verify: bool = True) -> Shaped[np.ndarray, "n d
 
 
 def check_sum(data: h5py.Dataset, crc: int) -> None:
-    """A FeatureError unless the CRC-32 of a dataset's bytes is its checksum, if it has
-    one."""
+    """A FeatureError unless the CRC-32 of a dataset's bytes is its checksum, if any."""
     written = data.attrs.get(CHECKSUM)
     if written is not None and written != f"{crc:08x}":
         raise FeatureError(

@@ -13,8 +13,8 @@ TILES, BAGS, DRAW = 0, 1, 2  # separate the uses of one seed
 
 
 def permutation(n: int, *key: int) -> Int64[np.ndarray, " n"]:
-    """A permutation of range(n) that depends on nothing but the key: a seed, an epoch,
-    ...
+    """A permutation of range(n) that depends on nothing but the key, e.g. seed and
+    epoch.
 
     Sorts raw random words: NumPy promises their stream for ever, but not that of
     `Generator.permutation`.
@@ -31,10 +31,10 @@ def epoch_order(n: int, seed: int, *key: int) -> Int64[np.ndarray, " n"]:
 def tile_order(
     n: int, batch_size: int, step: int, seed: int | None
 ) -> Int64[np.ndarray, " b"]:
-    """Indices of the tiles of batch `step` of all processes; -1 fills a pass's last
-    batch.
+    """Indices of the tiles of batch `step`; -1 fills the last batch of a pass.
 
-    Steps are counted on through the passes; a seed gives each pass an order of its own.
+    Batches are of all processes, and steps are counted on through the passes; a seed
+    gives each pass an order of its own.
     """
     epoch, step = divmod(step, -(-n // batch_size))
     index = np.arange(step * batch_size, (step + 1) * batch_size)

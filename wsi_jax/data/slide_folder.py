@@ -130,8 +130,8 @@ def check_missing(
     flag: str = "--config.data.complete=False",
     what: str = "slides",
 ) -> None:
-    """A CohortError for a folder that lacks some of `total` slides, if it must be
-    complete.
+    """A CohortError for a folder that must be complete and lacks some of `total`
+    slides.
 
     Else a warning. `flag` leaves them out, and `what` says what they are, in the
     message.

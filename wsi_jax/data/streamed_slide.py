@@ -84,7 +84,7 @@ class StreamedSlide:
     def tiles(
         self, order: Iterable[tuple[int, int]], tile_px: tuple[int, int], turn: int = 0
     ) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-        """Tiles (height, width) at indices (row, column) in order, read ahead by
+        """Tiles (height, width) at indices (row, column), in order, read ahead in
         threads.
 
         Beyond the slide anything may stand. A tile that cannot be read is blank, and
@@ -106,8 +106,7 @@ class StreamedSlide:
     def crop(
         self, yx: Sequence[int], size: int | tuple[int, int], mpp: float
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """A rectangle of the slide, (h, w) or square, its corner in pixels at any
-        `mpp`.
+        """A rectangle of the slide, (h, w) or square, its corner in pixels at `mpp`.
 
         Blank, with a note, if it is damaged.
         """

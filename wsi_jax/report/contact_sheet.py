@@ -52,8 +52,7 @@ def shrink(overview: np.ndarray, tissue: np.ndarray) -> Picture:
 def contact_sheet(
     slides: Sequence[Contact], path: str | os.PathLike, per_page: int = PER_PAGE
 ) -> list[pathlib.Path]:
-    """Writes PNGs of all slides, at least one, the refused ones first; returns their
-    paths.
+    """Writes PNGs of all slides, at least one, refused ones first; returns their paths.
 
     `path` is the first page; those after it are called path_2, path_3, ...
     """

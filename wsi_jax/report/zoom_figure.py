@@ -58,8 +58,7 @@ def top_zooms(
     mpp: int | float,
     total: int,
 ) -> None:
-    """Writes a PNG of the first of `total` zooms as they were read, each with its
-    number.
+    """Writes a PNG of the first of `total` zooms as they were read, numbered.
 
     Args:
         pixels: uint8 [k h w 3], k >= 1, of `mpp`.

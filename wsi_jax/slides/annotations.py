@@ -79,8 +79,7 @@ def write_asap(path: str | os.PathLike, polygons: Sequence[Polygon]) -> None:
 
 
 def read_start(path: str | os.PathLike, size: int) -> bytes:
-    """The first `size` bytes of an annotation file or mask; AnnotationError if it has
-    none."""
+    """The first `size` bytes of a file; AnnotationError if it has none to read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait
             raise AnnotationError(f"{path} is not a regular file; give one")

@@ -39,8 +39,7 @@ class TileCache:
         shape: tuple[int, int, int],
         decode: Callable[[int, np.ndarray], None],
     ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yields the pixels of a tile of an owner, read-only; decodes it unless it is
-        cached.
+        """Yields the pixels of an owner's tile, read-only; decoded unless it is cached.
 
         `decode` (index, out) writes the pixels, of `shape` (h, w, 3).
         """

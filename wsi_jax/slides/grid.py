@@ -50,8 +50,7 @@ def tile_grid(
     grid: Grid,
     overhang: bool = False,
 ) -> Int[np.ndarray, "n 2"]:
-    """Top-left corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`, row by
-    row.
+    """Corners (y, x) of the tiles on tissue, in pixels at `grid.mpp`, row by row.
 
     The grid starts at the slide's corner, (h, w) level-0 pixels of `slide_mpp`. What is
     left over at the bottom and right, less than one tile, is dropped unless `overhang`:

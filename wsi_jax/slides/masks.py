@@ -45,8 +45,7 @@ def read_mask(
     slide_mpp: float,
     bounds_yx: tuple[int, int] = (0, 0),
 ) -> Bool[np.ndarray, "h w"]:
-    """A slide's mask at `mpp`, (h, w) `shape`, from an image of any size or from
-    outlines.
+    """A slide's mask [h w] at `mpp`, from an image of any size or from outlines.
 
     An image covers the whole slide, whose level 0 has `slide_shape` and `slide_mpp`; a
     pixel of the result is set where at least half of what it covers is not 0 (of a

@@ -18,8 +18,7 @@ _COLOURS = {
 
 
 def header(tables: bytes | None, colours: str) -> bytes:
-    """The bytes that every tile of a TIFF page begins with: its JPEGTables, a JPEG, if
-    any.
+    """The bytes that every tile of a TIFF page begins with: its JPEGTables, if any.
 
     `colours`, "RGB", "YCBCR" or "GRAYSCALE", wins over the markers of the tiles:
     Aperio's RGB has none.
