@@ -127,9 +127,9 @@ def test_open_files_are_few_and_closed_and_one_written_anew_is_read_anew(
     assert not reader_pool._entries
     assert set(map(id, opened)) == set(map(id, closed))
     assert len(closed) == len(opened)
-    other = picture(96, 70, seed=1)
-    path = write_tiff(tmp_path / "0.tif", [other])
-    np.testing.assert_array_equal(open_slide(path).overview(MPP), other)
+    for one in (image, picture(96, 70, seed=1)):
+        path = write_tiff(tmp_path / "same.tif", [one])
+        np.testing.assert_array_equal(open_slide(path).overview(MPP), one)
 
 
 def test_a_slide_is_pickled_as_its_path_and_read_after_a_fork(pyramid):

@@ -95,7 +95,7 @@ def calibration(
 
 
 def training(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> Figure:
-    """Losses by name, and beside them scores between 0 and 1, against training steps."""
+    """Losses by name, and beside them scores between 0 and 1, by training step."""
     panels = [("loss", losses)] + ([("score", scores)] if scores else [])
     figure = new_figure(5.6 * len(panels), 3.2)
     every = figure.subplots(1, len(panels), squeeze=False)[0]

@@ -21,7 +21,7 @@ def top_tiles(
     mpp: int | float,
     label: str = "attention",
 ) -> None:
-    """Writes a PNG of tiles [k h w 3], highest score first, each with rank and score."""
+    """Writes a PNG of tiles [k h w 3], highest score first, with ranks and scores."""
     order = np.argsort(-np.asarray(scores), kind="stable")
     labels = [f"{rank}.  {scores[one]:#.3g}" for rank, one in enumerate(order, 1)]
     figure = tile_sheet(tiles[order], labels, f"{title}: highest {label}")
