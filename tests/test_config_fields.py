@@ -182,7 +182,7 @@ def every_config():
     """Configs of all config files, in each variant."""
     folders = pathlib.Path(demo.__file__).parent, pathlib.Path(abmil.__file__).parent
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        if path.name != "__init__.py":
+        if not path.name.startswith("_"):
             module = runpy.run_path(str(path))
             takes_encoder = (
                 "encoder" in inspect.signature(module["get_config"]).parameters

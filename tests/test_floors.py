@@ -27,9 +27,13 @@ FLOORS = {
     "methods": 3,
     "run": 4,
     "configs": 5,
+    "launch": 5,
+    "command_errors": 5,
     "api": 6,
+    "listing": 6,
+    "slide_commands": 6,
+    "cli": 7,
     "__init__": 7,
-    "cli": 6,
 }
 SIDEWAYS = {("data", "slides"), ("report", "slides")}
 ONLY_IN = {
@@ -42,8 +46,8 @@ ONLY_IN = {
     "orbax": {"training"},
     "safetensors": {"nets"},
     "matplotlib": {"report"},
-    "ml_collections": {"cli"},
-    "typer": {"cli"},
+    "ml_collections": {"launch"},
+    "typer": {"cli", "command_errors", "slide_commands"},
     "jinja2": {"report"},
     "rich": {"run"},
 }

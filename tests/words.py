@@ -6,7 +6,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from wsi_jax import cli
+from wsi_jax import launch
 
 
 @contextlib.contextmanager
@@ -15,7 +15,7 @@ def config_from(*words, kind="Experiment"):
     before, sys.argv = sys.argv, ["command", *map(str, words)]
     config_flags.DEFINE_config_file("config")
     try:
-        cli.parse(sys.argv, kind)
+        launch.parse(sys.argv, kind)
         yield flags.FLAGS.config
     finally:
         sys.argv = before

@@ -13,7 +13,7 @@ from words import config_from
 
 from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
-from wsi_jax import cli
+from wsi_jax import launch
 from wsi_jax.run import run_experiment as experiment
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -83,7 +83,7 @@ def command(tiny_file, tiny, monkeypatch, tmp_path):
         line = [f"{name}={value}" for name, value in named.items()]
         try:
             with config_from("--config", tiny_file, *line, *words) as config:
-                cli.run_training(config, "tiny")
+                launch.run_training(config, "tiny")
         except SystemExit as stop:
             return stop.code
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsi_jax import cli
+from wsi_jax import launch
 from wsi_jax.data.cohort import write_manifest
 from wsi_jax.run import checks
 from wsi_jax.run import run_experiment as experiment
@@ -130,7 +130,7 @@ def test_a_damaged_file_of_a_run_is_named(tiny, tmp_path, name, text):
     ],
 )
 def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):
-    assert cli.error_message(error, tmp_path).startswith(message)
+    assert launch.error_message(error, tmp_path).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is typed wrong stops the run with one line that says how to type it."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from words import config_from
 
-from wsi_jax import cli, configs
+from wsi_jax import configs, launch
 from wsi_jax.nets.conv_encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
 from wsi_jax.run.run_folder import RunError
@@ -30,7 +31,7 @@ def read(tiny_file):
 
 
 def train(config):
-    cli.run_training(config, "tiny")
+    launch.run_training(config, "tiny")
 
 
 def test_every_kind_of_field_can_be_set(read):
@@ -203,25 +204,12 @@ def test_an_unknown_variant_is_refused_with_those_there_are(read, name, message)
         read(file=configs.config_path(name))
 
 
-def wsi_jax(*words):
-    return subprocess.run(
-        [sys.executable, "-c", "from wsi_jax.cli import app; app()", *words],
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_the_command_lists_methods_and_trains_one(tmp_path):
-    """`--method` and `--manifest` stand for a config file and a field of it."""
-    lines = wsi_jax("list").stdout.splitlines()
-    names = [line.split()[0] for line in lines]
-    assert {"abmil", "clam_sb", "sasha", "streaming_clam"} <= {*names}
-    words = "--method", "quick", "--manifest", str(tmp_path / "gone.csv")
-    run_dir = f"--config.run_dir={tmp_path}/run"  # whatever lies in runs/
-    done = wsi_jax("train", *words, run_dir, "--config.train.steps=3")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"CohortError: {tmp_path}/gone.csv: no such manifest")
-    done = wsi_jax("extract", *words, "--config.encoder.stage=3")
-    assert "did you mean --config.encoder.stages?" in done.stderr
-    done = wsi_jax("train", "--method", "abml")
-    assert "did you mean abmil?" in done.stderr
+def test_a_flag_that_there_is_not_is_refused_before_the_config_is_read(read):
+    """What is like a field is taken for one."""
+    for word, message in {
+        "--confgi=mine.py": "did you mean --config?",
+        "--train.steps=3": "did you mean --config.train.steps?",
+        "--qqq": "--qqq: no such flag; there are --config",
+    }.items():
+        with pytest.raises(SystemExit, match=re.escape(message)):
+            read(word, file="nowhere.py")

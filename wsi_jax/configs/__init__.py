@@ -1,26 +1,62 @@
 """One config for each method, for slides and labels of your own."""
 
 import ast
+import functools
+import importlib.util
 import pathlib
 
 from wsi_jax.run.config_file import choose
 
 _FOLDER = pathlib.Path(__file__).parent
+_IMPORTED = "_imported"  # the config file of methods found by their import path
+ENCODER = "ENCODER"  # stands for the name of any encoder of encoders.toml
 
 
 def methods() -> dict[str, str]:
     """Names of the methods, with the first line of each config's docstring."""
-    files = sorted(path for path in _FOLDER.glob("*.py") if path.stem != "__init__")
-    first = lambda path: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
-    return {path.stem: first(path) for path in files}
+    names = sorted(path.stem for path in _FOLDER.glob("[!_]*.py"))
+    return {name: ast.get_docstring(_source(name)).splitlines()[0] for name in names}
+
+
+def variants(method: str) -> tuple[str, ...]:
+    """What may stand behind a method's name and a colon; read without importing it."""
+    tree, names = _source(method), []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name("VARIANTS")], value=ast.Dict(keys=keys)):
+                names += [key.value for key in keys]
+            case ast.FunctionDef(name="get_config") if node.args.args:
+                if node.args.args[0].arg == "encoder":
+                    names.append(ENCODER)
+    functions = [n.name for n in _source("abmil").body if hasattr(n, "name")]
+    if ENCODER in names and "quick" in functions:  # what all frozen encoders share
+        names.insert(0, "quick")
+    return tuple(names)
 
 
 def config_path(method: str) -> str:
     """The file of a method's config; of "abmil:uni2_h", with its argument.
 
+    Of "my_package.my_method:NAME", a method of one's own, the file that imports it.
+
     Raises:
-        ValueError: no such method; with the names that there are.
+        ValueError: no such method, with the names that there are; or what does not
+            import.
     """
     name, colon, argument = method.partition(":")
     files = {one: f"{_FOLDER / one}.py" for one in methods()}
+    if colon and name not in files and ("." in name or _is_module(name)):
+        from wsi_jax.configs import _imported  # needs JAX
+
+        _imported.get_config(method)
+        return f"{_FOLDER / _IMPORTED}.py:{method}"
     return choose(name, files) + colon + argument
+
+
+def _is_module(name: str) -> bool:
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
+
+
+@functools.cache
+def _source(method: str) -> ast.Module:
+    return ast.parse((_FOLDER / f"{method}.py").read_text(encoding="utf-8"))

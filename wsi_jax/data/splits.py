@@ -9,7 +9,12 @@ from wsi_jax.data.cohort import SPLITS, Cohort, CohortError
 
 @dataclasses.dataclass(kw_only=True)
 class Split:
-    """Relative shares of the patients in each split, and the seed of the draw."""
+    """How patients are shared among the splits.
+
+    Attributes:
+        train, val, test: relative shares; only their ratio counts.
+        seed: seed of the draw.
+    """
 
     train: float = 0.7
     val: float = 0.15

@@ -12,7 +12,7 @@ import pathlib
 import re
 import runpy
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wsi_jax.config_fields import flatten, is_config, to_plain
@@ -83,9 +83,13 @@ def run_name(file: str) -> str:
     """Default name of a run's folder: "abmil", or "camelyon16_clam_mb" of a variant.
 
     Args:
-        file: path, or path:argument, of its config.
+        file: path, or path:argument, of its config; of a method of one's own the
+            argument is "my_package.my_method:NAME", and the name "my_method_NAME".
     """
     name, _, argument = file.partition(":")
+    module, colon, own = argument.partition(":")
+    if colon:
+        name, argument = module.rpartition(".")[2], own
     return "_".join(filter(None, (pathlib.Path(name).stem, argument)))
 
 
@@ -157,6 +161,18 @@ def rename_fields(message: str, names: Mapping[str, str]) -> str:
 def nearest(name: str, names: Sequence[str]) -> str:
     """The name most like another; "" where none is."""
     return next(iter(difflib.get_close_matches(name, names, 1)), "")
+
+
+def nearest_or_all(given: str, names: Sequence[str]) -> str:
+    """The end of a message: the name that may have been meant, or all of them."""
+    near = nearest(given, names)
+    return did_you_mean(near) or f"; there are {', '.join(names)}"
+
+
+def no_such_flag(given: str, flags: Iterable[str]) -> str:
+    """Why a flag is refused, with the one that may have been meant."""
+    names = sorted({flag for flag in flags if flag.startswith("--")})
+    return f"{given}: no such flag{nearest_or_all(given, names)}"
 
 
 def did_you_mean(near: str) -> str:

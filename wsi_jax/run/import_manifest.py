@@ -1,14 +1,32 @@
-"""Another tool's CSVs and splits, written as a manifest of ours."""
+r"""Another tool's CSVs and splits in, our manifest out.
+
+    wsi-jax import --from clam --csv dataset.csv --splits splits_0.csv \
+        --slides SLIDES --out my_slides.csv
+
+    --from           --csv                         besides
+    clam             case_id,slide_id,label        --splits splits_0.csv (or _bool.csv)
+    sasha            the same, or with patient_id  --splits split_1.json
+    torchmil         any CSV with slide_id,label   --splits splits.csv
+    streaming_clam   train.csv val.csv test.csv
+    trident          any CSV with slide_id,label   --wsis list.csv (wsi,mpp)
+    manifest         ours
+
+Slides are found by name anywhere below --slides. Prints how many there are of each
+split and class, and what would be refused: a patient in two splits, a class missing.
+--clam FOLDER writes the cohort as CLAM has it, besides.
+"""
 
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from wsi_jax.data import tool_manifests
 from wsi_jax.data.cohort import Cohort, CohortError, read_manifest, write_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.data.split_files import write_clam
 from wsi_jax.data.splits import Split, assign_splits
+from wsi_jax.run.config_file import no_such_flag
 
 SOURCES = ("clam", "sasha", "torchmil", "streaming_clam", "trident", "manifest")
 
@@ -56,11 +74,20 @@ def check(cohort: Cohort) -> str:
     return drawn + format_counts(lint(assign_splits(cohort, Split())))
 
 
-def main(description: str = __doc__) -> None:
-    """Imports the cohort on the command line."""
-    parser = argparse.ArgumentParser(
-        description=description,
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> None:
+        raise SystemExit(message)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """What a command line asks for; None for that of this process."""
+    parser = Parser(
+        prog="wsi-jax import",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--from", required=True, choices=SOURCES, dest="source")
     parser.add_argument("--csv", required=True, nargs="+", help="slides and labels")
@@ -76,7 +103,16 @@ def main(description: str = __doc__) -> None:
         help="leave out slides not there",
     )
     parser.add_argument("--clam", help="folder for the cohort in CLAM's form")
-    args = parser.parse_args()
+    words = sys.argv[1:] if words is None else words
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if flag not in parser._option_string_actions:
+            raise SystemExit(no_such_flag(flag, parser._option_string_actions))
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Imports the cohort that a command line names, by default this process's."""
+    args = parse(words)
     try:
         cohort = read(args)
         args.out.parent.mkdir(parents=True, exist_ok=True)
