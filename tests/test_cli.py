@@ -127,6 +127,11 @@ def test_configs_are_found_by_name_or_by_path(name, file):
         (["show", "abmill"], "no config 'abmill'; did you mean abmil?"),
         (["show", "abmil", "train.stepz"], "'train.stepz'; did you mean train.steps?"),
         (["show", "gone.py"], "--config=gone.py: no such file"),
+        (["migrate", "gone", "--out", "m"], "gone"),
+        (
+            ["check-encoder", "unii", "--weights=x"],
+            "'unii' is known; did you mean uni?",
+        ),
         (["import", "--form", "x"], "--form: no such flag; did you mean --from?"),
     ],
 )

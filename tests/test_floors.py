@@ -32,6 +32,7 @@ FLOORS = {
     "api": 6,
     "listing": 6,
     "slide_commands": 6,
+    "tool_commands": 6,
     "cli": 7,
     "__init__": 7,
 }
@@ -47,7 +48,7 @@ ONLY_IN = {
     "safetensors": {"nets"},
     "matplotlib": {"report"},
     "ml_collections": {"launch"},
-    "typer": {"cli", "command_errors", "slide_commands"},
+    "typer": {"cli", "command_errors", "slide_commands", "tool_commands"},
     "jinja2": {"report"},
     "rich": {"run"},
 }

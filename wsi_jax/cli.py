@@ -11,6 +11,7 @@ import typer
 
 from wsi_jax.command_errors import PlainGroup
 from wsi_jax.slide_commands import compare, evaluate, import_from_here, predict
+from wsi_jax.tool_commands import check_encoder, import_cohort, migrate
 
 HELP = """Whole-slide classification: train, predict, validate and compare.
 
@@ -145,12 +146,10 @@ for command_on_slides in (predict, evaluate, compare):
     app.command()(command_on_slides)
 
 
-@app.command(name="import", context_settings=ANY_WORDS, add_help_option=False)
-def import_cohort(words: Annotated[list[str], typer.Argument()] = ()):
-    """Make a manifest of CSVs and splits of CLAM, TRIDENT, ..."""
-    from wsi_jax.run import import_manifest
-
-    import_manifest.main(words)
+anything = app.command(name="import", context_settings=ANY_WORDS, add_help_option=False)
+anything(import_cohort)
+app.command()(migrate)
+app.command()(check_encoder)
 
 
 @app.command()

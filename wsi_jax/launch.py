@@ -158,6 +158,10 @@ def parse(argv: Sequence[str], kind: str = "Experiment") -> list[str]:
         raise SystemExit(f"{left[1]}: not a flag; write {example}")
     try:
         check_types(flags.FLAGS.config)
+        if kind == "Experiment":
+            from wsi_jax.run.adopt_encoders import adopt_encoders
+
+            adopt_encoders(flags.FLAGS.config, overrides)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     return left
