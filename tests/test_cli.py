@@ -130,7 +130,7 @@ def test_configs_are_found_by_name_or_by_path(name, file):
         (["migrate", "gone", "--out", "m"], "gone"),
         (
             ["check-encoder", "unii", "--weights=x"],
-            "'unii' is known; did you mean uni?",
+            "'unii' is known; did you mean uni",
         ),
         (["import", "--form", "x"], "--form: no such flag; did you mean --from?"),
     ],

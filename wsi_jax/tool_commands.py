@@ -23,7 +23,7 @@ def migrate(
     labels: Annotated[str, typer.Option(help="CSV of labels, of several")] = "",
     splits: Annotated[str, typer.Option(help="folder of splits, of several")] = "",
     label_column: Annotated[str, typer.Option(help="column of the labels")] = "label",
-    steps: Annotated[int, typer.Option(min=1, help="batches of each training")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="batches of each training")] = 300,
     export: Annotated[
         bool, typer.Option("--export", help="write attention and weights as CLAM does")
     ] = False,
