@@ -91,6 +91,26 @@ def test_what_is_missing_is_named_with_the_mend(clam, spoil, message):
         read_project(folder, Options())
 
 
+def test_what_a_command_has_written_is_no_part_of_the_project(clam):
+    folder, _ = clam
+    out = folder / "runs/migrated"
+    write_table(out / "fold_0.csv", ("slide_id", "label"), [("slide_00", "a")])
+    with pytest.raises(ValueError, match="2 CSVs of labels"):
+        read_project(folder, Options())
+    project = read_project(folder, Options(out=str(out)))
+    assert project.classes == ("normal_tissue", "tumor_tissue")
+
+
+def test_the_reason_why_labels_are_refused_is_given(clam):
+    folder, _ = clam
+    lines = [("slide_00", "a"), ("slide_00", "b")]
+    write_table(folder / "dataset_csv/mine.csv", ("slide_id", "label"), lines)
+    with pytest.raises(ValueError, match="line 3: slide 'slide_00' again"):
+        read_project(folder, Options())
+    with pytest.raises(ValueError, match=r"--features .*splits: no SLIDE\.h5"):
+        read_project(folder, Options(features=str(folder / "splits")))
+
+
 def test_of_several_one_is_to_be_chosen(clam):
     folder, (*_, last) = clam[0], clam[1].values()
     write_split(folder / "splits/other/splits_0.csv", last)

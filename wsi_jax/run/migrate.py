@@ -3,6 +3,7 @@
 Same features, same labels, same folds. Nothing is written into the project's folder.
 """
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ def migrate(
     Raises:
         ValueError: the project cannot be understood, or no fold can be trained on.
     """
+    options = dataclasses.replace(options, out=str(out))
     project = read_project(folder, options)
     folds = _sound_folds(project)
     print(f"features: {project.features}\nclasses: {', '.join(project.classes)}")

@@ -42,12 +42,14 @@ class Options:
         labels: CSV of labels; "" for the only one that names slides with features.
         splits: folder of splits_*.csv; "" for the only one.
         column: column of the labels.
+        out: folder of what is written, not a part of the project; "" for none.
     """
 
     features: str = ""
     labels: str = ""
     splits: str = ""
     column: str = "label"
+    out: str = ""
 
 
 class Project(NamedTuple):
@@ -76,12 +78,7 @@ def read_project(folder: pathlib.Path, options: Options) -> Project:
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    files = sorted(
-        pathlib.Path(above, name)
-        for above, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".")
-    )
+    files = _walk(folder, _path(options.out) if options.out else None)
     notes: list[str] = []
     features = _find_features(files, options.features, notes)
     stored = {path.stem for path in features.glob("*.h5")}
@@ -99,6 +96,17 @@ def read_project(folder: pathlib.Path, options: Options) -> Project:
             notes.append(f"{path}: not understood, not used")
     _note_pickles(files, notes)
     return Project(features, folds, cohort.classes, results, notes)
+
+
+def _walk(folder: pathlib.Path, out: pathlib.Path | None) -> list[pathlib.Path]:
+    """All files below a folder but hidden ones, and those below `out`."""
+    files = []
+    for above, folders, names in os.walk(folder):
+        inside = pathlib.Path(above)
+        plain = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in plain if (inside / name).resolve() != out]
+        files += [inside / name for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def _find_features(files, chosen, notes) -> pathlib.Path:
@@ -120,12 +128,15 @@ def _find_features(files, chosen, notes) -> pathlib.Path:
             ".pt is a pickle, which is never opened: extract with the tool once more, "
             "which writes the .h5 files too"
         )
+    if chosen and not any(pathlib.Path(chosen).glob("*.h5")):
+        raise RunError(f"--features {chosen}: no SLIDE.h5 in it; name another folder")
     return _only(usable, chosen, "folders of features", "--features")
 
 
 def _find_labels(files, options, stored, notes) -> tuple[dict[str, Row], pathlib.Path]:
     """Labelled slides, and the CSV that they are from."""
-    tables, slides = {}, Slides(folder="", label=options.column)
+    tables, faults = {}, []
+    slides = Slides(folder="", label=options.column)
     given = [pathlib.Path(options.labels)] if options.labels else []
     for path in given or [path for path in files if path.suffix == ".csv"]:
         try:
@@ -136,13 +147,15 @@ def _find_labels(files, options, stored, notes) -> tuple[dict[str, Row], pathlib
         except CohortError as error:
             if given:
                 raise
-            notes.append(f"no labels: {error}")
+            faults.append(str(error))
     usable = [path for path, rows in tables.items() if stored & set(rows)]
     if not usable:
         raise RunError(
             f"no CSV of slide_id and {options.column} names a slide with features; add "
             "--labels FILE, and --label-column NAME where it is called otherwise"
+            + "".join(f"\n  - {fault}" for fault in faults)
         )
+    notes += [f"no labels: {fault}" for fault in faults]
     table = _only(usable, options.labels, "CSVs of labels", "--labels")
     return tables[table], table
 
