@@ -132,8 +132,6 @@ class AttentionPooling(TileOptions):
         Args:
             task: what is learnt; of its classes the first is normal.
             tx: the optimiser of the last stage; the scorer's own is in `scoring`.
-            mpp: um/px of overviews.
-            cell_px: side of their cells, in pixels.
         """
         cells = self.cells(mpp, cell_px)
         form = on_device if self.resident else in_rounds

@@ -148,14 +148,7 @@ class AttentionSampling(CropOptions):
         mpp: float,
         cell_px: int,
     ) -> tuple[Stage, ...]:
-        """One stage.
-
-        Args:
-            task: what is learnt.
-            tx: the optimiser.
-            mpp: um/px of overviews.
-            cell_px: side of their cells, in pixels.
-        """
+        """One stage."""
         cells, thaw = self.cells(mpp, cell_px), self.thaw
         tx = scale_updates("trunk", self.trunk_rate, tx)
         if thaw.frozen and self.sampling.placement is Placement.learnt:

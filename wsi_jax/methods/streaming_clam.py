@@ -170,8 +170,6 @@ class StreamingCLAM:
         """One stage.
 
         Args:
-            task: the classes.
-            tx: the optimiser.
             streamed: whether batches hold slides on disk, not images on the device.
         """
         net, tx = _Net(self, task), self.thaw.over(tx)

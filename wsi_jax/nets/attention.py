@@ -53,14 +53,7 @@ def with_statistics(
 
 
 class Embedding(nn.Module):
-    """One fully connected layer on each tile, with ReLU and dropout.
-
-    Attributes:
-        width: d, number of features out.
-        dropout: rate, while training.
-        standardise: whether `Standardise` comes first.
-        dtype: dtype of the matmul.
-    """
+    """One fully connected layer on each tile, with ReLU and dropout."""
 
     width: int
     dropout: float = 0.0
@@ -104,7 +97,6 @@ class GatedAttention(nn.Module):
 
     Attributes:
         branches: k, number of attentions over the same tiles.
-        width: width of the hidden layer.
         dropout: rate on both halves of the hidden layer, while training.
         dtype: dtype of the matmuls; the logits are at least float32.
         torch_init: whether parameters start as PyTorch's do, rather than Flax's.
@@ -136,14 +128,9 @@ class AttentionHead(nn.Module):
     """Embedding, gated attention and classifier: ABMIL and CLAM (Lu et al. 2021).
 
     Attributes:
-        n_classes: c.
         branches: 1 (ABMIL, CLAM-SB: one attention, a linear layer to all classes) or c
             (CLAM-MB: a class's logit comes from its own attention alone).
-        width: width of the embedding.
         attention: hidden width of the attention.
-        dropout: rate, while training.
-        standardise: whether features are standardised first, by `Standardise`.
-        dtype: dtype of the matmuls.
     """
 
     n_classes: int
@@ -209,15 +196,7 @@ class AttentionHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Embedding and classifier around a pooling without attention (mean, max).
-
-    Attributes:
-        n_classes: c.
-        width: width of the embedding.
-        dropout: rate, while training.
-        standardise: whether features are standardised first, by `Standardise`.
-        dtype: dtype of the embedding's matmul.
-    """
+    """Embedding and classifier around a pooling without attention (mean, max)."""
 
     n_classes: int
     width: int = 512

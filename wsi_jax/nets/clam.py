@@ -23,7 +23,6 @@ class Clam(NamedTuple):
         instance_weight: share of the clustering loss in the total; 0 for none.
         sampled: tiles clustered from each end of the attention.
         subtyping: whether the classes exclude each other.
-        normaliser: rule by which attention logits become weights.
     """
 
     net: AttentionHead
@@ -39,9 +38,6 @@ class Clam(NamedTuple):
         """Logits, and the attention behind the likeliest class.
 
         Args:
-            params: parameters of the net.
-            x: features.
-            mask: True where there is a tile.
             key: drops out as in training; None for prediction.
         """
         pooled = self._pool(params, x, mask, key)
@@ -119,10 +115,6 @@ def instance_loss(
         tile_logits: indices [b s] -> logits [b s c 2] of those tiles, by classifier.
         logits: attention before it is normalised, one branch, or one for each class.
         mask: True where there is a tile; a slide with fewer than `sampled` gives all.
-        label: class index of each slide.
-        n_classes: c.
-        sampled: tiles taken from each end.
-        subtyping: whether the other classes' classifiers learn too.
     """
     sampled = min(sampled, mask.shape[-1])
     logits = lax.stop_gradient(logits)

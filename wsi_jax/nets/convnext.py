@@ -16,17 +16,7 @@ _norm = functools.partial(Norm, NormKind.layer, eps=1e-6)
 
 
 class Conv(nn.Module):
-    """A convolution with bias.
-
-    Attributes:
-        d_in: number of input channels.
-        d: number of output channels.
-        size: side of the kernel.
-        stride: stride along both axes.
-        dtype: dtype of the convolution.
-        padding: zeros on either side.
-        groups: number of groups of channels.
-    """
+    """A convolution with bias."""
 
     d_in: int
     d: int
@@ -63,9 +53,7 @@ class Block(nn.Module):
     """A residual block (Liu et al. 2022, fig. 4): depthwise 7x7, norm, 1x1 out and in.
 
     Attributes:
-        d: number of channels.
         scale: initial layer scale of the branch (Touvron et al. 2021, eq. 4).
-        dtype: dtype of convolutions and matmuls.
     """
 
     d: int
@@ -88,11 +76,8 @@ class Reduction(nn.Module):
     """A convolution that shrinks the map, with a norm after or before it.
 
     Attributes:
-        d_in: number of input channels.
-        d: number of output channels.
         stride: stride and kernel size of the convolution.
         norm_last: whether the norm comes after the convolution.
-        dtype: dtype of the convolution.
     """
 
     d_in: int
@@ -191,7 +176,6 @@ class ConvNeXt(nn.Module):
 
         Args:
             pixels: 0 to 255 in any dtype: floats are not scaled to 1.
-            ops: operations on maps, dense or tile by tile.
         """
         standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
         x = ops.each(standard, pixels)

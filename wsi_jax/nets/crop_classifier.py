@@ -18,10 +18,8 @@ class CropHead(nn.Module):
     """Embedding of crops, attention over them, and classifier of their pooled features.
 
     Attributes:
-        n_classes: c.
         magnifications: number of magnifications; each is standardised by itself, since
             what all its crops share would hide how they differ.
-        width: width of the embedding.
         by_magnification: whether each magnification has channels of its own in the
             embedding, with zeros in those of the others.
         unit_length: whether embeddings have length 1: the variance of the estimate is
@@ -30,7 +28,6 @@ class CropHead(nn.Module):
         attention_width: hidden width of a gated attention over the crops; 0 for none.
         branches: m, number of such attentions; the classifier gets what each of them
             pools. A single one may settle on uninformative crops.
-        dtype: dtype of the embedding.
     """
 
     n_classes: int
@@ -90,10 +87,7 @@ class CropClassifier:
     Parameters are {"trunk": ..., "head": ...}; other entries are left alone.
 
     Args:
-        trunk: trunk of the crops; trained from its weights where it has some.
-        head: embedding, attention and classifier.
         deviation: pool the trunk's map to mean and deviation, not to its mean alone.
-        chunk: crops encoded at a time; None for all.
         trainable: whether the trunk has a gradient, which is most of the work.
         centred: whether the mean over the slide's crops of the same magnification is
             subtracted from features, which hides what a slide shares, such as stain.

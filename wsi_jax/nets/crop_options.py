@@ -110,8 +110,6 @@ class CropOptions:
         """Trunk and head.
 
         Args:
-            classes: number of classes.
-            magnifications: number of magnifications.
             trunk: a trunk other than the method's.
             head: a head other than the method's.
         """

@@ -77,14 +77,7 @@ class SamplingConfig:
 
 
 class CropSampler:
-    """Attention over cells, and samples of them, as pure functions.
-
-    Args:
-        config: how crops are sampled.
-        crops: number of crops in a sample.
-        cells: geometry of the cells.
-        net: the net that sees overviews.
-    """
+    """Attention over cells, and samples of them, as pure functions."""
 
     def __init__(
         self,

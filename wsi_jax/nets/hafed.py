@@ -54,13 +54,10 @@ class HAFED(nn.Module):
     of the one serves the other.
 
     Attributes:
-        n_classes: c.
-        features: d.
         branches: number of branches of the attention over children, and over tiles.
         top: number of most attended children, and tiles, of which some are masked in
             training.
         mask_rate: share of those that is masked.
-        dtype: dtype of the matmuls.
         normaliser: rule by which logits of both attentions become weights; not
             sparsemax, whose weights cannot be computed row by row.
     """
@@ -150,8 +147,6 @@ class HafedLosses(NamedTuple):
     """Losses of one slide; their sum is trained.
 
     Attributes:
-        slide: cross-entropy of the slide.
-        branches: mean cross-entropy of its branches.
         children_alike: similarity of the branches over children.
         tiles_alike: similarity of the branches over tiles.
     """

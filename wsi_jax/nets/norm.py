@@ -32,7 +32,6 @@ class Norm(nn.Module):
     which receive no gradient: weight decay must leave them out too.
 
     Attributes:
-        kind: kind of normalisation.
         eps: added to the variance; pretrained weights expect PyTorch's 1e-5.
         groups: number of groups of a group norm; at most gcd(groups, d).
     """
@@ -74,9 +73,7 @@ def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTre
     norms use them, which hide an image's colours.
 
     Args:
-        net: a trunk.
         params: new parameters, whose frozen norms have mean 0 and variance 1.
-        x: a typical batch.
     """
     statistics = {}
 

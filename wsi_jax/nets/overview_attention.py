@@ -51,13 +51,9 @@ class OverviewAttention(nn.Module):
     Attributes:
         cell_px: side of a cell of the finest magnification, in pixels.
         ratios: side of each magnification's cells, in cells of the finest.
-        width: number of channels.
-        layers: number of convolutions on the overview.
         relative: whether colours are standardised by the slide's own tissue, so that
             neither stain nor scanner has an effect.
         dtype: dtype of the convolutions; logits are at least float32.
-        mean: mean of red, green, blue.
-        std: their standard deviation.
     """
 
     cell_px: int

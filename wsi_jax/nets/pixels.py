@@ -15,8 +15,6 @@ def standardise(
     Args:
         x: pixels, 0 to 255 in any dtype: floats are not scaled to 1.
         mean: mean of red, green, blue in the pretraining images, where white is 1.
-        std: their standard deviation.
-        dtype: dtype of the result.
     """
     wide = jnp.promote_types(dtype, jnp.float32)
     mean, std = (255 * jnp.array(v, wide)[None, None, None] for v in (mean, std))

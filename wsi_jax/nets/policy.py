@@ -18,10 +18,6 @@ class Updater(nn.Module):
     [v, z, s] -> 2d -> GELU -> d -> LayerNorm, where v is the tile zoomed into, z its
     row before, and s the row to update. The first layer is a sum of three, of which
     two are the same for all rows of a step.
-
-    Attributes:
-        features: d.
-        dtype: dtype of the matmuls.
     """
 
     features: int
@@ -59,12 +55,7 @@ class Updater(nn.Module):
 
 
 class Actor(nn.Module):
-    """Logit of zooming into each tile, by a gated attention on its row.
-
-    Attributes:
-        features: d.
-        dtype: dtype of the matmuls.
-    """
+    """Logit of zooming into each tile, by a gated attention on its row."""
 
     features: int
     dtype: DTypeLike | None = None
@@ -83,11 +74,9 @@ class Critic(nn.Module):
     code, the critic cannot know.
 
     Attributes:
-        features: d.
         clock: whether the critic gets the shares of steps taken and of tiles visited;
             if not, its value is linear in the pooled row.
         channels: width that a row is projected to, with a clock.
-        dtype: dtype of the matmuls.
     """
 
     features: int

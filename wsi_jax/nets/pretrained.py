@@ -41,7 +41,6 @@ def load(
     """Loads weights of a file with PyTorch's names as parameters of one of our nets.
 
     Args:
-        path: a `.safetensors` file.
         like: the `params` collection of the net, as arrays or
             `jax.ShapeDtypeStruct`s; the weights are cast to its dtypes.
         ignore: prefixes of names in the file that the net does not have, such as
@@ -93,13 +92,7 @@ def read_tensors(
 
 
 def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, str]) -> None:
-    """Writes parameters to a file that `load` and PyTorch read, whole or not at all.
-
-    Args:
-        path: a `.safetensors` file.
-        params: the `params` collection of a net.
-        metadata: entries of the file's header.
-    """
+    """Writes parameters to a file that `load` and PyTorch read, whole or not at all."""
     tensors = {
         # The format stores bytes as they lie: a transposed view must be laid out anew.
         _name(where): np.ascontiguousarray(

@@ -10,15 +10,7 @@ from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 
 class Conv(nn.Module):
-    """A convolution without bias, padded by half its kernel.
-
-    Attributes:
-        d_in: number of input channels.
-        d: number of output channels.
-        size: side of the kernel.
-        stride: stride along both axes.
-        dtype: dtype of the convolution.
-    """
+    """A convolution without bias, padded by half its kernel."""
 
     d_in: int
     d: int
@@ -42,12 +34,7 @@ class Block(nn.Module):
     The stride is on the first 3x3 ("v1.5"), as in torchvision and timm.
 
     Attributes:
-        d_in: number of input channels.
-        d: number of output channels.
-        stride: stride of the block.
         bottleneck: whether it has three convolutions rather than two.
-        norm: normalisation after each convolution.
-        dtype: dtype of the convolutions.
     """
 
     d_in: int
@@ -117,11 +104,8 @@ class ResNet(nn.Module):
 
     Attributes:
         blocks: number of blocks in each stage.
-        bottleneck: whether blocks are bottlenecks, as from ResNet-50 on.
-        norm: normalisation after each convolution.
         dtype: dtype of convolutions and activations; norms have at least float32.
         mean: mean of red, green, blue in the pretraining images, where white is 1.
-        std: their standard deviation.
         width: channels after the first convolution; each stage doubles it.
     """
 
@@ -144,7 +128,6 @@ class ResNet(nn.Module):
 
         Args:
             pixels: 0 to 255 in any dtype: floats are not scaled to 1.
-            ops: operations on maps, dense or tile by tile.
         """
         standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
         x = ops.each(standard, pixels)

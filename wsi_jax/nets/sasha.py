@@ -104,8 +104,6 @@ def policy_rounds(
 
     Args:
         nets: (rows [*m d]) -> the nets for such rows.
-        share: share of the tiles zoomed into.
-        rules: rules of the environment.
     """
 
     def begin(params, low, mask):

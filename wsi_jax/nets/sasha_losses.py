@@ -59,14 +59,9 @@ def updater_loss(
     """Mean squared error of updated rows (`ops.zoom_env.updater_loss`).
 
     Args:
-        nets: SASHA's nets.
-        params: parameters of HAFED and the updater.
-        batch: slides.
         key: draws the tiles that are zoomed into.
-        rules: rules by which tiles are alike.
         anchors: number of tiles of a slide that are zoomed into, each by itself.
         itself: whether a tile counts as like itself.
-        chunk: tiles zoomed into at a time.
     """
     update = lambda *x: nets.updater.apply(params["updater"], *x)
 
@@ -91,9 +86,6 @@ def attention_kl_loss(
     resolution, from the attention over the same tiles when all are zoomed into.
 
     Args:
-        nets: SASHA's nets.
-        params: parameters of all.
-        batch: slides.
         rank: (params, rows [*m d]) -> logits [*m].
     """
     clean = lambda x: jnp.where(batch.mask[..., None], x, 0)

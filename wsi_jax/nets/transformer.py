@@ -43,13 +43,7 @@ class Bias(enum.Enum):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), its softmax in float32 at least.
-
-    Attributes:
-        heads: number of heads.
-        bias: which of queries, keys and values have one.
-        dtype: dtype of the matmuls.
-    """
+    """Multi-head self-attention (Vaswani et al. 2017); softmax in float32 at least."""
 
     heads: int
     bias: Bias
@@ -100,8 +94,6 @@ class Feedforward(nn.Module):
 
     Attributes:
         hidden: width after `fc1`, gates included.
-        mlp: kind of nonlinearity.
-        dtype: dtype of the matmuls.
     """
 
     hidden: int
@@ -165,7 +157,6 @@ class Blocks(nn.Module):
     """Blocks named 0, 1, ...
 
     Attributes:
-        depth: number of blocks.
         block: (name) -> a block.
     """
 

@@ -76,11 +76,7 @@ class Trunk(abc.ABC):
         """Prefixes of names in files of weights that the trunk does not have."""
 
     def make(self) -> TileEncoder:
-        """The encoder as pure functions: trunk and global average pooling.
-
-        Raises:
-            ValueError: the options describe no net.
-        """
+        """The encoder as pure functions: trunk and global average pooling."""
         net = self.trunk()
 
         def apply(params: PyTree, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b d"]:
@@ -131,11 +127,7 @@ class Trunk(abc.ABC):
         return 1
 
     def check_tile(self, flag: str, size_px: int) -> None:
-        """Refuses a size of tiles that the trunk cannot take; `flag` is its flag.
-
-        Raises:
-            ValueError: naming the flag.
-        """
+        """Refuses a size of tiles that the trunk cannot take; `flag` is its flag."""
         if size_px % self.multiple_px:
             down = size_px // self.multiple_px * self.multiple_px
             sides = " or ".join(map(str, filter(None, (down, down + self.multiple_px))))
@@ -145,11 +137,7 @@ class Trunk(abc.ABC):
             )
 
     def check(self, name: str) -> None:
-        """Refuses missing files of weights; `name` is the trunk's name in the config.
-
-        Raises:
-            ValueError: naming the flag.
-        """
+        """Refuses missing files of weights; `name` is the trunk's name in the config."""
         if self.weights and not os.path.isfile(self.weights):
             raise ValueError(f"--config.{name}.weights={self.weights}: no such file")
 

@@ -103,11 +103,7 @@ class ViTEncoder(Trunk):
         return "vit"
 
     def trunk(self) -> ViT:
-        """The net: pixels to maps of patch tokens [b y x d].
-
-        Raises:
-            ValueError: the options describe no transformer.
-        """
+        """The net: pixels to maps of patch tokens [b y x d]."""
         self.validate()
         names = (*self.shape_fields, "heads", "eps", "mean", "std")
         options = {name: getattr(self, name) for name in names}

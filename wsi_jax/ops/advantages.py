@@ -50,10 +50,6 @@ def advantages(
     rewards to go.
 
     Args:
-        rewards: reward of each step.
-        values: value of the state before each step.
-        mask: True where a step was taken.
-        gamma: discount factor.
         lam: lambda; at 0 one step's reward and the next value count, at 1 all rewards.
     """
     values = jnp.where(mask, values, 0)
@@ -83,7 +79,6 @@ def surrogate(
 
     Args:
         log_ratio: log-probability of the action now, less that when it was taken.
-        advantages: advantages of the actions; constants.
         clip: distance of the ratio from 1 beyond which the objective is flat.
     """
     ratio = jnp.exp(log_ratio)

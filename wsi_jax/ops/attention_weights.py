@@ -47,9 +47,6 @@ def normalise(
     What stands behind the mask, NaN included, has no effect and no gradient.
 
     Args:
-        logits: u.
-        mask: True where there is a tile.
-        normaliser: rule by which logits become weights.
         power: p, the exponent of the squared average.
     """
     logits = jnp.where(mask, logits, 0)
@@ -65,11 +62,6 @@ def log_weights(
     """Unnormalised log weights, computed tile by tile; at least float32.
 
     Their softmax over any set of tiles equals `normalise` over these.
-
-    Args:
-        logits: u.
-        normaliser: rule by which logits become weights.
-        power: p, the exponent of the squared average.
 
     Raises:
         ValueError: for sparsemax, whose weights are no quotient of such terms.
@@ -115,10 +107,6 @@ def softmax_with_prior(
     (`ops.sampling.sample_weights`) the pooled feature estimates that over all tiles,
     with a bias that falls as 1 / n. A tile of prior weight 0 has no effect, whatever
     its logit, and no gradient; a row of such tiles gets zeros.
-
-    Args:
-        prior: p >= 0.
-        logits: u.
     """
     positive = prior > 0
     return normalise(logits + jnp.log(jnp.where(positive, prior, 1)), positive)
@@ -159,14 +147,8 @@ def mask_top_k(
     rounded down.
 
     Args:
-        scores: before they are normalised.
-        mask: True where there is a tile.
         uniform: random numbers in [0, 1), one for each of the top, in descending order
             of scores.
-        rate: share of the top that is masked.
-
-    Returns:
-        The mask without those.
     """
     top, n = uniform.shape[-1], scores.shape[-1]
     best = jnp.minimum(mask.sum(-1, keepdims=True), top)

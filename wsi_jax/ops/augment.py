@@ -16,7 +16,6 @@ def rotate_flip(
     """One of the eight rotations and flips of each square, without resampling.
 
     Args:
-        pixels: square images.
         which: 0 to 7; bit 0 transposes, then bit 1 reverses y, then bit 2 reverses x.
     """
     bit = lambda i: (which >> i & 1 == 1)[:, None, None, None]
@@ -31,8 +30,6 @@ def augment_crops(
     """Random rotation or flip, and stain, of each crop of each slide.
 
     Args:
-        key: key of all of them.
-        crops: pixels of the crops.
         stain: range of each stain's log gain, drawn from -stain to stain; at 0 pixels
             stay whole numbers.
     """
@@ -53,11 +50,6 @@ def jitter_stain(
 
     Each stain's optical density s becomes `gain * s + shift`.
 
-    Args:
-        pixels: pixels of the images.
-        gains: gain of each image's stains; 1 changes nothing.
-        shifts: shift of each image's stains; 0 changes nothing.
-
     Returns:
         Pixels, 0 to 255, not rounded.
     """
@@ -77,7 +69,6 @@ def shift_hsv(
     """Shifts hue, saturation and value of every pixel.
 
     Args:
-        pixels: pixels of the images.
         shift: shift of the hue, in turns of the colour circle; of saturation and of
             value, which are clipped to 0 to 1.
 

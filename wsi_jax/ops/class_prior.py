@@ -17,7 +17,6 @@ def log_prior(labels: Int[np.ndarray, " n"], c: int) -> tuple[float, ...]:
 
     Args:
         labels: class of each training slide, before balancing.
-        c: number of classes.
 
     Returns:
         One number for each class; 0 for a class without slides.
@@ -33,7 +32,6 @@ def probabilities(
     """Softmax of logits plus `log_prior`.
 
     Args:
-        logits: logits of a trained model.
         log_prior: log prior of each class, by `log_prior`; () adds nothing.
     """
     logits = np.asarray(logits, np.float32)

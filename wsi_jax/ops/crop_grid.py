@@ -55,7 +55,6 @@ class CropGrid(NamedTuple):
         """Magnification of some cells, and the corner (y, x) of their crops.
 
         Args:
-            index: indices of the cells.
             shape: (rows, columns) of the finest magnification.
 
         Returns:
@@ -105,13 +104,6 @@ def gather_crops(
 
     Equal to `Slide.read` of the same corners. Nothing is padded or clamped: what lies
     off the plane is background.
-
-    Args:
-        planes: the whole slide at each mpp.
-        background: colour outside the slide.
-        which: index of each crop's plane.
-        yx: its corner, in pixels of that plane.
-        crop_px: side of a crop.
     """
 
     def one(which, yx):
@@ -142,7 +134,6 @@ def map_in_chunks(
 
     Args:
         encode: crops [m s s 3] -> features [m d], crop by crop.
-        crops: crops of slides.
         chunk: crops at a time, at least one of each slide; None for all, whose
             activations are kept.
     """

@@ -71,8 +71,6 @@ class Episode(NamedTuple):
     Attributes:
         actions: tiles zoomed into; arbitrary from the slide's horizon on.
         estimated: rows as estimated; 0 where none was.
-        estimate_step: step at which a row was estimated.
-        zoom_step: step at which a tile was zoomed into.
     """
 
     actions: Int32[Array, "b e t"]
@@ -118,14 +116,10 @@ def play(
     change, of all episodes together, are gathered and updated `chunk` at a time.
 
     Args:
-        slides: slides of one padded size.
-        updater: updater of rows.
         act: rows [*m d] -> logits [*m] of zooming into their tiles.
         choose: (step, log-probabilities [b e n]) -> tiles [b e]; -inf where masked or
             zoomed into before, which must not be chosen.
-        rules: rules of the environment.
         steps: the longest horizon.
-        episodes: e.
         chunk: rows updated at a time.
 
     Raises:

@@ -62,11 +62,8 @@ def map_states(
     Args:
         f: (step, kind [n], slide, episode, versions) of one slide and episode, where
             `kind` names the version that each tile has before the step.
-        slides: slides of the episodes.
-        episode: record of the episodes.
         versions: trees of arrays, which f gets as a tree of `RowVersions`.
         steps: number of states, from that before the first step.
-        chunk: states at a time.
 
     Returns:
         What f returns, with [b e t] in front.
@@ -99,10 +96,6 @@ def state_logits(
     Args:
         classify: rows [*m d] -> (scores [*m k] of k attentions, which are averaged,
             class logits [*m c]).
-        slides: slides of the episodes.
-        episode: record of the episodes.
-        steps: number of states, from that before the first step.
-        chunk: states at a time.
     """
 
     def one(step, kind, slide, episode, versions):

@@ -28,7 +28,6 @@ class MaxPooled(NamedTuple):
     """Bags pooled by the maximum of each feature.
 
     Attributes:
-        pooled: [b d].
         winner: [b d], index of the tile with the maximum of each feature.
     """
 
@@ -72,11 +71,7 @@ def attention_pool(
     Args:
         embed: (x [b m f], key) -> (h [b m d], logits [b m k]), tile by tile.
         x: tiles of the bags; what stands behind the mask, NaN included, has no effect.
-        mask: True where there is a tile.
-        chunk: tiles embedded at a time.
         key: for `embed`'s dropout, folded with the chunk's number.
-        normaliser: rule by which logits become weights.
-        power: exponent of the squared average.
     """
     b = len(x)
     out, weights = jax.eval_shape(embed, x[:, :1], key)
@@ -123,10 +118,7 @@ def max_pool(
 
     Args:
         embed: (x [b m f], key) -> h [b m d].
-        x: tiles of the bags.
         mask: True where there is a tile; a slide without one pools to zero.
-        chunk: tiles embedded at a time.
-        key: for `embed`'s dropout, folded with the chunk's number.
     """
     out = jax.eval_shape(embed, x[:, :1], key)
     b, d, dtype = x.shape[0], out.shape[-1], _at_least_float32(out.dtype)
@@ -194,10 +186,6 @@ def _scan_chunks(absorb, carry, parts, chunk, key):
 
     Args:
         absorb: (carry, key, *parts of a chunk) -> (carry, output [... chunk] or None).
-        carry: initial value.
-        parts: arrays [b n ...].
-        chunk: tiles at a time.
-        key: folded with the chunk's number, or None.
     """
     n = parts[0].shape[1]
     if n <= chunk:

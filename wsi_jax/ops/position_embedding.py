@@ -27,8 +27,6 @@ def rotary_angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "
     first half of the angles is the row's, the second the column's.
 
     Args:
-        y: rows of patches.
-        x: columns.
         d: size of a head, a multiple of 4.
         base: ratio of the longest period to the shortest, at most.
     """

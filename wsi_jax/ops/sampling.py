@@ -75,12 +75,6 @@ def draw_cells(
     Without replacement by Gumbel-top-k: the n greatest of log a + Gumbel noise, in
     descending order, are n draws one after the other (Kool et al. 2019). Where no more
     than n cells are valid, each of them comes once and the rest is masked.
-
-    Args:
-        key: key of this slide.
-        log_a: log-attention, by `log_attention`.
-        n: number of cells drawn.
-        estimator: the estimator for `sample_weights`.
     """
     log_a = lax.stop_gradient(log_a)
     if estimator is Estimator.full:
@@ -106,7 +100,6 @@ def sample_of(
     """The sample that consists of the cells `index`.
 
     Args:
-        log_a: log-attention of all cells.
         index: cells in the order drawn, for Gumbel-top-k by descending perturbed
             log-probability; masked cells last.
         kappa: the greatest perturbed log-probability of the cells that were not drawn;
@@ -147,11 +140,6 @@ def sample_weights(
 
     and a_m where every valid cell was drawn. The gradient of `ordered` is not that of
     Katharopoulos & Fleuret's code, which is biased where attention is concentrated.
-
-    Args:
-        log_a: log-attention of all cells, with the mask of the draw.
-        drawn: sample by `draw_cells`, for the same estimator.
-        estimator: the estimator.
     """
     n, mask = len(drawn.index), drawn.mask
     here = log_a[drawn.index]

@@ -141,9 +141,7 @@ def best_tile_side(plan: StreamPlan, size_px: int, about_px: int) -> int:
     Within a fifth of `about_px`; tiles that flush the lag are counted.
 
     Args:
-        plan: plan of the net, for tiles of any side.
         size_px: size of the image, along one axis.
-        about_px: approximate side.
     """
     cells, stride = plan.cells((size_px, size_px))[0] + plan.lag[0], plan.field.stride
     about = about_px / stride
@@ -161,7 +159,6 @@ def plan_stream(
     """Plans how a net streams over an image; nothing is computed.
 
     Args:
-        net: (params, map, ops) -> map.
         params: parameters, or their shapes.
         image: [b h w 3], or its shape and dtype.
         tile_px: (height, width) of a tile, or the height of strips across the image.

@@ -21,8 +21,6 @@ class Window(NamedTuple):
     """Window of a convolution or a pooling along one axis.
 
     Attributes:
-        size: k, in positions.
-        stride: s, in positions.
         padding: positions added on either side.
         ceil: whether a last window that is only partly in the map counts.
     """
@@ -89,7 +87,6 @@ class TileMap:
     Attributes:
         x: positions from (r h - lag[0], c w - lag[1]) on, for tile (r, c).
         lag: rows and columns by which the map is late.
-        windows: windows between the image and the map.
     """
 
     x: Num[Array, "b h w d"]

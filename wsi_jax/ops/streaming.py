@@ -43,8 +43,6 @@ def stream(
     `dense_on_tissue(net, params, image, tissue)`.
 
     Args:
-        net: (params, map, ops) -> map.
-        params: parameters of the net.
         image: pixels, 0 to 255.
         tile_px: (height, width) of a tile, or the height of strips across the image.
         wanted: cells that must be right; tiles that no such cell depends on are left
@@ -94,14 +92,7 @@ def stream_one_tile(net, axes, size, params, at, rows, columns, tile, tissue=Non
     """Buffers for the tile below and for the tile on the right, and a tile's cells.
 
     Args:
-        net: (params, map, ops) -> map.
         axes: which of the two axes are split into tiles.
-        size: (height, width) of the image, in pixels.
-        params: parameters of the net.
-        at: (row, column) of the tile.
-        rows: buffers of the tile above.
-        columns: buffers of the tile on the left.
-        tile: pixels [b h w 3].
         tissue: tissue of the image, or the part that this tile meets; None for the
             net's own map.
     """

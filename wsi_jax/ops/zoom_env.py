@@ -41,7 +41,6 @@ class ZoomState(NamedTuple):
 
     Attributes:
         rows: [n d], current row of each tile; 0 behind the mask.
-        mask: [n], True where there is a tile.
         visited: [n], True for tiles that were zoomed into.
         eligible: [n], True for rows that may still be updated.
         step: number of steps taken.
@@ -106,12 +105,8 @@ def step(
     """Zooms into one tile.
 
     Args:
-        state: state before the step.
-        action: index of the tile.
-        v: its row at high resolution.
         update: (v [d], z [d], rows [n d]) -> updated rows [n d], after a zoom into a
             similar tile turned its row from z into v.
-        rules: rules of the environment.
 
     Returns:
         The state after the step; which rows were updated, the tile's own left out.
@@ -149,16 +144,9 @@ def play_steps(
     """Plays `steps` steps of an episode.
 
     Args:
-        state: state before the first step.
-        v: rows of all tiles at high resolution.
-        update: updater of rows, as for `step`.
         policy: (step, rows [n d], allowed [n]) -> index of the tile to zoom into.
-        rules: rules of the environment.
         steps: number of steps; those behind the state's horizon change nothing.
         observe: rows [n d] -> what is kept of each state.
-
-    Returns:
-        The last state; the tiles zoomed into; the observation before each step.
     """
 
     def one(state, _):
@@ -186,14 +174,8 @@ def updater_loss(
     have any.
 
     Args:
-        update: updater of rows, as for `step`.
-        z: rows of all tiles at low resolution.
-        v: rows of all tiles at high resolution.
-        mask: True where there is a tile.
         tiles: indices of the tiles that are zoomed into, each by itself.
-        rules: rules by which tiles are similar.
         itself: whether a tile counts as similar to itself.
-        chunk: tiles zoomed into at a time.
     """
     # Neither values nor gradients behind the mask may count.
     z, v = (jnp.where(mask[:, None], rows, 0) for rows in (z, v))

@@ -107,15 +107,10 @@ def rollout(
     """Zooms into slides by a strategy.
 
     Args:
-        strategy: which tiles to zoom into.
-        slides: slides with the rows of both resolutions.
-        updater: updater of rows.
         act: rows [*m d] -> logits [*m] of zooming into their tiles.
         classify: rows [*m d] -> (scores [*m k] of k attentions, which are averaged,
             class logits [*m c]).
-        rules: rules of the environment, as trained.
         key: draws the tiles of a random choice.
-        steps: the longest horizon.
         chunk: rows updated at a time.
         states: states classified at a time.
     """

@@ -67,12 +67,7 @@ def evaluate_policy(
     """Actor and critic on every step of episodes.
 
     Args:
-        agent: actor and critic.
-        params: their parameters.
-        slides: the slides that were played on.
-        episode: the episodes.
         masked: whether visited tiles could not be taken again.
-        chunk: states at a time.
     """
 
     def one(step, kind, slide, episode, of):

@@ -21,12 +21,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """A folder of checkpoints by step; the newest are kept, incomplete ones removed.
-
-    Args:
-        folder: the folder; made if absent.
-        keep: number of checkpoints kept.
-    """
+    """A folder of checkpoints by step; the newest are kept, incomplete ones removed."""
 
     def __init__(self, folder: str | pathlib.Path, keep: int = 1):
         newest = ocp.checkpoint_managers.LatestN(keep)

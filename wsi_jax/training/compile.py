@@ -34,8 +34,6 @@ def compile_method(
     A precompiled one is returned as it is.
 
     Args:
-        method: to compile.
-        mesh: over whose devices batches are split.
         read: reads crops, for a method with a driver; as `Method.driver`.
     """
     if method.driver:
@@ -124,9 +122,6 @@ class Phases:
     tile of another shape is refused.
 
     Args:
-        net: (params, map, ops) -> map.
-        plan: plan for tiles of one shape.
-        params: parameters of the net, or their shapes.
         tissue_px: side of the cells of tissue beyond which windows read zeros; 0 for
             the net's own map.
     """

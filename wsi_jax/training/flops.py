@@ -23,7 +23,6 @@ def count_flops(fn: Callable, *args) -> int:
     what `checkpoint` recomputes, again.
 
     Args:
-        fn: anything that jit takes.
         args: arrays, tracers or `jax.ShapeDtypeStruct`s.
 
     Raises:
@@ -38,7 +37,6 @@ class Counted:
     """A compiled function that adds the arithmetic of its calls to `executed()`.
 
     Args:
-        function: as jit has made it.
         flops: FLOPs of a call, where they are the same for all; None to count them
             at the first call with each shape of arguments.
     """
@@ -100,10 +98,6 @@ def compiled_temp_bytes(fn: Callable, *args) -> int:
     """Bytes of temporaries that XLA sets aside for `fn(*args)`, arguments not counted.
 
     Compiles, but does not run. On CPU, `checkpoint` saves memory inside loops only.
-
-    Args:
-        fn: anything that jit takes, jitted or not.
-        args: arrays or `jax.ShapeDtypeStruct`s.
     """
     return jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes
 

@@ -10,7 +10,6 @@ class MetricsLog:
     """Appends {"step": ..., name: value, ...} to a file, resuming where a run resumes.
 
     Args:
-        path: path of the .jsonl file.
         step: the step the run resumes from; later lines of a killed run are dropped,
             so that no step stands twice.
     """

@@ -146,16 +146,13 @@ def fit(
     """Runs `method` from `state.step` until `train.steps` or until patience is out.
 
     Args:
-        method: compiled.
         state: donated; use the returned one.
         batches: starts at the batch for `state.step`.
-        train: when to stop, log, validate and save.
         log: (step, metrics) -> None.
         save: (step, state, best) -> None.
         validate: params -> metrics, one of them `train.monitor`.
         keep: (step, params) -> None, called when validation is better than ever.
         best: of the run that `state` resumes.
-        advance: called after each step.
         interrupted: () -> whether to end after this step, which is saved.
 
     Raises:

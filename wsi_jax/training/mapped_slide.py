@@ -59,11 +59,6 @@ class MappedSlide:
         """Runs the forward pass.
 
         Args:
-            pooling: of the map.
-            phases: compiled for the route's plan.
-            params: of the trunk's input.
-            route: the tiles of the slide.
-            tissue: its cells with tissue.
             keep: keep the seams, for gradients.
         """
         self._pooling, self._params = pooling, params

@@ -49,10 +49,8 @@ def memory_estimate(
     """Geometry, work and memory of a step on a slide, as text.
 
     Args:
-        phases: phases for the route's plan.
         route: the slide of which most is computed.
         replan: (tile_px) -> the plan for tiles of another shape.
-        params: parameters of the net, or their shapes.
         flag: flag of the net's config.
         frozen_steps: steps without a backward pass.
         room: bytes of the device; None to ask it.

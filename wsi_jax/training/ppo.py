@@ -84,14 +84,11 @@ class Experience(NamedTuple):
     """Episodes and what is learnt from them; constants.
 
     Attributes:
-        slides: the slides that were played on.
-        episode: the episodes.
         live: [b e t], True for steps that were taken.
         log_p: [b e t], log-probabilities of the actions when they were taken.
         advantage: [b e t], normalised over a slide's episodes.
         target: [b e t], the critic's targets.
         gain: [b e], what the classifier's loss fell by in an episode.
-        weight: [b], weights of the slides.
     """
 
     slides: TwoLevelSlides
@@ -125,14 +122,8 @@ def experience(
     """Rewards, advantages and targets of episodes.
 
     Args:
-        agent: actor and critic.
         params: their parameters when the episodes were played.
         classify: rows [*m d] -> (scores [*m k], values [*m c]); its loss is to fall.
-        slides: the slides.
-        label: class of each slide.
-        weight: weight of each slide.
-        episode: the episodes.
-        config: discounts and rewards.
     """
     steps = episode.actions.shape[-1]
     live = jnp.arange(steps)[None] < slides.horizon[:, None]
@@ -197,16 +188,7 @@ def improve(
     experience: Experience,
     config: PPO,
 ) -> tuple[PyTree, PyTree, dict[str, Float[Array, " epochs"]]]:
-    """Parameters and optimiser's state after learning; metrics of each epoch.
-
-    Args:
-        agent: actor and critic.
-        tx: their optimiser; see `optimiser`.
-        params: their parameters.
-        opt: state of `tx`.
-        experience: what is learnt from.
-        config: of the learning.
-    """
+    """Parameters and optimiser's state after learning; metrics of each epoch."""
 
     def epoch(carry, _):
         params, opt = carry
@@ -230,8 +212,6 @@ def policy_method(
         init_nets: (key, batch) -> parameters of all nets but actor and critic, which
             are not trained.
         prediction: predicts, and has the nets and the rules of the environment.
-        strategy: which tiles a prediction zooms into.
-        config: how the policy learns.
     """
     tx = optimiser(*[config.make_optimiser(config.epochs)] * 2)
 

@@ -20,7 +20,6 @@ class ZoomPrediction:
 
     Attributes:
         nets: rows [*m d] -> the nets for them, as `nets.sasha.ZoomNets`.
-        rules: rules of the zoom environment.
         share: share of the tiles zoomed into, unless a strategy has its own.
         children: children to a side of a tile.
         chunk: rows updated at a time.
@@ -50,9 +49,6 @@ class ZoomPrediction:
         """The prediction by a strategy.
 
         Args:
-            strategy: which tiles are zoomed into.
-            params: of all nets.
-            batch: slides.
             key: of tiles chosen at random.
             act: (params, rows [*m d]) -> logits [*m] of zooming into their tiles.
         """

@@ -57,7 +57,6 @@ class Selective:
     Methods derive from it; `score` and `select` only where tiles are scored.
 
     Attributes:
-        cells: geometry of the cells and their crops.
         lookahead: batches whose reading may begin before the one before is learnt from:
             0 or 1. The selection is then made by parameters one step old.
         in_state: whether a selection made ahead belongs to the state: not where it does
@@ -158,7 +157,6 @@ class SelectiveState(NamedTuple):
     """State of the optimiser, and of selecting; part of every checkpoint.
 
     Attributes:
-        opt: state of the optimiser.
         view: by which training selects, where it is renewed now and then; else None.
         ahead: selection for the next batch, where one is made ahead; else None.
     """
@@ -172,8 +170,6 @@ class Learner:
     """Initial state and training step, on crops that were selected and read.
 
     Args:
-        net: the method.
-        tx: the optimiser.
         read_first: (key, params, batch) -> selection and crops to which the initial
             parameters are adapted; None leaves them as they are, good for shapes.
     """
@@ -238,12 +234,7 @@ def finish(net: Selective, params, batch, selection, crops) -> Prediction:
 
 
 def on_device(net: Selective, tx: optax.GradientTransformation) -> Method:
-    """The method on slides that lie on the device: a step is one program.
-
-    Args:
-        net: the method.
-        tx: the optimiser.
-    """
+    """The method on slides that lie on the device: a step is one program."""
 
     def corners(batch, index):
         return net.cells.crop_corners(index, batch.mask.shape[1:])

@@ -22,12 +22,7 @@ from wsi_jax.types import Bag, Method, Prediction, TrainState
 
 
 def in_rounds(net: Selective, tx: optax.GradientTransformation) -> Method:
-    """The method on slides on disk, whose crops a driver reads as they are selected.
-
-    Args:
-        net: the method.
-        tx: the optimiser.
-    """
+    """The method on slides on disk, whose crops a driver reads as they are selected."""
     driver = functools.partial(Driver, net, tx)
     return Method(Learner(net, tx).init, None, None, driver=driver)
 
@@ -38,8 +33,6 @@ class Driver:
     Batches hold `Overviews` in host memory, with the numbers of their slides.
 
     Args:
-        net: the method.
-        tx: the optimiser.
         read: reads crops; as `Method.driver` has it.
     """
 
@@ -148,12 +141,7 @@ class Driver:
 
 
 class Scores:
-    """Scores tiles, and keeps those of whole slides until the view is another one.
-
-    Args:
-        driver: that reads.
-        net: that scores.
-    """
+    """Scores tiles, and keeps those of whole slides until the view is another one."""
 
     def __init__(self, driver: Driver, net: Selective):
         self._driver, self._chunk = driver, net.chunk

@@ -79,7 +79,6 @@ class StreamedTraining:
     """The Method of a streamable net; `x` of its batches is a tuple of slides.
 
     Args:
-        net: trunk and head.
         flag: flag of its config, for messages.
     """
 
@@ -183,11 +182,6 @@ class StreamedTraining:
 
     def saliency(self, params: Any, slide: Any, label: int) -> Iterator:
         """How much each pixel moves the logit of a class, tile by tile, the last first.
-
-        Args:
-            params: trained.
-            slide: to be read.
-            label: index of the class.
 
         Yields:
             (row, column) of a tile, and the gradient of its pixels [h w 3].

@@ -19,13 +19,7 @@ from wsi_jax.types import Method, Prediction
 def image_method(
     net: Streamable, tile_px: tuple[int, int], tx: optax.GradientTransformation
 ) -> Method:
-    """The Method of a streamable net on images [b h w 3] and masks of their cells.
-
-    Args:
-        net: trunk and head.
-        tile_px: (height, width) of the tiles that are streamed.
-        tx: the optimiser.
-    """
+    """The Method of a streamable net on images [b h w 3] and masks of their cells."""
 
     def bag_of(params, image, tissue):
         """The bag [n d] of one image; params: of the trunk's input."""

@@ -45,7 +45,6 @@ def supervised(
         init: (key, batch) -> params.
         loss: (params, batch, key) -> (loss of each slide [b], metrics each [b]).
         predict: (params, batch, key) -> Prediction; None where another makes it.
-        tx: the optimiser.
     """
 
     def init_state(key, batch):

@@ -75,9 +75,6 @@ def forward_pass(
     """The map of a slide.
 
     Args:
-        phases: compiled for the route's plan.
-        params: parameters of the net.
-        route: the tiles.
         keep: keep the seams, for the backward pass.
     """
     plan, computed = route.plan, route.computed()
@@ -120,11 +117,7 @@ def backward_pass(
     """The gradient of the parameters, from that of the map; every tile is read again.
 
     Args:
-        phases: as in `forward_pass`.
-        params: as in `forward_pass`.
         route: as in `forward_pass`; its reader is asked for the tiles backwards.
-        passed: the forward pass, with its seams.
-        cotangent: gradient of `passed.cells`.
         grads: the gradient is added to it; donated. None for zeros.
     """
     grads = jax.tree.map(jnp.zeros_like, params) if grads is None else grads
@@ -141,15 +134,7 @@ def pixel_gradients(
     passed: ForwardPass,
     cotangent: Float[np.ndarray, "b y x d"],
 ) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "b h w 3"]]]:
-    """The gradient of the pixels, tile by tile, the last tile first.
-
-    Args:
-        phases: as in `backward_pass`.
-        params: as in `backward_pass`.
-        route: as in `backward_pass`.
-        passed: as in `backward_pass`.
-        cotangent: as in `backward_pass`.
-    """
+    """The gradient of the pixels, tile by tile, the last tile first."""
     pixels = jnp.zeros(route.plan.tile.shape, phases.wide)
     tiles = _backwards(phases.to_pixels, pixels, params, route, passed, cotangent)
     for at, pixels in tiles:
