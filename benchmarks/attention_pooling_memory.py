@@ -19,7 +19,7 @@ from wsi_jax.methods.attention_pooling import AttentionPooling, Classifier
 from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.training.flops import compiled_temp_bytes
-from wsi_jax.training.selective import Selection
+from wsi_jax.training.select_and_read import Selection
 from wsi_jax.types import Bag, Task
 
 SIDE, CHUNK, TILES = 224, 16, (32, 128, 256)

@@ -8,7 +8,6 @@ import pytest
 from wsi_jax.training.compile import (
     compile_encoder,
     make_mesh,
-    pad_to,
     replicate,
     split,
 )
@@ -48,21 +47,6 @@ def test_a_replicated_tree_lies_whole_on_every_device():
     assert len(laid.addressable_shards) == 8
     for shard in laid.addressable_shards:
         np.testing.assert_array_equal(shard.data, np.arange(3.0))
-
-
-def test_what_fills_a_batch_has_no_tiles_and_no_weight():
-    full, given = pad_to(bag(5), 8), bag(5)
-    for array, part in zip(full, given, strict=True):
-        assert array.dtype == part.dtype
-        assert len(array) == 8
-        np.testing.assert_array_equal(array[:5], part)
-    assert not full.mask[5:].any()
-    assert not full.weight[5:].any()
-
-
-def test_a_full_batch_stays_as_it_is():
-    for array, part in zip(pad_to(bag(8), 8), bag(8), strict=True):
-        np.testing.assert_array_equal(array, part)
 
 
 def test_an_encoder_on_eight_devices_is_the_one_on_one():

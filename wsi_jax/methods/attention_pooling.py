@@ -27,16 +27,15 @@ from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import alone, scale_updates
-from wsi_jax.training.selective import (
+from wsi_jax.training.select_and_read import (
     Flops,
-    Selective,
+    SelectiveByTile,
     attention_on_candidates,
     best_and_worst,
     first_cells,
     on_device,
-    tissue_cells,
 )
-from wsi_jax.training.selective_driver import in_rounds
+from wsi_jax.training.select_and_read_from_disk import in_rounds
 from wsi_jax.types import Dtype, Prediction, Stage, Task
 
 
@@ -151,7 +150,7 @@ class AttentionPooling(TileOptions):
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-class Scorer(Selective):
+class Scorer(SelectiveByTile):
     """Scores tiles, and learns from the best of them under the slide's label.
 
     The `extra` of its selections is the place [b m] of each tile among the candidates.
@@ -186,15 +185,6 @@ class Scorer(Selective):
     def view(self, params):
         return params["scorer"]
 
-    def count(self, mask, train):
-        del train
-        return tissue_cells(mask)
-
-    def begin(self, view, batch, key, n, train):
-        """Every tile is a candidate, row by row."""
-        del view, key, train
-        return first_cells(~batch.mask.reshape(len(batch.mask), -1), batch.mask, n)
-
     def score(self, view, tiles):
         """Log-odds [n] of tiles [n s s 3] not being normal, rising with 1 - p."""
         logits = self.scoring_net.classify_each(view, tiles[None])[0]
@@ -216,7 +206,7 @@ class Scorer(Selective):
         right = (logits.argmax(-1) == labels).astype(jnp.float32)
         return mean(cross_entropy(logits, labels)), {"tile_accuracy": mean(right)}
 
-    def finish(self, params, batch, selection, crops):
+    def prediction(self, params, batch, selection, crops):
         """By the mean logits of the tiles from which the scorer would learn."""
         del batch
         logits, mask = (
@@ -251,8 +241,8 @@ class Classifier(Scorer):
         adapted = self.slide_net.init_on_crops(keys[1], params["judge"], *first)
         return params | {"judge": adapted}
 
-    def count(self, mask, train):
-        n = super().count(mask, train)
+    def most_cells(self, mask, train):
+        n = super().most_cells(mask, train)
         return min(n, self.config.scoring.candidates) if self._draws(train) else n
 
     def begin(self, view, batch, key, n, train):
@@ -286,7 +276,7 @@ class Classifier(Scorer):
         parts = {"bag_loss": loss, "scorer_loss": scorer_loss}
         return loss + scorer_loss, metrics | more | parts
 
-    def finish(self, params, batch, selection, crops):
+    def prediction(self, params, batch, selection, crops):
         del batch
         logits, weights = self.forward(params, selection.mask, crops)
         return Prediction(logits, attention_on_candidates(weights, selection), {})

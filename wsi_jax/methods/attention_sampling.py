@@ -31,8 +31,8 @@ from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import Thaw, scale_updates
-from wsi_jax.training.selective import Flops, Selection, Selective, on_device
-from wsi_jax.training.selective_driver import in_rounds
+from wsi_jax.training.select_and_read import Flops, Selection, Selective, on_device
+from wsi_jax.training.select_and_read_from_disk import in_rounds
 from wsi_jax.types import Prediction, Stage, Takes, Task
 
 
@@ -190,9 +190,9 @@ class _Net(Selective):
     def view(self, params):
         return params.get("look")
 
-    def count(self, mask, train):
+    def most_cells(self, mask, train):
         del train
-        return self.sampler.count(mask)
+        return self.sampler.most_crops(mask)
 
     def begin(self, view, batch, key, n, train):
         """The crops to read: of `extra`, training keeps how they were drawn, prediction
@@ -251,7 +251,7 @@ class _Net(Selective):
         count = jnp.maximum(present.sum(1), 1)
         return jnp.where(present, losses, 0).sum(1) / count
 
-    def finish(self, params, batch, selection, crops):
+    def prediction(self, params, batch, selection, crops):
         mask, (weights, log_a) = batch.mask, selection.extra
         magnification, yx = self._corners(batch, selection)
         h = self.classifier.embed(params, crops, magnification, selection.mask)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +100,29 @@ class ABMIL(Pool):
     attention: int = 256
     normaliser: Normaliser = Normaliser.softmax
 
+    # CLAM's fields, off.
+    multi_branch: ClassVar[bool] = False
+    instance_weight: ClassVar[float] = 0.0
+    sampled: ClassVar[int] = 8
+    subtyping: ClassVar[bool] = False
+
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
-        return _attention_stage(self, task, tx, branches=1)
+        classes = len(task.classes)
+        net = AttentionHead(
+            n_classes=classes,
+            branches=classes if self.multi_branch else 1,
+            width=self.width,
+            attention=self.attention,
+            dropout=self.dropout,
+            standardise=self.standardise,
+            dtype=self.dtype.value,
+        )
+        clam = Clam.of(net, self)
+        forward = lambda params, bag, key: clam.predict(params, bag.x, bag.mask, key)
+        loss = lambda params, bag, key: clam.loss(
+            params, bag.x, bag.mask, bag.target, key
+        )
+        return _one_stage(net, forward, tx, loss)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -121,46 +142,6 @@ class CLAM(ABMIL):
     sampled: int = 8
     subtyping: bool = False
 
-    def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
-        branches = len(task.classes) if self.multi_branch else 1
-        return _attention_stage(
-            self,
-            task,
-            tx,
-            branches=branches,
-            instance_weight=self.instance_weight,
-            sampled=self.sampled,
-            subtyping=self.subtyping,
-        )
-
-
-def _attention_stage(
-    config: ABMIL,
-    task: Task,
-    tx: optax.GradientTransformation,
-    *,
-    branches: int,
-    **clustering: Any,
-) -> tuple[Stage, ...]:
-    net = AttentionHead(
-        n_classes=len(task.classes),
-        branches=branches,
-        width=config.width,
-        attention=config.attention,
-        dropout=config.dropout,
-        standardise=config.standardise,
-        dtype=config.dtype.value,
-    )
-    clam = Clam(net, config.chunk, normaliser=config.normaliser, **clustering)
-
-    def forward(params, bag, key):
-        return clam.predict(params, bag.x, bag.mask, key)
-
-    def loss(params, bag, key):
-        return clam.loss(params, bag.x, bag.mask, bag.target, key)
-
-    return _one_stage(net, forward, tx, loss)
-
 
 def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
     """The Method of a net and its `forward(params, bag, key)`: logits, attention."""
@@ -173,7 +154,8 @@ def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
 
     def cross_entropy(params, bag, key):
         logits, _ = forward(params, bag, key)
-        return _cross_entropy(logits, bag.target), _accuracy(logits, bag)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, bag.target)
+        return loss, {"accuracy": (logits.argmax(-1) == bag.target).astype(jnp.float32)}
 
     def predict(params, bag, key):
         del key
@@ -208,11 +190,3 @@ def _embed(net, params, x, key):
     rngs = {} if key is None else {"dropout": key}
     train = key is not None
     return net.apply(params, x, train, method="embed", rngs=rngs)
-
-
-def _cross_entropy(logits, label):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
-
-
-def _accuracy(logits, bag):
-    return {"accuracy": (logits.argmax(-1) == bag.target).astype(jnp.float32)}

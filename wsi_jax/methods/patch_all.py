@@ -16,14 +16,8 @@ from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import scale_updates
-from wsi_jax.training.selective import (
-    Flops,
-    Selective,
-    first_cells,
-    on_device,
-    tissue_cells,
-)
-from wsi_jax.training.selective_driver import in_rounds
+from wsi_jax.training.select_and_read import Flops, SelectiveByTile, on_device
+from wsi_jax.training.select_and_read_from_disk import in_rounds
 from wsi_jax.types import Prediction, Stage, Task
 
 
@@ -71,7 +65,7 @@ class PatchAll(TileOptions):
         return (Stage("train", method),)
 
 
-class _Net(Selective):
+class _Net(SelectiveByTile):
     """Trunk and head on all tiles."""
 
     def __init__(self, config: PatchAll, task: Task, cells: CropGrid):
@@ -83,15 +77,6 @@ class _Net(Selective):
     def view(self, params):
         del params
         return {}
-
-    def count(self, mask, train):
-        del train
-        return tissue_cells(mask)
-
-    def begin(self, view, batch, key, n, train):
-        """Every cell with tissue, row by row."""
-        del view, key, train
-        return first_cells(~batch.mask.reshape(len(batch.mask), -1), batch.mask, n)
 
     def forward(self, params, mask, crops):
         """Logits [b c] and attention [b n], the mean of all branches."""
@@ -107,7 +92,7 @@ class _Net(Selective):
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return loss, {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
 
-    def finish(self, params, batch, selection, crops):
+    def prediction(self, params, batch, selection, crops):
         del batch
         return Prediction(*self.forward(params, selection.mask, crops), {})
 

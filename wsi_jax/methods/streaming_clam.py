@@ -201,14 +201,7 @@ class _Net:
             dropout=config.dropout,
             dtype=self.dtype,
         )
-        self.clam = Clam(
-            head,
-            config.chunk,
-            instance_weight=config.instance_weight,
-            sampled=config.sampled,
-            subtyping=config.subtyping,
-            normaliser=config.normaliser,
-        )
+        self.clam = Clam.of(head, config)
         self.loss, self.predict = self.clam.loss, self.clam.predict
         self.turns = config.augment.turn
         self.shifts_colours = any(config.augment.colours)
@@ -217,7 +210,6 @@ class _Net:
 
     @functools.cached_property
     def tissue_px(self):
-        """Side of the cells beyond which windows read zeros; 0 for none."""
         masked = self.config.mode is Mode.masked
         return self.cell_px(self.plan(self.shapes())) if masked else 0
 
@@ -228,12 +220,10 @@ class _Net:
         return {"trunk": trunk, "head": self.clam.net.init(head_key, one)}
 
     def shapes(self):
-        """Shapes of the parameters; no file of weights is read."""
         bare = self.config.trained().trunk
         return jax.eval_shape(lambda key: self.init(key, bare), jax.random.key(0))
 
     def draw_augmentation(self, key):
-        """A turn of a slide, and a shift of its colours."""
         augment, keys = self.config.augment, jax.random.split(key, 3)
         which = jax.random.randint(keys[0], (), 0, 8) * augment.turn
         shift = jax.random.uniform(keys[1], (3,), minval=-1, maxval=1)
@@ -241,12 +231,10 @@ class _Net:
         return which, shift * jax.random.bernoulli(keys[2], augment.probability)
 
     def trunk_input(self, params, shift=None):
-        """Parameters of `feature_map`, for a shift of colours or None."""
         trunk = {"trunk": params["trunk"]}
         return trunk if shift is None else trunk | {"shift": shift}
 
     def feature_map(self, params, x, ops):
-        """The map that is streamed."""
         if "shift" in params:  # which no gradient moves
             shift = lax.stop_gradient(params["shift"])
             x = ops.each(lambda pixels: shift_hsv(pixels, shift), x)
@@ -256,13 +244,10 @@ class _Net:
         return ops.max_pool(x, side, side, 0, ceil=True) if streamed else x
 
     def pool_map(self, cells):
-        """The cells of the bag, from the map that is streamed."""
         side = self.pool
         return cells if side == 1 else max_pool(cells, side, side, 0, ceil=True)
 
     def required(self, plan, tissue, size_px):
-        """Positions of the map that must be right; tissue beyond which windows read
-        zeros."""
         if self.config.mode is Mode.masked:
             return None, TissueMask(tissue, self.cell_px(plan))
         if self.config.mode is Mode.near:
@@ -271,7 +256,6 @@ class _Net:
         return None, None
 
     def plan(self, params, tile_px=None, dtype=jnp.uint8) -> StreamPlan:
-        """The plan for tiles of the configured side, or of another shape."""
         tile_px = tile_px or (self.config.tile_px, self.config.tile_px)
         one = jax.ShapeDtypeStruct((1, *tile_px, 3), dtype)
         return plan_stream(self.feature_map, params, one, tile_px)

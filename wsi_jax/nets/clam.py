@@ -32,6 +32,12 @@ class Clam(NamedTuple):
     subtyping: bool = False
     normaliser: Normaliser = Normaliser.softmax
 
+    @classmethod
+    def of(cls, net: AttentionHead, config) -> "Clam":
+        """By the fields of a method's config that have these names."""
+        own = {name: getattr(config, name) for name in cls._fields if name != "net"}
+        return cls(net, **own)
+
     def predict(
         self, params: PyTree, x: Num[Array, "b n f"], mask: Bool[Array, "b n"], key=None
     ) -> tuple[Float[Array, "b c"], Float[Array, "b n"]]:

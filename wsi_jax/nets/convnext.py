@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from wsi_jax.nets.chain import Chain
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.nets.pixels import RGB, standardise
 from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
@@ -96,21 +97,6 @@ class Reduction(nn.Module):
         return Conv(*shape, name="1")(x, ops)
 
 
-class Blocks(nn.Module):
-    """Blocks of one width, named 0, 1, ..."""
-
-    d: int
-    count: int
-    scale: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Map, ops: Ops) -> Map:
-        for i in range(self.count):
-            x = Block(self.d, self.scale, self.dtype, name=str(i))(x, ops)
-        return x
-
-
 class Stage(nn.Module):
     """Blocks of one width; all stages but the first halve the map first."""
 
@@ -125,26 +111,8 @@ class Stage(nn.Module):
         if self.d_in != self.d:
             shape = self.d_in, self.d, 2, False, self.dtype
             x = Reduction(*shape, name="downsample")(x, ops)
-        return Blocks(self.d, self.blocks, self.scale, self.dtype, name="blocks")(
-            x, ops
-        )
-
-
-class Stages(nn.Module):
-    """Stages of doubling width, named 0, 1, ..."""
-
-    width: int
-    blocks: tuple[int, ...]
-    scale: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Map, ops: Ops) -> Map:
-        d_in, d = self.width, self.width
-        for i, blocks in enumerate(self.blocks):
-            x = Stage(d_in, d, blocks, self.scale, self.dtype, name=str(i))(x, ops)
-            d_in, d = d, 2 * d
-        return x
+        block = functools.partial(Block, self.d, self.scale, self.dtype)
+        return Chain((block,) * self.blocks, name="blocks")(x, ops)
 
 
 class ConvNeXt(nn.Module):
@@ -181,6 +149,9 @@ class ConvNeXt(nn.Module):
         x = ops.each(standard, pixels)
         shape = 3, self.width, self.stem, True, self.dtype
         x = Reduction(*shape, name="stem")(x, ops)
-        return Stages(self.width, self.blocks, self.scale, self.dtype, name="stages")(
-            x, ops
-        )
+        d_in, stages = self.width, []
+        for i, blocks in enumerate(self.blocks):
+            shape = d_in, self.width * 2**i, blocks, self.scale, self.dtype
+            stages.append(functools.partial(Stage, *shape))
+            d_in = self.width * 2**i
+        return Chain(tuple(stages), name="stages")(x, ops)

@@ -1,5 +1,7 @@
 """Classification of slides by their crops: trunk and head."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,33 +20,24 @@ class CropHead(nn.Module):
     """Embedding of crops, attention over them, and classifier of their pooled features.
 
     Attributes:
+        n_classes: c.
+        config: options of the head, `nets.crop_options.HeadConfig`.
         magnifications: number of magnifications; each is standardised by itself, since
             what all its crops share would hide how they differ.
-        by_magnification: whether each magnification has channels of its own in the
-            embedding, with zeros in those of the others.
-        unit_length: whether embeddings have length 1: the variance of the estimate is
-            then least where cells are drawn by their attention (Katharopoulos & Fleuret
-            2019).
-        attention_width: hidden width of a gated attention over the crops; 0 for none.
-        branches: m, number of such attentions; the classifier gets what each of them
-            pools. A single one may settle on uninformative crops.
+        dtype: dtype of the embedding.
     """
 
     n_classes: int
+    config: Any
     magnifications: int = 1
-    width: int = 64
-    by_magnification: bool = False
-    unit_length: bool = True
-    attention_width: int = 0
-    branches: int = 1
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
         self.standardise = Standardise(self.magnifications)
-        self.fc = nn.Dense(self.width, dtype=self.dtype)
-        if self.attention_width:
+        self.fc = nn.Dense(self.config.width, dtype=self.dtype)
+        if width := self.config.attention_width:
             self.attention = GatedAttention(
-                self.branches, self.attention_width, dtype=self.dtype
+                self.config.branches, width, dtype=self.dtype
             )
         self.classifier = nn.Dense(self.n_classes)
 
@@ -54,10 +47,10 @@ class CropHead(nn.Module):
         """Embedding of each crop, from its trunk features and its magnification."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         h = nn.relu(self.fc(self.standardise(x, magnification))).astype(wide)
-        if self.by_magnification:
+        if self.config.by_magnification:
             own = jax.nn.one_hot(magnification, self.magnifications, dtype=wide)
             h = (own[..., None] * h[..., None, :]).reshape(*magnification.shape, -1)
-        if not self.unit_length:
+        if not self.config.unit_length:
             return h
         # An epsilon under the root, which has no gradient at an embedding of zero.
         return h / jnp.sqrt((h**2).sum(-1, keepdims=True) + 1e-12)
@@ -75,9 +68,9 @@ class CropHead(nn.Module):
     ) -> Float[Array, "*n c"]:
         """Logits of single crops; creates every parameter, for `init`."""
         h = self.embed(x, magnification)
-        if self.attention_width:
+        if self.config.attention_width:
             self.attention_logits(h)
-            h = jnp.concatenate([h] * self.branches, -1)
+            h = jnp.concatenate([h] * self.config.branches, -1)
         return self.classify(h)
 
 
@@ -87,24 +80,17 @@ class CropClassifier:
     Parameters are {"trunk": ..., "head": ...}; other entries are left alone.
 
     Args:
-        deviation: pool the trunk's map to mean and deviation, not to its mean alone.
+        trunk: trunk of the crops; trained from its weights where it has some.
+        chunk: crops encoded at a time; None for all.
         trainable: whether the trunk has a gradient, which is most of the work.
-        centred: whether the mean over the slide's crops of the same magnification is
-            subtracted from features, which hides what a slide shares, such as stain.
     """
 
     def __init__(
-        self,
-        trunk: Trunk,
-        head: CropHead,
-        deviation: bool,
-        chunk: int | None,
-        trainable: bool = True,
-        centred: bool = False,
+        self, trunk: Trunk, head: CropHead, chunk: int | None, trainable: bool = True
     ):
-        self.trunk, self.head, self.chunk = trunk, head, chunk
-        self.trainable, self.centred = trainable, centred
-        net = trunk.pooled(deviation)
+        self.trunk, self.head = trunk, head
+        self.chunk, self.trainable = chunk, trainable
+        net = trunk.pooled(head.config.deviation)
         self.apply, self.dim = net.apply, net.dim
 
     def init(self, key: Array) -> PyTree:
@@ -154,7 +140,7 @@ class CropClassifier:
 
     def _features(self, params, crops, magnification, mask):
         x = self.encode(params, crops)
-        if not self.centred:
+        if not self.head.config.centred:
             return x
         own = _one_hot(self.head.magnifications, x, magnification, mask)
         count = jnp.maximum(own.sum(1), 1)[..., None]
@@ -176,7 +162,7 @@ class CropClassifier:
         Without an attention over crops they are only scaled. Zeros where all are 0.
         """
         prior = weights[:, None]
-        if not self.head.attention_width:
+        if not self.head.config.attention_width:
             return softmax_with_prior(prior, jnp.zeros_like(prior))
         logits = self.attention_logits(params, h)
         return softmax_with_prior(jnp.broadcast_to(prior, logits.shape), logits)

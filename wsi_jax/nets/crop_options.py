@@ -114,20 +114,8 @@ class CropOptions:
             head: a head other than the method's.
         """
         trunk, head = trunk or self.trunk, head or self.head
-        net = CropHead(
-            classes,
-            magnifications=magnifications,
-            width=head.width,
-            by_magnification=head.by_magnification,
-            unit_length=head.unit_length,
-            attention_width=head.attention_width,
-            branches=head.branches,
-            dtype=trunk.dtype.value,
-        )
-        trainable = self.trunk_rate > 0
-        return CropClassifier(
-            trunk, net, head.deviation, self.chunk, trainable, head.centred
-        )
+        net = CropHead(classes, head, magnifications, trunk.dtype.value)
+        return CropClassifier(trunk, net, self.chunk, self.trunk_rate > 0)
 
     def augmented(
         self, key: Array, crops: Num[Array, "b n s s 3"]

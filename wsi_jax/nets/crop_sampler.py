@@ -98,8 +98,8 @@ class CropSampler:
         overview = jnp.zeros((1, side, side, 3), jnp.uint8)
         return self.net.init(key, overview, jnp.ones((1, 1, 1), bool))
 
-    def count(self, mask: np.ndarray) -> int:
-        """Crops of a slide: every cell of the fullest, where all are taken."""
+    def most_crops(self, mask: np.ndarray) -> int:
+        """Number of crops of a slide: of the fullest, where every cell is taken."""
         if not self.every_cell:
             return self.crops
         with jax.ensure_compile_time_eval():

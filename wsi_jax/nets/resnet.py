@@ -1,9 +1,12 @@
 """ResNet trunks with torchvision's arithmetic and names, dense or streamed."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from wsi_jax.nets.chain import Chain
 from wsi_jax.nets.norm import Norm, NormKind
 from wsi_jax.nets.pixels import standardise
 from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
@@ -76,26 +79,6 @@ class Downsample(nn.Module):
         return _normalise(Norm(self.norm, name="1"), x, ops)
 
 
-class Stage(nn.Module):
-    """Blocks of one width, named 0, 1, ...; the stride is the first block's."""
-
-    d_in: int
-    d: int
-    stride: int
-    blocks: int
-    bottleneck: bool
-    norm: NormKind
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Map, ops: Ops) -> Map:
-        alike = self.bottleneck, self.norm, self.dtype
-        x = Block(self.d_in, self.d, self.stride, *alike, name="0")(x, ops)
-        for i in range(1, self.blocks):
-            x = Block(self.d, self.d, 1, *alike, name=str(i))(x, ops)
-        return x
-
-
 class ResNet(nn.Module):
     """A ResNet (He et al. 2016) from pixels to a map of features.
 
@@ -137,7 +120,9 @@ class ResNet(nn.Module):
         alike = self.bottleneck, self.norm, self.dtype
         d_in, d, stride = self.width, self.width * (4 if self.bottleneck else 1), 1
         for i, blocks in enumerate(self.blocks, start=1):
-            x = Stage(d_in, d, stride, blocks, *alike, name=f"layer{i}")(x, ops)
+            first = functools.partial(Block, d_in, d, stride, *alike)
+            more = [functools.partial(Block, d, d, 1, *alike)] * (blocks - 1)
+            x = Chain((first, *more), name=f"layer{i}")(x, ops)
             d_in, d, stride = d, 2 * d, 2
         return x
 

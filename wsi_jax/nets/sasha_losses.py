@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
 from wsi_jax.nets.hafed import hafed_losses
@@ -56,24 +57,40 @@ def updater_loss(
     itself: bool,
     chunk: int,
 ) -> Float[Array, " b"]:
-    """Mean squared error of updated rows (`ops.zoom_env.updater_loss`).
+    """Mean squared error of the rows that a zoom updates.
+
+    The mean over the rows similar to a tile, and of these the mean over the tiles that
+    have any.
 
     Args:
         key: draws the tiles that are zoomed into.
         anchors: number of tiles of a slide that are zoomed into, each by itself.
-        itself: whether a tile counts as like itself.
+        itself: whether a tile counts as similar to itself.
+        chunk: tiles zoomed into at a time.
     """
-    update = lambda *x: nets.updater.apply(params["updater"], *x)
 
     def one(key, z, v, mask):
         chance = jnp.where(mask | ~mask.any(), 0.0, -jnp.inf)
         tiles = jax.random.categorical(key, chance, shape=(anchors,))
-        return zoom_env.updater_loss(
-            update, z, v, mask, tiles, rules, itself=itself, chunk=chunk
-        )
+        # Neither values nor gradients behind the mask may count.
+        z, v = (jnp.where(mask[:, None], rows, 0) for rows in (z, v))
+        units, index = zoom_env.unit_rows(z), jnp.arange(len(z))
+
+        def zoom(tile):
+            cos = jnp.matmul(units, units[tile], precision="highest")
+            cos = cos if rules.signed else jnp.abs(cos)
+            similar = (cos >= rules.tau) & mask & mask[tile]
+            similar &= itself | (index != tile)
+            new = nets.updater.apply(params["updater"], v[tile], z[tile], z)
+            error = ((new - v) ** 2).mean(-1)
+            return jnp.where(similar, error, 0).sum(), similar.sum()
+
+        total, count = lax.map(zoom, tiles, batch_size=chunk)
+        each = total / jnp.maximum(count, 1)
+        return each.sum() / jnp.maximum((count > 0).sum(), 1)
 
     keys = jax.random.split(key, len(batch.target))
-    low, high = jax.lax.stop_gradient(nets.rows(params, batch.x))
+    low, high = lax.stop_gradient(nets.rows(params, batch.x))
     return jax.vmap(one)(keys, low, high, batch.mask)
 
 
@@ -89,8 +106,8 @@ def attention_kl_loss(
         rank: (params, rows [*m d]) -> logits [*m].
     """
     clean = lambda x: jnp.where(batch.mask[..., None], x, 0)
-    rows = jax.lax.stop_gradient(jax.tree.map(clean, nets.rows(params, batch.x)))
+    rows = lax.stop_gradient(jax.tree.map(clean, nets.rows(params, batch.x)))
     _, attention = nets.classify(params, rows.high, batch.mask)
     log_p = jax.vmap(log_attention)(rank(params, rows.low), batch.mask)
     log_p = jnp.where(batch.mask, log_p, 0)  # -inf behind the mask, where it is 0
-    return optax.losses.kl_divergence(log_p, jax.lax.stop_gradient(attention))
+    return optax.losses.kl_divergence(log_p, lax.stop_gradient(attention))

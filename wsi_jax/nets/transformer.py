@@ -3,7 +3,7 @@
 import enum
 import functools
 import math
-from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -127,51 +127,30 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention and feedforward, each with a norm before it and a skip connection.
 
-    Attributes are those of `nets.vit_encoder.ViTEncoder`.
-    """
-
-    heads: int
-    hidden: int
-    mlp: MlpKind
-    bias: Bias
-    layer_scale: float
-    eps: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b t d"], angles: Float[Array, "n a"] | None
-    ) -> Float[Array, "b t d"]:
-        def scaled(y, name):
-            return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
-
-        y = norm(self.eps, self.dtype, "norm1")(x)
-        y = Attention(self.heads, self.bias, self.dtype, name="attn")(y, angles)
-        x = x + scaled(y, "ls1")
-        y = norm(self.eps, self.dtype, "norm2")(x)
-        y = Feedforward(self.hidden, self.mlp, self.dtype, name="mlp")(y)
-        return x + scaled(y, "ls2")
-
-
-class Blocks(nn.Module):
-    """Blocks named 0, 1, ...
-
     Attributes:
-        block: (name) -> a block.
+        config: options of the net, `nets.vit_encoder.ViTEncoder`.
     """
 
-    depth: int
-    block: Callable
+    config: Any
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], angles: Float[Array, "n a"] | None
     ) -> Float[Array, "b t d"]:
-        for i in range(self.depth):
-            x = self.block(name=str(i))(x, angles)
-        return x
+        config, dtype = self.config, self.config.dtype.value
+        norm = functools.partial(layer_norm, config.eps, dtype)
+
+        def scaled(y, name):
+            if not config.layer_scale:
+                return y
+            return LayerScale(config.layer_scale, name=name)(y)
+
+        attend = Attention(config.heads, config.bias, dtype, name="attn")
+        x = x + scaled(attend(norm("norm1")(x), angles), "ls1")
+        feed = Feedforward(config.hidden, config.mlp, dtype, name="mlp")
+        return x + scaled(feed(norm("norm2")(x)), "ls2")
 
 
-def norm(eps: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
     """Layer norm (Ba et al. 2016) over the channels of a token; moments in float32."""
     return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)

@@ -137,7 +137,7 @@ class Trunk(abc.ABC):
             )
 
     def check(self, name: str) -> None:
-        """Refuses missing files of weights; `name` is the trunk's name in the config."""
+        """Refuses missing files of weights; `name` is the trunk's in the config."""
         if self.weights and not os.path.isfile(self.weights):
             raise ValueError(f"--config.{name}.weights={self.weights}: no such file")
 

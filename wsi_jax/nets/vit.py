@@ -2,14 +2,16 @@
 
 import enum
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from wsi_jax.nets.pixels import RGB, standardise
-from wsi_jax.nets.transformer import INIT, Bias, Block, Blocks, MlpKind, norm
+from wsi_jax.nets.chain import Chain
+from wsi_jax.nets.pixels import standardise
+from wsi_jax.nets.transformer import INIT, Block, layer_norm
 from wsi_jax.ops.position_embedding import resize_positions, rotary_angles
 from wsi_jax.ops.stream_tile import StreamError
 from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
@@ -50,30 +52,18 @@ class ViT(nn.Module):
     Parameters have timm's names: cls_token, pos_embed, patch_embed.proj,
     blocks.0.attn.qkv, blocks.0.ls1.gamma, ..., norm.
 
-    Attributes are those of `nets.vit_encoder.ViTEncoder`; norms and softmax have at
-    least float32.
+    Norms and softmax have at least float32.
+
+    Attributes:
+        config: options of the net, `nets.vit_encoder.ViTEncoder`.
     """
 
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    patch: int
-    registers: int
-    mlp: MlpKind
-    positions: PositionKind
-    bias: Bias
-    layer_scale: float
-    native_px: int
-    eps: float
-    dtype: DTypeLike
-    mean: RGB
-    std: RGB
+    config: Any
 
     @property
     def dim(self) -> int:
         """Number of features: the width of a token."""
-        return self.width
+        return self.config.width
 
     @nn.compact
     def tokens(self, pixels: Num[Array, "b h w 3"]) -> Float[Array, "b t d"]:
@@ -85,36 +75,32 @@ class ViT(nn.Module):
         Raises:
             ValueError: a side is no multiple of the patch.
         """
+        config, dtype = self.config, self.config.dtype.value
         b, *sides, _ = pixels.shape
-        if any(side % self.patch for side in sides):
+        if any(side % config.patch for side in sides):
             raise ValueError(
                 f"tiles of {sides[0]} x {sides[1]} px do not divide into patches of "
-                f"{self.patch} px; take a multiple of it"
+                f"{config.patch} px; take a multiple of it"
             )
-        y, x = (side // self.patch for side in sides)
-        standard = standardise(pixels, self.mean, self.std, self.dtype)
-        patches = PatchEmbedding(
-            self.width, self.patch, self.dtype, name="patch_embed"
-        )(standard)
+        y, x = (side // config.patch for side in sides)
+        standard = standardise(pixels, config.mean, config.std, dtype)
+        embed = PatchEmbedding(config.width, config.patch, dtype, name="patch_embed")
+        patches = embed(standard)
         prefix = [self._token("cls_token", 1)]
-        prefix += [self._token("reg_token", self.registers)] if self.registers else []
-        prefix = jnp.concatenate(prefix, 1)
-        angles = None
-        if self.positions is PositionKind.rotary:
-            angles = rotary_angles(y, x, self.width // self.heads)
+        if config.registers:
+            prefix.append(self._token("reg_token", config.registers))
+        prefix, angles = jnp.concatenate(prefix, 1), None
+        if config.positions is PositionKind.rotary:
+            angles = rotary_angles(y, x, config.width // config.heads)
         else:
             before, grid = self._learned(y, x)
             prefix, patches = prefix + before, patches + grid[None]
-        prefix = jnp.broadcast_to(prefix, (b, *prefix.shape[1:])).astype(self.dtype)
-        patches = patches.reshape(b, y * x, self.width).astype(self.dtype)
-        block = functools.partial(
-            Block, self.heads, self.hidden, self.mlp, self.bias, self.layer_scale,
-            self.eps, self.dtype,
-        )  # fmt: skip
-        tokens = Blocks(self.depth, block, name="blocks")(
-            jnp.concatenate([prefix, patches], 1), angles
-        )
-        return norm(self.eps, self.dtype, "norm")(tokens)
+        prefix = jnp.broadcast_to(prefix, (b, *prefix.shape[1:])).astype(dtype)
+        patches = patches.reshape(b, y * x, config.width).astype(dtype)
+        blocks = (functools.partial(Block, config),) * config.depth
+        tokens = jnp.concatenate([prefix, patches], 1)
+        tokens = Chain(blocks, name="blocks")(tokens, angles)
+        return layer_norm(config.eps, dtype, "norm")(tokens)
 
     def __call__(self, pixels: Map, ops: Ops = DENSE) -> Float[Array, "b y x d"]:
         """Pixels [b h w 3] -> the map of patch tokens, after the last norm.
@@ -127,20 +113,20 @@ class ViT(nn.Module):
                 "a ViT attends to the whole image at once and cannot go tile by tile; "
                 "take a ResNet or a ConvNeXt"
             )
-        patches = self.tokens(pixels)[:, 1 + self.registers :]
-        y, x = (side // self.patch for side in pixels.shape[1:3])
-        return patches.reshape(len(patches), y, x, self.width)
+        patches = self.tokens(pixels)[:, 1 + self.config.registers :]
+        y, x = (side // self.config.patch for side in pixels.shape[1:3])
+        return patches.reshape(len(patches), y, x, self.config.width)
 
     def _token(self, name, n):
         init = nn.initializers.normal(0.02)
-        return self.param(name, init, (1, n, self.width), jnp.float32)
+        return self.param(name, init, (1, n, self.config.width), jnp.float32)
 
     def _learned(self, y, x):
         """Position embeddings of the tokens before patches and of these [y x d]."""
-        side = self.native_px // self.patch
-        n = 1 + self.registers if self.positions is PositionKind.tokens else 0
-        shape = 1, n + side**2, self.width
+        config, side = self.config, self.config.native_px // self.config.patch
+        n = 1 + config.registers if config.positions is PositionKind.tokens else 0
+        shape = 1, n + side**2, config.width
         learned = self.param("pos_embed", INIT, shape, jnp.float32)
-        grid = learned[0, n:].reshape(side, side, self.width)
-        before = learned[:, :n] if n else jnp.zeros((1, 1, self.width))
-        return before, resize_positions(grid, y, x).astype(self.dtype)
+        grid = learned[0, n:].reshape(side, side, config.width)
+        before = learned[:, :n] if n else jnp.zeros((1, 1, config.width))
+        return before, resize_positions(grid, y, x).astype(config.dtype.value)

@@ -105,9 +105,7 @@ class ViTEncoder(Trunk):
     def trunk(self) -> ViT:
         """The net: pixels to maps of patch tokens [b y x d]."""
         self.validate()
-        names = (*self.shape_fields, "heads", "eps", "mean", "std")
-        options = {name: getattr(self, name) for name in names}
-        return ViT(**options, dtype=self.dtype.value)
+        return ViT(self)
 
     def make(self) -> TileEncoder:
         """The encoder as pure functions: pixels to the features of `output`."""

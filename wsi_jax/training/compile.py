@@ -17,7 +17,7 @@ from wsi_jax.ops.stream_plan import Net, StreamPlan
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import stream_one_tile
 from wsi_jax.training.flops import Counted, count_flops
-from wsi_jax.types import Bag, Compiled, Method
+from wsi_jax.types import Compiled, Method
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -101,12 +101,6 @@ def split(batch, mesh: Mesh):
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     put = lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a))
     return jax.tree.map(put, batch)
-
-
-def pad_to(bag: Bag, slides: int) -> Bag:
-    """Fills a batch up to `slides` with slides of no tiles and no weight."""
-    fill = lambda a: np.pad(a, [(0, slides - len(a))] + [(0, 0)] * (a.ndim - 1))
-    return Bag(*map(fill, map(np.asarray, bag)))
 
 
 def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

@@ -1,9 +1,9 @@
 """The contract of methods that select what to read, and their form on one device.
 
-In turn: begin -> (score -> select) -> read -> step or finish. All but reading are pure
-functions. Who reads is one of two: `on_device` gathers from slides that lie on the
-device, in one program; `selective_driver.Driver` has threads read slides on disk. Both
-train and predict alike, but for the rounding of float32.
+In turn: begin -> (score -> select) -> read -> step or prediction. All but reading are
+pure functions. Who reads is one of two: `on_device` gathers from slides that lie on the
+device, in one program; `select_and_read_from_disk` has threads read slides on disk.
+Both train and predict alike, but for the rounding of float32.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,6 @@ class Selective:
 
     def init(self, key) -> Any:
         """Initial parameters."""
-        raise NotImplementedError
 
     def first(self, params, batch, key, n: int) -> Selection:
         """Crops to which the initial parameters are adapted."""
@@ -82,45 +81,44 @@ class Selective:
 
     def adapt(self, key, params, crops, magnification, mask) -> Any:
         """Initial parameters with pretrained weights and the statistics of crops."""
-        raise NotImplementedError
 
     def view(self, params) -> Any:
         """The part of the parameters that selecting needs."""
-        raise NotImplementedError
 
-    def count(self, mask: np.ndarray, train: bool) -> int:
-        """Cells that `begin` selects, for the slide that has the most of them."""
-        raise NotImplementedError
+    def most_cells(self, mask: np.ndarray, train: bool) -> int:
+        """Number of cells that `begin` selects, for the slide that has the most."""
 
     def begin(self, view, batch, key, n: int, train: bool) -> Selection:
         """The cells to read, or the candidates to score."""
-        raise NotImplementedError
 
     def score(self, view, tiles) -> Any:
         """Scores [n] of tiles [n s s 3], each by itself."""
-        raise NotImplementedError
 
     def select(self, candidates: Selection, scores) -> Selection:
         """The tiles to read, by the scores [b n] of candidates."""
-        raise NotImplementedError
 
     def loss(self, params, batch, selection: Selection, crops, key) -> tuple:
         """Loss of each slide [b], and metrics, each [b]."""
-        raise NotImplementedError
 
-    def finish(self, params, batch, selection: Selection, crops) -> Prediction:
+    def prediction(self, params, batch, selection: Selection, crops) -> Prediction:
         """The prediction, without counts."""
-        raise NotImplementedError
 
     def flops(self, params, batch, crop) -> Flops:
         """Arithmetic of a prediction, by the shapes of a batch of one slide and one
         crop [1 1 s s 3]."""
-        raise NotImplementedError
 
 
-def tissue_cells(mask: np.ndarray) -> int:
-    """Cells with tissue of the slide that has the most, rounded up to few numbers."""
-    return min(padded(int(mask.sum((1, 2)).max()), 16), mask[0].size)
+class SelectiveByTile(Selective):
+    """A method whose candidates are all cells with tissue, row by row."""
+
+    def most_cells(self, mask, train):
+        """Rounded up to few numbers."""
+        del train
+        return min(padded(int(mask.sum((1, 2)).max()), 16), mask[0].size)
+
+    def begin(self, view, batch, key, n, train):
+        del view, key, train
+        return first_cells(~batch.mask.reshape(len(batch.mask), -1), batch.mask, n)
 
 
 def first_cells(order, mask, n: int) -> Selection:
@@ -219,9 +217,9 @@ class Learner:
         return state._replace(opt=SelectiveState(state.opt, view, ahead)), metrics
 
 
-def finish(net: Selective, params, batch, selection, crops) -> Prediction:
+def counted_prediction(net: Selective, params, batch, selection, crops) -> Prediction:
     """The prediction of a method, with its counts of tiles and arithmetic."""
-    prediction = net.finish(params, batch, selection, crops)
+    prediction = net.prediction(params, batch, selection, crops)
     one = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
     crop = jax.ShapeDtypeStruct((1, 1, *crops.shape[2:]), crops.dtype)
     flops = net.flops(params, jax.tree.map(one, batch), crop)
@@ -247,7 +245,7 @@ def on_device(net: Selective, tx: optax.GradientTransformation) -> Method:
         return jax.vmap(cut)(batch.x.planes, batch.x.background, *places)
 
     def most(batch, train):
-        return net.count(np.ones(batch.mask.shape, bool), train)
+        return net.most_cells(np.ones(batch.mask.shape, bool), train)
 
     def scores(view, batch, candidates):
         """A chunk of candidates at a time, of all slides at once."""
@@ -283,7 +281,9 @@ def on_device(net: Selective, tx: optax.GradientTransformation) -> Method:
 
     def predict(params, batch, key):
         selection = select(net.view(params), batch, key, train=False)
-        return finish(net, params, batch, selection, read(batch, selection.index))
+        return counted_prediction(
+            net, params, batch, selection, read(batch, selection.index)
+        )
 
     learner = Learner(net, tx, read_first)
     return Method(learner.init, step, predict)

@@ -18,8 +18,8 @@ from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.optimiser import Optimiser, Schedule
-from wsi_jax.training.selective import Selection
-from wsi_jax.training.selective_driver import fingerprint
+from wsi_jax.training.select_and_read import Selection
+from wsi_jax.training.select_and_read_from_disk import fingerprint
 
 POOLING = AttentionPooling(
     scorer=TRUNK,

@@ -17,7 +17,12 @@ from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 
 from wsi_jax.training.compile import compile_phase
-from wsi_jax.training.selective import Learner, Selection, Selective, finish
+from wsi_jax.training.select_and_read import (
+    Learner,
+    Selection,
+    Selective,
+    counted_prediction,
+)
 from wsi_jax.types import Bag, Method, Prediction, TrainState
 
 
@@ -49,7 +54,7 @@ class Driver:
         self._choose = compile_phase(net.select)
         self._corners = compile_phase(net.cells.crop_corners, static=("shape",))
         self._learn = compile_phase(self._learner.step, donate=(0,))
-        self._finish = compile_phase(functools.partial(finish, net))
+        self._prediction = compile_phase(functools.partial(counted_prediction, net))
         self._fold = compile_phase(jax.random.fold_in)
 
     def init(self, key, batch: Bag) -> TrainState:
@@ -118,7 +123,7 @@ class Driver:
         return self._reader(batch.x.slide, *jax.device_get((*places, selection.mask)))
 
     def _read_first(self, params, batch, select_key, adapt_key):
-        n = self._net.count(batch.mask, train=False)
+        n = self._net.most_cells(batch.mask, train=False)
         selection = self._first(params, batch, select_key, n=n)
         magnification, _ = self._corners(selection.index, shape=batch.mask.shape[1:])
         crops = self.read(batch, selection).result()
@@ -130,14 +135,14 @@ class Driver:
         return self._select(self._learner.view(state), batch, key, train=True)
 
     def _select(self, view, batch, key, train) -> Selection:
-        n = self._net.count(batch.mask, train)
+        n = self._net.most_cells(batch.mask, train)
         selection = self._begin(view, batch, key, n=n, train=train)
         if not self._net.chunk:
             return selection
         return self._choose(selection, self._scores[train](view, batch, selection))
 
     def _predicted(self, params, batch, selection, reading):
-        return self._finish(params, batch, selection, reading.result())
+        return self._prediction(params, batch, selection, reading.result())
 
 
 class Scores:
