@@ -18,7 +18,7 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.methods.streaming_clam import Augment as ImageAugment
 from wsi_jax.methods.streaming_clam import StreamingCLAM
-from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.nets.tile_pooling import PoolingHead
@@ -51,7 +51,7 @@ METHODS = {
 }
 IMAGES = {
     "streaming-clam": StreamingCLAM(
-        trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+        trunk=Encoder(stages=1, width=4),
         tile_px=32,
         pool=4,
         width=4,
@@ -59,29 +59,24 @@ IMAGES = {
         augment=ImageAugment(turn=False, probability=0.0),
     )
 }
+TRUNK = ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5)
+ENCODER = dataclasses.replace(TRUNK, width=8)
 TILES = {
-    "sim-clr": SimCLR(
-        encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=0.5),
-        augment=Augment(crop=0.75),
-        projection=8,
-    ),
+    "sim-clr": SimCLR(encoder=ENCODER, augment=Augment(crop=0.75), projection=8),
     "sim-clr-magnifications": SimCLR(
-        encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=0.5),
+        encoder=ENCODER,
         augment=Augment(crop=0.75),
         scales=(1, 2),
         deviation=True,
         projection=8,
     ),
-    "tile-classifier": TileClassifier(
-        encoder=ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=0.5),
-        augment=Augment(crop=0.75),
-    ),
+    "tile-classifier": TileClassifier(encoder=ENCODER, augment=Augment(crop=0.75)),
 }
 # Stages with steps of their own have optimisers of their own.
 ADAM = Optimiser(learning_rate=1e-2, warmup=0.0, schedule=Schedule.constant)
 POOLING = AttentionPooling(
-    scorer=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
-    trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+    scorer=TRUNK,
+    trunk=TRUNK,
     mpp=1.0,
     tile_px=16,
     best=2,
@@ -94,7 +89,7 @@ POOLING = AttentionPooling(
 )
 CROPS = {
     "attention-sampling": AttentionSampling(
-        trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+        trunk=TRUNK,
         mpps=(1.0, 2.0),
         crop_px=16,
         crops=6,
@@ -104,7 +99,7 @@ CROPS = {
         resident=True,
     ),
     "patch-all": PatchAll(
-        trunk=ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5),
+        trunk=TRUNK,
         mpp=1.0,
         tile_px=16,
         head=HeadConfig(width=4, attention_width=3),

@@ -144,54 +144,9 @@ def test_clam_mb_by_hand(subtyping):
         bag_loss = -jax.nn.log_softmax(jnp.stack(logits))[1]
         return 0.7 * bag_loss + 0.3 * (instance / 3 if subtyping else instance)
 
-    fast, (grads, dx) = loss_and_gradients(method, state, bag)
-    slow = jax.jit(by_hand)
-    chex.assert_trees_all_close(fast, slow(state.params, bag.x), rtol=1e-6)
-
-    def directional(f, tangent):
-        eps = 1e-6
-        ahead = jax.tree.map(lambda v, t: v + eps * t, (state.params, bag.x), tangent)
-        behind = jax.tree.map(lambda v, t: v - eps * t, (state.params, bag.x), tangent)
-        return (f(*ahead) - f(*behind)) / (2 * eps)
-
-    tangent = (state.params, jnp.cos(bag.x))
-    exact = sum(
-        (g * t).sum()
-        for g, t in zip(*map(jax.tree.leaves, ((grads, dx), tangent)), strict=True)
-    )
-    chex.assert_trees_all_close(exact, directional(slow, tangent), rtol=1e-6)
-
-
-@pytest.mark.parametrize("normaliser", Normaliser, ids=lambda one: one.name)
-def test_the_logits_are_those_of_the_attention_returned(normaliser):
-    """The head on the embedded tiles' sum, weighted by it, gives the logits."""
-    config = mil.ABMIL(
-        width=6, attention=3, dropout=0.0, chunk=4, normaliser=normaliser
-    )
-    method = method_of(config)
-    bag = bag_of(np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), 1)
-    state = jax.jit(method.init)(jax.random.key(0), bag)
-    params = jax.tree.map(lambda p: 3 * p, state.params)
-    prediction = jax.jit(method.predict)(params, bag, jax.random.key(0))
-    p = jax.tree.map(np.float64, params["params"])
-    dense = lambda p, x: x @ p["kernel"] + p["bias"]
-    h = np.maximum(dense(p["embedding"]["fc"], np.float64(bag.x[0])), 0)
-    value, gate = (dense(p["gated"][name], h) for name in ("value", "gate"))
-    scores = dense(p["gated"]["logits"], np.tanh(value) / (1 + np.exp(-gate)))[:, 0]
-    s = 1 / (1 + np.exp(-scores))
-    weights = {
-        Normaliser.softmax: np.exp(scores),
-        Normaliser.bounded_softmax: np.exp(s),
-        Normaliser.squared_average: s**2,
-        Normaliser.average: np.ones(9),
-    }
-    attention = np.float64(prediction.attention[0])
-    if normaliser in weights:
-        right = weights[normaliser] / weights[normaliser].sum()
-        np.testing.assert_allclose(attention, right, rtol=1e-4)
-    np.testing.assert_allclose(attention.sum(), 1, rtol=1e-5)
-    by_hand = (attention @ h) @ p["kernel"].T + p["bias"]
-    np.testing.assert_allclose(prediction.logits[0], by_hand, rtol=1e-4, atol=1e-5)
+    fast = loss_and_gradients(method, state, bag)
+    slow = jax.jit(jax.value_and_grad(by_hand, (0, 1)))(state.params, bag.x)
+    chex.assert_trees_all_close(fast, slow, rtol=1e-6, atol=1e-9)
 
 
 def test_a_model_from_before_has_the_softmax():

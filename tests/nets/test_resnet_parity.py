@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from wsi_jax.nets import pretrained
@@ -10,6 +9,7 @@ from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 
 torch = pytest.importorskip("torch")
+from parity import error, pixels, standardised  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -79,17 +79,6 @@ def theirs(request, tmp_path_factory):
     return Depth(request.param), net, path
 
 
-def pixels(size):
-    rng = np.random.default_rng(size)
-    return rng.integers(0, 256, (2, size, size, 3), np.uint8)
-
-
-def standardised(x, encoder):
-    """Pixels as torchvision's transforms leave them: [b 3 h w]."""
-    x = (x / 255 - np.array(encoder.mean)) / np.array(encoder.std)
-    return torch.from_numpy(x.transpose(0, 3, 1, 2)).contiguous()
-
-
 def ours(depth, path, dtype):
     """Our trunk and its parameters, both in `dtype`."""
     encoder = Encoder(depth=depth, norm=NormKind.frozen)
@@ -98,12 +87,6 @@ def ours(depth, path, dtype):
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype), like)
     params = {"params": pretrained.load(path, like, ("fc.",))}
     return encoder, net, jax.tree.map(jnp.asarray, params)
-
-
-def error(a, b):
-    """Largest difference, relative to the largest value."""
-    b = b.detach().numpy()
-    return float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])

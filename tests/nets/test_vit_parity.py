@@ -13,6 +13,7 @@ from wsi_jax.nets.vit_encoder import Output, ViTEncoder
 from wsi_jax.ops.position_embedding import resize_positions
 
 torch = pytest.importorskip("torch")
+from parity import error, pixels, standardised  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -177,21 +178,6 @@ def ours(encoder):
     return jax.tree.map(jnp.asarray, encoder.params())
 
 
-def pixels(side, n=2):
-    return np.random.default_rng(side).integers(0, 256, (n, side, side, 3), np.uint8)
-
-
-def standardised(x, encoder):
-    x = (x / 255 - np.array(encoder.mean)) / np.array(encoder.std)
-    return torch.from_numpy(x.transpose(0, 3, 1, 2)).float().contiguous()
-
-
-def error(a, b):
-    """Largest difference, relative to the largest value."""
-    b = b.detach().numpy()
-    return float(np.abs(np.asarray(a) - b).max() / np.abs(b).max())
-
-
 def layers(encoder, params, x):
     """What goes into the first block, comes out of each, and out of the last norm."""
     net = encoder.trunk()
@@ -208,7 +194,7 @@ def test_layers_are_timms(theirs, grid):
     """On the grid of the positions, on a finer and on a coarser one."""
     encoder, net = theirs
     x = pixels(grid * encoder.patch)
-    _, *there = net.layers(standardised(x, encoder))
+    _, *there = net.layers(standardised(x, encoder).float())
     here = layers(encoder, ours(encoder), jnp.asarray(x))
     assert len(here) == len(there) == encoder.depth + 1
     for mine, other in zip(here, there, strict=True):
@@ -220,7 +206,7 @@ def test_features_are_timms(theirs, output):
     encoder, net = theirs
     encoder.output = output
     x = pixels(encoder.native_px)
-    *_, tokens = net.layers(standardised(x, encoder))
+    *_, tokens = net.layers(standardised(x, encoder).float())
     first, mean = tokens[:, 0], tokens[:, 1 + encoder.registers :].mean(1)
     there = {
         Output.class_token: first,
@@ -236,7 +222,7 @@ def test_features_are_timms(theirs, output):
 def test_gradients_are_timms(theirs):
     encoder, net = theirs
     x = pixels(encoder.native_px)
-    *_, tokens = net.layers(standardised(x, encoder))
+    *_, tokens = net.layers(standardised(x, encoder).float())
     tokens[:, 0].square().mean().backward()
     apply = encoder.make().apply
     energy = lambda p: (apply(p, jnp.asarray(x)) ** 2).mean()

@@ -50,18 +50,6 @@ def test_steps_behind_the_mask_have_no_effect(key):
     assert (adv.normalise(estimates[1], mask[1]) == 0).all()
 
 
-def test_normal_is_a_mean_of_0_and_a_deviation_of_1():
-    """The unbiased one, of what is unmasked; what is masked has no effect."""
-    rng = np.random.default_rng(0)
-    x, mask = 5 + 3 * rng.normal(size=(4, 7)), rng.random((4, 7)) < 0.6
-    normal = adv.normalise(jnp.asarray(np.where(mask, x, np.nan)), jnp.array(mask))
-    estimates = np.asarray(normal)[mask]
-    assert abs(estimates.mean()) < 1e-6
-    assert estimates.std(ddof=1) == pytest.approx(1, abs=1e-6)
-    assert np.corrcoef(estimates, x[mask])[0, 1] == pytest.approx(1, abs=1e-6)
-    assert not np.asarray(normal)[~mask].any()
-
-
 def test_an_episode_gains_what_its_loss_falls():
     losses = jnp.array([[3.0, 2.0, 2.5, 0.5]])
     close(adv.rewards(losses, Reward.gain), [[1, -0.5, 2]])

@@ -31,6 +31,8 @@ def test_eight_turns_are_the_eight_symmetries_of_the_square(tiles):
 def test_no_stain_changes_nothing(tiles):
     ones, zeros = jnp.ones((16, 3)), jnp.zeros((16, 3))
     np.testing.assert_allclose(jitter_stain(tiles, ones, zeros), tiles, atol=2e-3)
+    strong = np.asarray(jitter_stain(tiles, 3 * ones, zeros - 2))
+    assert 0 <= strong.min() <= strong.max() <= 255
 
 
 def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
@@ -47,13 +49,6 @@ def test_a_gain_multiplies_one_stain_and_a_shift_adds_to_it():
     np.testing.assert_allclose(
         np.asarray(stained)[0, 0, 0], 256 * np.exp(-0.3 * HED[1]) - 1, rtol=1e-4
     )
-
-
-def test_grey_levels_stay_grey_levels(tiles):
-    strong = jnp.full((16, 3), -2.0)
-    out = np.asarray(jitter_stain(tiles, jnp.full((16, 3), 3.0), strong))
-    assert out.min() >= 0
-    assert out.max() <= 255
 
 
 def test_hsv_is_that_of_a_well_known_library():

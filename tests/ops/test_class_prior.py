@@ -22,9 +22,6 @@ def test_nothing_shifted_is_nothing_corrected():
     logits = np.float32(np.random.default_rng(0).normal(size=(50, 3)))
     right = np.float64(jax.nn.softmax(logits))
     assert log_prior(np.arange(21) % 3, 3) == (0, 0, 0)
+    assert log_prior(np.array([0, 0, 1]), 3) == (np.log(2), 0, 0)  # none of the third
     for shift in ((), (0.0, 0.0, 0.0)):
         np.testing.assert_array_equal(probabilities(logits, shift), right)
-
-
-def test_a_class_without_slides_is_left_where_it_is():
-    assert log_prior(np.array([0, 0, 1]), 3) == (np.log(2), 0, 0)

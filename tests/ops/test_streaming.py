@@ -45,16 +45,15 @@ def pooled(make):
 @pytest.mark.parametrize(
     ("made", "make", "size", "tile"),
     [
-        (trunk, TINY, (64, 48), (32, 24)),  # whole tiles
-        (pooled, TINY, (51, 37), (16, 32)),  # off every grid
-        (trunk, TINY, (9, 40), (16, 16)),  # an image smaller than a tile
+        (pooled, TINY, (9, 40), (16, 16)),  # smaller than a tile, and off every grid
         (pooled, TINY, (65, 37), 16),  # strips
         (trunk, NECK, (35, 29), (16, 16)),
-        (trunk, NEXT, (35, 29), (16, 24)),
+        # Of whole blocks; their depthwise kernels take long to compile.
+        (trunk, functools.partial(NEXT, blocks=(1, 0)), (35, 29), (16, 24)),
     ],
 )
 def test_streamed_is_dense(x64, made, make, size, tile):
-    assert_streamed(*made(make), image(*size, b=2), tile)
+    assert_streamed(*made(make), image(*size), tile)
 
 
 def test_overlapping_tiles_are_dense_too(x64):
@@ -76,6 +75,15 @@ def test_wanted_cells_are_exact_though_other_tiles_are_left_out(x64):
     count = np.asarray(plan.tiles_for_cells(wanted, (120, 112))).sum()
     assert 0 < count < 0.8 * np.prod(plan.tiles((120, 112)))
     assert_streamed(net, params, x, tile, wanted)
+    # No tile more than a cell depends on: without any of them it is wrong.
+    wanted = np.zeros_like(wanted)
+    wanted[7, 6] = True
+    needed = np.nonzero(np.asarray(plan.tiles_for_cells(wanted, (120, 112))))
+    for axis, cell in enumerate((7, 6)):
+        assert needed[axis].min() == (cell * 8 - plan.field.before) // 16
+        assert needed[axis].max() >= (cell * 8 + plan.field.after) // 16
+        last = (cell + plan.lag[axis]) // plan.out.shape[1 + axis]
+        assert needed[axis].max() == last
 
 
 def test_on_tissue_streamed_is_dense(x64):
@@ -127,22 +135,6 @@ def only_on(mask, cell_px):
     )
 
 
-def test_no_tile_more_is_needed_than_a_wanted_cell_depends_on():
-    """Without any one of them the cell is wrong, or not there."""
-    net, params = trunk_shapes(TINY)
-    x = jax.ShapeDtypeStruct((1, 120, 112, 3), "float32")
-    plan = plan_stream(net, params, x, (16, 16))
-    wanted = np.zeros(plan.cells((120, 112)), bool)
-    wanted[7, 6] = True
-    rows, columns = np.nonzero(np.asarray(plan.tiles_for_cells(wanted, (120, 112))))
-    stride, before, after = plan.field
-    for axis, tiles in ((0, rows), (1, columns)):
-        cell = np.nonzero(wanted)[axis][0]
-        assert tiles.min() == (cell * stride - before) // 16
-        assert tiles.max() >= (cell * stride + after) // 16
-        assert tiles.max() == (cell + plan.lag[axis]) // plan.out.shape[1 + axis]
-
-
 def test_a_plan_has_receptive_field_stride_and_lag():
     """The field is where the gradient of one cell reaches, and no pixel less."""
     net, params = trunk(TINY)
@@ -155,13 +147,9 @@ def test_a_plan_has_receptive_field_stride_and_lag():
     at = 6 * plan.field.stride
     assert rows.min() >= at - plan.field.before
     assert rows.max() <= at + plan.field.after
-
-
-@pytest.mark.parametrize(("blocks", "lag"), [((2, 2, 2, 2), 6), ((3, 4, 6, 3), 14)])
-def test_lags_of_whole_resnets(blocks, lag):
-    made = trunk_shapes(functools.partial(TINY, blocks=blocks))
+    whole = trunk_shapes(functools.partial(TINY, blocks=(3, 4, 6, 3)))
     x = jax.ShapeDtypeStruct((1, 256, 256, 3), "float32")
-    assert plan_stream(*made, x, (64, 64)).lag == (lag, lag)
+    assert plan_stream(*whole, x, (64, 64)).lag == (14, 14)
 
 
 def test_seams_are_what_autodiff_keeps(optimised):
@@ -258,7 +246,7 @@ def reference(numbers):
     return net, params
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 3])
 def test_any_net_streams(x64, seed):
     """Kernels, strides and paddings as they fall; the smallest tile there is."""
     rng = np.random.default_rng(seed)

@@ -22,31 +22,20 @@ def bag(slides) -> Bag:
     return Bag(x, x[..., 0] >= 0, ones.astype(np.int32), ones.astype(np.float32))
 
 
-def test_the_mesh_is_all_devices_on_one_axis():
+def test_a_batch_is_split_by_slide_and_parameters_lie_whole_on_every_device():
     assert EIGHT.axis_names == ("data",)
-    assert EIGHT.size == len(jax.devices()) == 8
-
-
-def test_a_batch_is_split_by_slide():
-    laid = split(bag(16), EIGHT)
-    for array, whole in zip(laid, bag(16), strict=True):
+    for array, whole in zip(split(bag(16), EIGHT), bag(16), strict=True):
         np.testing.assert_array_equal(array, whole)
+        assert len(array.addressable_shards) == 8
         for shard in array.addressable_shards:
             assert shard.data.shape == (2, *whole.shape[1:])
             np.testing.assert_array_equal(shard.data, whole[shard.index])
-
-
-def test_a_batch_that_does_not_divide_says_so():
+    laid = replicate({"w": np.arange(3.0)}, EIGHT)["w"]
+    for shard in laid.addressable_shards:
+        np.testing.assert_array_equal(shard.data, np.arange(3.0))
     with pytest.raises(ValueError, match="batch of 12 does not divide among 8 devices"):
         split(bag(12), EIGHT)
     assert split(bag(12), ONE).x.shape == (12, 3, 2)
-
-
-def test_a_replicated_tree_lies_whole_on_every_device():
-    laid = replicate({"w": np.arange(3.0)}, EIGHT)["w"]
-    assert len(laid.addressable_shards) == 8
-    for shard in laid.addressable_shards:
-        np.testing.assert_array_equal(shard.data, np.arange(3.0))
 
 
 def test_an_encoder_on_eight_devices_is_the_one_on_one():

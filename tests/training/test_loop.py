@@ -216,20 +216,17 @@ def test_the_last_good_state_survives_a_gradient_that_overflows(tmp_path):
 
 
 def test_a_minus_lowers_what_is_watched():
+    """A value as good, or none, is not better."""
     metrics = {"auc": 0.75, "log_loss": 0.5}
     assert monitored(metrics, "auc") == 0.75
     assert monitored(metrics, "-log_loss") == -0.5
-    first = Best().after(10, monitored({"log_loss": 0.5}, "-log_loss"))
-    worse = first.after(20, monitored({"log_loss": 0.6}, "-log_loss"))
-    better = worse.after(30, monitored({"log_loss": 0.4}, "-log_loss"))
-    assert (first.step, worse.step, better.step) == (10, 10, 30)
-    assert (first.since, worse.since, better.since) == (0, 1, 0)
-
-
-def test_a_value_as_good_or_none_is_not_better():
-    best = Best().after(10, 0.5)
-    assert best.after(20, 0.5) == Best(10, 0.5, 1)
-    assert best.after(20, math.nan) == Best(10, 0.5, 1)
+    first = Best().after(10, -0.5)
+    assert first == Best(10, -0.5, 0)
+    for value in (-0.6, -0.5, math.nan):
+        assert first.after(20, value) == Best(10, -0.5, 1)
+    assert first.after(20, -0.6).after(30, -0.4) == Best(30, -0.4, 0)
+    with pytest.raises(ValueError, match="no 'acu', only auc, log_loss; set --config"):
+        monitored(metrics, "-acu")
 
 
 def test_classes_are_balanced_or_weighed_and_not_both():
@@ -240,8 +237,3 @@ def test_classes_are_balanced_or_weighed_and_not_both():
     assert not Train(class_weights=False).classes_equal
     with pytest.raises(ValueError, match=r"train\.balanced=.*train\.class_weights="):
         Train(balanced=True).validate()
-
-
-def test_an_unknown_monitor_names_those_there_are():
-    with pytest.raises(ValueError, match="no 'acu', only auc, log_loss; set --config"):
-        monitored({"auc": 0.75, "log_loss": 0.5}, "-acu")

@@ -84,7 +84,7 @@ def test_tiles_cost_what_the_whole_loop_does():
     assert count_flops(loop, params, x) == np.prod(plans.tiles(size[1:3])) * sum(each)
 
 
-@pytest.mark.parametrize("side", [1000, 2048, 4096])
+@pytest.mark.parametrize("side", [1000, 4096])
 def test_the_fitting_tile_leaves_least_over(made, side):
     _, plans, replan, _ = made
     taken = lambda px: np.prod(replan((px, px)).tiles((side, side))) * px**2

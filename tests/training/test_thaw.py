@@ -25,9 +25,6 @@ def test_rates_follow_the_schedule():
     trunk, head = moved(thaw, optax.sgd(1.0)).T
     np.testing.assert_allclose(head, [1, 1, 0.5, 0.5, 0.5, 0.5])
     np.testing.assert_allclose(trunk, [0, 0, 0.005, 0.05, 0.5, 0.5], rtol=1e-5)
-
-
-def test_nothing_asked_is_nothing_changed():
     np.testing.assert_allclose(moved(Thaw(), optax.sgd(1.0)), 1)
 
 
