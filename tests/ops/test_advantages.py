@@ -39,7 +39,7 @@ def test_steps_behind_the_mask_have_no_effect(key):
     keys = jax.random.split(key)
     rewards, values = (jax.random.normal(k, (2, 13)) for k in keys)
     mask = jnp.arange(13)[None] < jnp.array([[9], [0]])
-    run = lambda r, v, m: adv.advantages(r, v, m, gamma=0.9, lam=0.8)
+    run = jax.jit(lambda r, v, m: adv.advantages(r, v, m, gamma=0.9, lam=0.8))
     junk = lambda x: jnp.where(mask, x, jnp.nan)
     estimates = run(junk(rewards), junk(values), mask)
     close(estimates[:1, :9], run(rewards[:1, :9], values[:1, :9], mask[:1, :9]))

@@ -1,8 +1,7 @@
 """Multiple-instance heads: gated attention (ABMIL, CLAM), and mean or max pooling.
 
 `AttentionHead.__call__` is the whole forward pass of ABMIL for a bag that fits in
-memory. Its parts are methods, so that a bag can be embedded chunk by chunk
-(`ops.pooling.attention_pool`, used by `nets.clam`) and single tiles again.
+memory; its parts are methods, for bags that are embedded chunk by chunk (`nets.clam`).
 """
 
 import flax.linen as nn

@@ -112,10 +112,9 @@ def instance_loss(
     """CLAM's clustering of the most and least attended tiles (Lu et al. 2021, eq. 5-6).
 
     Under the true class's instance classifier the `sampled` most attended tiles are
-    positive and the `sampled` least attended negative. With `subtyping` (classes
-    exclude each other) the most attended tiles of every other class are negative under
-    its classifier, and the sum is divided by the number of classes. The choice has no
-    gradient.
+    positive and the least attended negative. With `subtyping` the most attended tiles
+    of every other class are negative under its classifier, and the sum is divided by
+    the number of classes. The choice has no gradient.
 
     Args:
         tile_logits: indices [b s] -> logits [b s c 2] of those tiles, by classifier.

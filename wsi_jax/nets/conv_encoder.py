@@ -29,10 +29,8 @@ class Depth(enum.Enum):
 class Encoder(Trunk):
     """A ResNet and global average pooling.
 
-    Without `weights` the trunk is random: a weak baseline, whose features keep colour
-    and texture. The features usual in the CLAM
-    literature are `depth=resnet50, stages=3, norm=frozen` with ImageNet weights:
-    1,024 numbers for each tile.
+    Without `weights` the trunk is random: a weak baseline. Usual in the CLAM literature
+    are `depth=resnet50, stages=3, norm=frozen` and ImageNet weights: 1,024 features.
 
     Attributes:
         depth: which ResNet.

@@ -1,8 +1,8 @@
 """HAFED, SASHA's feature distiller: attention over children, then over tiles.
 
 Of one slide: `n` tiles at low resolution, `k` children of each at high resolution, `m`
-branches of an attention, `c` classes. Callers vmap over slides. SASHA (NeurIPS 2025,
-arXiv:2507.05077), as the authors' code has it but for the diversity of branches.
+branches of an attention, `c` classes; callers vmap over slides. SASHA
+(arXiv:2507.05077), as its authors' code has it but for the diversity of branches.
 """
 
 from typing import NamedTuple
@@ -49,9 +49,6 @@ class Uniforms(NamedTuple):
 
 class HAFED(nn.Module):
     """Attention over children gives a tile's row, attention over tiles the prediction.
-
-    Rows are weighted sums of features, at low and high resolution alike: the classifier
-    of the one serves the other.
 
     Attributes:
         branches: number of branches of the attention over children, and over tiles.

@@ -29,7 +29,7 @@ class Norm(nn.Module):
     """Normalises a map, in float32 (a float64 map stays float64).
 
     Parameters are `scale` and `bias` [d], and in a frozen norm `mean` and `var` [d],
-    which receive no gradient: weight decay must leave them out too.
+    which receive no gradient.
 
     Attributes:
         eps: added to the variance; pretrained weights expect PyTorch's 1e-5.
@@ -67,10 +67,9 @@ class Norm(nn.Module):
 def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTree:
     """Sets the statistics of frozen norms to those of their input on a batch.
 
-    The data-dependent initialisation of Salimans & Kingma (2016, sec. 3): every norm
-    whitens the batch as the norms before it, already calibrated, hand it on. A trunk
-    then trains from scratch without statistics of single images, as layer and group
-    norms use them, which hide an image's colours.
+    Salimans & Kingma 2016, sec. 3: every norm whitens the batch as the norms before it
+    hand it on. A trunk trains from scratch without the statistics of single images that
+    layer and group norms use, which hide colours.
 
     Args:
         params: new parameters, whose frozen norms have mean 0 and variance 1.

@@ -43,10 +43,9 @@ class OverviewConfig:
 class OverviewAttention(nn.Module):
     """Attention logits of every cell at every magnification, from an overview.
 
-    3x3 convolutions on the overview, pooled to cells; one more on the cells and their
-    neighbours; a linear layer that starts at zero, so that the first attention is
-    uniform. Masked cells are zero throughout, so that neither glass nor padding has an
-    effect. A cell of a coarser magnification averages the finest cells in it.
+    3x3 convolutions on the overview, pooled to cells; one more on the cells; a linear
+    layer that starts at zero, so that the first attention is uniform. Masked cells are
+    zero throughout: neither glass nor padding has an effect.
 
     Attributes:
         cell_px: side of a cell of the finest magnification, in pixels.

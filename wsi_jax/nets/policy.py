@@ -1,7 +1,6 @@
 """SASHA's policy nets: an updater of rows, an actor and a critic.
 
-All treat rows one by one, except for the pooling of the critic's input, so that a row
-that stays the same is never computed again (`ops.episode_states`).
+All but the pooling of the critic's input treats rows one by one (`ops.episode_states`).
 """
 
 import flax.linen as nn
@@ -16,8 +15,7 @@ class Updater(nn.Module):
     """Estimates a row after a zoom into a similar tile: SASHA's targeted state updater.
 
     [v, z, s] -> 2d -> GELU -> d -> LayerNorm, where v is the tile zoomed into, z its
-    row before, and s the row to update. The first layer is a sum of three, of which
-    two are the same for all rows of a step.
+    row before, and s the row to update.
     """
 
     features: int
@@ -69,9 +67,6 @@ class Actor(nn.Module):
 
 class Critic(nn.Module):
     """Expected return of a state, from rows pooled by an attention of their own.
-
-    The return depends on how many steps are left: without a clock, as in the released
-    code, the critic cannot know.
 
     Attributes:
         clock: whether the critic gets the shares of steps taken and of tiles visited;

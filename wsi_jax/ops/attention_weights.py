@@ -14,9 +14,8 @@ class Normaliser(enum.Enum):
 
     softmax: exp(u_i) / sum_j exp(u_j).
     bounded_softmax: exp(s_i) / sum_j exp(s_j); no weight is more than e times another.
-    squared_average: s_i^p / sum_j s_j^p, where p = 2 is the squared average of Liu, Zuo
-        et al. 2024. The paper names it, and gives no formula that we could read: this
-        one is ours, inferred from the name and from the size of their weights.
+    squared_average: s_i^p / sum_j s_j^p; p = 2 is our reading of the squared average of
+        Liu, Zuo et al. 2024, of which only the abstract could be had.
     sparsemax: the point of the simplex nearest to u, in which most weights are 0
         (Martins & Astudillo 2016, eq. 2).
     average: the same for every tile, whatever the logits.
@@ -89,7 +88,6 @@ def squared_average(
     """Weights s_i^2 / sum_j s_j^2 from scores s >= 0 rather than from logits.
 
     A score of 0 weighs 0 and has no gradient; a row without a score above 0 gets zeros.
-    From logits, `normalise` also distinguishes scores that underflow.
     """
     s = jnp.where(mask, scores, 0)
     s = s.astype(jnp.promote_types(s.dtype, jnp.float32))
@@ -103,10 +101,9 @@ def softmax_with_prior(
 ) -> Float[Array, "*b n"]:
     """Softmax of logits with prior weights: p_i exp(u_i) / sum_j p_j exp(u_j).
 
-    With p_i = 1 this is the softmax of u. With p the weights of a sample
-    (`ops.sampling.sample_weights`) the pooled feature estimates that over all tiles,
-    with a bias that falls as 1 / n. A tile of prior weight 0 has no effect, whatever
-    its logit, and no gradient; a row of such tiles gets zeros.
+    With p the weights of a sample (`ops.sampling.sample_weights`) the pooled feature
+    estimates that over all tiles, with a bias that falls as 1 / n. A tile of prior
+    weight 0 has no effect and no gradient; a row of such tiles gets zeros.
     """
     positive = prior > 0
     return normalise(logits + jnp.log(jnp.where(positive, prior, 1)), positive)
@@ -142,9 +139,8 @@ def mask_top_k(
 ) -> Bool[Array, "*b n"]:
     """Masks some of the highest scores at random (ACMIL, Zhang et al. 2024).
 
-    Stochastic top-k instance masking, so that attention does not rest on few tiles: of
-    the `top` highest scores, or as many as there are, the share `rate` is masked,
-    rounded down.
+    Of the `top` highest scores, or as many as there are, the share `rate` is masked,
+    rounded down, so that attention does not rest on few tiles.
 
     Args:
         uniform: random numbers in [0, 1), one for each of the top, in descending order

@@ -10,10 +10,9 @@ from jaxtyping import Float, Float64, Int
 def log_prior(labels: Int[np.ndarray, " n"], c: int) -> tuple[float, ...]:
     """Log prior of each class, relative to equal shares.
 
-    A model trained with balanced classes gives the logits of a cohort with equally many
-    slides of each class. Adding this gives the logits of the actual cohort (Saerens et
-    al. 2002, eq. 2.4; of two classes King & Zeng 2001, eq. 7; "logit adjustment" of
-    Menon et al. 2021).
+    Added to the logits of a model that was trained with balanced classes it gives those
+    of the cohort (Saerens et al. 2002, eq. 2.4; "logit adjustment" of Menon et al.
+    2021).
 
     Args:
         labels: class of each training slide, before balancing.

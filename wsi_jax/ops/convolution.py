@@ -94,9 +94,8 @@ def valid_conv(
 ) -> Float[Array, "b y x e"]:
     """Convolution (cross-correlation) without padding.
 
-    XLA's CPU compiler makes naive loops, 20 to 100 times slower than necessary, of the
-    gradient of a kernel in the body of a loop, and of any depthwise convolution. Both
-    are written differently here for a CPU.
+    XLA's CPU compiler makes naive loops of the gradient of a kernel in the body of a
+    loop, and of any depthwise convolution; for a CPU both are written differently here.
     """
     return _valid(x, kernel, stride)
 

@@ -1,10 +1,9 @@
 """Episodes of SASHA's environment, at the cost of the rows that change.
 
-Where a row is updated once at most, an episode of `t` steps on `n` tiles does not have
-`t n` different rows but three for each tile: at low resolution, as estimated after a
-zoom into a similar tile, and at high resolution. Two step numbers tell when one took
-the place of the other. A function of a row is computed once for each of the three, not
-at every step (`ops.episode_states`).
+Where a row is updated once at most, a tile has three different rows in an episode: at
+low resolution, as estimated after a zoom into a similar tile, and at high resolution.
+Two step numbers tell when one took the place of the other, and a function of a row is
+computed three times, not at every step (`ops.episode_states`).
 
 `b` slides, `e` episodes on each, `n` tiles, `t` steps.
 """
@@ -111,9 +110,9 @@ def play(
 ) -> Episode:
     """Plays `episodes` episodes on each slide, side by side.
 
-    A row that may still be updated is at low resolution: its similarity to the tile
-    zoomed into and its part of the updater's first layer need no other row. Rows that
-    change, of all episodes together, are gathered and updated `chunk` at a time.
+    A row that may still be updated is at low resolution: its part of the updater's
+    first layer is known beforehand. Rows that change, of all episodes together, are
+    gathered and updated `chunk` at a time.
 
     Args:
         act: rows [*m d] -> logits [*m] of zooming into their tiles.
@@ -123,8 +122,7 @@ def play(
         chunk: rows updated at a time.
 
     Raises:
-        ValueError: rules by which a row changes more often, or changing depends on
-            what is left; `ops.zoom_env.play_steps` follows those.
+        ValueError: rules that only `ops.zoom_env.play_steps` follows.
     """
     if rules.freeze or not rules.once:
         raise ValueError(f"{rules}: only ops.zoom_env.play_steps follows them")

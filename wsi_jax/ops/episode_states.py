@@ -1,8 +1,7 @@
 """Functions of the states of an episode, built from row versions, not stacked copies.
 
-In an episode (`ops.episode`) a tile has three versions of its row, and any state takes
-one of them for each tile. Attention pooling of a state needs a score and a value of
-each row, and both are looked up.
+A tile has three versions of its row (`ops.episode`), of which any state takes one.
+Attention pooling of a state looks up a score and a value of each.
 """
 
 from collections.abc import Callable

@@ -63,10 +63,9 @@ def attention_pool(
     """Attention pooling, `normalise(logits) @ h`, at the memory of `chunk` tiles.
 
     Equals embedding the bag at once, in value and gradient (Ilse et al. 2018, eq. 7).
-    The softmax is kept online: a running maximum, numerator and denominator
-    (Milakov & Gimelshein 2018); `checkpoint` embeds each chunk again on the way back,
-    so what is kept per chunk is one pooled vector. A single chunk is embedded once.
-    Sparsemax embeds several chunks twice: no weight is known before the last logit.
+    The softmax is kept online (Milakov & Gimelshein 2018); each chunk is embedded again
+    on the way back, a single one only once. Sparsemax embeds several chunks twice: no
+    weight is known before the last logit.
 
     Args:
         embed: (x [b m f], key) -> (h [b m d], logits [b m k]), tile by tile.
@@ -144,11 +143,7 @@ def max_pool(
 
 
 def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
-    """Mean of each feature over a map, followed by its standard deviation.
-
-    The deviation distinguishes a mixture of two textures from a third texture with the
-    same mean.
-    """
+    """Mean of each feature over a map, followed by its standard deviation."""
     cells = cells.astype(_at_least_float32(cells.dtype))
     mean = cells.mean((1, 2), keepdims=True)
     variance = ((cells - mean) ** 2).mean((1, 2))

@@ -10,9 +10,7 @@ def resize_positions(
 ) -> Float[Array, "y x d"]:
     """Resizes learned positions to a grid of y by x patches.
 
-    Bicubic (Keys 1981, a = -1/2) and antialiased where the grid shrinks: timm's choice,
-    PyTorch's `interpolate(mode="bicubic", antialias=True)`. DINOv2's own code does not
-    antialias.
+    Bicubic (Keys 1981, a = -1/2), antialiased where the grid shrinks, as in timm.
     """
     if grid.shape[:2] == (y, x):
         return grid
@@ -22,9 +20,9 @@ def resize_positions(
 def rotary_angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "n d_2"]:
     """Rotary angles of the patches of a grid, row by row.
 
-    As in DINOv3 (Siméoni et al. 2025): the centres of the patches, in [-1, 1] along
-    either side, times 2 pi over periods that are geometric from 1 towards `base`. The
-    first half of the angles is the row's, the second the column's.
+    As in DINOv3 (Siméoni et al. 2025): centres of patches, in [-1, 1] along either
+    side, times 2 pi over periods from 1 towards `base`; the row's angles, then the
+    column's.
 
     Args:
         d: size of a head, a multiple of 4.

@@ -138,8 +138,7 @@ def sample_weights(
         ordered           (R_m r_m + (n - m) a_m) / n    (Des Raj 1956)
         ht_norm           softmax_m(log a_m - log q_m)   (Kool et al. 2019)
 
-    and a_m where every valid cell was drawn. The gradient of `ordered` is not that of
-    Katharopoulos & Fleuret's code, which is biased where attention is concentrated.
+    and a_m where every valid cell was drawn.
     """
     n, mask = len(drawn.index), drawn.mask
     here = log_a[drawn.index]
@@ -182,9 +181,9 @@ def perturbed_topk(
 ) -> Float[Array, "{k} K"]:
     """Differentiable top-k: indicators of the k best, averaged over Gaussian noise.
 
-    The gradient of the scores is E[<upstream, indicators> noise] / sigma, the complete
-    one (Cordonnier et al. 2021, after Berthet et al. 2020), of which public code keeps
-    the diagonal only. Nothing else has a gradient, nor have the scores at sigma = 0.
+    The gradient of the scores is E[<upstream, indicators> noise] / sigma (Cordonnier et
+    al. 2021, after Berthet et al. 2020). Nothing else has a gradient, nor have the
+    scores at sigma = 0.
 
     Args:
         scores: scores; -inf where masked, which is never chosen and gets no gradient.

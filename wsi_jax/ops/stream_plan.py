@@ -94,8 +94,7 @@ class StreamPlan(NamedTuple):
     ) -> Bool[Array | np.ndarray, "rows columns"]:
         """Tiles that the wanted cells depend on.
 
-        They reach from the first in a cell's receptive field to the one that outputs
-        the cell. A tile left out leaves blank buffers, which no wanted cell depends on.
+        From the first in a cell's receptive field to the one that outputs the cell.
         """
         stride, before, _ = self.field
         reach = []

@@ -1,8 +1,8 @@
 """SASHA's environment: a slide at low resolution, whose tiles are zoomed into.
 
-The state of one slide is a row of `d` features for each of `n` tiles. A zoom into a
-tile replaces its row by that of its children at high resolution, and updates the rows
-similar to it, once each. Callers vmap over slides. SASHA (arXiv:2507.05077).
+The state of a slide is a row of `d` features for each of `n` tiles. A zoom into a tile
+replaces its row by that of its children at high resolution, and updates similar rows,
+once each. Callers vmap over slides. SASHA (arXiv:2507.05077).
 
 This is the reference, at the cost of all rows at every step; `ops.episode` plays the
 same episodes at the cost of the rows that change.

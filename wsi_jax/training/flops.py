@@ -14,21 +14,18 @@ _OPAQUE = ("pallas_call", "custom_call", "ffi_call", "ragged_dot_general")
 def count_flops(fn: Callable, *args) -> int:
     """Floating-point operations of the matmuls and convolutions in `fn(*args)`.
 
-    Read off the jaxpr: nothing runs, and loops count as often as they turn (XLA's
-    `cost_analysis` counts a loop's body once). A multiply-add is 2. Of a convolution
-    only products of two real elements count, not those with padding or with the holes
-    of a dilation; so each of its gradients costs what it does, and dense nets agree
-    with XLA. Elementwise work is not counted. Of a `cond` the dearest branch counts, of
-    a choice by platform that for all others; under `shard_map` all devices together;
-    what `checkpoint` recomputes, again.
+    Read off the jaxpr: nothing runs, and loops count as often as they turn. A multiply-
+    add is 2. Of a convolution only products of two real elements count, not those with
+    padding or the holes of a dilation. Elementwise work is not counted. Of a `cond` the
+    dearest branch counts, of a choice by platform that for all others; under
+    `shard_map` all devices together; what `checkpoint` recomputes, again.
 
     Args:
         args: arrays, tracers or `jax.ShapeDtypeStruct`s.
 
     Raises:
-        ValueError: a `while_loop` with matmuls in it, whose iterations depend on data
-            (those of `scan` and of `fori_loop` with fixed bounds do not), or a kernel
-            that hides its arithmetic.
+        ValueError: a `while_loop` with matmuls in it, whose iterations depend on data,
+            or a kernel that hides its arithmetic.
     """
     return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 

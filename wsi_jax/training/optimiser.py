@@ -94,10 +94,9 @@ class Thaw:
     ) -> optax.GradientTransformation:
         """`tx` for a dict of parameters, one of which is `part`.
 
-        While the part is frozen `tx` gets a zero gradient for it: its moments stay at
-        zero, and the gradient's norm is that of the rest. Adam's correction for moments
-        that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the part when it
-        thaws; `tx` has Adam's usual decay rates, if it has any.
+        While the part is frozen `tx` gets a zero gradient for it. Adam's correction for
+        moments that begin at zero (Kingma & Ba 2015, algorithm 1) starts for the part
+        when it thaws; `tx` has Adam's usual decay rates, if it has any.
         """
 
         def init(params):

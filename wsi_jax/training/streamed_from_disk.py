@@ -1,8 +1,7 @@
 """Training of a trunk and a head on whole slides on disk, tile by tile.
 
-What `supervised` is to a loss on the device this is to slides of any size: forward tile
-by tile, the head's loss, backward tile by tile, one update. It leaves the device after
-every tile and runs on the first one.
+Forward tile by tile, the head's loss, backward tile by tile, one update. It leaves the
+device after every tile and runs on the first one.
 """
 
 from collections.abc import Iterable, Iterator
