@@ -40,9 +40,6 @@ METHODS = {
     "mean": mil.Mean(**SMALL),
     "max": mil.Max(**SMALL),
     "abmil": mil.ABMIL(**SMALL, attention=4),
-    "abmil-squared": mil.ABMIL(
-        **SMALL, attention=4, normaliser=Normaliser.squared_average
-    ),
     "abmil-sparsemax": mil.ABMIL(**SMALL, attention=4, normaliser=Normaliser.sparsemax),
     "clam-sb": mil.CLAM(**SMALL, attention=4, sampled=2),
     "clam-mb": mil.CLAM(
