@@ -260,8 +260,9 @@ class Classifier(Scorer):
 
     def forward(self, params, mask, tiles):
         """Logits [b c], and the attention [b m] on the selected tiles."""
-        net, head = self.slide_net, self.config.head
-        return classify_tiles(net, head, params["judge"], tiles, mask)
+        net, head, params = self.slide_net, self.config.head, params["judge"]
+        options = head.normaliser, head.power, head.pooling
+        return classify_tiles(net, params, tiles, mask, *options)
 
     def loss(self, params, batch, selection, crops, key):
         tiles = self.config.augmented(jax.random.fold_in(key, 1), crops)

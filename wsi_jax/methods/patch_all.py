@@ -12,7 +12,8 @@ import optax
 
 from wsi_jax.config_fields import FieldError
 from wsi_jax.nets.crop_options import HeadConfig, TileOptions
-from wsi_jax.ops.attention_weights import Normaliser, normalise
+from wsi_jax.nets.tile_pooling import classify_tiles
+from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.crop_grid import CropGrid
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.optimiser import scale_updates
@@ -79,12 +80,9 @@ class _Net(SelectiveByTile):
         return {}
 
     def forward(self, params, mask, crops):
-        """Logits [b c] and attention [b n], the mean of all branches."""
-        magnification = jnp.zeros(mask.shape, jnp.int32)
-        h = self.classifier.embed(params, crops, magnification, mask)
-        logits = self.classifier.attention_logits(params, h)
-        attention = normalise(logits, mask[:, None], self.config.normaliser)
-        return self.classifier.classify(params, attention, h), attention.mean(1)
+        """Logits [b c] and attention [b n]."""
+        rule = self.config.normaliser
+        return classify_tiles(self.classifier, params, crops, mask, rule)
 
     def loss(self, params, batch, selection, crops, key):
         crops, label = self.config.augmented(key, crops), batch.target

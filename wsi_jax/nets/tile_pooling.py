@@ -56,15 +56,17 @@ class PoolingHead(HeadConfig):
 
 def classify_tiles(
     net: CropClassifier,
-    config: PoolingHead,
     params: PyTree,
     tiles: Num[Array, "b n s s 3"],
     mask: Bool[Array, "b n"],
+    normaliser: Normaliser,
+    power: float = 2.0,
+    pooling: Pooling = Pooling.attention,
 ) -> tuple[Float[Array, "b c"], Float[Array, "b n"]]:
-    """Logits of slides, and the attention on their tiles."""
+    """Logits of slides, and the attention on their tiles, the mean of all branches."""
     h = net.embed(params, tiles, jnp.zeros(mask.shape, jnp.int32), mask)
-    if config.pooling is Pooling.max:
+    if pooling is Pooling.max:
         return net.classify_max(params, h, mask)
     logits = net.attention_logits(params, h)
-    attention = normalise(logits, mask[:, None], config.normaliser, config.power)
+    attention = normalise(logits, mask[:, None], normaliser, power)
     return net.classify(params, attention, h), attention.mean(1)
