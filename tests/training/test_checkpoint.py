@@ -64,10 +64,11 @@ def test_saved_on_one_restored_on_eight_and_back(tmp_path, before, after):
     kernel = restored.params["kernel"]
     assert len(kernel.addressable_shards) == after.size
     assert kernel.sharding.is_fully_replicated
-    # Shapes alone will do.
-    like = jax.eval_shape(lambda: state())
-    restored, _ = Checkpoints(tmp_path).restore(like)
-    chex.assert_trees_all_equal(comparable(restored), comparable(state()))
+    # Without keys, shapes alone will do.
+    save(tmp_path / "params", 4, state(mesh=before).params)
+    like = jax.eval_shape(lambda: state().params)
+    restored, _ = Checkpoints(tmp_path / "params").restore(like)
+    chex.assert_trees_all_equal(restored, state().params)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
