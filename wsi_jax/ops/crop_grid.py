@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
@@ -44,9 +45,9 @@ class CropGrid(NamedTuple):
         masks = []
         for ratio in self.ratios:
             wide = [(0, 0)] + [(0, -n % ratio) for n in mask.shape[1:]]
-            b, y, x = (padded := jnp.pad(mask, wide)).shape
-            blocks = padded.reshape(b, y // ratio, ratio, x // ratio, ratio)
-            masks.append(blocks.any((2, 4)).reshape(b, -1))
+            cells = "b (y r) (x s) -> b (y x) r s"
+            blocks = rearrange(jnp.pad(mask, wide), cells, r=ratio, s=ratio)
+            masks.append(blocks.any((2, 3)))
         return jnp.concatenate(masks, 1)
 
     def crop_corners(

@@ -22,6 +22,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
@@ -117,13 +118,13 @@ def split_into_tiles(
     image: Num[Array, "b h w d"], tile_px: tuple[int, int], count: tuple[int, int]
 ) -> Num[Array, "rows columns b i j d"]:
     """An image in tiles, which are blank beyond it."""
-    b, *size, d = image.shape
+    size = image.shape[1:3]
     full = [n * px for n, px in zip(count, tile_px, strict=True)]
     image = image[:, : full[0], : full[1]]
     more = [(0, max(f - n, 0)) for f, n in zip(full, size, strict=True)]
     image = jnp.pad(image, ((0, 0), *more, (0, 0)))
-    image = image.reshape(b, count[0], tile_px[0], count[1], tile_px[1], d)
-    return image.transpose(1, 3, 0, 2, 4, 5)
+    tiles = "b (r i) (c j) d -> r c b i j d"
+    return rearrange(image, tiles, r=count[0], c=count[1])
 
 
 def join_tiles(
@@ -132,6 +133,5 @@ def join_tiles(
     cells: tuple[int, int],
 ) -> Float[Array | np.ndarray, "b y x d"]:
     """The cells of all tiles as one map, without the lag."""
-    down, across, b, h, w, d = blocks.shape
-    whole = blocks.transpose(2, 0, 3, 1, 4, 5).reshape(b, down * h, across * w, d)
+    whole = rearrange(blocks, "r c b i j d -> b (r i) (c j) d")
     return whole[:, lag[0] : lag[0] + cells[0], lag[1] : lag[1] + cells[1]]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Bool, Float
 
 from wsi_jax.ops.stream_plan import StreamPlan
@@ -172,8 +173,8 @@ def _blocks(plan, count, cells):
     _, h, w, _ = plan.out.shape
     whole = np.zeros((b, count[0] * h, count[1] * w, d), cells.dtype)
     whole[:, plan.lag[0] : plan.lag[0] + y, plan.lag[1] : plan.lag[1] + x] = cells
-    whole = whole.reshape(b, count[0], h, count[1], w, d)
-    return np.ascontiguousarray(whole.transpose(1, 3, 0, 2, 4, 5))
+    tiles = "b (r i) (c j) d -> r c b i j d"
+    return np.ascontiguousarray(rearrange(whole, tiles, i=h, j=w))
 
 
 def _order(computed):
