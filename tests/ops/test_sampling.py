@@ -22,7 +22,7 @@ SAMPLED = pytest.mark.parametrize("estimator", FIXTURE_NAMES, ids=lambda e: e.na
 UNBIASED = pytest.mark.parametrize(
     "estimator", [Estimator.with_replacement, Estimator.ordered], ids=lambda e: e.name
 )
-DRAWS = 10_000
+DRAWS = 20_000
 
 
 class Estimate(NamedTuple):
