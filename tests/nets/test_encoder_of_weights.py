@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from vits import TINY, drawn
+from words import config_from
 
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
@@ -15,6 +16,8 @@ from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.config_file import read_config
 from wsi_jax.types import Dtype
 
+# How ml_collections reads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ENCODERS = {
     "resnet": Encoder(width=4, stages=2, norm=NormKind.group, mean=(0.7, 0.5, 0.7)),
     "convnext": ConvNeXtEncoder(blocks=(1,), width=8, stem=8, scale=0.5),
@@ -42,6 +45,21 @@ def test_the_file_alone_tells_its_encoder(written):
         np.testing.assert_array_equal, taken.params()["params"], drawn(encoder)
     )
     assert taken.describe() == encoder.describe() | {"weights": taken.provenance()}
+
+
+def test_the_command_takes_the_weights_alone_and_what_stands_beside_them(written):
+    encoder, path = written
+    config = f"--config.encoder.weights={path}"
+    with config_from(f"--config={ABMIL}", config) as read:
+        assert type(read.encoder) is type(encoder)
+        read.check_trunks()
+        assert read.encoder.make().dim == encoder.make().dim
+    with config_from(
+        f"--config={ABMIL}", config, "--config.encoder.mean=(0.5,0.5,0.5)"
+    ) as read:
+        assert read.encoder.mean == (0.5, 0.5, 0.5)
+        with pytest.raises(ValueError, match=r"made for an encoder of mean="):
+            read.encoder.training_ids()
 
 
 def test_a_file_of_other_software_and_a_config_of_ours_are_left_alone(

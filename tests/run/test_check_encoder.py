@@ -29,7 +29,7 @@ def test_without_pytorch_it_says_how_to_get_it(tmp_path, monkeypatch):
         check_encoder(NAME, str(tmp_path / "w.safetensors"))
     with pytest.raises(ValueError, match=r"no encoder 'lunit'.*mean lunit_s"):
         check_encoder("lunit", "w.safetensors")
-    with pytest.raises(ValueError, match=r"gone\.safetensors: no such file"):
+    with pytest.raises(ValueError, match=r"--weights gone\.safetensors: no such file"):
         check_encoder(NAME, "gone.safetensors")
 
 

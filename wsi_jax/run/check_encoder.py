@@ -42,7 +42,8 @@ def check_encoder(
     """
     model = foundation_model(name)
     encoder = dataclasses.replace(model.encoder, weights=weights)
-    encoder.check("encoder")
+    if not pathlib.Path(weights).is_file():
+        raise RunError(f"--weights {weights}: no such file")
     if importlib.util.find_spec("torch") is None:
         raise RunError(NO_TORCH)
     pixels = read_pixels(model, tiles, mpp)
