@@ -22,7 +22,7 @@ def clam(tmp_path):
     return tmp_path / "clam", write_project(tmp_path / "clam")
 
 
-def names(cohort, split):
+def names_of(cohort, split):
     return [row.slide_id for row in in_split(cohort, split).rows]
 
 
@@ -34,7 +34,7 @@ def test_folds_are_those_of_the_project(clam):
     assert len(project.folds) == 2
     for k, parts in splits.items():
         for split, part in zip(("train", "val", "test"), parts, strict=True):
-            assert names(project.folds[k], split) == sorted(part)
+            assert names_of(project.folds[k], split) == sorted(part)
     assert project.folds[0].rows[3].patient_id == "patient_slide_03"
 
 
@@ -73,8 +73,8 @@ def test_trident_without_splits_gets_one_that_is_drawn(tmp_path):
     write_table(tmp_path / "labels.csv", ("slide_id", "label"), lines)
     project = read_project(tmp_path, Options())
     assert project.features == folder
-    assert len(names(project.folds[0], "train")) == 14
-    assert any("one split is drawn" in note for note in project.notes)
+    assert len(names_of(project.folds[0], "train")) == 14
+    assert any("of these slides: one is drawn" in note for note in project.notes)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,22 @@ def test_what_is_missing_is_named_with_the_mend(clam, spoil, message):
     (folder / spoil).rename(folder.parent / "elsewhere")
     with pytest.raises(ValueError, match=message):
         read_project(folder, Options())
+
+
+def test_ids_that_pandas_has_made_floats_are_those_of_the_table(tmp_path):
+    names = [f"{100 + i}" for i in range(12)]
+    for name in names:
+        write_bag(tmp_path / f"f/{name}.h5", np.ones((3, 2)), np.zeros((3, 2), int))
+    lines = [(name, "ab"[i % 2]) for i, name in enumerate(names)]
+    write_table(tmp_path / "labels.csv", ("slide_id", "label"), lines)
+    floats = [f"{name}.0" for name in names]
+    parts = names[:6], floats[6:9], floats[9:]
+    write_split(tmp_path / "s/splits_0.csv", parts)
+    write_split(tmp_path / "dummies/splits_0.csv", (["x"], ["y"], ["z"]))
+    project = read_project(tmp_path, Options())
+    assert names_of(project.folds[0], "test") == names[9:]
+    (note,) = project.notes
+    assert "dummies/splits_0.csv: names no slide with label and features" in note
 
 
 def test_what_a_command_has_written_is_no_part_of_the_project(clam):
@@ -117,7 +133,7 @@ def test_of_several_one_is_to_be_chosen(clam):
     with pytest.raises(ValueError, match=r"2 folders of splits.*choose one with --spl"):
         read_project(folder, Options())
     chosen = read_project(folder, Options(splits=str(folder / "splits/other")))
-    assert names(chosen.folds[0], "test") == sorted(last[2])
+    assert names_of(chosen.folds[0], "test") == sorted(last[2])
 
 
 def test_a_label_that_is_the_other_way_round_turns_their_probabilities(clam):

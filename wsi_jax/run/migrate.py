@@ -55,6 +55,8 @@ def migrate(
     options = dataclasses.replace(options, out=str(out))
     project = read_project(folder, options)
     folds = _sound_folds(project)
+    for note in project.notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     print(f"features: {project.features}\nclasses: {', '.join(project.classes)}")
     for k, fold in folds.items():
         print(f"fold {k}: {counts(fold)}", flush=True)
@@ -79,8 +81,6 @@ def migrate(
         for line in comparisons(name, slides, project, everything)
     ]
     write_csv(out / "comparison.csv", lines)
-    for note in project.notes:
-        print(f"note: {note}", file=sys.stderr)
     return lines
 
 

@@ -173,14 +173,23 @@ def _find_folds(files, chosen, cohort, notes):
         except CohortError as error:
             notes.append(f"no fold: {error}")
             continue
+        # pandas makes floats of whole numbers in columns of unequal length.
+        split_of = {
+            name if name in names else name.removesuffix(".0"): split
+            for name, split in split_of.items()
+        }
         if names & set(split_of):
             # Of both forms of one split the first in order: splits_0.csv.
             folders[path.parent].setdefault(int(match[1]), split_of)
+        else:
+            notes.append(f"{path}: names no slide with label and features, not used")
     used = [path for path in files if re.match(r"splits_\d+", path.name)]
     if not folders and chosen:
         raise RunError(f"--splits {chosen}: no splits_*.csv of these slides in it")
     if not folders:
-        notes.append("no splits_*.csv: one split is drawn, by patient and class")
+        notes.append(
+            "no splits_*.csv of these slides: one is drawn, by patient and class"
+        )
         return {0: assign_splits(cohort, Split())}, used
     # CLAM copies the splits beside its results.
     own = [
