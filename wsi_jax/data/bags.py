@@ -151,8 +151,7 @@ def _batches(bags, indices, seed, rows, steps):
 def feature_shapes(paths: Sequence[str | os.PathLike]) -> tuple[list[int], int]:
     """Tiles of each feature file, and features of a tile of all of them.
 
-    Raises:
-        FeatureError: listing every file that cannot be used.
+    FeatureError: listing every file that cannot be used.
     """
     shapes, faults = [], []
     for path in paths:

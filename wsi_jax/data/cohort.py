@@ -80,8 +80,7 @@ def read_manifest(
             a missing value, and two spellings of one label, are errors.
         labelled: whether a slide without a label is an error.
 
-    Raises:
-        CohortError: naming the file, the line and the mend.
+    CohortError: naming the file, the line and the mend.
     """
     path = pathlib.Path(path)
     header, lines = read_table(path)

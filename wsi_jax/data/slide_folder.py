@@ -28,8 +28,7 @@ def find_slides(
     Links are followed; each file and folder counts once, under its first name. Of a
     DICOM series its largest file stands for all. A warning says what was left out.
 
-    Raises:
-        CohortError: no such folder, or two files of one slide.
+    CohortError: no such folder, or two files of one slide.
     """
     if not os.path.isdir(folder):
         raise CohortError(f"{folder}: no such folder of slides; mend the path")

@@ -31,8 +31,7 @@ def assign_splits(cohort: Cohort, config: Split) -> Cohort:
     shared among the other splits, or among all where all three are named. The draw
     hashes patients' names and does not depend on the order of the rows.
 
-    Raises:
-        CohortError: a patient is in two splits, or a class has too few patients.
+    CohortError: a patient is in two splits, or a class has too few patients.
     """
     named = {row.split for row in cohort.rows} - {""}
     shares = {s: getattr(config, s) for s in SPLITS if getattr(config, s) > 0}
@@ -66,8 +65,7 @@ def assign_folds(cohort: Cohort, folds: int, seed: int) -> Cohort:
     By patient, stratified by class and, within a class, by site. Slides whose split is
     "test" are held out of the cross-validation and get no fold.
 
-    Raises:
-        CohortError: a class has fewer patients than folds.
+    CohortError: a class has fewer patients than folds.
     """
     rows = tuple(row for row in cohort.rows if row.split != "test")
     if folds < 2:
@@ -103,8 +101,7 @@ def use_fold(cohort: Cohort, fold: int) -> Cohort:
     Where a test split is held out, fold `fold` validates and the others train. Where
     none is, fold `fold` tests, the next one validates and the others train.
 
-    Raises:
-        CohortError: there is no such fold, or none would be left to train.
+    CohortError: there is no such fold, or none would be left to train.
     """
     names = sorted({row.fold for row in cohort.rows} - {""}, key=int)
     if str(fold) not in names:

@@ -11,8 +11,7 @@ def import_tf() -> ModuleType:
 
     Left to itself TensorFlow takes all of a GPU's memory, and JAX is left with none.
 
-    Raises:
-        RuntimeError: TensorFlow was used before and holds an accelerator already.
+    RuntimeError: TensorFlow was used before and holds an accelerator already.
     """
     # Read once, when TensorFlow is first imported: errors only, and no line on oneDNN,
     # whose kernels tf.data does not use.

@@ -109,8 +109,7 @@ def tile_batches(
         process: which of the `processes` this is; it gets its rows of every batch.
         counts: updated while batches are read.
 
-    Raises:
-        ValueError: the batch does not divide among the processes.
+    ValueError: the batch does not divide among the processes.
     """
     rows = process_rows(batch_size, process, processes)
     counts = TileCounts() if counts is None else counts

@@ -21,8 +21,7 @@ def localisation_metrics(
 ) -> Localisation:
     """Measures the attention of a slide's tiles, which sums to 1, against their labels.
 
-    Raises:
-        ValueError: all tiles are tumour, or none is.
+    ValueError: all tiles are tumour, or none is.
     """
     if tumour.all() or not tumour.any():
         which = "every tile" if tumour.any() else "no tile"

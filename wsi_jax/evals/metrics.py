@@ -24,9 +24,8 @@ def check(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels as int64 [n] and probabilities as float64 [n c], checked.
 
-    Raises:
-        ValueError: no slides, shapes that disagree, a label that is no class, a value
-            that is not finite, or rows that do not sum to 1 (logits, perhaps).
+    ValueError: no slides, shapes that disagree, a label that is no class, a value
+    that is not finite, or rows that do not sum to 1 (logits, perhaps).
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     expected = (len(labels), len(classes))
@@ -64,8 +63,7 @@ def predict(
 
     The threshold is one number, or one of each slide [n].
 
-    Raises:
-        ValueError: two classes without a threshold, or more classes with one.
+    ValueError: two classes without a threshold, or more classes with one.
     """
     if (probabilities.shape[1] == 2) != (threshold is not None):
         raise ValueError(

@@ -12,8 +12,7 @@ def choose_threshold(labels: np.ndarray, p: np.ndarray) -> float:
     the best plateau is taken, of the widest when several are best, so that predictions
     do not hang on one slide's third decimal. A slide is positive where `p >= t`.
 
-    Raises:
-        ValueError: one of the classes has no slide.
+    ValueError: one of the classes has no slide.
     """
     labels, p = np.asarray(labels), np.asarray(p, np.float64)
     for k in (0, 1):

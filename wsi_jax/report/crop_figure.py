@@ -61,8 +61,7 @@ def crop_figure(
         mpps: um/px of the magnifications [m].
         crop_px: side of a crop, in pixels at its magnification's mpp.
 
-    Raises:
-        ValueError: maps and magnifications that disagree in number.
+    ValueError: maps and magnifications that disagree in number.
     """
     if len(maps) != len(mpps):
         raise ValueError(

@@ -112,9 +112,8 @@ def check_vertices(vertices: Float[np.ndarray, "m 2"]) -> None:
 def read_asap(path: str | os.PathLike) -> list[Polygon]:
     """Reads the areas of an ASAP XML file; dots and rulers have none and are left out.
 
-    Raises:
-        AnnotationError: not XML, not ASAP's, larger than `MAX_BYTES`, or a coordinate
-            that is no number.
+    AnnotationError: not XML, not ASAP's, larger than `MAX_BYTES`, or a coordinate
+    that is no number.
     """
     content = read_bytes(path)
     try:
@@ -173,9 +172,8 @@ def rasterise(
         polygons: outlines in level-0 pixels, of `slide_mpp`.
         shape: (h, w) of the mask, of `mpp`.
 
-    Raises:
-        AnnotationError: outlines that cross rows of the mask more than `MAX_CROSSINGS`
-            times.
+    AnnotationError: outlines that cross rows of the mask more than `MAX_CROSSINGS`
+    times.
     """
     mask, crossings = np.zeros(shape, bool), 0
     for cut in (False, True):

@@ -35,9 +35,8 @@ def read_geojson(
     hole does not cut another polygon's island, and crooked rings need no mending: what
     a ring covers twice is outside.
 
-    Raises:
-        AnnotationError: not GeoJSON, larger than `MAX_BYTES`, a coordinate that is no
-            number, or no annotation among objects of other types.
+    AnnotationError: not GeoJSON, larger than `MAX_BYTES`, a coordinate that is no
+    number, or no annotation among objects of other types.
     """
     content = read_bytes(path)
     try:

@@ -56,9 +56,8 @@ def read_mask(
         path: PNG, TIFF (a pyramid too), ASAP XML or GeoJSON.
         bounds_yx: corner of the scanned area, as in `read_annotations`.
 
-    Raises:
-        AnnotationError: outlines that cannot be read, or are too intricate.
-        SlideError: an image that cannot be read, or of other proportions.
+    AnnotationError: outlines that cannot be read, or are too intricate.
+    SlideError: an image that cannot be read, or of other proportions.
     """
     if _first(path) in (b"<", b"{", b"["):
         polygons = read_annotations(path, bounds_yx)

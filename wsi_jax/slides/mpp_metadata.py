@@ -33,9 +33,8 @@ def resolve_mpp(
     What the manifest gives wins over the file, whose `properties` have OpenSlide's
     names.
 
-    Raises:
-        MppError: none is given and the file states none.
-        SlideError: the one given is not possible.
+    MppError: none is given and the file states none.
+    SlideError: the one given is not possible.
     """
     low, high = SANE_MPP
     mend = (

@@ -14,8 +14,7 @@ READERS = (OpenSlideReader, TiffReader, FlatReader)
 def open_reader(path: str) -> Reader:
     """Opens a file, or a URL, with the first reader that can.
 
-    Raises:
-        SlideError: none can; the message has each one's reason.
+    SlideError: none can; the message has each one's reason.
     """
     reasons = []
     try:

@@ -54,8 +54,7 @@ _lock = threading.Lock()
 def key_of(path: str, open_reader: Callable[[str], Reader]) -> FileKey:
     """The key of a file, or of a URL.
 
-    Raises:
-        SlideError: there is no such file.
+    SlideError: there is no such file.
     """
     if is_url(path):
         return FileKey(path, open_reader)

@@ -103,8 +103,7 @@ class Slide:
     def overview(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
         """The whole slide at `mpp`, antialiased; its shape is `shape_at(mpp)`.
 
-        Raises:
-            SlideError: as `read`, or it would not fit in memory.
+        SlideError: as `read`, or it would not fit in memory.
         """
         h, w = self.shape_at(mpp)
         if h * w > size_limits.OVERVIEW_PX:
@@ -136,9 +135,8 @@ class Slide:
             size_px: height and width in pixels at `mpp`, or one number for both.
             out: where the result goes, and is returned; else to new memory.
 
-        Raises:
-            SlideError: `mpp` needs more than 1.25x upsampling, the file is damaged
-                there, or whatever else stands in the way.
+        SlideError: `mpp` needs more than 1.25x upsampling, the file is damaged
+        there, or whatever else stands in the way.
         """
         with _refusal(self.slide_id, self.path):
             return self._read(yx, size_px, mpp, out)
@@ -244,10 +242,9 @@ def open_slide(
         open_reader: path -> Reader, for other formats and remote files. Importable,
             so that slides can be pickled.
 
-    Raises:
-        SlideError: no such file, not a slide, pixels not square, or no mpp: neither
-            given, nor in an OME-XML, nor a slide property, nor in the TIFF resolution
-            tags.
+    SlideError: no such file, not a slide, pixels not square, or no mpp: neither
+    given, nor in an OME-XML, nor a slide property, nor in the TIFF resolution
+    tags.
     """
     path = os.fspath(path)
     key = reader_pool.key_of(path, open_reader)

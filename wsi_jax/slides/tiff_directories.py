@@ -53,8 +53,7 @@ class _Layout(NamedTuple):
 def read_directories(path: str | os.PathLike) -> list[Directory]:
     """All images of a TIFF; none of other files. A chain that breaks off ends there.
 
-    Raises:
-        ValueError: the directories go in a circle, or more than `size_limits` allows.
+    ValueError: the directories go in a circle, or more than `size_limits` allows.
     """
     with open(path, "rb") as file:
         layout, first = _start(file)
