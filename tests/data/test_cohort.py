@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
 
-from wsi_jax.data.cohort import (
-    Cohort,
-    CohortError,
-    Row,
-    in_split,
-    read_manifest,
-    write_manifest,
-)
+from wsi_jax.data.cohort import Cohort, Row, in_split, read_manifest, write_manifest
+from wsi_jax.data.csv_table import CohortError
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -109,13 +103,6 @@ def test_errors_name_the_file_the_line_and_the_mend(tmp_path, text, message):
     assert message in str(error.value)
 
 
-def test_no_file_and_not_text(tmp_path):
-    with pytest.raises(CohortError, match="no such manifest"):
-        read_manifest(tmp_path / "none.csv")
-    with pytest.raises(CohortError, match="UTF-8"):
-        read_manifest(write(tmp_path, "slide_id,label\né,a\n", "latin-1"))
-
-
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -140,9 +127,13 @@ def test_labels_nobody_means_are_refused_unless_classes_name_them(
     assert read_manifest(path, labels.split()).classes == tuple(labels.split())
 
 
-def test_labels_that_are_alike_and_not_the_same_stand(tmp_path):
+def test_what_is_alike_and_not_the_same_stands_and_no_text_is_named(tmp_path):
     path = write(tmp_path, "slide_id,label\n1,4_3\n2,43\n3,-1\n4,1\n5,ER+\n6,ER-\n")
     assert len(read_manifest(path).classes) == 6
+    with pytest.raises(CohortError, match="no such manifest"):
+        read_manifest(tmp_path / "none.csv")
+    with pytest.raises(CohortError, match="UTF-8"):
+        read_manifest(write(tmp_path, "slide_id,label\né,a\n", "latin-1"))
 
 
 def test_no_spreadsheet_computes_what_is_written_and_it_is_read_as_it_was(tmp_path):

@@ -26,6 +26,13 @@ def bag(n=5, d=4):
     return rng.normal(size=(n, d)).astype(np.float32), yx
 
 
+def refused(path, message):
+    for read in (read_features, feature_shape):
+        with pytest.raises(FeatureError, match=message):
+            read(path)
+    assert not is_whole(path, METADATA.config_hash)
+
+
 @pytest.mark.parametrize("n", [5, 0])
 def test_what_is_written_is_read(tmp_path, n):
     x, yx = bag(n)
@@ -94,10 +101,7 @@ def test_a_file_is_whole_or_it_is_not(tmp_path):
     data = path.read_bytes()
     for size in (0, 10, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
-        assert not is_whole(path, METADATA.config_hash)
-        for read in (read_features, feature_shape):
-            with pytest.raises(FeatureError, match=r"s\.h5: truncated or not HDF5"):
-                read(path)
+        refused(path, r"s\.h5: truncated or not HDF5")
 
 
 def test_a_crash_leaves_the_old_file(tmp_path):
@@ -146,7 +150,4 @@ def test_a_damaged_file_is_no_error_of_h5pys(tmp_path, where):
     path.write_bytes(data)
     with pytest.raises((RuntimeError, KeyError)), h5py.File(path) as f:
         [f[name] for name in ("features", "coords") if name in f]
-    for read in (read_features, feature_shape):
-        with pytest.raises(FeatureError, match=r"s\.h5: truncated .*; delete it and"):
-            read(path)
-    assert not is_whole(path, METADATA.config_hash)
+    refused(path, r"s\.h5: truncated .*; delete it and")

@@ -31,13 +31,11 @@ def planes(*shape):
     ],
 )
 def test_a_stack_or_channels_apart_are_refused(tmp_path, shape, options):
+    """So are frames of other formats."""
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, planes(*shape), **options)
     with pytest.raises(SlideError, match=r"stack\.tif .*FlatReader: a stack of"):
         open_reader(str(path))
-
-
-def test_so_are_frames_of_other_formats(tmp_path):
     first, second = (Image.fromarray(plane) for plane in planes(2, 60, 70, 3))
     first.save(tmp_path / "two.png", save_all=True, append_images=[second])
     with pytest.raises(SlideError, match="FlatReader: a stack of 2 images, not one"):
