@@ -29,6 +29,7 @@ BLOCK = re.compile(r"^```(?:bash|sh)?\n(.*?)^```", re.M | re.S)
 # Modules whose flags are parsed elsewhere.
 PARSERS = {
     "experiments.import_cohort": "wsi_jax/run/import_manifest.py",
+    "import": "wsi_jax/run/import_manifest.py",
     "benchmarks": "benchmarks/record.py",
 }
 
@@ -70,7 +71,8 @@ def flags_of(name):
 def accepted_flags(words):
     """The flags that a command takes besides fields of its config, as text."""
     if words[0] == "wsi-jax":
-        return " ".join(flags_of(words[1]))
+        own, also = " ".join(flags_of(words[1])), PARSERS.get(words[1])
+        return own + (text_of(ROOT / also) if also else "")
     if words[2] == "experiments.predict":
         return " ".join(flags_of("predict"))
     own = importlib.util.find_spec(words[2]).origin
@@ -120,7 +122,7 @@ def test_fields_and_commands_in_the_text_are_there(page):
         for field in re.findall(r"--(?:no)?config\.([a-z][\w.]*\w)", code):
             practice = field.startswith(("data.practice", "data.root"))
             assert practice or field in all_fields(), field
-        if match := re.match(r"wsi-jax ([a-z]+)\b", code):
+        if match := re.match(r"wsi-jax ([a-z-]+)\b", code):
             assert flags_of(match[1]) is not None
         for method in re.findall(r"--method (\w+)", code):
             assert method in configs.methods() or method == "NAME", method
