@@ -15,9 +15,8 @@ import numpy as np
 
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.csv_table import CohortError, read_table
-from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
-from wsi_jax.evals.intervals import delong_difference, quantile
-from wsi_jax.evals.metrics import auc, ranked_classes
+from wsi_jax.evals.intervals import quantile
+from wsi_jax.run.compare_runs import area, auc_difference
 from wsi_jax.slides.slide_id import slide_id_of
 
 FOLD_FILE = re.compile(r"fold_(\d+)\.csv")
@@ -109,27 +108,16 @@ def mean_auc(slides: Mapping[int, Slides], cohort: Cohort) -> float:
     keys = [(k, name) for k in slides for name in slides[k]]
     labels, groups, _ = _labels(keys, cohort)
     p = np.stack([slides[k][name] for k, name in keys])
-    return float(_mean_auc(labels, p, groups))
+    return float(area(labels, p, None, groups))
 
 
 def _by_slides(theirs, ours, keys, cohort) -> Comparison:
     labels, groups, patients = _labels(keys, cohort)
     a, b = (np.stack([part[k][name] for k, name in keys]) for part in (ours, theirs))
-    means = [float(_mean_auc(labels, p, groups)) for p in (b, a)]
-    note = f"by {len(keys)} slides"
-    if len(cohort.classes) == 2:
-        pair = a[:, 1], b[:, 1]
-        gap = delong_difference(labels == 1, *pair, patients, groups=groups)
-        return Comparison(*means, gap.value, gap.lo, gap.hi, note)
-    area = lambda p, w: _mean_auc(labels, p, groups, w)
-    draws = bootstrap(
-        lambda w: {"gap": area(a, w) - area(b, w)},
-        patients,
-        labels,
-        seed=0,
-        replicates=REPLICATES,
-    )
-    return Comparison(*means, means[1] - means[0], *draws["gap"], note)
+    means = [float(area(labels, p, None, groups)) for p in (b, a)]
+    gap = auc_difference(labels, (a, b), patients, groups)
+    ends = gap.value, gap.lo, gap.hi
+    return Comparison(*means, *ends, f"by {len(keys)} slides")
 
 
 def _labels(keys, cohort):
@@ -138,11 +126,6 @@ def _labels(keys, cohort):
     labels = np.array([cohort.classes.index(rows[name].label) for _, name in keys])
     folds = np.array([k for k, _ in keys])
     return labels, folds, np.array([rows[name].patient_id for _, name in keys])
-
-
-def _mean_auc(labels, p, groups, weights=None):
-    ranked = ranked_classes(p.shape[1])
-    return np.mean([auc(labels == c, p[:, c], weights, groups) for c in ranked], 0)
 
 
 def _probabilities(lines, cohort: Cohort) -> Slides:
