@@ -1,5 +1,5 @@
 # For the processor:   docker build -t wsi_jax .
-# For NVIDIA GPUs:     docker build -t wsi_jax --build-arg EXTRAS=[cuda13] .
+# For NVIDIA GPUs:     docker build -t wsi_jax --build-arg 'EXTRAS=[cuda13]' .
 # Then:                docker run --rm -v "$PWD":/data wsi_jax list
 #                      docker run --rm --gpus all -v "$PWD":/data wsi_jax train ...
 FROM python:3.12-slim
