@@ -12,6 +12,7 @@ from wsi_jax import configs
 from wsi_jax.run import extract_command, run_experiment
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import read_config, run_name
+from wsi_jax.run.ensemble import Ensemble
 from wsi_jax.run.ensemble import load as load_runs
 from wsi_jax.run.finished_run import Run
 from wsi_jax.run.predict_paths import predict_paths
@@ -121,8 +122,12 @@ def load(
     several = isinstance(run, Sequence) and not isinstance(run, str)
     folders = []
     for one in run if several else [run]:
-        folders += one.models if isinstance(one, Run) else [one]
-    return load_runs(folders, refuse_unfamiliar_stains=refuse_unfamiliar_stains)
+        if isinstance(one, Ensemble):
+            folders += one.members
+        else:
+            folders += one.models if isinstance(one, Run) else [one]
+    with errors_in_python():
+        return load_runs(folders, refuse_unfamiliar_stains=refuse_unfamiliar_stains)
 
 
 def predict(
@@ -145,7 +150,9 @@ def predict(
         SlideError: why one slide has no prediction.
         CohortError: a folder without slides, or a CSV that is none.
     """
-    return predict_paths(load(run), slides, mpp)
+    predictor = load(run)
+    with errors_in_python():
+        return predict_paths(predictor, slides, mpp)
 
 
 def _experiment(method, manifest, run_dir, fields) -> tuple[Experiment, pathlib.Path]:

@@ -52,7 +52,7 @@ def test_what_a_notebook_shows(slide):
     tiles = tile(slide, mpp=0.5, size_px=128)
     assert repr(tiles).startswith(f"SlideTiles(slide: {len(tiles)} tiles of 128 px at")
     with Image.open(io.BytesIO(tiles._repr_png_())) as picture:
-        assert picture.size == (62, 50)
+        assert picture.size == (400, 320)
 
 
 def test_a_slide_too_coarse_is_refused(slide):

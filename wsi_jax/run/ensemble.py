@@ -35,14 +35,14 @@ FROZEN = Takes.features, Takes.two_levels
 
 
 def load(
-    runs: str | os.PathLike | Sequence[str | os.PathLike],
+    runs: str | os.PathLike | Sequence[str | os.PathLike | Predictor],
     *,
     refuse_unfamiliar_stains: bool = False,
 ) -> SlidePredictor:
     """Opens a trained run, or several that predict together.
 
     Args:
-        runs: folder of a run or of one fold of it; or several of them.
+        runs: folder of a run or of one fold of it; or several of them, opened or not.
         refuse_unfamiliar_stains: a slide stained like none that the run has learnt from
             is refused; otherwise its prediction has a note.
 
@@ -59,10 +59,11 @@ def load(
     folders, members = [runs] if one else list(runs), []
     if not folders:
         raise ValueError("no run; name one at least")
-    for folder in folders:
+    for run in folders:
         like = members[0] if members else None
         kwargs = {"refuse_unfamiliar_stains": refuse_unfamiliar_stains, "like": like}
-        members.append(load_one(folder, **kwargs))
+        opened = isinstance(run, Predictor)
+        members.append(run if opened else load_one(run, **kwargs))
     return members[0] if len(members) == 1 else Ensemble(members)
 
 

@@ -68,7 +68,7 @@ class SlidePrediction(NamedTuple):
                 return None
             with Image.open(path) as image:
                 image.thumbnail((NOTEBOOK_PX, NOTEBOOK_PX))
-                small, out = image.convert("RGB").quantize(128), io.BytesIO()
+                small, out = image.convert("RGB").quantize(256), io.BytesIO()
         small.save(out, "PNG", optimize=True)
         return out.getvalue()
 
@@ -110,7 +110,7 @@ class SlidePrediction(NamedTuple):
             zoom_figure(*shown, self.order, path, title=self.title())
 
 
-class SlidePredictions(list):
+class SlidePredictions(list[SlidePrediction]):
     """Predictions of several slides; shown in a notebook, a table of them.
 
     Attributes:

@@ -15,7 +15,7 @@ from wsi_jax.slides.slide import Slide, open_slide
 from wsi_jax.slides.tissue import Tissue, find_background, tissue_mask
 
 READ = 32  # tiles read at once: neighbours share what is decoded
-PICTURE_PX = 700
+PICTURE_PX = 400
 EDGE = 0, 114, 178
 
 
@@ -86,14 +86,14 @@ class SlideTiles:
         )
 
     def _repr_png_(self) -> bytes:
-        h, w = self.mask.shape
-        mpp = self.mask_mpp * max(1, max(h, w) / PICTURE_PX)
+        own = self.slide.mpp
+        mpp = max(own, max(self.slide.shape) * own / PICTURE_PX)
         picture = Image.fromarray(self.slide.overview(mpp))
         draw, side = ImageDraw.Draw(picture), self.size_px * self.mpp / mpp
         for y, x in (self.yx * (self.mpp / mpp)).tolist():
             draw.rectangle((x, y, x + side, y + side), outline=EDGE)
         out = io.BytesIO()
-        picture.quantize(128).save(out, "PNG", optimize=True)
+        picture.quantize(256).save(out, "PNG", optimize=True)
         return out.getvalue()
 
 
