@@ -87,7 +87,7 @@ def test_scores_are_painted_where_tiles_lie_without_gaps():
     assert where == [[2, 6], [2, 7], [3, 6], [3, 7]]
     small = score_map(np.array([1.0]), np.array([[100, 200]]), 8, 64.0, (4, 4))
     assert np.argwhere(np.isfinite(small)).tolist() == [[2, 3]]
-    yx = np.array([[0, 0], [0, 1], [0, 3]])
+    yx = np.array([[0, 0], [0, 1], [0, 2]])
     painted = score_map(np.array([1.0, 3.0, np.nan]), yx, 2, 1.0, (2, 5))
     np.testing.assert_array_equal(painted, [[1, 2, 3, np.nan, np.nan]] * 2)
 
