@@ -201,8 +201,6 @@ def test_it_is_trained_by_that_path(own):
     words = "--method=my_own_method:get_config", "--manifest=gone.csv"
     done = process("train", *words, "--config.method.width=32")
     assert done.stderr.startswith("CohortError: gone.csv: no such manifest")
-    done = process("train", *words, "--config.method.widht=32")
-    assert "did you mean --config.method.width?" in done.stderr
 
 
 def test_a_run_of_a_method_of_ones_own_is_opened_once_it_is_trusted(own):

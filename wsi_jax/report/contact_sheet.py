@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -125,5 +124,7 @@ def _wrap(text: str, lines: int) -> list[str]:
 @functools.cache
 def _font(name: str, size: int):
     """A font that comes with matplotlib: it has letters beyond English."""
+    import matplotlib  # here, as configs are read without it
+
     folder = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf")
     return ImageFont.truetype(folder / f"{name}.ttf", size)
