@@ -98,8 +98,8 @@ def test_streamed_is_pure(x64, name):
     made, bag = config(Dtype.float64, **CASES[name]), images()
     pure, state, metrics = trained(made, bag, streamed=False)
     streamed, again, same = trained(made, on_disk(bag), streamed=True)
-    # Parameters are float32 in either.
-    chex.assert_trees_all_close(again.params, state.params, rtol=1e-5, atol=1e-7)
+    # Parameters are float32 in either, and move by up to 0.2.
+    chex.assert_trees_all_close(again.params, state.params, rtol=1e-5, atol=1e-6)
     for metric, value in metrics.items():
         np.testing.assert_allclose(same[metric], value, rtol=1e-6)
     if name == "masked":  # predicts from the same map

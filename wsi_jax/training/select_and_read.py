@@ -135,8 +135,8 @@ def best_and_worst(candidates: Selection, scores, best: int, worst: int) -> Sele
     order = jnp.argsort(order, axis=1, stable=True)
     rank = jnp.arange(best + worst)[None]
     last = n - 1 - (rank - best)
-    # A tile that is among the best is not among the worst too.
-    mask = jnp.where(rank < best, rank < n, last >= best)
+    # None comes twice: a tile among the best is not among the worst too.
+    mask = rank < n
     rank = jnp.where(rank < best, rank, last)
     place = jnp.take_along_axis(order, jnp.clip(rank, 0, scores.shape[1] - 1), 1)
     index = jnp.take_along_axis(candidates.index, place, 1)
