@@ -28,6 +28,7 @@ from wsi_jax.run.slide_prediction import SlidePrediction
 from wsi_jax.run.slide_predictor import SlidePredictor
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError
+from wsi_jax.training.compile_cache import keep_compiled
 from wsi_jax.types import Takes
 
 # Of these, what is loaded of a slide does not hang on what a member has learnt.
@@ -55,6 +56,7 @@ def load(
             version, its encoder's weights are not those it was trained with, or several
             runs have other classes or tiles than the first.
     """
+    keep_compiled()
     one = isinstance(runs, str | os.PathLike)
     folders, members = [runs] if one else list(runs), []
     if not folders:

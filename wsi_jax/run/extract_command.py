@@ -18,6 +18,7 @@ from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.compile_cache import keep_compiled
 
 
 def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
@@ -34,6 +35,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
     if not config.tilings():
         name = type(config.method).__name__
         raise RunError(f"{name} reads slides: there are no features to make")
+    keep_compiled()
     config_fields.validate(config)
     data = config.data
     rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows

@@ -46,6 +46,7 @@ from wsi_jax.run.slide_prediction import not_finite
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.train_fold import train
 from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.compile_cache import keep_compiled
 from wsi_jax.types import Stage, Task
 
 OTHER_FOLDER = "name another --config.run_dir"  # where a folder is in use
@@ -62,6 +63,7 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             another process is at work in the folder.
         Stopped: by a signal; given again, the command goes on.
     """
+    keep_compiled()
     config_fields.validate(config)
     check_claim(folder, config)
     mesh = make_mesh()
