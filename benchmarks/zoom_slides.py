@@ -23,12 +23,12 @@ import optax
 from benchmarks import record
 from benchmarks.device import in_own_process, peak_bytes, seconds
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.zoom_env import horizon
-from wsi_jax.run.encode import CompiledEncoder, encode
+from wsi_jax.run.encode import CompiledEncoder, encode_slides
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
 from wsi_jax.run.zoom_inference import ZoomInference
 from wsi_jax.slides.grid import Grid, children
@@ -96,16 +96,10 @@ def exhaustive():
     finer = dataclasses.replace(TILING.grid, mpp=TILING.grid.mpp / K)
 
     def predict(slides, meter):
-        counts = TileCounts()
         below = [children(s.yx, finer.size_px, K) for s in slides]
-        sources = [
-            TileSource(s.row.path, s.row.mpp, yx)
-            for s, yx in zip(slides, below, strict=True)
-        ]
-        encoded = encode(
-            sources, finer, encoder, batch=BATCH, reading=READING, meter=meter,
-            counts=counts,
-        )  # fmt: skip
+        encoded = encode_slides(
+            slides, below, finer, encoder, batch=BATCH, reading=READING, meter=meter
+        )
         for one in encoded:
             high = one.x.astype(np.float16).reshape(1, -1, K * K, one.x.shape[-1])
             x = distil(params, TwoLevelFeatures(high[:, :, 0], high))
@@ -113,7 +107,6 @@ def exhaustive():
             bag = Bag(x, mask, np.zeros(1, np.int32), np.ones(1, np.float32))
             prediction = method.predict(params, bag, jax.random.key(0))
             jax.block_until_ready(prediction.logits)
-        meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
 
     return predict
 

@@ -1,7 +1,6 @@
 """Configs as JSON and back: nothing lost, nothing foreign let in."""
 
 import dataclasses
-import functools
 import inspect
 import json
 import math
@@ -11,6 +10,7 @@ import runpy
 import sys
 
 import pytest
+from words import with_field
 
 from experiments.configs import demo
 from wsi_jax import config_fields
@@ -144,6 +144,9 @@ def test_fields_have_the_names_of_the_command_at_hand():
         ("train.steps", 0, "--config.train.steps=0: 1 or more"),
         ("grid", {"mpp": 1.0}, "--config.grid={'mpp': 1.0}: not Grid(...) in the conf"),
         ("train.steps", "many", "--config.train.steps='many': not a whole number"),
+        ("grid.mpp", -1.0, "--config.grid.mpp=-1.0: above 0"),
+        ("grid.min_tissue", 25.0, "--config.grid.min_tissue=25.0: from 0 to 1"),
+        ("tissue.min_area_um2", -1.0, "--config.tissue.min_area_um2=-1.0: 0 or more"),
         ("train.seed", 2**32, "--config.train.seed=4294967296: from 0 to 4294967295"),
         ("train.optimiser.learning_rate", math.nan, "=nan: not a finite number"),
         ("train.optimiser.learning_rate", -1e-4, "learning_rate=-0.0001: 0 or more"),
@@ -164,8 +167,7 @@ def test_fields_have_the_names_of_the_command_at_hand():
 def test_a_field_that_cannot_be_so_is_named_by_its_flag(path, value, message):
     config = demo.get_config()
     config_fields.validate(config)
-    *above, name = path.split(".")
-    setattr(functools.reduce(getattr, above, config), name, value)
+    with_field(config, path, value)
     with pytest.raises(ValueError, match=re.escape(message)):
         config_fields.validate(config)
 

@@ -1,6 +1,7 @@
 """A config read from words on a command line, in this process."""
 
 import contextlib
+import functools
 import sys
 
 from absl import flags
@@ -21,3 +22,10 @@ def config_from(*words, kind="Experiment"):
         sys.argv = before
         for name in [n for n in flags.FLAGS if n.partition(".")[0] == "config"]:
             delattr(flags.FLAGS, name)
+
+
+def with_field(config, path, value):
+    """The config, a field of it set: "train.steps"."""
+    *above, name = path.split(".")
+    setattr(functools.reduce(getattr, above, config), name, value)
+    return config

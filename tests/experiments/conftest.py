@@ -1,6 +1,5 @@
 """One small practice cohort and one finished run of it, for all tests here."""
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -8,12 +7,15 @@ import runpy
 import subprocess
 import sys
 
+import jax
 import pytest
+from run_files import table, write_table
 from words import config_from
 
 from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
 from wsi_jax import launch
+from wsi_jax.data.cohort import read_manifest
 from wsi_jax.run import run_experiment as experiment
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -101,46 +103,46 @@ def finished(tiny, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def row(manifest):
+    """The first test slide's line of the manifest."""
+    return next(r for r in read_manifest(manifest).rows if r.split == "test")
+
+
 @pytest.fixture
 def edited(manifest, tmp_path):
     """A copy of the manifest, changed row by row: edited(change) -> its path."""
 
     def write(change) -> pathlib.Path:
-        with open(manifest, newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = table(manifest)
         for row in rows:
             for name in ("path", "mask_path", "annotation_path"):
                 row[name] = row[name] and str(manifest.parent / row[name])
         rows = [row for row in map(change, rows) if row]
-        path = tmp_path / "edited.csv"
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        return path
+        return write_table(tmp_path / "edited.csv", rows)
 
     return write
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
-    """Starts a command in a process of its own, with nothing of this one's settings."""
-    kept = {name: v for name, v in os.environ.items() if not name.startswith("JAX_")}
+    """Starts a command in a process of its own; it shares compiled programs."""
     settings = {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     started = []
 
-    def process(module, *words):
+    def process(module, *words, **more):
         log = tmp_path_factory.mktemp("log") / "log.txt"
         with log.open("w") as file:
-            command = [sys.executable, "-m", module, *words]
-            one = subprocess.Popen(
-                command, cwd=ROOT, env=kept | settings, stdout=file, stderr=file
-            )
+            command = [sys.executable, "-m", module, *map(str, words)]
+            env = os.environ | settings | more
+            one = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
         started.append(one)
         one.log = log
         return one

@@ -8,10 +8,11 @@ import pytest
 from wsi_jax.locks import LockedError, locked
 
 
-def outputs(folder):
-    """What must be the same, byte for byte, whatever happened meanwhile."""
-    names = "metrics.json", "predictions.csv"
-    return [(folder / name).read_bytes() for name in names]
+def cohort_command(file, folder, manifest, **settings):
+    """Module and words of a run: of a config file, in a folder, without pictures."""
+    fields = {"run_dir": folder, "data.manifest": manifest, "heatmaps": 0} | settings
+    words = (f"--config.{name}={value}" for name, value in fields.items())
+    return "experiments.cohort", f"--config={file}", *words
 
 
 def finish(process):

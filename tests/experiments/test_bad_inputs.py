@@ -1,79 +1,21 @@
-"""Everything that is wrong has one message that names it and what mends it.
+"""A bad file or flag stops the run with one message that names it and what mends it.
 
-A bad slide is recorded and the others go on; a bad file or flag stops the run, and the
-same command works once it is mended.
+The same command works once it is mended.
 """
 
-import csv
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from wsi_jax import launch
 from wsi_jax.data.cohort import write_manifest
 from wsi_jax.run import checks
-from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.run_folder import RunError, check_claim, read_json
 from wsi_jax.training.log import read_metrics
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-BAD_SLIDES = {
-    "broken.svs": ("0.5", r"broken\.svs cannot be opened as a slide; copy it again"),
-    "glass.png": ("1.0", r"no tissue .*lower --config\.grid\.min_tissue"),
-    "unknown.png": ("", r"unknown.*no usable um/px.*CSV's mpp column"),
-    "coarse.png": ("9.0", r"coarse.*Set --config\.grid\.mpp to 9 or coarser"),
-    "gone.svs": ("0.5", r"no file .*gone\.svs; mend its path"),
-}
-
-
-def test_bad_slides_are_recorded_and_the_others_go_on(tiny, manifest, tmp_path):
-    """One run of the practice cohort with every bad slide in it, under other names."""
-    slides = tmp_path / "slides"
-    slides.mkdir()
-    (slides / "broken.svs").write_bytes(b"II*\0 and then nothing of sense")
-    Image.new("RGB", (400, 400), (243, 243, 243)).save(slides / "glass.png")
-    Image.new("RGB", (400, 400), (200, 80, 160)).save(slides / "unknown.png")
-    Image.new("RGB", (400, 400), (210, 80, 160)).save(slides / "coarse.png")
-    rows = table(manifest)
-    for row in rows:
-        row["path"] = str(manifest.parent / row["path"])
-        row["mask_path"] = row["annotation_path"] = ""
-    for i, (name, (mpp, _)) in enumerate(BAD_SLIDES.items()):
-        own = {"slide_id": f"bad_{i}", "path": str(slides / name), "mpp": mpp}
-        rows.append(dict(rows[i]) | own | {"cluster": "", "patient_id": f"b{i}"})
-    with open(tmp_path / "slides.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    config, run = tiny(), tmp_path / "run"
-    config.data.manifest = str(tmp_path / "slides.csv")
-    config.max_refused, config.heatmaps, config.train.steps = 0.2, 0, 2
-    experiment.run(config, run)
-
-    lines, page = table(run / "slides.csv"), (run / "report.html").read_text()
-    refused = {one["slide_id"]: one for one in lines if one["status"] == "refused"}
-    assert list(refused) == [f"bad_{i}" for i in range(len(BAD_SLIDES))]
-    for line, (_, message) in zip(refused.values(), BAD_SLIDES.values(), strict=True):
-        assert line["reason"].startswith(f"{line['slide_id']}: ")
-        assert re.search(message, line["reason"])
-        assert line["slide_id"] in page
-    assert f"{len(BAD_SLIDES)} slides are in no number above" in page
-    assert [one["status"] for one in lines].count("encoded") == 20
-    assert len(table(run / "predictions.csv")) == 6
-    with Image.open(run / "tissue.png") as sheet:
-        pixels = np.asarray(sheet.convert("RGB"))
-    assert (pixels == (0xB8, 0x3A, 0)).all(-1).any()  # a frame around refused slides
-    assert (pixels == (0, 158, 115)).all(-1).any()  # an outline around tissue
 
 
 def test_a_bad_manifest_stops_before_anything(command, edited, tmp_path):
@@ -133,18 +75,10 @@ def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):
     assert launch.error_message(error, tmp_path).startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("--config.tissue.source=MUSK", "--config.tissue.source=MUSK"),
-        ("--config.grid.mpp=-1", "--config.grid.mpp=-1.0: above 0"),
-        ("--config.grid.min_tissue=25", "--config.grid.min_tissue=25.0: from 0 to 1"),
-        ("--config.tissue.min_area_um2=-1", "--config.tissue.min_area_um2=-1.0"),
-    ],
-)
-def test_a_wrong_value_stops_before_anything(command, tmp_path, word, expected):
-    message = command(word)
-    assert expected in message
+@pytest.mark.parametrize("word", ["tissue.source=MUSK", "grid.mpp=-1"])
+def test_a_wrong_value_stops_before_anything(command, tmp_path, word):
+    message = command(f"--config.{word}")
+    assert f"--config.{word}" in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

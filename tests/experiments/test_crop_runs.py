@@ -1,18 +1,17 @@
 """Methods that read crops: trained, reported, opened again, drawn."""
 
-import csv
 import dataclasses
-import json
 
 import numpy as np
 import pytest
+from run_files import by_slide, read_json, table
+from words import with_field
 
 import wsi_jax
 from experiments.pretraining.export_encoder import export
 from wsi_jax.data.cohort import CohortError
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.methods.attention_sampling import AttentionSampling
-from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.crop_sampler import SamplingConfig
@@ -33,9 +32,9 @@ def crop_config(tiny):
     def config(method=None, **fields):
         made = tiny()
         made.features, made.encoder = "", None
-        made.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
+        made.grid = Grid(mpp=16.0, size_px=4, min_tissue=0.5)  # one shape for all
         trunk = dataclasses.replace(TRUNK)
-        small = {"trunk": trunk, "mpps": (2.0, 4.0), "crop_px": 16, "crops": 4}
+        small = {"trunk": trunk, "mpps": (4.0, 8.0), "crop_px": 16, "crops": 4}
         small |= {"overview": OverviewConfig(channels=4, layers=1)}
         small |= {"head": HeadConfig(width=8, unit_length=True)}
         small |= {"sampling": SamplingConfig(draws=2)}
@@ -48,32 +47,32 @@ def crop_config(tiny):
     return config
 
 
-@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize(
+    "resident", [False, pytest.param(True, marks=pytest.mark.long)]
+)
 def test_a_run_of_attention_sampling(crop_config, tmp_path, resident):
     folder = tmp_path / "run"
     config = crop_config(resident=resident)
-    config.train.batch = 8  # a row for every device
+    config.train.batch = 8 if resident else 4  # a row for every device
     report = experiment.run(config, folder).read_text()
     sentence = (
-        "Overviews at 16 um/px; 4 crops of 16 px at 2 or 4 um/px, chosen by attention"
+        "Overviews at 16 um/px; 4 crops of 16 px at 4 or 8 um/px, chosen by attention"
     )
     assert sentence in report
     assert "Magnification" in report
-    metrics = json.loads((folder / "metrics.json").read_text())
-    mass = [metrics[f"test.mass.{mpp}"] for mpp in (2, 4)]
+    metrics = read_json(folder / "metrics.json")
+    mass = [metrics[f"test.mass.{mpp}"] for mpp in (4, 8)]
     np.testing.assert_allclose(sum(mass), 1, rtol=1e-5)
     for inference in ("sampled", "top"):
         assert 0 <= metrics[f"test.inference.{inference}.auc"] <= 1
     assert metrics["test.inference.sampled.auc"] == metrics["test.auc"]
-    cost = json.loads((folder / "cost.json").read_text())
+    cost = read_json(folder / "cost.json")
     assert cost["slides"] == 20
     assert cost["bytes_decoded"] > 0
     assert len(list((folder / "heatmaps").glob("*.png"))) == 2
 
-    with open(folder / "predictions.csv", newline="") as file:
-        lines = {line["slide_id"]: line for line in csv.DictReader(file)}
-    with open(folder / "slides.csv", newline="") as file:
-        slides = {line["slide_id"]: line for line in csv.DictReader(file)}
+    lines = by_slide(folder / "predictions.csv")
+    slides = by_slide(folder / "slides.csv")
     predictor = wsi_jax.load(folder)
     name = next(iter(lines))
     prediction = predictor.predict(slides[name]["path"])
@@ -85,26 +84,12 @@ def test_a_run_of_attention_sampling(crop_config, tmp_path, resident):
     prediction.heatmap(tmp_path / "heat.png")
 
 
-def test_patch_all_end_to_end(crop_config, tmp_path):
-    folder = tmp_path / "all"
-    head = HeadConfig(width=8, attention_width=4)
-    config = crop_config(PatchAll(trunk=TRUNK, mpp=2.0, tile_px=16, head=head))
-    config.heatmaps = 1
-    report = experiment.run(config, folder).read_text()
-    assert "Every tile of 16 px at 2 um/px" in report
-    with open(folder / "slides.csv", newline="") as file:
-        slides = list(csv.DictReader(file))
-    tested = [s for s in slides if s["slide_id"].startswith("test")]
-    prediction = wsi_jax.load(folder).predict(tested[0]["path"])
-    assert prediction.cost["tiles"] == int(tested[0]["tiles"])
-
-
 def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
     """All tiles are scored, some pooled; opened again it predicts the same."""
     folder = tmp_path / "pooled"
     trunks = {name: dataclasses.replace(TRUNK) for name in ("scorer", "trunk")}
     method = AttentionPooling(
-        **trunks, mpp=2.0, tile_px=16, best=3, worst=2,
+        **trunks, mpp=4.0, tile_px=16, best=3, worst=2,
         scoring=Scoring(steps=4, validate_every=2, tiles=2, renew=2, chunk=32),
         head=PoolingHead(width=8, attention_width=4),
     )  # fmt: skip
@@ -115,10 +100,8 @@ def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
     for stage, steps in (("scorer", 4), ("classifier", 8)):
         lines = read_metrics(folder / stage / "metrics.jsonl")
         assert max(line["step"] for line in lines) == steps
-    with open(folder / "slides.csv", newline="") as file:
-        slides = {s["slide_id"]: s for s in csv.DictReader(file)}
-    with open(folder / "predictions.csv", newline="") as file:
-        line = next(csv.DictReader(file))
+    slides = by_slide(folder / "slides.csv")
+    line = table(folder / "predictions.csv")[0]
     slide = slides[line["slide_id"]]
     prediction = wsi_jax.load(folder).predict(slide["path"])
     tiles = int(slide["tiles"])
@@ -145,19 +128,16 @@ def test_attention_pooling_end_to_end(crop_config, edited, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("field", "value", "message"),
     [
-        (lambda c: setattr(c.method, "mpps", (0.1, 4.0)), "0.1 um/px was asked for"),
-        (
-            lambda c: setattr(c.method.trunk, "weights", "gone.safetensors"),
-            r"config\.method\.trunk\.weights=gone\.safetensors: no such file",
-        ),
-        (lambda c: setattr(c, "features", "there"), "no features are made"),
-        (lambda c: setattr(c.method, "crops", 0), r"config\.method\.crops=0"),
+        ("method.mpps", (0.1, 8.0), "0.1 um/px was asked for"),
+        ("method.trunk.weights", "gone", r"method\.trunk\.weights=gone: no such file"),
+        ("features", "there", "no features are made"),
+        ("method.crops", 0, r"config\.method\.crops=0"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(crop_config, tmp_path, change, message):
-    config = crop_config()
-    change(config)
+def test_what_cannot_be_read_is_refused_by_name(
+    crop_config, tmp_path, field, value, message
+):
     with pytest.raises((RunError, ValueError), match=message):
-        experiment.run(config, tmp_path / "run")
+        experiment.run(with_field(crop_config(), field, value), tmp_path / "run")

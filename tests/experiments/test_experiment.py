@@ -1,12 +1,12 @@
 """Cohorts in all their states: bad slides, folds, classes in any order."""
 
-import csv
 import dataclasses
-import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import read_json, table, write_table
 
 from wsi_jax.config_fields import from_plain
 from wsi_jax.data.cohort import Cohort, Row
@@ -16,35 +16,56 @@ from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.predictor import load
 from wsi_jax.run.run_folder import RunError, read_csv, write_csv
 
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+BAD_SLIDES = {
+    "broken.svs": ("0.5", r"broken\.svs cannot be opened as a slide; copy it again"),
+    "glass.png": ("1.0", r"no tissue .*lower --config\.grid\.min_tissue"),
+    "unknown.png": ("", r"unknown.*no usable um/px.*CSV's mpp column"),
+    "coarse.png": ("9.0", r"coarse.*Set --config\.grid\.mpp to 9 or coarser"),
+    "gone.svs": ("0.5", r"no file .*gone\.svs; mend its path"),
+}
 
 
 @pytest.fixture(scope="module")
 def bad(tiny, manifest, tmp_path_factory):
-    """A run whose cohort has one slide of junk and one whose file is gone."""
+    """A run and its config: bad slides, one in the place of a good one; few steps."""
     folder = tmp_path_factory.mktemp("bad")
-    (folder / "junk.tif").write_bytes(b"II*\0 and then nothing of sense")
-    rows = table(manifest)
+    (folder / "broken.svs").write_bytes(b"II*\0 and then nothing of sense")
+    colours = {"glass": "white", "unknown": (200, 80, 160), "coarse": (210, 80, 160)}
+    for name, colour in colours.items():
+        Image.new("RGB", (400, 400), colour).save(folder / f"{name}.png")
+    first, *rows = table(manifest)
+    for i, (name, (mpp, _)) in enumerate(BAD_SLIDES.items()):
+        own = {"slide_id": f"bad_{i}", "path": str(folder / name), "mpp": mpp}
+        rows.append(first | own | {"cluster": "", "patient_id": f"b{i}"})
     for row in rows:
         row["path"] = str(manifest.parent / row["path"])
         row["mask_path"] = row["annotation_path"] = ""
-    rows[0]["path"] = str(folder / "junk.tif")
-    rows[-2]["path"] = str(folder / "gone.tif")
-    with open(folder / "slides.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(folder / "slides.csv", rows)
     config = tiny()
     config.data = Manifest(
         manifest=str(folder / "slides.csv"), classes=("tumor", "normal")
     )
-    config.heatmaps = 0
-    config.train.steps = 4
+    config.heatmaps, config.max_refused, config.train.steps = 0, 0.25, 4
     experiment.run(config, folder / "run")
     return folder / "run", config
+
+
+def test_bad_slides_are_recorded_and_the_others_go_on(bad):
+    run, _ = bad
+    lines, page = table(run / "slides.csv"), (run / "report.html").read_text()
+    refused = {one["slide_id"]: one for one in lines if one["status"] == "refused"}
+    assert list(refused) == [f"bad_{i}" for i in range(len(BAD_SLIDES))]
+    for line, (_, message) in zip(refused.values(), BAD_SLIDES.values(), strict=True):
+        assert line["reason"].startswith(f"{line['slide_id']}: ")
+        assert re.search(message, line["reason"])
+        assert line["slide_id"] in page
+    assert f"{len(BAD_SLIDES)} slides are in no number above" in page
+    assert [one["status"] for one in lines].count("encoded") == 19
+    assert len(table(run / "predictions.csv")) == 6
+    with Image.open(run / "tissue.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    assert (pixels == (0xB8, 0x3A, 0)).all(-1).any()  # a frame around refused slides
+    assert (pixels == (0, 158, 115)).all(-1).any()  # an outline around tissue
 
 
 def test_classes_come_in_the_order_asked_for(bad):
@@ -52,7 +73,7 @@ def test_classes_come_in_the_order_asked_for(bad):
     folder, _ = bad
     lines = table(folder / "predictions.csv")
     assert list(lines[0])[-2:] == ["p_tumor", "p_normal"]
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = read_json(folder / "metrics.json")
     p = np.array([float(line["p_normal"]) for line in lines])
     called = np.array([line["prediction"] == "normal" for line in lines])
     np.testing.assert_array_equal(called, p >= metrics["test.threshold"])
@@ -68,7 +89,7 @@ def test_probabilities_are_of_the_cohort_and_not_of_its_class_weights(bad):
     predictor = load(folder)
     log_prior = np.log([8 / 9, 10 / 9])
     np.testing.assert_allclose(predictor.card.log_prior, log_prior, rtol=1e-12)
-    older = json.loads((folder / "model.json").read_text())
+    older = read_json(folder / "model.json")
     del older["log_prior"]
     assert from_plain(older).log_prior == ()
     slides = {s["slide_id"]: s["path"] for s in table(folder / "slides.csv")}
@@ -86,39 +107,62 @@ def test_too_many_bad_slides_stop_the_run_before_the_first_tile(bad, tmp_path):
     _, config = bad
     config = dataclasses.replace(config, max_refused=0.05, features="")
     with pytest.raises(
-        RunError, match=r"2 of 20 .*--config\.max_refused=0\.05"
+        RunError, match=r"5 of 24 .*--config\.max_refused=0\.05"
     ) as caught:
         experiment.run(config, tmp_path / "run")
     lines = table(tmp_path / "run" / "slides.csv")
     refused = [s["reason"] for s in lines if s["status"] == "refused"]
     assert [f"  - {r}" for r in refused] == str(caught.value).splitlines()[1:]
-    assert len(refused) == 2
+    assert len(refused) == 5
     assert not list((tmp_path / "run").rglob("*.h5"))
 
 
-def test_folds_of_three_classes_test_every_slide_once(short, edited, tmp_path):
-    """Invented labels; a fold is trained, chosen and tested on slides of its own."""
+@pytest.fixture
+def folds(short, edited, tmp_path):
+    """folds(change) trains and tests three folds of the rows so changed, each on slides
+    of its own: (report, lines, metrics, cards)."""
+
+    def run(change):
+        free = {"split": "", "fold": "", "cluster": ""}
+        path, folder = edited(lambda row: row | free | change(row)), tmp_path / "run"
+        short.data, short.train.steps = Manifest(manifest=str(path), folds=3), 2
+        experiment.run(short, folder)
+        lines = table(folder / "predictions.csv")
+        names = [{line["slide_id"] for line in part} for part in (lines, table(path))]
+        assert names[0] == names[1]
+        metrics = read_json(folder / "metrics.json")
+        assert metrics["test.n"] == len(lines) == 20
+        cards = [read_json(path) for path in sorted(folder.glob("fold_*/model.json"))]
+        assert len(cards) == 3
+        return (folder / "report.html").read_text(), lines, metrics, cards
+
+    return run
+
+
+def test_folds_of_three_classes_test_every_slide_once(folds):
+    """Invented labels."""
     names = ("blue", "green", "red")
-    relabel = lambda row: row | {
-        "label": names[int(row["patient_id"][-3:]) % 3], "split": "", "fold": "",
-        "cluster": "",
-    }  # fmt: skip
-    short.data = Manifest(manifest=str(edited(relabel)), folds=3)
-    short.train.steps = 2
-    experiment.run(short, tmp_path)
-    lines = table(tmp_path / "predictions.csv")
-    assert sorted(line["slide_id"] for line in lines) == sorted(
-        row["slide_id"] for row in table(short.data.manifest)
-    )
+    relabel = lambda row: {"label": names[int(row["patient_id"][-3:]) % 3]}
+    _, lines, metrics, _ = folds(relabel)
     for line in lines:
         p = [float(line[f"p_{name}"]) for name in names]
         assert sum(p) == pytest.approx(1, abs=2e-6)
         assert line["prediction"] == names[int(np.argmax(p))]
-    cards = sorted(tmp_path.glob("fold_*/model.json"))
-    assert [card.parent.name for card in cards] == ["fold_0", "fold_1", "fold_2"]
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["test.n"] == 20
     assert "test.threshold" not in metrics
+
+
+def test_folds_call_each_slide_at_a_threshold_chosen_without_it(folds):
+    """Each fold's own, which its validation chose, and its model's own probability."""
+    page, lines, metrics, cards = folds(lambda row: {})
+    assert "test.auc_pooled" in metrics
+    chosen = [metrics[f"test.fold.{k}.threshold"] for k in range(3)]
+    assert [card["threshold"] for card in cards] == chosen
+    for line in lines:
+        # Of six digits the last one is rounded.
+        above = float(line["p_tumor"]) - chosen[int(line["fold"])]
+        assert (above >= 0) == (line["prediction"] == "tumor") or abs(above) < 1e-6
+    assert "AUC within folds" in page
+    assert "Each decides at its own threshold" in page
 
 
 def test_folds_of_a_cohort_with_a_test_split_share_it(short):
@@ -143,30 +187,6 @@ def test_numbers_may_be_classes(short, edited):
     assert short.data.cohort().classes == ("1", "0")
 
 
-def test_folds_call_each_slide_at_a_threshold_chosen_without_it(
-    short, edited, tmp_path
-):
-    """Each fold's own, which its validation chose, and its model's own probability."""
-    free = lambda row: row | {"split": "", "fold": "", "cluster": ""}
-    short.data = Manifest(manifest=str(edited(free)), folds=3)
-    short.train.steps = 2
-    experiment.run(short, tmp_path / "run")
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["test.n"] == 20
-    assert "test.auc_pooled" in metrics
-    chosen = [metrics[f"test.fold.{k}.threshold"] for k in range(3)]
-    for line in table(tmp_path / "run" / "predictions.csv"):
-        k = int(line["fold"])
-        card = json.loads((tmp_path / "run" / f"fold_{k}" / "model.json").read_text())
-        assert card["threshold"] == chosen[k]
-        # Of six digits the last one is rounded.
-        above = float(line["p_tumor"]) - chosen[k]
-        assert (above >= 0) == (line["prediction"] == "tumor") or abs(above) < 1e-6
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "AUC within folds" in page
-    assert "Each decides at its own threshold" in page
-
-
 def test_the_mpp_of_the_config_fills_what_manifest_and_file_leave_open(
     short, edited, tmp_path
 ):
@@ -188,8 +208,7 @@ def test_no_spreadsheet_computes_our_tables_and_we_read_what_we_wrote(tmp_path):
         for text in ("=1+1", "+a", "-a", "@a", "\t=1", "'=1", "plain, 'a'")
     ]
     write_csv(tmp_path / "t.csv", [*lines, lines[0] | {"reason": "why\r=1"}])
-    with open(tmp_path / "t.csv", newline="") as file:
-        written = list(csv.DictReader(file))
+    written = table(tmp_path / "t.csv")
     first = {line[name][0] for line in written for name in ("slide_id", "reason")}
     assert not first & set("=+-@\t\r")
     assert {line["x"] for line in written} == {"-1.5"}

@@ -1,12 +1,12 @@
-"""The trunk of a run as an encoder: its features, and what it may not be used on."""
+"""A run of PatchAll, and its trunk as an encoder: what it may not be used on."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from run_files import read_json, table
 
 from experiments.pretraining.export_encoder import ExportError, export
 from wsi_jax import config_fields
@@ -24,22 +24,18 @@ from wsi_jax.slides.grid import Grid
 TRUNK = ConvNeXtEncoder(blocks=(1,), width=8, stem=4, scale=1.0)
 
 
-def looking(tiny, trunk=TRUNK):
-    """The tiny config, of a method that sees the pixels."""
-    config = tiny()
-    config.features, config.encoder, config.heatmaps = "", None, 0
-    config.grid = Grid(mpp=16.0, size_px=2, min_tissue=0.5)
-    head = HeadConfig(width=8, attention_width=4)
-    config.method = PatchAll(trunk=trunk, mpp=2.0, tile_px=16, head=head)
-    config.train.steps = config.train.validate_every = 2
-    config.train.batch, config.train.class_weights = 4, False
-    return config
-
-
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
+    """A finished run of a method that learns from pixels; not to be changed."""
+    config = tiny()
+    config.features, config.encoder, config.heatmaps = "", None, 1
+    config.grid = Grid(mpp=16.0, size_px=4, min_tissue=0.5)
+    head = HeadConfig(width=8, attention_width=4)
+    config.method = PatchAll(trunk=TRUNK, mpp=4.0, tile_px=16, head=head)
+    config.train.steps = config.train.validate_every = 2
+    config.train.batch, config.train.class_weights = 4, False
     folder = tmp_path_factory.mktemp("trunk") / "run"
-    experiment.run(looking(tiny), folder)
+    experiment.run(config, folder)
     return folder
 
 
@@ -55,6 +51,14 @@ def clusters(manifest, *splits):
     return {
         name for row in rows if row.split in splits for name in row.cluster.split(";")
     }
+
+
+def test_a_run_reads_every_tile(run):
+    page = (run / "report.html").read_text()
+    assert "Every tile of 16 px at 4 um/px" in page
+    last = table(run / "slides.csv")[-1]  # of the test slides
+    prediction = load(run).predict(last["path"])
+    assert prediction.cost["tiles"] == int(last["tiles"])
 
 
 def test_features_are_those_of_the_trunk(run, weights):
@@ -73,16 +77,14 @@ def test_weights_say_what_they_have_learnt_from(run, weights, manifest):
     assert origin.classes == ("normal", "tumor")
     encoder = dataclasses.replace(TRUNK, weights=str(weights))
     assert encoder.training_ids() == origin.training_ids
-    assert encoder.trained_mpp() == 2.0
+    assert encoder.trained_mpp() == 4.0
     assert {"commit", "date", "versions"} <= origin.made.keys()
 
 
 def test_a_cohort_that_tests_on_them_is_refused(tiny, weights, edited, tmp_path):
     config = tiny()
-    config.encoder, config.features = (
-        dataclasses.replace(TRUNK, weights=str(weights)),
-        "",
-    )
+    config.encoder = dataclasses.replace(TRUNK, weights=str(weights))
+    config.grid.mpp, config.features = 4.0, ""
     turned = {"train": "test", "test": "train"}
     swap = lambda row: row | {"split": turned.get(row["split"], row["split"])}
     config.data.manifest = str(edited(swap))
@@ -99,7 +101,7 @@ def test_what_the_trunk_began_with_is_not_forgotten(run, weights, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     plain = config_fields.to_plain(dataclasses.replace(TRUNK, weights=str(first)))
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     config["config"]["method"]["trunk"] = plain
     write_json(folder / "config.json", config)
     export(folder, tmp_path / "second.safetensors")

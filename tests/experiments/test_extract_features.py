@@ -1,11 +1,11 @@
 """The command that makes features: once, of labelled slides or not, good or bad."""
 
-import csv
 import dataclasses
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import table, times
 
 from wsi_jax.configs import streaming_clam
 from wsi_jax.data.cohort import CohortError, Row
@@ -46,11 +46,6 @@ def config(slides, tmp_path):
     )
 
 
-def table(folder):
-    with open(folder / "slides.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_features_are_made_once_and_a_bad_slide_stops_nothing(
     config, slides, tmp_path, capsys
 ):
@@ -58,7 +53,7 @@ def test_features_are_made_once_and_a_bad_slide_stops_nothing(
     run = tmp_path / "run"
     records = extract_command.run(config, run)
     extract_command.print_summary(records, run, 0.1)
-    bad, *good = table(run)
+    bad, *good = table(run / "slides.csv")
     assert bad["status"] == "refused"
     assert [(one["slide_id"], one["status"]) for one in good] == [
         (f"s{i}", "encoded") for i in range(3)
@@ -73,10 +68,10 @@ def test_features_are_made_once_and_a_bad_slide_stops_nothing(
         extract_command.print_summary(records[:1], run, 0.1)
 
     paths[1].unlink()
-    before = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+    before = times(paths)
     extract_command.run(config, run)
     assert paths[1].exists()
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert times(before) == before
 
 
 def test_what_cannot_be_extracted_is_refused_first(config, tmp_path):

@@ -1,9 +1,8 @@
 """Cross-validation without a test split: several models, and one number of them all."""
 
-import csv
-
 import numpy as np
 import pytest
+from run_files import table
 
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.evals.metrics import slide_metrics
@@ -103,17 +102,16 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
     # The slide at .7 of one fold lies above the one at .3 of the other.
     assert (metrics["test.auc"], metrics["test.auc_pooled"]) == (1, 0.75)
     write_predictions(tmp_path / "p.csv", results, cohort)
-    with open(tmp_path / "p.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = table(tmp_path / "p.csv")
     assert [line["fold"] for line in lines] == ["0", "0", "1", "1"]
     assert [float(line["p_tumor"]) for line in lines] == positive.tolist()
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
     text = write_report.text(summary, 4)
     assert "AUC within folds" in text
     assert "AUC, all folds pooled 0.750" in text
-    *_, table = write_report.results(summary, "")
-    assert table.header == ("fold", "slides", "threshold", "AUC", "balanced accuracy")
-    assert [row[2] for row in table.rows] == ["0.200", "0.800"]
+    *_, by_fold = write_report.results(summary, "")
+    assert by_fold.header == ("fold", "slides", "threshold", "AUC", "balanced accuracy")
+    assert [row[2] for row in by_fold.rows] == ["0.200", "0.800"]
 
 
 @pytest.mark.parametrize("folds", ["none", "apart", "together"])

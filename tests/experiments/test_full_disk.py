@@ -1,7 +1,6 @@
 """A disk without room stops a run with one message, and nothing is lost."""
 
 import contextlib
-import csv
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from run_files import table
 
 from wsi_jax import launch
 from wsi_jax.data.disk_space import check_space
@@ -117,8 +117,7 @@ def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(disk, command):
     assert lines[0]["mark"] == 1
     steps = [line["step"] for line in lines if "train.loss" in line]
     assert steps == [5, 10, 15, 20, 25, 30]
-    with open(run / "predictions.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 6
+    assert len(table(run / "predictions.csv")) == 6
 
 
 def test_a_file_the_system_refuses_to_grow(tiny_file, manifest, tmp_path):

@@ -1,22 +1,17 @@
 """Features that another tool made: no slide is read, and the same is learnt."""
 
-import csv
 import pathlib
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import table, write_table
 
 import wsi_jax
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.inputs.features import tile_size
 from wsi_jax.slides.slide import SlideError, open_slide
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -39,33 +34,30 @@ def config(tiny, theirs, finished):
     return made
 
 
-def without_slides(config, path):
-    """The cohort by ids and labels alone."""
+def with_one_slide(config, path):
+    """The cohort by ids and labels; of one test slide the file is there, too."""
     rows = table(config.data.manifest)
-    keep = ("slide_id", "label", "patient_id", "split")
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, keep, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    config.data.manifest = str(path)
+    folder = pathlib.Path(config.data.manifest).parent
+    keep = ("slide_id", "label", "patient_id", "split", "path", "mpp")
+    for row in rows:
+        kept = row["slide_id"] == "test_001"
+        row["path"] = str(folder / row["path"]) if kept else ""
+    config.data.manifest = str(write_table(path, rows, keep))
 
 
 def test_a_run_on_them_is_the_run_that_made_them(config, finished, tmp_path):
-    without_slides(config, tmp_path / "ids.csv")
+    """And what can be drawn is."""
+    with_one_slide(config, tmp_path / "ids.csv")
     experiment.run(config, tmp_path / "run")
     keep = ("slide_id", "p_tumor", "prediction")
     predictions = lambda run: [
         [line[name] for name in keep] for line in table(run / "predictions.csv")
     ]
     assert predictions(tmp_path / "run") == predictions(finished)
+    (drawn,) = (tmp_path / "run" / "heatmaps").glob("*_top.png")
+    assert drawn.name == "test_001_top.png"
     with pytest.raises(ValueError, match="trained on precomputed features"):
         wsi_jax.load(tmp_path / "run")
-
-
-def test_heatmaps_are_drawn_where_the_slides_are_there(config, tmp_path):
-    config.train.steps = 1
-    experiment.run(config, tmp_path / "run")
-    assert len(list((tmp_path / "run" / "heatmaps").glob("*_top.png"))) == 1
 
 
 @pytest.mark.parametrize("size", [0, -1, np.nan, np.inf, 1e308, "a", None])

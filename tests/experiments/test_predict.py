@@ -1,6 +1,5 @@
 """The command that predicts slides: whose mpp counts, what it takes, what it keeps."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from run_files import by_slide, read_json, table, write_table
 
 from wsi_jax import cli
 from wsi_jax.run.predict_slides import open_run, prediction_key
@@ -22,9 +22,7 @@ from wsi_jax.slides.slide import open_slide
 @pytest.fixture(scope="module")
 def pixels(manifest):
     """Of a practice slide."""
-    with open(manifest, newline="") as file:
-        path = next(csv.DictReader(file))["path"]
-    with open_slide(manifest.parent / path) as slide:
+    with open_slide(manifest.parent / table(manifest)[0]["path"]) as slide:
         return slide.overview(1.0).repeat(2, 0).repeat(2, 1)
 
 
@@ -52,20 +50,8 @@ def command(finished, tmp_path):
         cli.app(argv, standalone_mode=False)
         return predict.lines()
 
-    def lines():
-        with open(out / "predictions.csv", newline="") as file:
-            return {line["slide_id"]: line for line in csv.DictReader(file)}
-
-    predict.out, predict.lines = out, lines
+    predict.out, predict.lines = out, lambda: by_slide(out / "predictions.csv")
     return predict
-
-
-def table(path, *lines):
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
-    return path
 
 
 def test_files_folders_and_csvs_each_at_their_own_mpp(command, write, tmp_path, capsys):
@@ -77,7 +63,7 @@ def test_files_folders_and_csvs_each_at_their_own_mpp(command, write, tmp_path, 
     wrong = {"slide_id": "", "path": "wrong.tif", "mpp": 0.25}
     lines = command(
         *("--mpp", 0.25, own, tmp_path / "below"),
-        table(tmp_path / "more.csv", listed, wrong),
+        write_table(tmp_path / "more.csv", [listed, wrong]),
     )
     mpps = {name: float(line["mpp"]) for name, line in lines.items()}
     assert mpps == {"own": 0.5, "silent": 0.25, "listed": 0.5, "wrong": 0.25}
@@ -129,21 +115,28 @@ def test_what_cannot_be_meant_is_one_line(
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """The names of the slides that were predicted since it was last emptied."""
-    names, predict = [], Predictor._predict
+    """Names of the slides predicted since it was emptied, lists of those at once."""
+    groups, predict = [], Predictor._predict
 
     def watched(self, rows, *args):
-        names.extend(row.slide_id for row in rows)
+        groups.append([row.slide_id for row in rows])
         return predict(self, rows, *args)
 
     monkeypatch.setattr(Predictor, "_predict", watched)
-    return names
+    return groups
+
+
+def test_methods_that_do_not_zoom_predict_slide_by_slide(command, write, predicted):
+    lines = command("--together", 2, write("a.tif", 0.5), write("b.tif", 0.5))
+    assert predicted == [["a"], ["b"]]
+    assert not list(command.out.glob("*_zooms.csv"))
+    assert all(int(line["tiles"]) > 0 for line in lines.values())
 
 
 def edited(run, folder, edit):
     """A copy of a run whose card is changed by `edit(card)`."""
     shutil.copytree(run, folder)
-    card = json.loads((folder / "model.json").read_text())
+    card = read_json(folder / "model.json")
     edit(card)
     (folder / "model.json").write_text(json.dumps(card))
     return folder
@@ -154,9 +147,9 @@ def test_a_prediction_is_kept_while_nothing_it_depends_on_changes(
 ):
     path = write("a.tif", 0.5)
     first = command(path)
-    assert predicted == ["a"]
+    assert predicted == [["a"]]
     assert command(path) == first
-    assert predicted == ["a"]
+    assert predicted == [["a"]]
     # Another slide under the same name, of the same size and time: it is refused.
     before = path.stat()
     write("a.tif", 0.5, np.full_like(pixels, 255))
@@ -209,7 +202,7 @@ def test_a_run_on_masks_takes_them_from_a_csv(command, write, finished, tmp_path
         for name in ("half", "whole")
     ]
     nothing = {"slide_id": "none", "path": "a.tif", "mask_path": ""}
-    results = command(table(tmp_path / "all.csv", *lines, nothing), run=run)
+    results = command(write_table(tmp_path / "all.csv", [*lines, nothing]), run=run)
     tiles = {name: int(line["tiles"]) for name, line in results.items()}
     assert tiles["half"] == tiles["whole"] / 2 > 0
     assert "none: no mask; give one in the CSV's mask_path" in results["none"]["reason"]

@@ -1,6 +1,5 @@
 """Each real file as its own metadata has it: by a trained run, and in a cohort."""
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -8,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import by_slide, read_json
 
 import wsi_jax
 from wsi_jax import cli
@@ -91,7 +91,7 @@ def test_an_overview_is_predicted_at_its_own_mpp(finished, folder, tmp_path):
     """By a run whose grid has that mpp, picture and all."""
     run = tmp_path / "coarse"
     shutil.copytree(finished, run, ignore=shutil.ignore_patterns("*.h5"))
-    card = json.loads((run / "model.json").read_text())
+    card = read_json(run / "model.json")
     card["tiling"]["grid"]["mpp"] = 28.97
     (run / "model.json").write_text(json.dumps(card))
     prediction = wsi_jax.load(run).predict(folder / COARSE)
@@ -133,8 +133,7 @@ def test_a_broken_file_is_recorded_and_the_others_go_on(
     words = ["predict", "--run", str(finished), "--out", str(tmp_path / "out")]
     words += map(str, names)
     cli.app(words, standalone_mode=False)
-    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
-        lines = {line["slide_id"]: line for line in csv.DictReader(file)}
+    lines = by_slide(tmp_path / "out" / "predictions.csv")
     assert len(lines) == 4
     line = lines["CMU-1-Small-Region.pyramid"]
     assert line["prediction"] in ("normal", "tumor")

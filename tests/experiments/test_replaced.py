@@ -1,16 +1,14 @@
 """One thing replaced by another between two starts is an error that names it."""
 
-import csv
 import json
 import math
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import pytest
+from processes import finish
+from run_files import by_slide, edit, read_json, table
 
 import wsi_jax
 from wsi_jax.data.cohort import read_manifest
@@ -20,19 +18,6 @@ from wsi_jax.run.model_card import CARD
 from wsi_jax.run.run_folder import RunError, check_claim
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.checkpoint import Checkpoints
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-
-ON_ONE = {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": "",
-}
-
-
-@pytest.fixture(scope="module")
-def row(manifest):
-    return next(r for r in read_manifest(manifest).rows if r.split == "test")
 
 
 @pytest.fixture
@@ -44,18 +29,9 @@ def model(finished, tmp_path):
     return folder
 
 
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def edit(path, **fields):
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
 def without(path, *fields):
-    plain = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in plain.items() if k not in fields}))
+    plain = {k: v for k, v in read_json(path).items() if k not in fields}
+    path.write_text(json.dumps(plain))
 
 
 def memory_of(folder):
@@ -68,14 +44,13 @@ def reweight(model, change):
     """Replaces the weights by other ones."""
     params = wsi_jax.load(model).params
     best = Checkpoints(model / "train" / "best")
-    memory = json.loads(memory_of(model / "train" / "best").read_text())
+    memory = read_json(memory_of(model / "train" / "best"))
     best.save(memory["step"], jax.tree.map(change, params), memory)
     best.close()
 
 
 def probabilities_of(finished, slide_id):
-    lines = table(finished / "predictions.csv")
-    (line,) = [one for one in lines if one["slide_id"] == slide_id]
+    line = by_slide(finished / "predictions.csv")[slide_id]
     return {name: float(line[f"p_{name}"]) for name in ("normal", "tumor")}
 
 
@@ -101,9 +76,9 @@ def test_a_slide_replaced_after_learning_has_begun(
     config = tiny()
     config.features, config.heatmaps = "", 0
     use(exchange)
-    plain = json.loads((folder / "config.json").read_text())
-    plain["config"]["data"]["manifest"] = config.data.manifest
-    (folder / "config.json").write_text(json.dumps(plain))
+    claimed = read_json(folder / "config.json")["config"]
+    claimed["data"]["manifest"] = config.data.manifest
+    edit(folder / "config.json", config=claimed)
     with pytest.raises(RunError) as caught:
         experiment.run(config, folder)
     for part in (
@@ -126,19 +101,11 @@ def test_a_slide_replaced_after_learning_has_begun(
     experiment.run(config, folder)
 
 
-def test_weights_of_eight_devices_predict_on_one(finished, row, tmp_path):
+def test_weights_of_eight_devices_predict_on_one(finished, row, start, tmp_path):
     """By the command, in a process with one device."""
     assert jax.device_count() == 8
-    kept = {name: v for name, v in os.environ.items() if not name.startswith("JAX_")}
-    words = ("--run", str(finished), "--out", str(tmp_path / "out"), row.path)
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.predict", *words],
-        cwd=ROOT,
-        env=kept | ON_ONE,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("--run", finished, "--out", tmp_path / "out", row.path)
+    finish(start("experiments.predict", *words, JAX_NUM_CPU_DEVICES="1"))
     (line,) = table(tmp_path / "out" / "predictions.csv")
     for name, p in probabilities_of(finished, row.slide_id).items():
         assert float(line[f"p_{name}"]) == pytest.approx(p, abs=1e-5)
@@ -213,11 +180,11 @@ def test_a_run_of_an_earlier_version_is_refused_by_its_version(
     finished, tiny, tmp_path
 ):
     """Its model.json has no version, and names types that have moved."""
-    made = json.loads((finished / "config.json").read_text())
+    made = read_json(finished / "config.json")
     assert made["versions"]["wsi_jax"] == wsi_jax.__version__
     made["config"] = {"type": "experiments.experiment.Experiment", "run_dir": ""}
     made["versions"]["wsi_jax"] = "0.1.0"
-    card = json.loads((finished / CARD).read_text()) | {"type": "wsi_jax.run.Card"}
+    card = read_json(finished / CARD) | {"type": "wsi_jax.run.Card"}
     del card["version"]
     (tmp_path / "config.json").write_text(json.dumps(made))
     (tmp_path / CARD).write_text(json.dumps(card))
@@ -250,7 +217,7 @@ def test_a_slide_without_finite_numbers_is_refused_in_evaluation(
     (line,) = [s for s in table(folder / "slides.csv") if s["status"] == "refused"]
     assert line["slide_id"] == row.slide_id
     assert "not finite" in line["reason"]
-    assert json.loads((folder / "metrics.json").read_text())["test.n"] == 5
+    assert read_json(folder / "metrics.json")["test.n"] == 5
 
 
 def test_a_fold_without_any_prediction_stops():

@@ -1,6 +1,5 @@
 """A run that is killed, without warning, and started again is a run."""
 
-import csv
 import json
 import random
 import signal
@@ -8,39 +7,21 @@ import subprocess
 
 import h5py
 import pytest
-from processes import finish, kill_at, outputs
+from processes import cohort_command, finish, kill_at
+from run_files import by_slide, outputs, read_json, times
 
 from wsi_jax.evals.cost_meter import WORK
 from wsi_jax.locks import LOCK
 from wsi_jax.training.log import read_metrics
 
-# Long enough to be caught in the middle, with a checkpoint every five steps.
-LONG = (
-    "--config.train.steps=40",
-    "--config.train.save_every=5",
-    "--config.train.validate_every=10",
-    "--config.train.patience=0",
-    "--config.heatmaps=0",
-)
-
 
 @pytest.fixture(scope="module")
-def words(tiny_file, manifest, tmp_path_factory):
-    """A command line; all share features, unless extraction is to be seen."""
-    shared = tmp_path_factory.mktemp("features")
-
-    def line(folder, *more, features=shared):
-        return (
-            "--config",
-            str(tiny_file),
-            f"--config.data.manifest={manifest}",
-            f"--config.features={features or ''}",
-            f"--config.run_dir={folder}",
-            *LONG,
-            *more,
-        )
-
-    return line
+def words(tiny_file, manifest):
+    """The command line of `finished` with more checkpoints, and no pictures."""
+    often = {"train.save_every": 5}
+    return lambda folder, **more: cohort_command(
+        tiny_file, folder, manifest, **often, **more
+    )
 
 
 def assert_stopped(process, which):
@@ -51,7 +32,7 @@ def assert_stopped(process, which):
 
 
 def cost(folder):
-    return json.loads((folder / "cost.json").read_text())
+    return read_json(folder / "cost.json")
 
 
 def useful(folder):
@@ -63,26 +44,17 @@ def useful(folder):
 
 
 def slides_of(folder):
-    with open(folder / "predictions.csv", newline="") as file:
-        return [line["slide_id"] for line in csv.DictReader(file)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(start, words, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start("experiments.cohort", *words(folder)))
-    assert len(slides_of(folder)) == 6
-    return folder
+    return list(by_slide(folder / "predictions.csv"))
 
 
 @pytest.mark.parametrize(
     "which", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)]
 )
 def test_killed_in_training_it_ends_as_if_nothing_had_been(
-    start, words, undisturbed, tmp_path, which
+    start, words, finished, tmp_path, which
 ):
     folder = tmp_path / "run"
-    command = ("experiments.cohort", *words(folder, features=None))
+    command = words(folder)
     process = start(*command)
     code = kill_at(process, folder, "train/state/5", which)
     if which == signal.SIGTERM:
@@ -100,50 +72,49 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
     marked = [first | {"mark": 1}, *rest]
     log.write_text("".join(json.dumps(line) + "\n" for line in marked))
     finish(start(*command))
-    assert outputs(folder) == outputs(undisturbed)
+    assert outputs(folder) == outputs(finished)
     lines = read_metrics(log)
     assert lines[0].pop("mark") == 1
-    assert lines == read_metrics(undisturbed / "train" / "metrics.jsonl")
-    assert useful(folder) == useful(undisturbed)
-    assert cost(folder)["repeated_steps"] < (1 if which == signal.SIGTERM else 35)
-    assert not any(cost(undisturbed)[f"repeated_{name}"] for name in WORK)
+    assert lines == read_metrics(finished / "train" / "metrics.jsonl")
+    assert useful(folder) == useful(finished)
+    assert cost(folder)["repeated_steps"] < (1 if which == signal.SIGTERM else 25)
+    assert not any(cost(finished)[f"repeated_{name}"] for name in WORK)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_extraction_it_encodes_only_what_is_missing(
-    start, words, undisturbed, tmp_path, which
+    start, words, finished, tmp_path, which
 ):
     folder = tmp_path / "run"
-    small = "--config.encode_batch=1"  # slides come one by one, not all at once
-    command = ("experiments.cohort", *words(folder, small, features=None))
+    command = words(folder, encode_batch=8)  # slides come one by one
     process = start(*command)
     code = kill_at(process, folder, "features/*/*/*.h5", which)
     assert code == {signal.SIGKILL: -9, signal.SIGINT: 130}[which]
     if which == signal.SIGINT:
         assert_stopped(process, "SIGINT")
-        assert json.loads((folder / "cost.json").read_text())["wall_s"] > 0
-    done = {p: p.stat().st_mtime_ns for p in folder.glob("features/*/*/*.h5")}
+        assert cost(folder)["wall_s"] > 0
+    done = times(folder.glob("features/*/*/*.h5"))
     assert 0 < len(done) < 20
     assert not (folder / "train").exists()
     for path in done:  # what has its name is whole
         with h5py.File(path) as file:
             assert len(file["features"]) == len(file["coords"])
     finish(start(*command))
-    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert times(done) == done
     assert len(list(folder.glob("features/*/*/*.h5"))) == 20
-    assert slides_of(folder) == slides_of(undisturbed)
+    assert slides_of(folder) == slides_of(finished)
     again = tmp_path / "again"
-    finish(start("experiments.cohort", *words(again, small, features=None)))
+    finish(start(*words(again, encode_batch=8)))
     assert outputs(folder) == outputs(again)
     assert useful(folder) == useful(again)
 
 
 @pytest.mark.long
-def test_stopped_between_predictions_it_goes_on(start, undisturbed, manifest, tmp_path):
+def test_stopped_between_predictions_it_goes_on(start, finished, manifest, tmp_path):
     slides = sorted(map(str, manifest.parent.rglob("*.tif")))
     out = tmp_path / "out"
-    words = ("--run", str(undisturbed), "--out", str(out), *slides)
+    words = ("--run", str(finished), "--out", str(out), *slides)
     process = start("experiments.predict", *words)
     code = kill_at(process, out, "predictions.csv", signal.SIGINT)
     assert code == 130
@@ -157,23 +128,23 @@ def test_stopped_between_predictions_it_goes_on(start, undisturbed, manifest, tm
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pattern", ["train/state/40", "model.json", "metrics.json"])
+@pytest.mark.parametrize("pattern", ["train/state/30", "model.json", "metrics.json"])
 def test_killed_after_training_it_still_reports(
-    start, words, undisturbed, tmp_path, pattern
+    start, words, finished, tmp_path, pattern
 ):
     """And accounts for what it did before it was killed, too."""
     folder = tmp_path / "run"
-    command = ("experiments.cohort", *words(folder, features=None))
+    command = words(folder)
     kill_at(start(*command), folder, pattern)
     assert not (folder / "report.html").exists()
     before = cost(folder)
     finish(start(*command))
-    assert outputs(folder) == outputs(undisturbed)
+    assert outputs(folder) == outputs(finished)
     assert (folder / "report.html").is_file()
     assert cost(folder)["slides"] == before["slides"] == 20
     assert cost(folder)["tiles"] == before["tiles"] > 0
     assert cost(folder)["wall_s"] > before["wall_s"]
-    assert useful(folder) == useful(undisturbed)
+    assert useful(folder) == useful(finished)
     again = [name for name in WORK if cost(folder)[f"repeated_{name}"]]
     assert again == (["flops"] if pattern == "metrics.json" else again)
 

@@ -1,11 +1,10 @@
 """Slides under TCGA's names, with a grade each: from the GDC's files to a report."""
 
-import csv
-import json
 import runpy
 import shutil
 
 import pytest
+from run_files import read_json, table
 
 from experiments.tcga_prad import TcgaPrad
 from wsi_jax.data.cohort import CohortError
@@ -59,6 +58,7 @@ def test_the_cohort(gdc):
             data(gdc, **{name: ""}).cohort()
 
 
+@pytest.mark.long
 def test_a_cross_validation(gdc, tiny_file, tmp_path):
     config = runpy.run_path(str(tiny_file))["get_config"]()
     config.data = data(gdc)
@@ -66,9 +66,8 @@ def test_a_cross_validation(gdc, tiny_file, tmp_path):
     config.train.steps = 10
     run = tmp_path / "run"
     experiment.run(config, run)
-    assert json.loads((run / "metrics.json").read_text())["test.n"] == 7
-    with open(run / "predictions.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
+    assert read_json(run / "metrics.json")["test.n"] == 7
+    lines = table(run / "predictions.csv")
     assert {line["site"] for line in lines} == {"A1", "B1"}
     assert {line["label"] for line in lines} == {"low_grade", "high_grade"}
     assert len({line["patient_id"] for line in lines}) == 6

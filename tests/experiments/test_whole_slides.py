@@ -1,11 +1,10 @@
 """Whole slides to a prediction: trained, reported, opened again, drawn."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import by_slide, read_json
+from words import with_field
 
 import wsi_jax
 from experiments.camelyon16 import Camelyon16
@@ -38,8 +37,8 @@ def whole(tiny):
             augment=Augment(probability=0.0),
         )
         made.train.batch, made.train.class_weights = 2, False
-        made.train.steps, made.train.validate_every = 12, 6
-        made.train.save_every = made.train.log_every = 6
+        made.train.steps, made.train.validate_every = 6, 3
+        made.train.save_every = made.train.log_every = 3
         return made
 
     return config
@@ -51,13 +50,11 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
     assert "Whole slides at 2 um/px, convnext trained end to end" in report.read_text()
     text = capsys.readouterr().out
     assert "streaming: a cell every 32 px sees" in text
-    with open(folder / "predictions.csv", newline="") as file:
-        lines = {line["slide_id"]: line for line in csv.DictReader(file)}
+    lines = by_slide(folder / "predictions.csv")
     assert len(lines) == 6
-    with open(folder / "slides.csv", newline="") as file:
-        slides = {line["slide_id"]: line for line in csv.DictReader(file)}
+    slides = by_slide(folder / "slides.csv")
     assert {line["status"] for line in slides.values()} == {"streamed"}
-    cost = json.loads((folder / "cost.json").read_text())
+    cost = read_json(folder / "cost.json")
     assert cost["slides"] == 20
     assert cost["tiles"] > 0
     assert cost["bytes_decoded"] > 0
@@ -84,74 +81,41 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
         assert np.asarray(drawn).std() > 5
 
 
-def test_features_have_no_saliency(finished, manifest, tmp_path):
-    with open(manifest, newline="") as file:
-        path = manifest.parent / next(csv.DictReader(file))["path"]
-    with pytest.raises(ValueError, match="ABMIL pools features of tiles"):
-        wsi_jax.load(finished).saliency(path, tmp_path / "x.png", "tumor")
+FROZEN, GROUP = (Encoder(norm=norm) for norm in (NormKind.frozen, NormKind.group))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("field", "value", "message"),
     [
+        ("grid.size_px", 64, r"size_px=64, and a cell has 32 px \(stride 8 .*pool=4\)"),
+        ("method.tile_px", 60, r"tile_px=60 is no multiple of 32, the px .*; 64 is"),
+        ("grid.overlap_px", 8, "do not overlap"),
+        ("method.trunk", FROZEN, r"trunk\.norm=frozen .*trunk\.weights=FILE"),
+        ("method.trunk.weights", "gone", r"method\.trunk\.weights=gone: no such file"),
+        ("precomputed", ".", "StreamingCLAM reads"),
+        ("features", "there", "no features are made"),
+        ("method.trunk", GROUP, r"method\.trunk: Norm looks at a whole map at once"),
+        ("method.trunk.blocks", (), r"a trunk of blocks=\(\), .*: one stage at least"),
+        ("method.pool", 0, r"config\.method\.pool=0: 1 or more"),
+        ("method.augment.probability", 3.0, r"augment\.probability=3\.0: from 0 to 1"),
         (
-            lambda c: setattr(c.grid, "size_px", 64),
-            r"grid\.size_px=64, and a cell has 32 px \(stride 8 .*method\.pool=4\)",
-        ),
-        (
-            lambda c: setattr(c.method, "tile_px", 60),
-            r"method\.tile_px=60 is no multiple of 32, the px between .*; 64 is",
-        ),
-        (lambda c: setattr(c.grid, "overlap_px", 8), "do not overlap"),
-        (
-            lambda c: setattr(c.method, "trunk", Encoder(norm=NormKind.frozen)),
-            r"config\.method\.trunk\.norm=frozen .*trunk\.weights=FILE",
-        ),
-        (
-            lambda c: setattr(c.method.trunk, "weights", "gone.safetensors"),
-            r"config\.method\.trunk\.weights=gone\.safetensors: no such file",
-        ),
-        (lambda c: setattr(c, "precomputed", "."), "StreamingCLAM reads"),
-        (lambda c: setattr(c, "features", "there"), "no features are made"),
-        (
-            lambda c: setattr(c.method, "trunk", Encoder(norm=NormKind.group)),
-            r"config\.method\.trunk: Norm looks at a whole map at once",
-        ),
-        (
-            lambda c: setattr(c.method.trunk, "blocks", ()),
-            r"a trunk of blocks=\(\), width=8, stem=8: one stage at least",
-        ),
-        (
-            lambda c: setattr(c.method, "pool", 0),
-            r"config\.method\.pool=0: 1 or more",
-        ),
-        (
-            lambda c: setattr(c.method.augment, "probability", 3.0),
-            r"config\.method\.augment\.probability=3\.0: from 0 to 1",
-        ),
-        (
-            lambda c: (
-                setattr(c.train, "balanced", True),
-                setattr(c.train, "class_weights", True),
-            ),
+            "train.class_weights",
+            True,
             r"config\.train\.balanced=True and --config\.train\.class_weights=True: .*"
             r"add --noconfig\.train\.class_weights",
         ),
-        (
-            lambda c: setattr(c.method.thaw, "frozen", c.train.steps),
-            r"config\.train\.steps=\d+ end before --config\.method\.thaw\.frozen=",
-        ),
-        (lambda c: setattr(c, "encoder", Encoder()), "trunk of its own"),
-        (lambda c: setattr(c, "method", ABMIL()), "ABMIL wants an encoder"),
+        ("method.thaw.frozen", 6, r"train\.steps=6 end before --config.*thaw\.frozen="),
+        ("encoder", Encoder(), "trunk of its own"),
+        ("method", ABMIL(), "ABMIL wants an encoder"),
     ],
 )
 def test_a_config_that_cannot_stream_is_refused_at_once(
-    whole, tmp_path, change, message
+    whole, tmp_path, field, value, message
 ):
     config = whole()
-    change(config)
+    config.train.balanced = field == "train.class_weights"
     with pytest.raises(ValueError, match=message):
-        experiment.run(config, tmp_path / "run")
+        experiment.run(with_field(config, field, value), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

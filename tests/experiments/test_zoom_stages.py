@@ -1,6 +1,5 @@
 """Stages in a row on two resolutions: what is handed on, written down and resumed."""
 
-import json
 import runpy
 import shutil
 
@@ -8,11 +7,12 @@ import h5py
 import jax
 import numpy as np
 import pytest
-from processes import outputs
-from zoom_run import FILE, STAGES, best, distilled, feature_files, logs, table
+from processes import cohort_command, finish, kill_at
+from run_files import by_slide, edit, outputs, read_json, table, times
+from words import with_field
+from zoom_run import FILE, STAGES, best, distilled, feature_files, logs
 
 from wsi_jax.config_fields import from_plain
-from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.run import run_experiment as experiment
@@ -22,43 +22,40 @@ from wsi_jax.run.run_folder import RunError
 from wsi_jax.types import TwoLevelFeatures
 
 
-@pytest.fixture(scope="module")
-def shared_features(tmp_path_factory):
-    return tmp_path_factory.mktemp("zoom_features")
-
-
-@pytest.fixture
-def config(manifest, shared_features):
-    return make_config(manifest, shared_features)
-
-
-def make_config(manifest, features):
+def make_config(manifest):
     config = runpy.run_path(str(FILE))["get_config"]()
-    config.data.manifest, config.features = str(manifest), str(features)
+    config.data.manifest = str(manifest)
     return config
 
 
+@pytest.fixture
+def config(manifest):
+    return make_config(manifest)
+
+
 @pytest.fixture(scope="module")
-def whole(manifest, shared_features, tmp_path_factory):
-    """A finished run of all stages; not to be changed."""
+def whole(manifest, tmp_path_factory):
+    """A finished run of all stages, its features below it; not to be changed."""
     folder = tmp_path_factory.mktemp("zooms") / "run"
-    experiment.run(make_config(manifest, shared_features), folder)
+    experiment.run(make_config(manifest), folder)
     return folder
 
 
 @pytest.fixture
 def copy(whole, tmp_path):
     """That run, to be changed, with its report to be written again."""
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    folder = shutil.copytree(whole, tmp_path / "run")
     (folder / "report.html").unlink()
     return folder
 
 
+def assert_same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
 def test_each_stage_trains_by_its_own_plan(whole):
     for name, steps in STAGES.items():
-        lines = logs(whole)[name]
-        assert lines[-1]["step"] == steps
+        assert logs(whole)[name][-1]["step"] == steps
     metrics = lambda name: {key for line in logs(whole)[name] for key in line}
     assert "val.log_loss" in metrics("gather") & metrics("look")
     assert metrics("guess") & {"val.log_loss", "val.loss"} == {"val.loss"}
@@ -79,13 +76,11 @@ def test_a_stage_begins_with_what_those_before_have_learnt(whole):
     assert np.ptp(last["look"]["kernel"]) > 0
 
 
-def test_what_was_distilled_is_what_the_stage_makes_of_each_slide(
-    whole, shared_features
-):
+def test_what_was_distilled_is_what_the_stage_makes_of_each_slide(whole):
     distil = runpy.run_path(str(FILE))["_distil"]
     params, arrays = best(whole, "gather"), distilled(whole)
     assert len(arrays) == 20
-    low, high = feature_files(shared_features)
+    low, high = feature_files(whole / "features")
     for name in ("normal_001", "test_002"):
         with h5py.File(low[name]) as one, h5py.File(high[name]) as other:
             rows, below = pair(read_coords(low[name]), read_coords(high[name]), 2)
@@ -96,37 +91,28 @@ def test_what_was_distilled_is_what_the_stage_makes_of_each_slide(
         np.testing.assert_allclose(arrays[name]["high"], wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_slides_are_counted_once_and_tiles_of_both_resolutions(config, tmp_path, whole):
-    config.features = ""
-    experiment.run(config, tmp_path / "run")
-    slides = table(tmp_path / "run" / "slides.csv")
-    cost = json.loads((tmp_path / "run" / "cost.json").read_text())
+def test_slides_are_counted_once_and_tiles_of_both_resolutions(whole):
+    slides = table(whole / "slides.csv")
+    cost = read_json(whole / "cost.json")
     assert cost["slides"] == len(slides) == 20
     assert cost["tiles"] == 5 * sum(int(s["tiles"]) for s in slides)
-    assert outputs(tmp_path / "run") == outputs(whole)
 
 
-def test_an_opened_run_predicts_the_same(whole, manifest):
+def test_an_opened_run_predicts_the_same(whole, row):
     """A slide, from its file alone."""
-    lines = {line["slide_id"]: line for line in table(whole / "predictions.csv")}
-    row = next(r for r in read_manifest(manifest).rows if r.split == "test")
-    card = json.loads((whole / "model.json").read_text())
-    assert card["method"]["type"].endswith("Toy")
-    predictor = predictor_of(whole)
-    prediction = predictor.predict(row.path)
+    card = read_json(whole / "model.json")
+    assert card.pop("method")["type"].endswith("Toy")
+    assert card.pop("type").endswith("Card")
+    # As `load`, which only knows methods of the package.
+    fields = {name: from_plain(value) for name, value in card.items()}
+    method = runpy.run_path(str(FILE))["Toy"]()
+    prediction = Predictor(whole, Card(method=method, **fields)).predict(row.path)
+    line = by_slide(whole / "predictions.csv")[row.slide_id]
     for name, p in prediction.probabilities.items():
-        assert p == pytest.approx(float(lines[row.slide_id][f"p_{name}"]), abs=1e-5)
+        assert p == pytest.approx(float(line[f"p_{name}"]), abs=1e-5)
     assert len(prediction.attention) == len(prediction.yx) > 0
     assert prediction.cost["tiles"] == 5 * len(prediction.yx)
     assert prediction.cost["slides"] == 1
-
-
-def predictor_of(folder):
-    """As `load`, which only knows methods of the package."""
-    plain = json.loads((folder / "model.json").read_text())
-    method = runpy.run_path(str(FILE))["Toy"]()
-    fields = {k: from_plain(v) for k, v in plain.items() if k not in ("type", "method")}
-    return Predictor(folder, Card(method=method, **fields))
 
 
 def test_a_stage_that_has_learnt_anew_leaves_the_later_ones_behind(config, copy):
@@ -136,23 +122,19 @@ def test_a_stage_that_has_learnt_anew_leaves_the_later_ones_behind(config, copy)
     shutil.rmtree(copy / "gather" / "best")
     (copy / "model.json").unlink()
     config.train.steps = 29
-    claimed = json.loads((copy / "config.json").read_text())
-    claimed["config"]["train"]["steps"] = 29
-    (copy / "config.json").write_text(json.dumps(claimed))
+    claimed = read_json(copy / "config.json")["config"]
+    claimed["train"]["steps"] = 29
+    edit(copy / "config.json", config=claimed)
     with pytest.raises(RunError, match=r"guess began with parameters \w{16}.*delete"):
         experiment.run(config, copy)
     after = distilled(copy)
     assert {name: one["fingerprint"] for name, one in after.items()} != {
         name: one["fingerprint"] for name, one in before.items()
     }
-    for later in ("guess", "rival", "look"):
-        shutil.rmtree(copy / later)
-    experiment.run(config, copy)
 
 
-def test_a_baseline_is_reported_and_nothing_rests_on_it(config, copy, whole):
-    """What was trained without it stands."""
-    metrics = json.loads((whole / "metrics.json").read_text())
+def test_a_baseline_is_reported_beside_the_method(whole):
+    metrics = read_json(whole / "metrics.json")
     for name in ("auc", "auc_lo", "calibration_error"):
         pair = metrics[f"test.inference.look.{name}"], metrics[f"test.{name}"]
         np.testing.assert_equal(*pair)  # no ends with so few slides: NaN, twice
@@ -165,19 +147,25 @@ def test_a_baseline_is_reported_and_nothing_rests_on_it(config, copy, whole):
     np.testing.assert_equal(of("rival"), of("look"))
     assert of("rival")["threshold"] == metrics["test.threshold"]
     assert "calibration error</th>" in (whole / "report.html").read_text()
-    cost = json.loads((whole / "cost.json").read_text())
+    cost = read_json(whole / "cost.json")
     spent = [cost[f"span.{name}.wall_s"] for name in ("opponents", "training")]
     assert 0 < min(spent) < sum(spent) < cost["wall_s"]
+
+
+def test_only_what_is_missing_is_made_again_and_to_the_same_bits(config, copy, whole):
+    """Slides that were distilled, and a baseline, on which nothing rests."""
+    stale, cut = (copy / f"gather/distilled/{n}.h5" for n in ("normal_001", "test_002"))
+    with h5py.File(stale, "a") as f:
+        f.attrs["fingerprint"] = "of other weights"
+        f["high"][...] = 0
+    cut.write_bytes(cut.read_bytes()[:100])
     shutil.rmtree(copy / "rival")
-    times = lambda: {
-        path: path.stat().st_mtime_ns
-        for stage in ("gather", "guess", "look")
-        for path in (copy / stage / "best").rglob("*")
-        if path.is_file()
-    }
-    before = times()
+    kept = [p for part in ("best", "distilled") for p in copy.glob(f"*/{part}/**/*")]
+    before = times(kept)
     experiment.run(config, copy)
-    assert times() == before
+    after = times(kept)
+    assert {path for path in before if after[path] != before[path]} == {stale, cut}
+    assert_same(distilled(copy), distilled(whole))
     assert outputs(copy) == outputs(whole)
     # Neither began with the other.
     rival, look = (best(copy, name)["look"]["kernel"] for name in ("rival", "look"))
@@ -189,7 +177,7 @@ def test_a_baseline_that_leads_is_what_the_next_stage_begins_with(
 ):
     for name in ("gather", "guess", "rival"):
         shutil.copytree(whole / name, tmp_path / name)
-    config.method.leads = True
+    config.method.leads, config.features = True, str(whole / "features")
     experiment.run(config, tmp_path)
     lines = logs(tmp_path)
     first = lambda name: next(x["train.loss"] for x in lines[name] if "train.loss" in x)
@@ -198,60 +186,36 @@ def test_a_baseline_that_leads_is_what_the_next_stage_begins_with(
         line["rival.p_tumor"] for line in table(folder / "predictions.csv")
     ]
     assert rivals(tmp_path) == rivals(whole)
-    read = lambda folder: json.loads((folder / "metrics.json").read_text())
+    metrics = lambda folder: read_json(folder / "metrics.json")
     chosen = "test.inference.rival.threshold"
     # Chosen by its own predictions of the validation slides, not by the method's.
-    assert read(tmp_path)[chosen] == read(whole)[chosen]
-    assert read(tmp_path)[chosen] != read(tmp_path)["test.threshold"]
+    assert metrics(tmp_path)[chosen] == metrics(whole)[chosen]
+    assert metrics(tmp_path)[chosen] != metrics(tmp_path)["test.threshold"]
     rival, look = (best(tmp_path, name)["look"]["kernel"] for name in ("rival", "look"))
     assert (rival != look).any()
 
 
-def test_only_what_is_missing_is_distilled_and_to_the_same_bits(config, copy, whole):
-    folder = copy / "gather" / "distilled"
-    stale, cut = folder / "normal_001.h5", folder / "test_002.h5"
-    with h5py.File(stale, "a") as f:
-        f.attrs["fingerprint"] = "of other weights"
-        f["high"][...] = 0
-    cut.write_bytes(cut.read_bytes()[:100])
-    times = {p: p.stat().st_mtime_ns for p in folder.glob("*.h5")}
-    experiment.run(config, copy)
-    changed = {p for p in times if p.stat().st_mtime_ns != times[p]}
-    assert changed == {stale, cut}
-    one, two = distilled(copy), distilled(whole)
-    jax.tree.map(np.testing.assert_array_equal, one, two)
-    assert outputs(copy) == outputs(whole)
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("field", "value", "message"),
     [
-        (lambda c: setattr(c, "precomputed", "."), "precomputed=.*wants tiles and"),
-        (lambda c: setattr(c.loading, "max_tiles", 9), "max_tiles=9: Toy reads all"),
-        (lambda c: setattr(c.grid, "overlap_px", 4), "overlap_px=4: tiles share no"),
-        (lambda c: setattr(c.method, "children", 1), "method.children=1: at least 2"),
-        (
-            lambda c: setattr(c.method, "guess_batch", 3),
-            r"stage 'guess': --config\.train\.batch=3 does not divide among 8",
-        ),
+        ("precomputed", ".", "precomputed=.*wants tiles and"),
+        ("loading.max_tiles", 9, "max_tiles=9: Toy reads all"),
+        ("grid.overlap_px", 4, "overlap_px=4: tiles share no"),
+        ("method.children", 1, "method.children=1: at least 2"),
+        ("method.guess_batch", 3, r"stage 'guess': --config\.train\.batch=3 does not"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(
-    config, tmp_path, change, message
+    config, tmp_path, field, value, message
 ):
-    change(config)
     with pytest.raises(ValueError, match=message):
-        experiment.run(config, tmp_path / "run")
+        experiment.run(with_field(config, field, value), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_slide_without_a_whole_tile_is_refused(config, tmp_path):
+def test_a_slide_without_a_whole_tile_is_refused(config, copy):
     """Its children were read, but of each tile one is missing."""
-    config.features = ""
-    config.train.steps, config.method.guess_steps = 1, 1
-    folder = tmp_path / "run"
-    experiment.run(config, folder)
-    _, high = feature_files(folder / "features")
+    _, high = feature_files(copy / "features")
     with h5py.File(high["normal_001"], "a") as f:
         for name in ("features", "coords"):
             attrs, rows = dict(f[name].attrs), f[name][()]
@@ -259,27 +223,20 @@ def test_a_slide_without_a_whole_tile_is_refused(config, tmp_path):
             del f[name]
             f[name] = rows[np.arange(len(rows)) % 4 > 0]
             f[name].attrs.update(attrs)
-    (folder / "report.html").unlink()
     with pytest.raises(RunError, match="'normal_001' has gone since"):
-        experiment.run(config, folder)
+        experiment.run(config, copy)
     for stage in STAGES:  # as the message says
-        shutil.rmtree(folder / stage)
-    experiment.run(config, folder)
-    lines = {line["slide_id"]: line for line in table(folder / "slides.csv")}
-    assert lines["normal_001"]["status"] == "refused"
-    assert "no tile of which all children" in lines["normal_001"]["reason"]
-    assert {line["status"] for n, line in lines.items() if n != "normal_001"} == {
-        "encoded"
-    }
+        shutil.rmtree(copy / stage)
+    experiment.run(config, copy)
+    lines = by_slide(copy / "slides.csv")
+    reason = lines.pop("normal_001")["reason"]
+    assert "no tile of which all children" in reason
+    assert {line["status"] for line in lines.values()} == {"encoded"}
 
 
-def test_features_that_do_not_belong_together_stop_the_run(
-    config, shared_features, whole, tmp_path
-):
+def test_features_that_do_not_belong_together_stop_the_run(config, whole, tmp_path):
     """Children by another encoder, put where those of this one were."""
-    del whole  # has made them
-    folder = tmp_path / "features"
-    shutil.copytree(shared_features, folder)
+    folder = shutil.copytree(whole / "features", tmp_path / "features")
     _, high = feature_files(folder)
     with h5py.File(high["normal_001"], "a") as f:
         f["features"].attrs["encoder"] = "another"
@@ -288,10 +245,54 @@ def test_features_that_do_not_belong_together_stop_the_run(
         experiment.run(config, tmp_path / "run")
 
 
-def test_folds_train_their_stages_apart(config, tmp_path):
+def test_folds_train_their_stages_apart(config, whole, tmp_path):
+    config.features = str(whole / "features")
     config.data.folds, config.train.steps, config.method.guess_steps = 2, 2, 2
     config.train.validate_every = 1
     experiment.run(config, tmp_path / "run")
     folders = sorted((tmp_path / "run").glob("fold_*/gather/distilled"))
     assert len(folders) == 2
     assert all(list(folder.glob("*.h5")) for folder in folders)
+
+
+DISTILS = "gather/distilled/*.h5"
+EACH = ["gather/state/5", DISTILS, "guess/state/5", "rival/state/5", "look/state/10"]
+
+
+@pytest.mark.parametrize(
+    "patterns", [[DISTILS], pytest.param(EACH, marks=pytest.mark.long)]
+)
+def test_killed_in_a_stage_it_ends_as_if_nothing_had_been(
+    start, manifest, whole, tmp_path, patterns
+):
+    """While it distils; or in every stage, one after the other."""
+    folder, features = tmp_path / "run", whole / "features"
+    more = {"features": features, "train.save_every": 5}
+    command = cohort_command(FILE, folder, manifest, **more)
+    for pattern in patterns:
+        kill_at(start(*command), folder, pattern)
+        assert not (folder / "model.json").exists()
+    finish(start(*command))
+    assert outputs(folder) == outputs(whole)
+    assert logs(folder) == logs(whole)
+    assert_same(distilled(folder), distilled(whole))
+    for stage in STAGES:
+        assert_same(best(folder, stage), best(whole, stage))
+
+
+@pytest.mark.long
+def test_killed_between_the_resolutions_it_encodes_only_what_is_missing(
+    start, manifest, whole, tmp_path
+):
+    folder = tmp_path / "run"
+    command = cohort_command(FILE, folder, manifest, encode_batch=8)
+    kill_at(start(*command), folder, "features/*_children/*/*.h5")
+    low, high = feature_files(folder / "features")
+    assert len(low) == 20
+    assert len(high) < 20
+    before = times([*low.values(), *high.values()])
+    finish(start(*command))
+    assert times(before) == before
+    assert len(feature_files(folder / "features")[1]) == 20
+    slides = lambda run: by_slide(run / "predictions.csv").keys()
+    assert slides(folder) == slides(whole)

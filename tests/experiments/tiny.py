@@ -25,6 +25,6 @@ def get_config() -> Experiment:
             optimiser=Optimiser(learning_rate=1e-2),
         ),
         reading=Reading(threads=2),
-        loading=Loading(min_bucket=32, threads=2),
+        loading=Loading(min_bucket=64, threads=2),
         heatmaps=1,
     )

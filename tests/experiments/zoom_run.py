@@ -1,6 +1,5 @@
 """What a run of the tiny stages leaves: logs, distilled slides, weights, features."""
 
-import csv
 import pathlib
 
 import h5py
@@ -10,11 +9,6 @@ from wsi_jax.training.log import read_metrics
 
 FILE = pathlib.Path(__file__).with_name("tiny_zooms.py")
 STAGES = {"gather": 30, "guess": 12, "rival": 30, "look": 30}
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def logs(folder):

@@ -21,6 +21,7 @@ from wsi_jax.data.tile_batches import (
 )
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.trunk import Trunk
+from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.compile import compile_encoder, replicate, split
 
@@ -132,6 +133,34 @@ def encode(
         by_slide.add(features, tiles)
         yield from by_slide.complete()
     yield from by_slide.complete()  # slides without a tile, behind the last that has
+
+
+def encode_slides(
+    slides: Sequence[TiledSlide],
+    yx: Sequence[np.ndarray],
+    grid: Grid,
+    encoder: CompiledEncoder,
+    *,
+    batch: int,
+    reading: Reading,
+    meter: Meter,
+) -> list[Encoded]:
+    """Features of some tiles of slides, kept in memory; the meter is charged.
+
+    Args:
+        slides: the slides.
+        yx: corners [n 2] of the tiles of each, in pixels of the grid.
+        grid, encoder, batch, reading, meter: as those of `encode`.
+    """
+    counts = TileCounts()
+    sources = [
+        TileSource(slide.row.path, slide.row.mpp, places)
+        for slide, places in zip(slides, yx, strict=True)
+    ]
+    options = {"batch": batch, "reading": reading, "meter": meter, "counts": counts}
+    encoded = list(encode(sources, grid, encoder, **options))
+    meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
+    return encoded
 
 
 def _encoded_batches(

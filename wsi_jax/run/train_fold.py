@@ -23,7 +23,7 @@ from wsi_jax.run.inputs import Input
 from wsi_jax.run.model_card import Card, save_card
 from wsi_jax.slides.stain import StainRange
 from wsi_jax.training.checkpoint import digest
-from wsi_jax.training.compile import compile_each, compile_method
+from wsi_jax.training.compile import compile_each
 from wsi_jax.training.flops import executed
 from wsi_jax.types import Stage
 
@@ -139,7 +139,7 @@ class Training:
             self.input,
             self._parts["train"],
         )
-        method = compile_method(stage.method, source.mesh, source.read_crops)
+        method = source.compiled(stage.method)
         weights = None
         if plan.class_weights:
             weights = class_weights(part.targets, len(part.classes))
@@ -190,9 +190,7 @@ class Training:
         log_prior = self.log_prior(stage)
 
         def model_of(method, params):
-            read = self.input.read_crops
-            compiled = compile_method(method, self.input.mesh, read)
-            return Model(compiled, params, self.input, log_prior)
+            return Model(self.input.compiled(method), params, self.input, log_prior)
 
         account = StepAccount(self._meter, f"{self._unit}test", self._work)
         account.begin(0, {})

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, UInt8
 
-from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
+from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
+from wsi_jax.run.encode import CompiledEncoder, Encoded, encode_slides
 from wsi_jax.run.inference import SlideOutput
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
@@ -54,7 +54,10 @@ class ZoomInference:
             reading: threads, and the share of a slide that may be unreadable.
             meter: is charged.
         """
-        low = self._low(tiled, batch, reading, meter)
+        low = encode_slides(
+            tiled, [one.yx for one in tiled], self._tiling.grid, self._encoder,
+            batch=batch, reading=reading, meter=meter,
+        )  # fmt: skip
         refusals = [one.refusal(reading.max_unreadable) for one in low]
         state = self._rounds.begin(self.params, *_padded(low, refusals))
         places = [s.yx[one.kept] for s, one in zip(tiled, low, strict=True)]
@@ -86,22 +89,6 @@ class ZoomInference:
                 SlideOutput(logits[i], attention[i, :n], one.kept, one.note(), zooms)
             )
         return outputs
-
-    def _low(self, tiled, batch, reading, meter) -> list[Encoded]:
-        """Features of all tiles of all slides at low resolution."""
-        counts = TileCounts()
-        encoded = encode(
-            [TileSource(s.row.path, s.row.mpp, s.yx) for s in tiled],
-            self._tiling.grid,
-            self._encoder,
-            batch=batch,
-            reading=reading,
-            meter=meter,
-            counts=counts,
-        )
-        whole = list(encoded)
-        meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
-        return whole
 
     def _encode(self, pixels):
         """Features [b k*k d] of children [b k*k s s 3], as on disk in training."""

@@ -15,8 +15,9 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import Slide
+from wsi_jax.training.compile import compile_method
 from wsi_jax.training.loop import Train
-from wsi_jax.types import Bag, Stage, Task
+from wsi_jax.types import Bag, Compiled, Method, Stage, Task
 
 
 class TilePositions(NamedTuple):
@@ -70,7 +71,14 @@ class Input(abc.ABC):
     def __init__(self, method: Any, tiling: Tiling, mesh: Mesh, config: Any = None):
         """Reads nothing yet; `config` is the experiment, None to predict only."""
         self.method, self.tiling, self.mesh, self.dim = method, tiling, mesh, 0
-        self._config = config
+        self._config, self._compiled = config, {}
+
+    def compiled(self, method: Method) -> Compiled:
+        """A method compiled once: training, validation, test and folds share it."""
+        if id(method) not in self._compiled:  # some have parts without a hash
+            compiled = compile_method(method, self.mesh, self.read_crops)
+            self._compiled[id(method)] = compiled, method
+        return self._compiled[id(method)][0]
 
     @classmethod
     @abc.abstractmethod

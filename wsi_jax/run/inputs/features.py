@@ -11,8 +11,7 @@ from wsi_jax.config_fields import FieldError
 from wsi_jax.data.bag_store import BagStore
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.features import read_features
-from wsi_jax.data.tile_batches import TileCounts, TileSource
-from wsi_jax.run.encode import CompiledEncoder, Encoded, encode
+from wsi_jax.run.encode import CompiledEncoder, Encoded, encode_slides
 from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
@@ -133,19 +132,17 @@ class FeatureInput(Input):
 
     def _encode(self, slide, yx, grid: Grid, batch, reading, meter) -> Encoded:
         """Features of some tiles of a slide; refuses it where too few could be read."""
-        counts = TileCounts()
-        (encoded,) = encode(
-            [TileSource(slide.row.path, slide.row.mpp, yx)],
+        (encoded,) = encode_slides(
+            [slide],
+            [yx],
             grid,
             self._encoder,
             batch=batch,
             reading=reading,
             meter=meter,
-            counts=counts,
         )
         if refusal := encoded.refusal(reading.max_unreadable):
             raise SlideError(refusal)
-        meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
         return encoded
 
     def _path(self, row):

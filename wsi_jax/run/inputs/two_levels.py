@@ -187,6 +187,7 @@ class DistilledInput(TwoLevelInput):
             source._finer_files,
         )  # fmt: skip
         self._folder, self._fingerprints = folder, fingerprints
+        self._compiled = source._compiled
 
     def _open(self, rows, targets, weights):
         names = [row.slide_id for row in rows]
