@@ -37,24 +37,6 @@ def edited(run, folder, **fields):
     return folder
 
 
-def test_training_is_a_call(tiny, tmp_path):
-    config = tiny()
-    before = repr(config)
-    short = {"steps": 4, "validate_every": 2}
-    call = lambda: wsi_jax.train(
-        config, run_dir=tmp_path, train=short, heatmaps=0, **{"train.save_every": 2}
-    )
-    run = call()
-    assert (run.folder, run.report) == (tmp_path, tmp_path / "report.html")
-    assert run.report.is_file()
-    assert run.metrics["test.n"] == len(run.predictions) == 6
-    assert repr(config) == before, "the config given is the caller's"
-    written = json.loads((tmp_path / "config.json").read_text())["config"]
-    assert written["train"]["steps"] == 4
-    assert written["train"]["save_every"] == 2
-    assert call().metrics == run.metrics, "and a finished run is given back"
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -178,10 +160,28 @@ def test_runs_that_differ_have_no_mean(members, finished, tmp_path):
         wsi_jax.load(members).check_saliency()
 
 
-def test_folds_predict_together_what_their_report_says(short, manifest, tmp_path):
-    """Of slides that every fold has tested; and the table shows how they spread."""
-    short.data.folds = 2
-    run = wsi_jax.train(short, run_dir=tmp_path / "run")
+@pytest.fixture
+def trained(tiny, tmp_path):
+    """A run of two folds and its call, which may be made again."""
+    config, short = tiny(), {"steps": 4, "validate_every": 2}
+    before = repr(config)
+    call = lambda: wsi_jax.train(
+        config, run_dir=tmp_path / "run", train=short, heatmaps=0,
+        **{"train.save_every": 2, "data.folds": 2},
+    )  # fmt: skip
+    run = call()
+    assert repr(config) == before, "the config given is the caller's"
+    return run, call
+
+
+def test_training_is_a_call_and_its_folds_predict_together(trained, manifest, tmp_path):
+    """What its report says of slides that every fold has tested; and their spread."""
+    run, call = trained
+    assert run.report.is_file()
+    assert run.metrics["test.n"] == len(run.predictions) == 6
+    written = json.loads((run.folder / "config.json").read_text())["config"]["train"]
+    assert (written["steps"], written["save_every"]) == (4, 2)
+    assert call().metrics == run.metrics, "a finished run is given back"
     assert [path.name for path in run.models] == ["fold_0", "fold_1"]
     rows = {row.slide_id: row for row in read_manifest(manifest).rows}
     lines = run.predictions[:2]
