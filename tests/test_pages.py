@@ -25,7 +25,7 @@ PAGES = [
     *sorted(DOCS.glob("**/*.md")),
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-BLOCK = re.compile(r"^```(?:bash|sh)?\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 # Modules whose flags are parsed elsewhere.
 PARSERS = {
     "experiments.import_cohort": "wsi_jax/run/import_manifest.py",
@@ -41,7 +41,8 @@ def text_of(page):
 def commands():
     """(page, words) of every command in a block of a page."""
     for page in PAGES:
-        for block in BLOCK.findall(text_of(page)):
+        blocks = BLOCK.findall(text_of(page))
+        for block in [text for kind, text in blocks if kind in ("", "bash", "sh")]:
             for line in block.replace("\\\n", " ").split("\n"):
                 for command in line.split(" && "):
                     words = shlex.split(command) if "wsi" in command else []
