@@ -158,7 +158,8 @@ def parse(argv: Sequence[str], kind: str = "Experiment") -> list[str]:
         raise SystemExit(f"{left[1]}: not a flag; write {example}")
     try:
         check_types(flags.FLAGS.config)
-        if kind == "Experiment":
+        named = any(path.endswith(".weights") for path in overrides)
+        if named and kind == "Experiment":
             from wsi_jax.run.adopt_encoders import adopt_encoders
 
             adopt_encoders(flags.FLAGS.config, overrides)
