@@ -196,7 +196,7 @@ def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(
     ("name", "message"),
     [
         ("abmil:virchov2", r"'virchov2' .*did you mean virchow2"),
-        ("sasha:papr", r"no 'papr' among ours, paper; did you mean paper\?$"),
+        ("sasha:papr", r"no 'papr' among ours, paper, quick; did you mean paper\?$"),
     ],
 )
 def test_an_unknown_variant_is_refused_with_those_there_are(read, name, message):
