@@ -246,3 +246,16 @@ def test_a_run_on_tiles_predicts_no_slides(slides, command, tmp_path):
     for words in ([], ["--saliency"]):
         with pytest.raises(SystemExit, match="trained on tiles and judges no slides"):
             command(*words, *slides.values(), run=run)
+
+
+def test_runs_that_zoom_predict_together(run, predictor, slides):
+    """A run and itself are that run; but the order of zooms is of one run alone."""
+    together = wsi_jax.load([predictor, run])
+    paths = list(slides.values())[:2]
+    for path, mean in zip(paths, wsi_jax.predict(together, paths), strict=True):
+        alone = predictor.predict(path)
+        assert mean.label == alone.label
+        assert mean.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        np.testing.assert_allclose(mean.attention, alone.attention, atol=1e-5)
+        assert mean.order is None
+        assert len(mean.members) == 2
