@@ -100,7 +100,9 @@ def compare(
     gap, n = a - b, len(folds)
     half = quantile(n - 1) * gap.std(ddof=1) / n**0.5 if n > 1 else np.nan
     ends = gap.mean() - half, gap.mean() + half
-    return Comparison(b.mean(), a.mean(), gap.mean(), *ends, f"by {n} folds")
+    return Comparison(
+        b.mean(), a.mean(), gap.mean(), *ends, f"by {n} fold{'s' * (n > 1)}"
+    )
 
 
 def mean_auc(slides: Mapping[int, Slides], cohort: Cohort) -> float:
