@@ -63,5 +63,5 @@ def test_a_run_of_it_ends_in_a_report(config, tmp_path):
     write_manifest(tmp_path / "slides.csv", project.folds[0])
     config.data.manifest = str(tmp_path / "slides.csv")
     config.precomputed = str(project.features)
-    config.train.steps = 40
+    config.train.steps, config.train.batch = 8, 8  # one for each device
     assert run(config, tmp_path / "run").is_file()
