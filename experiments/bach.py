@@ -15,10 +15,10 @@ import os
 from experiments.phantoms.cohort_folder import practising
 from experiments.phantoms.make_bach import PATIENTS, MakeBach, make_bach
 from experiments.phantoms.presets import practice_limits
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.data.bach import MPP, read_bach
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
-from wsi_jax.launch import launch
 from wsi_jax.run.config import with_mpp
 
 

@@ -16,10 +16,10 @@ from typing import ClassVar
 from experiments.phantoms.cohort_folder import practising
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
 from experiments.phantoms.presets import LAWS, practice_limits
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.data.camelyon16 import CLASSES, read_camelyon16
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.tool_manifests import Slides, from_streaming_clam
-from wsi_jax.launch import launch
 from wsi_jax.run.config import with_mpp
 
 

@@ -7,7 +7,7 @@ The same command resumes a run that was stopped, and prints the report of a fini
 one. Any field of the config can be set from the command line: --config.grid.mpp=0.25.
 """
 
-from wsi_jax.launch import launch
+from wsi_jax.commands.config_command_line import launch
 
 if __name__ == "__main__":
     launch()

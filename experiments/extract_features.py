@@ -20,7 +20,7 @@ scheduler and its workers run whatever anyone who reaches them sends: let them l
 a private network only (`--host ADDRESS`), or to holders of a certificate (`tls://`).
 """
 
-from wsi_jax.launch import launch, run_extraction
+from wsi_jax.commands.config_command_line import launch, run_extraction
 
 if __name__ == "__main__":
     launch(run_extraction)

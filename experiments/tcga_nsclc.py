@@ -15,11 +15,11 @@ from collections import defaultdict
 
 from absl import logging
 
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.split_files import read_sasha_split
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tcga import find_tcga, label_slides, parse_barcode
-from wsi_jax.launch import launch
 from wsi_jax.run.config import with_mpp
 
 CLASSES = ("LUAD", "LUSC")

@@ -10,10 +10,10 @@ the report on the whole prostate: a slide need not show it.
 
 import dataclasses
 
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.data.cohort import Cohort, CohortError
 from wsi_jax.data.splits import Split, assign_folds, assign_splits
 from wsi_jax.data.tcga import Grading, read_tcga_prad
-from wsi_jax.launch import launch
 from wsi_jax.run.config import with_mpp
 
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from wsi_jax import config_fields, configs, listing
+from wsi_jax import config_fields, configs
 from wsi_jax.cli import app
+from wsi_jax.commands import listing
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.run.config_file import read_config, run_name
 

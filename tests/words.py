@@ -7,7 +7,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from wsi_jax import launch
+from wsi_jax.commands import config_command_line
 
 
 @contextlib.contextmanager
@@ -16,7 +16,7 @@ def config_from(*words, kind="Experiment"):
     before, sys.argv = sys.argv, ["command", *map(str, words)]
     config_flags.DEFINE_config_file("config")
     try:
-        launch.parse(sys.argv, kind)
+        config_command_line.parse(sys.argv, kind)
         yield flags.FLAGS.config
     finally:
         sys.argv = before

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from wsi_jax.command_errors import PlainGroup
-from wsi_jax.slide_commands import compare, evaluate, import_from_here, predict
-from wsi_jax.tool_commands import check_encoder, import_cohort, migrate
+from wsi_jax.commands.from_other_tools import check_encoder, import_cohort, migrate
+from wsi_jax.commands.on_slides import compare, evaluate, import_from_here, predict
+from wsi_jax.commands.plain_errors import PlainGroup
 
 HELP = """Whole-slide classification: train, predict, validate and compare.
 
@@ -61,9 +61,9 @@ def train(fields: Fields = (), method: Method = "", manifest: Manifest = ""):
     Instead of --method, --config FILE takes a config file; --config.train.steps=100
     sets a field of either, and `wsi-jax show METHOD` shows all fields.
     """
-    from wsi_jax import launch
+    from wsi_jax.commands import config_command_line
 
-    _launch_method(launch.run_training, "train", fields, method, manifest)
+    _launch_method(config_command_line.run_training, "train", fields, method, manifest)
 
 
 @app.command(context_settings=ANY_WORDS)
@@ -72,16 +72,19 @@ def extract(fields: Fields = (), method: Method = "", manifest: Manifest = ""):
 
     The manifest may be a folder of slides. Flags are those of `train`.
     """
-    from wsi_jax import launch
+    from wsi_jax.commands import config_command_line
 
-    _launch_method(launch.run_extraction, "extract", fields, method, manifest)
+    _launch_method(
+        config_command_line.run_extraction, "extract", fields, method, manifest
+    )
 
 
 def _launch_method(main, command, words, method, manifest):
-    from wsi_jax import configs, launch
+    from wsi_jax import configs
+    from wsi_jax.commands import config_command_line
 
     import_from_here()
-    launch.check_flags(words, ["--method", "--manifest"])
+    config_command_line.check_flags(words, ["--method", "--manifest"])
     argv = [f"wsi-jax {command}", *words]
     named = any(word.partition("=")[0] == "--config" for word in words)
     if method and named:
@@ -99,7 +102,7 @@ def _launch_method(main, command, words, method, manifest):
     if manifest:
         argv.append(f"--config.data.manifest={manifest}")
     sys.argv = argv  # where ml_collections reads values of fields
-    launch.launch(main)
+    config_command_line.launch(main)
 
 
 @app.command(name="list")
@@ -107,7 +110,7 @@ def list_names(
     kind: Annotated[Kind | None, typer.Argument(help="all where left out")] = None,
 ):
     """List methods, encoders, and configs of this checkout."""
-    from wsi_jax import listing
+    from wsi_jax.commands import listing
 
     tables = {Kind.methods: listing.methods, Kind.encoders: listing.encoders}
     if listing.CHECKOUT.is_dir():
@@ -130,7 +133,7 @@ def show(
 
     Each line can be given to `wsi-jax train`.
     """
-    from wsi_jax import listing
+    from wsi_jax.commands import listing
     from wsi_jax.run.config_file import read_config
 
     import_from_here()

@@ -28,9 +28,9 @@ from experiments.phantoms.describe_slides import (
     pool_fields,
 )
 from experiments.phantoms.presets import LAWS, SCALES, Preset
+from wsi_jax.commands.config_command_line import errors_in_one_line
 from wsi_jax.data.cohort import Cohort, read_manifest
 from wsi_jax.evals.intervals import delong
-from wsi_jax.launch import errors_in_one_line
 from wsi_jax.run.run_folder import write_json
 
 REACHES = 0.85

@@ -16,8 +16,8 @@ from PIL import Image
 
 from experiments.phantoms.texture_sources import Folder, Textures, TileSource
 from wsi_jax import config_fields
+from wsi_jax.commands.config_command_line import errors_in_one_line
 from wsi_jax.files import replacing, sweep, write_text
-from wsi_jax.launch import errors_in_one_line
 
 CLAIM = "cohort.json"
 

@@ -33,10 +33,10 @@ from experiments.phantoms.texture_sources import (
     TileSource,
     mosaic,
 )
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.files import write_text
-from wsi_jax.launch import launch
 from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.pyramid import rescale
 

@@ -27,11 +27,11 @@ from experiments.phantoms.cohort_folder import (
     write_image,
 )
 from experiments.phantoms.texture_sources import TileSource
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.files import write_text
-from wsi_jax.launch import launch
 from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.pyramid import rescale, write_pyramid

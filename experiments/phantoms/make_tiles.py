@@ -23,8 +23,8 @@ from experiments.phantoms.cohort_folder import (
 )
 from experiments.phantoms.textures import Kind, draw
 from experiments.tile_clusters import INDEX, split_of
+from wsi_jax.commands.config_command_line import launch
 from wsi_jax.config_fields import COUNT, POSITIVE, FieldError
-from wsi_jax.launch import launch
 from wsi_jax.run.run_folder import write_csv
 
 PARTS = ("encoder", "test")

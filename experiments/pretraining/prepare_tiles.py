@@ -19,9 +19,9 @@ from absl import logging
 
 from experiments.pretraining.prepared_tiles import Encoding, is_prepared, write_tiles
 from wsi_jax import config_fields
+from wsi_jax.commands.config_command_line import errors_in_one_line, launch
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.launch import errors_in_one_line, launch
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.checks import write_slides
 from wsi_jax.run.config import Manifest

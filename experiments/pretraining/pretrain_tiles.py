@@ -35,8 +35,8 @@ from experiments.pretraining.tile_evaluation import (
 )
 from experiments.pretraining.tile_sets import TileSets, training_tiles
 from wsi_jax import config_fields
+from wsi_jax.commands.config_command_line import errors_in_one_line, launch
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.launch import errors_in_one_line, launch
 from wsi_jax.locks import locked
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header

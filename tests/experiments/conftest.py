@@ -14,7 +14,7 @@ from words import config_from
 
 from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_cohort import MakeCohort, make_cohort
-from wsi_jax import launch
+from wsi_jax.commands import config_command_line
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.run import run_experiment as experiment
 
@@ -85,7 +85,7 @@ def command(tiny_file, tiny, monkeypatch, tmp_path):
         line = [f"{name}={value}" for name, value in named.items()]
         try:
             with config_from("--config", tiny_file, *line, *words) as config:
-                launch.run_training(config, "tiny")
+                config_command_line.run_training(config, "tiny")
         except SystemExit as stop:
             return stop.code
         return None

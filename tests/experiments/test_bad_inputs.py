@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from wsi_jax import launch
+from wsi_jax.commands import config_command_line
 from wsi_jax.data.cohort import write_manifest
 from wsi_jax.run import checks
 from wsi_jax.run.run_folder import RunError, check_claim, read_json
@@ -72,7 +72,7 @@ def test_a_damaged_file_of_a_run_is_named(tiny, tmp_path, name, text):
     ],
 )
 def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):
-    assert launch.error_message(error, tmp_path).startswith(message)
+    assert config_command_line.error_message(error, tmp_path).startswith(message)
 
 
 @pytest.mark.parametrize("word", ["tissue.source=MUSK", "grid.mpp=-1"])

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 from words import config_from
 
-from wsi_jax import configs, launch
+from wsi_jax import configs
+from wsi_jax.commands import config_command_line
 from wsi_jax.nets.conv_encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
 from wsi_jax.run.run_folder import RunError
@@ -31,7 +32,7 @@ def read(tiny_file):
 
 
 def train(config):
-    launch.run_training(config, "tiny")
+    config_command_line.run_training(config, "tiny")
 
 
 def test_every_kind_of_field_can_be_set(read):

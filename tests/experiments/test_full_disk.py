@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from run_files import table
 
-from wsi_jax import launch
+from wsi_jax.commands import config_command_line
 from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import FeatureMetadata, is_whole, write_features
 from wsi_jax.training.log import read_metrics
@@ -71,7 +71,9 @@ def test_a_disk_that_fills_up_while_features_are_written(disk):
     for name in ("a.h5", "b.h5"):
         with pytest.raises(OSError, match=rf"{name}'$") as caught:
             write_features(folder / name, x, yx, METADATA)
-        assert "no space left on its disk" in launch.error_message(caught.value, folder)
+        assert "no space left on its disk" in config_command_line.error_message(
+            caught.value, folder
+        )
     assert sorted(p.name for p in folder.iterdir()) == ["a.h5", "ballast"]
     assert is_whole(folder / "a.h5", "c")
 

@@ -33,7 +33,7 @@ def migrate(
     ABMIL and CLAM-SB learn from the project's features, on its folds; what comes out
     is held against its results. Given again, it goes on.
     """
-    from wsi_jax.launch import errors_in_one_line
+    from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run import migrate as project_migration
     from wsi_jax.run.migrate_project import Options
 
@@ -58,7 +58,7 @@ def check_encoder(
     ] = None,
 ):
     """Hold an encoder against its PyTorch original."""
-    from wsi_jax.launch import errors_in_one_line
+    from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run import check_encoder as encoder_check
 
     with errors_in_one_line("."):

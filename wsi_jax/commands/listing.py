@@ -14,7 +14,7 @@ from wsi_jax.config_fields import describe
 from wsi_jax.run.config_file import nearest_or_all
 
 CHECKOUT = pathlib.Path("experiments/configs")
-ENCODERS = pathlib.Path(__file__).parent / "nets" / "encoders.toml"
+ENCODERS = pathlib.Path(__file__).parent.parent / "nets" / "encoders.toml"
 
 
 def methods() -> str:

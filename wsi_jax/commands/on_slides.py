@@ -59,7 +59,7 @@ def predict(
 
     Given again, only slides without a prediction are predicted.
     """
-    from wsi_jax.launch import errors_in_one_line
+    from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run import predict_slides
 
     options = options_of(mpp, max_unreadable, together, saliency)
@@ -96,7 +96,7 @@ def evaluate(
 
     Writes predictions.csv, metrics.json, report.html, and a heatmap of each slide.
     """
-    from wsi_jax.launch import errors_in_one_line
+    from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run import external_validation
 
     out = out or run[0] / "external" / pathlib.Path(manifest).stem
@@ -119,7 +119,7 @@ def compare(
 
     Folders are those of `train` or `evaluate`.
     """
-    from wsi_jax.launch import errors_in_one_line
+    from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run.compare_runs import compare_runs
 
     with errors_in_one_line(runs[0]):
