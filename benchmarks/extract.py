@@ -32,7 +32,7 @@ from wsi_jax.run.progress import silent
 from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
-from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.training.compile import make_mesh, split
 from wsi_jax.types import Dtype
 

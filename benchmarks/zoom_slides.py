@@ -30,9 +30,9 @@ from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.zoom_env import horizon
 from wsi_jax.run.encode import CompiledEncoder, encode_slides
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
-from wsi_jax.run.zoom_inference import ZoomInference
+from wsi_jax.run.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.slides.grid import Grid, children
-from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.training.compile import (
     compile_method,
     compile_phase,
@@ -80,7 +80,7 @@ def trained(share: float):
 def zooming(share: float):
     """Predicts slides by a share of the tiles."""
     stages, params = trained(share)
-    zoom = ZoomInference(
+    zoom = ZoomMethodRunner(
         TILING, K, stages[-1].rounds, params, make_mesh(jax.devices()[:1])
     )
     return lambda slides, meter: zoom(slides, BATCH, READING, meter)

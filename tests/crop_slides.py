@@ -15,7 +15,7 @@ from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.crop_sampler import SamplingConfig
 from wsi_jax.nets.overview_attention import OverviewConfig
-from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 

@@ -14,9 +14,9 @@ from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import read_config, run_name
 from wsi_jax.run.ensemble import Ensemble
 from wsi_jax.run.ensemble import load as load_runs
+from wsi_jax.run.fields_from_python import errors_in_python, with_fields
 from wsi_jax.run.finished_run import Run
 from wsi_jax.run.predict_paths import predict_paths
-from wsi_jax.run.set_fields import errors_in_python, with_fields
 from wsi_jax.run.slide_prediction import SlidePrediction, SlidePredictions
 from wsi_jax.run.slide_predictor import SlidePredictor
 

@@ -38,7 +38,7 @@ from wsi_jax.config_fields import COUNT, POSITIVE, SEED, FieldError
 from wsi_jax.data.bach import CLASSES, MPP, TRUTH
 from wsi_jax.files import write_text
 from wsi_jax.run.run_folder import write_csv, write_json
-from wsi_jax.slides.pyramid import rescale
+from wsi_jax.slides.pyramid_writer import rescale
 
 PATIENTS = "patients.csv"
 PREFIXES = ("n", "b", "is", "iv")

@@ -34,7 +34,7 @@ from wsi_jax.data.lint import format_counts, lint
 from wsi_jax.files import write_text
 from wsi_jax.run.run_folder import write_csv, write_json
 from wsi_jax.slides.annotations import Polygon, write_asap
-from wsi_jax.slides.pyramid import rescale, write_pyramid
+from wsi_jax.slides.pyramid_writer import rescale, write_pyramid
 
 MACRO_UM = 2000
 FOLDS = 5

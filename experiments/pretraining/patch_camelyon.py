@@ -14,7 +14,7 @@ import numpy as np
 from experiments.pretraining.tile_sets import Tiles, TileSets, check_mpp
 from wsi_jax.data.csv_table import CohortError
 from wsi_jax.data.tensorflow import import_tf
-from wsi_jax.slides.pyramid import rescale
+from wsi_jax.slides.pyramid_writer import rescale
 
 MPP = 0.972  # four times 0.243
 CLASSES = ("normal", "tumor")

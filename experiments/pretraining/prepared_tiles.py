@@ -21,7 +21,7 @@ from wsi_jax.data.tensorflow import import_tfds
 from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource, tile_batches
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.grid import Grid, level0
-from wsi_jax.slides.pyramid import rescale
+from wsi_jax.slides.pyramid_writer import rescale
 
 NAME, VERSION = "tiles", "1.0.0"
 READ_AHEAD = 64  # tiles read ahead of the one that is written

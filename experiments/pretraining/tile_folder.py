@@ -14,7 +14,7 @@ from wsi_jax.data.cohort import SPLITS, Cohort, Row, in_split
 from wsi_jax.data.csv_table import CohortError, read_table
 from wsi_jax.data.lint import lint
 from wsi_jax.data.splits import Split, assign_splits
-from wsi_jax.slides.pyramid import rescale
+from wsi_jax.slides.pyramid_writer import rescale
 
 
 class Part(enum.Enum):

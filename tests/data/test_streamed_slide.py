@@ -7,7 +7,7 @@ import tifffile
 
 from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.ops.augment import rotate_flip
-from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.slides.slide import open_slide
 
 MPP, CELL, TILE = 0.5, 32, (48, 64)

@@ -229,7 +229,7 @@ def test_a_fold_without_any_prediction_stops():
 def test_numbers_that_are_not_finite_are_no_prediction(finished, row):
     predictor = wsi_jax.load(finished)
     overflowing = jax.tree.map(lambda leaf: leaf * 1e30, predictor.params)
-    predictor.inference.params = overflowing
+    predictor.runner.params = overflowing
     refused = rf"{row.slide_id}: the method's numbers for it are not finite"
     with pytest.raises(SlideError, match=refused):
         predictor.predict(row.path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.ops.crop_grid import CropGrid, gather_crops, map_in_chunks
-from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.slides.slide import open_slide
 
 

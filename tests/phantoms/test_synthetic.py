@@ -15,7 +15,7 @@ from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.presets import Preset
 from experiments.phantoms.synthetic import CELL_PX, LESION, SHAM, Planned, Practice
 from experiments.tile_clusters import split_of
-from wsi_jax.slides import pyramid
+from wsi_jax.slides import pyramid_writer
 
 CALM = Artefacts(blur_px=0.0, fold=0.0, pen=0.0)
 
@@ -75,8 +75,8 @@ def test_openslide_reads_the_true_mpp_of_every_level(tmp_path, mpp):
     image = np.full((704, 640, 3), 255, np.uint8)
     image[100:104, 60:64] = image[612:616, 60:64] = 0
     path = tmp_path / "slide.tif"
-    scanned = pyramid.rescale(image, 1.0, mpp)
-    pyramid.write_pyramid(path, scanned, mpp, quality=90)
+    scanned = pyramid_writer.rescale(image, 1.0, mpp)
+    pyramid_writer.write_pyramid(path, scanned, mpp, quality=90)
     with openslide.OpenSlide(path) as slide:
         for axis in "xy":
             read = float(slide.properties[f"openslide.mpp-{axis}"])
@@ -99,7 +99,9 @@ def test_openslide_reads_the_true_mpp_of_every_level(tmp_path, mpp):
 def test_nothing_is_left_under_the_name_of_a_slide_that_failed(tmp_path):
     path = tmp_path / "slide.tif"
     with pytest.raises(ValueError, match="invalid tile shape"):
-        pyramid.write_pyramid(path, np.zeros((300, 300, 3), np.uint8), 0.5, 80, 100)
+        pyramid_writer.write_pyramid(
+            path, np.zeros((300, 300, 3), np.uint8), 0.5, 80, 100
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from vits import drawn
 
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.foundation_models import foundation_model
-from wsi_jax.nets.torch_vit import torch_features
+from wsi_jax.nets.torch_reference_vit import torch_features
 from wsi_jax.run.check_encoder import (
     check_encoder,
     cosines,

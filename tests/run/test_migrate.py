@@ -10,7 +10,7 @@ from clam_project import write_bag, write_project, write_split, write_table
 
 from wsi_jax.data.cohort import Cohort, Row, in_split
 from wsi_jax.nets.attention import AttentionHead
-from wsi_jax.nets.clam_weights import clam_tensors
+from wsi_jax.nets.export_clam_weights import clam_tensors
 from wsi_jax.run.migrate import migrate, table
 from wsi_jax.run.migrate_project import Options, read_project
 from wsi_jax.run.migrate_results import Results, compare

@@ -8,7 +8,8 @@ import pathlib
 from wsi_jax.run.config_file import choose
 
 _FOLDER = pathlib.Path(__file__).parent
-_IMPORTED = "_imported"  # the config file of methods found by their import path
+# The config file of methods found by their import path.
+_BY_IMPORT_PATH = "_by_import_path"
 ENCODER = "ENCODER"  # stands for the name of any encoder of encoders.toml
 
 
@@ -46,10 +47,10 @@ def config_path(method: str) -> str:
     name, colon, argument = method.partition(":")
     files = {one: f"{_FOLDER / one}.py" for one in methods()}
     if colon and name not in files and ("." in name or _is_module(name)):
-        from wsi_jax.configs import _imported  # needs JAX
+        from wsi_jax.configs import _by_import_path  # needs JAX
 
-        _imported.get_config(method)
-        return f"{_FOLDER / _IMPORTED}.py:{method}"
+        _by_import_path.get_config(method)
+        return f"{_FOLDER / _BY_IMPORT_PATH}.py:{method}"
     return choose(name, files) + colon + argument
 
 

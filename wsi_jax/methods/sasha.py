@@ -34,8 +34,8 @@ from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy
 from wsi_jax.training import ppo
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser, alone
-from wsi_jax.training.predict_by_strategy import ZoomPrediction
 from wsi_jax.training.supervised import supervised
+from wsi_jax.training.zoom_prediction import ZoomPrediction
 from wsi_jax.types import Dtype, Stage, Takes, Task
 
 

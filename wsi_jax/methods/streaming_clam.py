@@ -4,9 +4,9 @@ Dooper et al., Medical Image Analysis 88, 2023. The trunk's map is max-pooled to
 those with tissue are a bag, and CLAM's head (`nets.clam`) classifies it. The map is
 streamed (`ops.streaming`), and equals that of a device large enough for the slide.
 
-Batches hold slides on disk (`training.streamed_from_disk`) or images on the device
-(`training.streamed_on_device`). But for what dropout draws, both train and predict
-alike.
+Batches hold slides on disk (`training.streaming_training_from_disk`) or images on the
+device (`training.streaming_training_on_device`). But for what dropout draws, both train
+and predict alike.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ from wsi_jax.ops.stream_plan import StreamPlan, net_windows, plan_stream
 from wsi_jax.ops.stream_tile import StreamError, TissueMask, receptive_field
 from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.training.optimiser import Thaw
-from wsi_jax.training.streamed_from_disk import StreamedTraining
-from wsi_jax.training.streamed_on_device import image_method
+from wsi_jax.training.streaming_training_from_disk import StreamedTraining
+from wsi_jax.training.streaming_training_on_device import image_method
 from wsi_jax.types import Stage, Takes, Task
 
 
@@ -188,7 +188,7 @@ class StreamingCLAM:
 
 
 class _Net:
-    """Trunk and head as pure functions: a `training.streamed_from_disk.Streamable`."""
+    """Trunk and head as pure functions: a `Streamable` of the training by streaming."""
 
     def __init__(self, config: StreamingCLAM, task: Task):
         self.config, c = config, len(task.classes)

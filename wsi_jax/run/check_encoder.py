@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.nets.foundation_models import FoundationModel, foundation_model
-from wsi_jax.nets.torch_vit import torch_features
+from wsi_jax.nets.torch_reference_vit import torch_features
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid

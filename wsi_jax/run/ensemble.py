@@ -20,7 +20,7 @@ from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.provenance import config_hash
-from wsi_jax.run.inference import SlideOutput
+from wsi_jax.run.method_runner import SlideOutput
 from wsi_jax.run.model_card import Card
 from wsi_jax.run.predictor import Predictor
 from wsi_jax.run.predictor import load as load_one
@@ -118,14 +118,14 @@ class Ensemble(SlidePredictor):
         if not self._load_once:
             each = [m._outputs(slides, batch, reading, meter) for m in self.members]
             return list(zip(*each, strict=True))
-        inferences = [member.inference for member in self.members]
+        runners = [member.runner for member in self.members]
         outputs = []
         for slide in slides:
             try:
-                loaded = inferences[0].input.one(slide, batch, reading, meter)
-                some = [one.predict(loaded, reading, meter) for one in inferences]
+                loaded = runners[0].input.one(slide, batch, reading, meter)
+                some = [one.predict(loaded, reading, meter) for one in runners]
             except SlideError as error:
-                some = [error] * len(inferences)
+                some = [error] * len(runners)
             outputs.append(some)
         return outputs
 

@@ -17,9 +17,9 @@ from wsi_jax.methods.mil import ABMIL, Pool
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.run.cohort_predictions import Model, class_weights, prior_correction
 from wsi_jax.run.config import Experiment
+from wsi_jax.run.fields_from_python import errors_in_python, with_fields
 from wsi_jax.run.inputs import FeatureInput
 from wsi_jax.run.inputs.features import padded_bag
-from wsi_jax.run.set_fields import errors_in_python, with_fields
 from wsi_jax.training.compile import compile_method, make_mesh, split
 from wsi_jax.training.loop import Train, fit
 from wsi_jax.types import bucket

@@ -14,7 +14,7 @@ import optax
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.data.features import read_coords
 from wsi_jax.data.hdf5 import write_whole
-from wsi_jax.nets.clam_weights import save_clam
+from wsi_jax.nets.export_clam_weights import save_clam
 from wsi_jax.run.cohort_predictions import Model
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import FeatureInput

@@ -19,14 +19,14 @@ from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.provenance import config_hash
 from wsi_jax.run import model_card
-from wsi_jax.run.inference import Inference, SlideOutput
 from wsi_jax.run.inputs import input_of
+from wsi_jax.run.method_runner import MethodRunner, SlideOutput
 from wsi_jax.run.model_card import CARD, WEIGHTS, Card
 from wsi_jax.run.saliency import block_means, draw_saliency
 from wsi_jax.run.slide_prediction import SlidePrediction, not_finite
 from wsi_jax.run.slide_predictor import SlidePredictor, row_of_path
 from wsi_jax.run.tiling import TiledSlide, tile_slide
-from wsi_jax.run.zoom_inference import ZoomInference
+from wsi_jax.run.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.stain import unfamiliar
@@ -73,7 +73,7 @@ class Predictor(SlidePredictor):
         folder: folder of its run, or of its fold.
         card: its description.
         params: its parameters.
-        inference: runs the method on tiled slides.
+        runner: runs the method on tiled slides.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Predictor(SlidePredictor):
         params = _read_params(folder, card, bag, earlier, stage)
         self.params = replicate(params, mesh)
         if same:
-            self.inference = copy.copy(like.inference)
-            self.inference.params = self.params
+            self.runner = copy.copy(like.runner)
+            self.runner.params = self.params
         elif stage.rounds:
-            self.inference = ZoomInference(
+            self.runner = ZoomMethodRunner(
                 card.tiling, card.method.children, stage.rounds, self.params, mesh
             )
         else:
-            self.inference = Inference(
+            self.runner = MethodRunner(
                 self._input,
                 compile_method(stage.method, mesh, self._input.read_crops),
                 [compile_each(lambda p, x, _, f=f: f(p, x), mesh) for f in distil],
@@ -126,7 +126,7 @@ class Predictor(SlidePredictor):
     @property
     def grouped(self) -> bool:
         """Whether slides are faster together than one by one."""
-        return self.inference.grouped
+        return self.runner.grouped
 
     def _same_config(self, card: Card) -> bool:
         """Whether a run differs from this one in what was learnt alone."""
@@ -153,7 +153,7 @@ class Predictor(SlidePredictor):
         self, slides: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
     ) -> list[SlideOutput | SlideError]:
         """What the method gives for each slide."""
-        return self.inference(slides, batch, reading, meter)
+        return self.runner(slides, batch, reading, meter)
 
     def _prediction(
         self, slide: TiledSlide, output: SlideOutput | SlideError, meter: Meter

@@ -9,11 +9,11 @@ import numpy as np
 import openslide
 from jaxtyping import UInt8
 
+from wsi_jax.slides.chunked_level import ChunkedLevel
 from wsi_jax.slides.direct_levels import DirectLevels, is_exact
 from wsi_jax.slides.file_checks import check_size
 from wsi_jax.slides.find_levels import pyramid_levels
 from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
-from wsi_jax.slides.segmented_level import SegmentedLevel
 from wsi_jax.slides.tiff_directories import read_directories
 from wsi_jax.slides.tiff_reader import stack_fault
 
@@ -142,7 +142,7 @@ class OpenSlideReader(Reader):
             self._direct.close()
 
 
-class _Blocks(SegmentedLevel):
+class _Blocks(ChunkedLevel):
     """A level that OpenSlide reads in blocks with fixed corners.
 
     Of a level whose downsample is not whole OpenSlide returns pixels moved by a part of

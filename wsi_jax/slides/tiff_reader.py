@@ -10,9 +10,9 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 
 from wsi_jax.slides import size_limits, strict_jpeg
+from wsi_jax.slides.chunked_level import ChunkedLevel
 from wsi_jax.slides.find_levels import pyramid_levels
 from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
-from wsi_jax.slides.segmented_level import SegmentedLevel
 
 # Compressions tifffile decodes to the colours the file means. Aperio's JPEG 2000
 # (33003, 33005) is left to OpenSlide, which knows its colour spaces.
@@ -73,7 +73,7 @@ class TiffReader(Reader):
         self._tiff.close()
 
 
-class TiffLevel(SegmentedLevel):
+class TiffLevel(ChunkedLevel):
     """Random access to one TIFF page by its tiles or strips. Any thread.
 
     Args:

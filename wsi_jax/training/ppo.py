@@ -23,8 +23,8 @@ from wsi_jax.ops.zoom_strategies import Strategy
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.loop import StageConfig
 from wsi_jax.training.optimiser import Optimiser
-from wsi_jax.training.predict_by_strategy import ZoomPrediction
 from wsi_jax.training.supervised import plain_mean, weighted_mean
+from wsi_jax.training.zoom_prediction import ZoomPrediction
 from wsi_jax.types import Method, TrainState
 
 

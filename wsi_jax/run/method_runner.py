@@ -33,7 +33,7 @@ class SlideOutput(NamedTuple):
     order: np.ndarray | None = None
 
 
-class Inference:
+class MethodRunner:
     """Runs a method on one slide after another.
 
     Attributes:

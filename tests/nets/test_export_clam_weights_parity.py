@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsi_jax.nets.attention import AttentionHead
-from wsi_jax.nets.clam_weights import save_clam
+from wsi_jax.nets.export_clam_weights import save_clam
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402

@@ -1,4 +1,4 @@
-"""The training of `streamed_from_disk` on images that fit on the device: one program.
+"""`streaming_training_from_disk` for images that fit on the device: one program.
 
 Both give the same results, but for what dropout draws.
 """
@@ -11,7 +11,7 @@ from jax import lax
 from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.ops.streaming import stream
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.streamed_from_disk import Streamable, slide_keys
+from wsi_jax.training.streaming_training_from_disk import Streamable, slide_keys
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Method, Prediction
 

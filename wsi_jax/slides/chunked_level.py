@@ -1,14 +1,14 @@
-"""Pixels of a level stored in segments: tiles, strips or blocks, each decoded whole."""
+"""Pixels of a level stored in chunks: tiles, strips or blocks, each decoded whole."""
 
 import numpy as np
 
 from wsi_jax.slides import decoded_tile_cache
 
 
-class SegmentedLevel:
-    """Random access to one level whose segments lie on a grid. Any thread.
+class ChunkedLevel:
+    """Random access to one level whose chunks lie on a grid. Any thread.
 
-    The level is of `shape` (h, w), its segments of `step`; the last may be cut off.
+    The level is of `shape` (h, w), its chunks of `step`; the last may be cut off.
     """
 
     def __init__(self, shape: tuple[int, int], step: tuple[int, int]):
@@ -17,11 +17,11 @@ class SegmentedLevel:
         self._columns = -(-self._w // step[1])
 
     def _decode(self, index: int, out: np.ndarray) -> None:
-        """Writes the pixels of a segment to `out` [h w 3]."""
+        """Writes the pixels of a chunk to `out` [h w 3]."""
         raise NotImplementedError
 
     def read(self, y, x, h, w, out=None):
-        """Pixels [y, y + h) x [x, x + w). Raises ValueError for a missing segment, and
+        """Pixels [y, y + h) x [x, x + w). Raises ValueError for a missing chunk, and
         whatever a decoder raises."""
         if out is None:
             out = np.empty((h, w, 3), np.uint8)
@@ -29,7 +29,7 @@ class SegmentedLevel:
         return out
 
     def read_many(self, corners, outs):
-        """Writes rectangles; decodes a segment once for all of them."""
+        """Writes rectangles; decodes a chunk once for all of them."""
         parts, cached = {}, decoded_tile_cache.tiles
         for corner, out in zip(corners, outs, strict=True):
             for index, there, here in self._overlaps(*corner, *out.shape[:2]):
@@ -41,12 +41,12 @@ class SegmentedLevel:
                 if not cached.copy(self, index, place):
                     self._decode(index, place)
                 continue
-            with cached.tile(self, index, shape, self._decode) as segment:
+            with cached.tile(self, index, shape, self._decode) as chunk:
                 for there, place in pieces:
-                    place[:] = segment[there]
+                    place[:] = chunk[there]
 
     def _overlaps(self, y, x, h, w):
-        """(index, slices of the segment, slices of the rectangle) for each segment that
+        """(index, slices of the chunk, slices of the rectangle) for each chunk that
         a rectangle overlaps."""
         step_y, step_x = self._step
         for i in range(y // step_y, -(-(y + h) // step_y)):

@@ -16,9 +16,9 @@ from wsi_jax.ops import zoom_env
 from wsi_jax.run.inputs import TwoLevelInput
 from wsi_jax.run.inputs.features import padded_bag
 from wsi_jax.run.tiling import Tiling, tile_slide
-from wsi_jax.run.zoom_inference import ZoomInference
+from wsi_jax.run.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.slides.grid import Grid
-from wsi_jax.slides.pyramid import write_pyramid
+from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.training.compile import compile_each, make_mesh, replicate
@@ -87,7 +87,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def zooming(params):
-    return ZoomInference(TILING, K, STAGE.rounds, params, ONE)
+    return ZoomMethodRunner(TILING, K, STAGE.rounds, params, ONE)
 
 
 def zoom_into(zooming, slides, meter=None):

@@ -12,7 +12,7 @@ from test_vit_parity import error, pixels, standardised, theirs  # noqa: E402
 from torch import nn  # noqa: E402
 
 from wsi_jax.nets.foundation_models import foundation_model  # noqa: E402
-from wsi_jax.nets.torch_vit import torch_features  # noqa: E402
+from wsi_jax.nets.torch_reference_vit import torch_features  # noqa: E402
 from wsi_jax.nets.transformer import MlpKind  # noqa: E402
 from wsi_jax.nets.vit import PositionKind  # noqa: E402
 
