@@ -60,7 +60,7 @@ def test_crops_that_were_read_are_shown_by_weight(row, tiles):
     )
     one = SimpleNamespace(trace=trace, row=dataclasses.replace(row, annotation_path=""))
     with open_slide(row.path) as slide:
-        draw_crops(slide, config, one, "a: x, called y", ("1.png", "2.png"))
+        draw_crops(slide, config, one, "a: x, predicted y", ("1.png", "2.png"))
         first, second = tiles()
         np.testing.assert_array_equal(first, slide.read(places[0], 32, 1.0))
         np.testing.assert_array_equal(second, slide.read(places[1], 32, 0.5))
@@ -77,7 +77,7 @@ def test_zooms_are_shown_in_their_order(row, tiles):
     )
     config = SimpleNamespace(mpps=(0.5, 1.0))
     with open_slide(row.path) as slide:
-        draw_zooms(slide, config, source, one, "a: x, called y", ("1.png", "2.png"))
+        draw_zooms(slide, config, source, one, "a: x, predicted y", ("1.png", "2.png"))
         first, second = tiles()
         np.testing.assert_array_equal(first, slide.read(yx[2], 64, 0.5))
         np.testing.assert_array_equal(second, slide.read(yx[1], 64, 0.5))

@@ -46,7 +46,7 @@ def draw_pictures(
     folder.mkdir(exist_ok=True)
     slide_id = one.row.slide_id
     paths = folder / f"{slide_id}.png", folder / f"{slide_id}_top.png"
-    title = f"{slide_id}: {one.row.label}, called {cohort.classes[one.called]}"
+    title = f"{slide_id}: {one.row.label}, predicted {cohort.classes[one.called]}"
     with open_slide(one.row.path, one.row.mpp) as slide:
         if one.trace and "maps" in one.trace:
             draw_crops(slide, config, one, title, paths)
