@@ -5,7 +5,8 @@ from wsi_jax.slides import reader_pool, strict_jpeg
 
 
 @pytest.fixture(autouse=True)
-def closed_afterwards():
+def no_open_slides():
+    reader_pool.close_all()  # those of tests elsewhere, in the same process
     yield
     reader_pool.close_all()
 
