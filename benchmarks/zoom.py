@@ -37,7 +37,7 @@ D, SHARE, ALIKE, ROWS = 384, 0.2, 31, 16
 RULES, CONFIG = Rules(), PPO()
 NETS = {"hafed": HAFED(2, D), "updater": Updater(D), "actor": Actor(D)}
 NETS |= {"critic": Critic(D)}
-AGENT = Agent.of(NETS["actor"], NETS["critic"])
+AGENT = Agent.from_modules(NETS["actor"], NETS["critic"])
 
 
 class Given(NamedTuple):
@@ -94,7 +94,7 @@ def optimiser() -> optax.GradientTransformation:
 
 def episodes(x: Given, steps: int) -> Episode:
     """Two on each slide."""
-    rows = RowUpdater.of(NETS["updater"], x.params["updater"])
+    rows = RowUpdater.from_module(NETS["updater"], x.params["updater"])
     settings = {"steps": steps, "episodes": CONFIG.episodes, "chunk": ROWS}
     return play(x.slides, rows, x.act, sampler(x.keys), RULES, **settings)
 

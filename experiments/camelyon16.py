@@ -71,7 +71,7 @@ class Camelyon16:
             cohort = published(cohort, pathlib.Path(self.splits), self.root)
         return with_mpp(cohort, self.mpp)
 
-    def limits(self) -> tuple[str, ...]:
+    def limitations(self) -> tuple[str, ...]:
         """What a report says of the slides besides."""
         return practice_limits(self.practice)
 

@@ -60,7 +60,7 @@ class TcgaPrad:
             return assign_folds(cohort, self.folds, self.split.seed)
         return assign_splits(cohort, self.split)
 
-    def limits(self) -> tuple[str, ...]:
+    def limitations(self) -> tuple[str, ...]:
         """What a report says of the slides besides."""
         return ()
 

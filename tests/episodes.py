@@ -29,7 +29,7 @@ def apply(params, net, *args, method=None):
     return NETS[net].apply(params[net], *args, method=method)
 
 
-AGENT = Agent.of(NETS["actor"], NETS["critic"])
+AGENT = Agent.from_modules(NETS["actor"], NETS["critic"])
 
 
 class Problem(NamedTuple):
@@ -55,7 +55,7 @@ class Problem(NamedTuple):
     def play(self, choose=None, rules=RULES, chunk=3):
         return play(
             self.slides,
-            RowUpdater.of(NETS["updater"], self.params["updater"]),
+            RowUpdater.from_module(NETS["updater"], self.params["updater"]),
             lambda x: apply(self.params, "actor", x),
             choose or sampler(self.keys),
             rules,

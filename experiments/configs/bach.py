@@ -21,7 +21,7 @@ from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.nets.crop_options import CropAugmentation
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Thaw
@@ -30,7 +30,7 @@ EPOCH = 40  # of 320 images, eight at a time
 
 
 def get_config(method: str = "abmil") -> Experiment:
-    config = choose(method, VARIANTS)()
+    config = named_choice(method, VARIANTS)()
     config.data = Bach()
     return config
 

@@ -29,11 +29,11 @@ from wsi_jax.configs import (
     streaming_clam,
 )
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 
 
 def get_config(method: str = "abmil") -> Experiment:
-    config = choose(method, VARIANTS)()
+    config = named_choice(method, VARIANTS)()
     config.data = Camelyon16()
     return config
 

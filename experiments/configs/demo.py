@@ -18,13 +18,13 @@ from experiments.camelyon16 import Camelyon16
 from experiments.phantoms.make_cohort import MakeCohort
 from wsi_jax.configs import quick
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 
 
 def get_config(tiles: str = "drawn_tiles") -> Experiment:
     config = quick.get_config()
-    config.data = choose(tiles, VARIANTS)()
+    config.data = named_choice(tiles, VARIANTS)()
     config.grid = Grid(mpp=2.0, size_px=64, min_tissue=0.5)
     return config
 

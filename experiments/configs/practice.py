@@ -34,11 +34,11 @@ from experiments.phantoms.artefacts import Artefacts
 from experiments.phantoms.make_bach import MakeBach
 from experiments.phantoms.make_cohort import MakeCohort
 from experiments.phantoms.make_tiles import MakeTiles
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 
 
 def get_config(variant: str = "cohort") -> Any:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def phantom() -> MakeCohort:

@@ -14,11 +14,11 @@ of gigabytes.
 from experiments.tcga_prad import TcgaPrad
 from wsi_jax.configs import abmil, attention_sampling
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 
 
 def get_config(method: str = "abmil") -> Experiment:
-    config = choose(method, VARIANTS)()
+    config = named_choice(method, VARIANTS)()
     config.data = TcgaPrad()
     return config
 

@@ -83,7 +83,7 @@ def test_what_is_damaged_is_blank_and_noted(slides, tmp_path):
     mask = np.ones((1, 64), bool)
     crops = read(reader(method()), [slide], which, yx, mask)
     assert slide.n_unreadable > 0
-    assert "cannot be read" in slide.note()
+    assert "cannot be read" in slide.unreadable_note()
     assert (crops == 255).all((-1, -2, -3)).any()
 
 

@@ -9,7 +9,7 @@ from data.feature_files import metadata
 
 from wsi_jax.data.features import (
     FeatureError,
-    check_features,
+    check_feature_file,
     feature_shape,
     is_whole,
     read_coords,
@@ -115,7 +115,7 @@ def test_a_file_that_reaches_out_or_declares_what_it_does_not_hold(tmp_path, mak
         n = shape[0] if shape[0] < 10**9 else N
         f["coords"] = np.zeros((n, 2), np.int32)
     assert path.stat().st_size < 1 << 20 or make is a_bomb
-    for read in (read_features, read_coords, feature_shape, check_features):
+    for read in (read_features, read_coords, feature_shape, check_feature_file):
         with pytest.raises(FeatureError, match=rf"s\.h5: .*({HOSTILE[make]})"):
             read(path)
     assert not is_whole(path, "c")
@@ -127,7 +127,7 @@ def test_coords_that_are_no_pixel(tmp_path, bad):
     with h5py.File(path, "w") as f:
         f["features"] = np.ones((N, D), np.float32)
         f["coords"] = np.array([[0, 0]] * (N - 1) + [[8, bad]])
-    for read in (read_features, read_coords, check_features):
+    for read in (read_features, read_coords, check_feature_file):
         with pytest.raises(FeatureError, match="1 of 5 tiles have coords that are no"):
             read(path)
 
@@ -139,9 +139,9 @@ def test_chunks_that_were_never_written_are_no_zeros(tmp_path):
             zeros(f, 8, D, 2, written)
             f["coords"] = np.zeros((8, 2), int)
         if written == 8:
-            assert check_features(path) == (8, D)
+            assert check_feature_file(path) == (8, D)
     with pytest.raises(FeatureError, match="1 of 4 chunks of features were never"):
-        check_features(path)
+        check_feature_file(path)
 
 
 @pytest.mark.parametrize("name", ["features", "coords"])
@@ -149,7 +149,7 @@ def test_one_changed_byte_is_seen_by_the_checksum_where_there_is_one(tmp_path, n
     path = tmp_path / "s.h5"
     write_features(path, np.ones((N, D)), np.full((N, 2), 7), METADATA)
     assert is_whole(path, "c")
-    assert check_features(path) == (N, D)
+    assert check_feature_file(path) == (N, D)
     attrs = read_coords(path).attrs
     with h5py.File(path) as f:
         at = f[name].id.get_offset()
@@ -157,7 +157,7 @@ def test_one_changed_byte_is_seen_by_the_checksum_where_there_is_one(tmp_path, n
     data[at] ^= 1
     path.write_bytes(data)
     assert not is_whole(path, "c")
-    for read in (read_features, check_features):
+    for read in (read_features, check_feature_file):
         with pytest.raises(FeatureError, match=rf"s\.h5: {name} is damaged: its check"):
             read(path)
     with h5py.File(path, "a") as f:

@@ -3,7 +3,7 @@
 import pytest
 
 from wsi_jax.data.cohort import Cohort, Row
-from wsi_jax.data.public_cohorts import PATTERNS, pretraining_note, public_cohort
+from wsi_jax.data.public_cohorts import PATTERNS, guess_public_cohort, pretraining_note
 from wsi_jax.nets.foundation_models import foundation_model, model_names
 from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment
@@ -26,8 +26,8 @@ from wsi_jax.run.config import Experiment
     ],
 )
 def test_a_name_tells_the_cohort(name, cohort):
-    assert public_cohort(name) == cohort
-    assert public_cohort("hers", name) == cohort
+    assert guess_public_cohort(name) == cohort
+    assert guess_public_cohort("hers", name) == cohort
 
 
 def test_only_test_slides_of_a_cohort_that_was_learnt_from_are_named():
@@ -47,13 +47,13 @@ def test_only_test_slides_of_a_cohort_that_was_learnt_from_are_named():
 def test_a_report_names_them():
     rows = [Row("TCGA-2A-A8VO-01Z", "", "a", "q", "test")]
     encoder = foundation_model("lunit_s8").encoder
-    limits = lambda **kwargs: "\n".join(
-        write_report.limits(
+    limitations = lambda **kwargs: "\n".join(
+        write_report.limitations(
             Experiment(encoder=encoder, **kwargs), Cohort(tuple(rows), ("a", "b"))
         )
     )
-    assert "Pre-training: 1 of 1 test slides seem to be of TCGA" in limits()
-    assert "Pre-training" not in limits(precomputed="features")
+    assert "Pre-training: 1 of 1 test slides seem to be of TCGA" in limitations()
+    assert "Pre-training" not in limitations(precomputed="features")
 
 
 def test_cohorts_of_encoders_are_spelt_as_their_patterns():

@@ -87,6 +87,6 @@ def test_a_tile_that_cannot_be_read_is_blank_and_reported(tmp_path):
     whole, hurt = view.tiles([(0, 0), (1, 1)], (64, 64))
     np.testing.assert_array_equal(whole[0], image[:64, :64])
     assert (hurt == 255).all()
-    assert view.note().startswith(
+    assert view.unreadable_note().startswith(
         "1 of 2 reads of tiles failed, taken as blank: hurt: level"
     )

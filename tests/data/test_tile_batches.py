@@ -138,7 +138,7 @@ def test_what_was_read_is_counted(sources):
     assert counts.tiles == 19
     assert counts.failed == 0
     assert counts.reasons == {}
-    assert counts.decoded_bytes == 19 * SIZE * SIZE * 3
+    assert counts.bytes_decoded == 19 * SIZE * SIZE * 3
     assert counts.reading_s > 0
     assert counts.waiting_s > 0
 

@@ -219,5 +219,7 @@ def test_no_spreadsheet_computes_our_tables_and_we_read_what_we_wrote(tmp_path):
 
 def test_a_report_says_that_every_slide_counts_as_a_patient_of_its_own():
     rows = tuple(Row(name, "", "a", name, "test") for name in "st")
-    (note,) = write_report.limits(Experiment(precomputed="f"), Cohort(rows, ("a",)))
+    (note,) = write_report.limitations(
+        Experiment(precomputed="f"), Cohort(rows, ("a",))
+    )
     assert note.startswith("Patients: every slide counts as a patient of its own")

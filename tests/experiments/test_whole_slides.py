@@ -72,7 +72,7 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
         np.testing.assert_allclose(prediction.attention.sum(), 1, rtol=1e-5)
         assert prediction.cost["tiles"] > 0
     with pytest.raises(ValueError, match="no class 'cat', only normal, tumor"):
-        predictor.saliency(slides[name]["path"], folder / "x.png", "cat")
+        predictor.draw_saliency(slides[name]["path"], folder / "x.png", "cat")
 
     out = folder / "predicted"
     argv = ["predict", "--run", str(folder), "--out", str(out), "--saliency"]

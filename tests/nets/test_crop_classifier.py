@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
-from wsi_jax.nets.crop_classifier import CropClassifier, CropHead
+from wsi_jax.nets.crop_classifier import CropClassifier, CropMILHead
 from wsi_jax.nets.crop_options import HeadConfig
 
 
@@ -18,7 +18,7 @@ def test_a_trunk_that_does_not_learn_says_the_same_and_has_no_gradient(chunk):
 
     def value_and_gradients(learns):
         classifier = CropClassifier(
-            trunk, CropHead(2, HeadConfig(width=3)), chunk, learns
+            trunk, CropMILHead(2, HeadConfig(width=3)), chunk, learns
         )
         params = classifier.init(jax.random.key(1))
         energy = lambda params: (
@@ -37,7 +37,7 @@ def test_a_trunk_that_does_not_learn_says_the_same_and_has_no_gradient(chunk):
 def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
     """Two slides of two tissues each, one at either magnification; one is stained."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    head = CropHead(2, HeadConfig(width=8, centred=centred), magnifications=2)
+    head = CropMILHead(2, HeadConfig(width=8, centred=centred), magnifications=2)
     classifier = CropClassifier(trunk, head, None)
     params = classifier.init(jax.random.key(1))
     which = jnp.array([[0, 1, 0, 1]] * 2)
@@ -53,7 +53,7 @@ def test_centred_crops_do_not_tell_what_their_slide_has_throughout(centred):
 
 def test_what_was_not_read_is_no_part_of_the_mean():
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    head = CropHead(2, HeadConfig(width=8, centred=True, unit_length=True))
+    head = CropMILHead(2, HeadConfig(width=8, centred=True, unit_length=True))
     classifier = CropClassifier(trunk, head, None)
     params = classifier.init(jax.random.key(1))
     crops = jax.random.randint(jax.random.key(0), (1, 4, 8, 8, 3), 0, 255, jnp.uint8)
@@ -66,7 +66,7 @@ def test_what_was_not_read_is_no_part_of_the_mean():
 def test_a_prediction_is_of_what_every_attention_pools():
     """In a row, each by its own softmax of log weights and logits."""
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, scale=1.0)
-    head = CropHead(3, HeadConfig(width=5, attention_width=4, branches=2))
+    head = CropMILHead(3, HeadConfig(width=5, attention_width=4, branches=2))
     classifier = CropClassifier(trunk, head, None)
     params = jax.tree.map(lambda a: 3 * a, classifier.init(jax.random.key(1)))
     h = jax.random.normal(jax.random.key(0), (2, 6, 5))

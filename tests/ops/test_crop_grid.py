@@ -31,7 +31,7 @@ def test_coarse_cells_of_their_own_hold_fine_ones():
     """Mask, geometry and spreading agree on which fine cells a coarse one holds."""
     cells = CropGrid((1.0, 3.0), 10, 10.0, (1, 3))
     mask = jnp.asarray(np.random.default_rng(0).random((2, 5, 7)) < 0.3)
-    masks = cells.cell_masks(mask)
+    masks = cells.tissue_cells(mask)
     assert cells.cell_counts((5, 7)) == (35, 6)
     assert masks.shape == (2, 41)
     which, yx = cells.crop_corners(jnp.arange(35, 41), (5, 7))

@@ -42,7 +42,8 @@ def test_episodes_are_the_fixture(shared, d):
             z[None], v[None], jnp.ones((1, len(z)), bool), jnp.array([steps])
         )
         episode = play(
-            slides, RowUpdater.of(updater, q), functools.partial(actor.apply, r),
+            slides, RowUpdater.from_module(updater, q),
+            functools.partial(actor.apply, r),
             greedy, Rules(signed=False), steps=steps, episodes=1, chunk=5,
         )  # fmt: skip
         classify = functools.partial(hafed.apply, p, method="row_logits")

@@ -104,4 +104,4 @@ def test_a_run_draws_its_own_cohort(made, folder):
     data = Bach(root=str(folder), folds=3, practice=practice)
     patients = {row.patient_id for row in data.cohort().rows}
     assert patients == {"patient_01", "patient_02", "patient_03"}
-    assert "The slides are drawn, not scanned" in data.limits()[0]
+    assert "The slides are drawn, not scanned" in data.limitations()[0]

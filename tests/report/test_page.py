@@ -101,7 +101,7 @@ def report(evaluated, figures, tmp_path_factory):
         versions={"jax": "0.10.2"},
         commit="0123456789abcdef",
         date="2026-11-21",
-        limits=("Stained in one laboratory.",),
+        limitations=("Stained in one laboratory.",),
     )
 
 

@@ -48,7 +48,7 @@ def test_the_first_refusal_stays_and_a_note_stands_once():
 def test_a_slide_is_refused_where_its_tiles_or_its_children_are():
     for low, high in (("", "a: gone"), ("a: gone", ""), ("a: gone", "a: gone")):
         one = record(low, note="1 of 3")
-        one.merge(record(high, note="1 of 3"))
+        one.add_reasons_of(record(high, note="1 of 3"))
         assert (one.status, one.reason) == ("refused", "a: gone; 1 of 3")
         assert one.tiles == 3
 

@@ -52,7 +52,7 @@ def update(shared) -> Update:
     (hafed, p), (updater, q) = sasha.hafed(x, "hafed"), sasha.updater(x, "tsu")
     actor, before_actor = sasha.actor(x, "actor_before")
     critic, before_critic = sasha.critic(x, "critic_before")
-    agent, params = Agent.of(actor, critic), {"actor": before_actor}
+    agent, params = Agent.from_modules(actor, critic), {"actor": before_actor}
     params["critic"] = before_critic
     config = PPO(
         epochs=1, clip=float(x["hp/clip"]), gamma=float(x["hp/gamma"]),
@@ -69,7 +69,7 @@ def update(shared) -> Update:
     @jax.jit
     def gain(params):
         episode = play(
-            slides, RowUpdater.of(updater, q),
+            slides, RowUpdater.from_module(updater, q),
             lambda x: agent.act(params, x), lambda step, log_p: actions[..., step],
             Rules(signed=False), steps=steps, episodes=2, chunk=8,
         )  # fmt: skip

@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import pathlib
 
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 
 _FOLDER = pathlib.Path(__file__).parent
 # The config file of methods found by their import path.
@@ -51,7 +51,7 @@ def config_path(method: str) -> str:
 
         _by_import_path.get_config(method)
         return f"{_FOLDER / _BY_IMPORT_PATH}.py:{method}"
-    return choose(name, files) + colon + argument
+    return named_choice(name, files) + colon + argument
 
 
 def _is_module(name: str) -> bool:

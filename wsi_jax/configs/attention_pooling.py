@@ -20,7 +20,7 @@ from wsi_jax.nets.crop_options import CropAugmentation
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
@@ -30,7 +30,7 @@ EPOCH = 61  # of 243 slides, four at a time
 
 
 def get_config(variant: str = "full") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def full() -> Experiment:

@@ -19,7 +19,7 @@ from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Thaw
@@ -27,7 +27,7 @@ from wsi_jax.types import Dtype
 
 
 def get_config(variant: str = "full") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def full() -> Experiment:

@@ -20,7 +20,7 @@ from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.ops.advantages import Reward
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Schedule
@@ -29,7 +29,7 @@ SLIDES = 242  # of the authors' training split of CAMELYON16: an epoch
 
 
 def get_config(variant: str = "ours") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def ours() -> Experiment:

@@ -19,7 +19,7 @@ from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser, Thaw
@@ -29,7 +29,7 @@ EPOCH = 216
 
 
 def get_config(variant: str = "published") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def published() -> Experiment:

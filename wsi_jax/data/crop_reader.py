@@ -143,7 +143,7 @@ class CropReader:
         side = self._crop_px
         out = np.zeros((*mask.shape, side, side, 3), np.uint8)
 
-        def some(slide, i, parts):
+        def read_some(slide, i, parts):
             for (k, y, x, width), crops in parts:
                 strip = self._strip(slide, (y, x), (side, width), self._mpps[k])
                 columns = [int(yx[i, j, 1]) - x for j in crops]
@@ -159,7 +159,8 @@ class CropReader:
             strips = self._strips_of(magnification[i], yx[i], np.flatnonzero(mask[i]))
             parts = [strips[k : k + TASK] for k in range(0, len(strips), TASK)]
             tasks += [
-                self._pool.submit(some, self._slides[number], i, part) for part in parts
+                self._pool.submit(read_some, self._slides[number], i, part)
+                for part in parts
             ]
         return PendingCrops(out, tasks)
 

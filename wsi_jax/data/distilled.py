@@ -28,12 +28,12 @@ def write_distilled(
             "learning rate of the stage that distils, in a new --config.run_dir"
         )
 
-    def fill(f):
+    def write_datasets(f):
         f.attrs["fingerprint"] = fingerprint
         for name, array in x._asdict().items():
             f[name] = array
 
-    write_whole(path, fill)
+    write_whole(path, write_datasets)
 
 
 def is_distilled(path: str | os.PathLike, fingerprint: str) -> bool:

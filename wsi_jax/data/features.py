@@ -72,7 +72,7 @@ def write_features(
         half = np.ascontiguousarray(x, np.float16)
     _check_finite(_not_finite(half), len(half), path)
 
-    def fill(f):
+    def write_datasets(f):
         features = f.create_dataset("features", data=half)
         coords = f.create_dataset("coords", data=yx[:, ::-1].astype(np.int32))
         # TRIDENT writes a folder here; ours has no machine's path in it.
@@ -80,7 +80,7 @@ def write_features(
         features.attrs.update(named | {"encoder": metadata.encoder})
         coords.attrs.update(named | _coords_attrs(metadata))
 
-    hdf5.write_whole(path, fill)
+    hdf5.write_whole(path, write_datasets)
 
 
 def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
@@ -115,7 +115,7 @@ def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
     return int(n), int(d)
 
 
-def check_features(path: str | os.PathLike) -> tuple[int, int]:
+def check_feature_file(path: str | os.PathLike) -> tuple[int, int]:
     """(n, d) of a feature file that `read_features` can read; a piece at a time.
 
     FeatureError: as `read_features`, or parts of it were never written.
@@ -147,7 +147,7 @@ def is_whole(path: str | os.PathLike, config_hash: str) -> bool:
     try:
         if read_coords(path).attrs.get("config_hash") != config_hash:
             return False
-        check_features(path)
+        check_feature_file(path)
     except FeatureError:
         return False
     return True

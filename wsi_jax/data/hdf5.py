@@ -33,8 +33,10 @@ class FeatureError(ValueError):
     """A feature file that cannot be used; the message names it and the mend."""
 
 
-def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> None:
-    """Writes the datasets of `fill`, with checksums, under a temporary name first.
+def write_whole(
+    path: str | os.PathLike, write_datasets: Callable[[h5py.File], None]
+) -> None:
+    """Writes an HDF5 file, with checksums, under a temporary name first.
 
     Its folder is made. OSError: the disk is full or not to be written to; it names the
     file.
@@ -42,7 +44,7 @@ def write_whole(path: str | os.PathLike, fill: Callable[[h5py.File], None]) -> N
     path = pathlib.Path(path)
     whole = io.BytesIO()  # a disk that fills up meanwhile is no HDF5 error then
     with h5py.File(whole, "w") as f:
-        fill(f)
+        write_datasets(f)
         for data in f.values():
             data.attrs[CHECKSUM] = f"{zlib.crc32(data[()]):08x}"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ PATTERNS = {
 }
 
 
-def public_cohort(*names: str) -> str:
+def guess_public_cohort(*names: str) -> str:
     """The cohort that a slide seems to be of, by its names; "" where none is told."""
     for cohort, pattern in PATTERNS.items():
         if any(re.match(pattern, name, re.IGNORECASE) for name in names):
@@ -37,7 +37,7 @@ def pretraining_note(cohort: Cohort, pretrained_on: Sequence[str]) -> str:
     by_cohort: dict[str, list[str]] = {}
     rows = in_split(cohort, "test").rows
     for row in rows:
-        own = public_cohort(row.slide_id, slide_id_of(row.path))
+        own = guess_public_cohort(row.slide_id, slide_id_of(row.path))
         if own.casefold() in {name.casefold() for name in pretrained_on}:
             by_cohort.setdefault(own, []).append(row.slide_id)
     return "; ".join(

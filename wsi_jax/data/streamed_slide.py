@@ -140,7 +140,7 @@ class StreamedSlide:
         """RGB of what lies off the slide."""
         return self._slide.background
 
-    def note(self) -> str:
+    def unreadable_note(self) -> str:
         """What of the slide could not be read, or ""."""
         count = f"{self.n_unreadable} of {self.n_read}"
         what = f"{count} reads of tiles failed, taken as blank"

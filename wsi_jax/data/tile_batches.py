@@ -77,7 +77,7 @@ class TileCounts:
     reasons: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def decoded_bytes(self) -> int:
+    def bytes_decoded(self) -> int:
         """Bytes of pixels decoded from all slides' levels."""
         return sum(self.decoded.values())
 

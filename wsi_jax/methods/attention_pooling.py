@@ -177,7 +177,7 @@ class Scorer(SelectiveByTile):
         scores = jnp.take_along_axis(chance, candidates.index, 1)
         return self.select(candidates, scores)
 
-    def adapt(self, key, params, crops, magnification, mask):
+    def init_on_crops(self, key, params, crops, magnification, mask):
         first = crops, magnification, mask
         adapted = self.tile_net.init_on_crops(key, params["scorer"], *first)
         return params | {"scorer": adapted}
@@ -235,9 +235,9 @@ class Classifier(Scorer):
         keys = jax.random.split(key)
         return super().init(keys[0]) | {"judge": self.slide_net.init(keys[1])}
 
-    def adapt(self, key, params, crops, magnification, mask):
+    def init_on_crops(self, key, params, crops, magnification, mask):
         keys, first = jax.random.split(key), (crops, magnification, mask)
-        params = super().adapt(keys[0], params, *first)
+        params = super().init_on_crops(keys[0], params, *first)
         adapted = self.slide_net.init_on_crops(keys[1], params["judge"], *first)
         return params | {"judge": adapted}
 

@@ -179,7 +179,7 @@ class _Net(Selective):
         self.classifier = config.classifier(
             len(task.classes), magnifications=len(config.mpps)
         )
-        self.adapt = self.classifier.init_on_crops
+        self.init_on_crops = self.classifier.init_on_crops
 
     def init(self, key):
         keys = jax.random.split(key)

@@ -73,7 +73,10 @@ class _Net(SelectiveByTile):
         self.config, self.cells = config, cells
         self.lookahead = int(config.lookahead)
         self.classifier = config.classifier(len(task.classes))
-        self.init, self.adapt = self.classifier.init, self.classifier.init_on_crops
+        self.init, self.init_on_crops = (
+            self.classifier.init,
+            self.classifier.init_on_crops,
+        )
 
     def view(self, params):
         del params

@@ -165,7 +165,8 @@ class SASHA:
         """Stages in a row, each with an optimiser of its own: `tx` is not used."""
         del tx
         made = _Stages(self, task)
-        return made.hafed(), made.updater(), made.ranking(), made.policy()
+        first = made.hafed_stage(), made.updater_stage()
+        return *first, made.ranking_stage(), made.policy_stage()
 
 
 class _Stages:
@@ -216,7 +217,7 @@ class _Stages:
         mean, std = feature_moments(both, masks)
         return {"mean": mean, "std": std}
 
-    def hafed(self) -> Stage:
+    def hafed_stage(self) -> Stage:
         """The classifier, trained on the children of all tiles."""
         config = self.config.hafed
 
@@ -237,7 +238,7 @@ class _Stages:
             distil=lambda params, x: self.nets(x.low).rows(params, x),
         )
 
-    def updater(self) -> Stage:
+    def updater_stage(self) -> Stage:
         """The updater, trained to predict rows at high resolution."""
         config = self.config.updater
 
@@ -251,7 +252,7 @@ class _Stages:
         measure = lambda *args: loss(*args, 16 * config.anchors)
         return self._by_loss(loss, measure, self.prediction.at_high, "updater")
 
-    def ranking(self) -> Stage:
+    def ranking_stage(self) -> Stage:
         """The baseline that ranks all tiles at once, by HAFED's attention."""
         inherited = self.config.policy.init_from_ranking
         # The policy starts from a tree that has the name of its own.
@@ -284,7 +285,7 @@ class _Stages:
             validate=lambda *args: {"loss": measure(*args)},
         )
 
-    def policy(self) -> Stage:
+    def policy_stage(self) -> Stage:
         """The policy, trained by episodes, and the other strategies."""
         config, share = self.config.policy, self.config.zoom_share
         init = lambda key, batch: self.init(key, batch, "updater")

@@ -16,7 +16,7 @@ from wsi_jax.ops.crop_grid import map_in_chunks
 from wsi_jax.types import Bag
 
 
-class CropHead(nn.Module):
+class CropMILHead(nn.Module):
     """Embedding of crops, attention over them, and classifier of their pooled features.
 
     Attributes:
@@ -86,7 +86,7 @@ class CropClassifier:
     """
 
     def __init__(
-        self, trunk: Trunk, head: CropHead, chunk: int | None, trainable: bool = True
+        self, trunk: Trunk, head: CropMILHead, chunk: int | None, trainable: bool = True
     ):
         self.trunk, self.head = trunk, head
         self.chunk, self.trainable = chunk, trainable
@@ -204,7 +204,7 @@ def _one_hot(magnifications, x, magnification, mask):
 
 
 def _standardised(params, x, magnification, mask):
-    """Parameters of a `CropHead` with the statistics of features [b n f] of crops."""
+    """Parameters of a `CropMILHead`, with statistics of features [b n f] of crops."""
     old = params["params"]["standardise"]
     own = _one_hot(len(old["mean"]), x, magnification, mask)
     count = jnp.maximum(own.sum((0, 1)), 1)[:, None]

@@ -8,7 +8,7 @@ from jaxtyping import Array, Num
 
 from wsi_jax.config_fields import COUNT, FieldError
 from wsi_jax.nets.conv_encoder import Encoder
-from wsi_jax.nets.crop_classifier import CropClassifier, CropHead
+from wsi_jax.nets.crop_classifier import CropClassifier, CropMILHead
 from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.augment import augment_crops
 from wsi_jax.ops.crop_grid import CropGrid
@@ -114,7 +114,7 @@ class CropOptions:
             head: a head other than the method's.
         """
         trunk, head = trunk or self.trunk, head or self.head
-        net = CropHead(classes, head, magnifications, trunk.dtype.value)
+        net = CropMILHead(classes, head, magnifications, trunk.dtype.value)
         return CropClassifier(trunk, net, self.chunk, self.trunk_rate > 0)
 
     def augmented(

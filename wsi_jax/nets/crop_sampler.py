@@ -103,7 +103,7 @@ class CropSampler:
         if not self.every_cell:
             return self.crops
         with jax.ensure_compile_time_eval():
-            cells = int(self.cells.cell_masks(jnp.asarray(mask)).sum(1).max())
+            cells = int(self.cells.tissue_cells(jnp.asarray(mask)).sum(1).max())
         return min(padded(cells, 16), sum(self.cells.cell_counts(mask.shape[1:])))
 
     def log_attention(
@@ -113,7 +113,7 @@ class CropSampler:
         mask: Bool[Array, "b y x"],
     ) -> Float[Array, "b k"]:
         """Log-attention on all cells of all magnifications; -inf without tissue."""
-        masks = self.cells.cell_masks(mask)
+        masks = self.cells.tissue_cells(mask)
         if self.learnt:
             logits = self.net.apply(params, overview, mask)
         else:
@@ -165,7 +165,7 @@ class CropSampler:
     ) -> tuple[Float[Array, " b"], Float[Array, " b"], Float[Array, "b m"]]:
         """Entropy of the attention, and of its marginal over magnifications, as shares
         of what they can be at most; and that marginal."""
-        most = jnp.log(jnp.maximum(self.cells.cell_masks(mask).sum(1), 2))
+        most = jnp.log(jnp.maximum(self.cells.tissue_cells(mask).sum(1), 2))
         entropy = jax.vmap(sampling.entropy)(log_a) / most
         sizes = self.cells.cell_counts(mask.shape[1:])
         mass = jax.vmap(lambda a: sampling.attention_by_magnification(a, sizes))(log_a)

@@ -85,7 +85,7 @@ class ZoomNets(NamedTuple):
 
     def row_updater(self, params: PyTree) -> RowUpdater:
         """The updater of rows after a zoom into a similar tile."""
-        return RowUpdater.of(self.updater, params["updater"])
+        return RowUpdater.from_module(self.updater, params["updater"])
 
     def act(self, params: PyTree, x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
         """Logit of zooming into each tile."""

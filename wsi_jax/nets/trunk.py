@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, Num, PyTree
 
 from wsi_jax.nets import pretrained
 from wsi_jax.nets.weights_metadata import WeightsMetadata, read_weights_metadata
-from wsi_jax.ops.pooling import mean_and_deviation
+from wsi_jax.ops.pooling import map_mean_and_deviation
 from wsi_jax.types import Bag, Dtype
 
 
@@ -90,7 +90,7 @@ class Trunk(abc.ABC):
         made, net = self.make(), self.trunk()
         if not deviation:
             return made
-        apply = lambda params, pixels: mean_and_deviation(net.apply(params, pixels))
+        apply = lambda params, pixels: map_mean_and_deviation(net.apply(params, pixels))
         return TileEncoder(made.init, apply, 2 * net.dim)
 
     def init(self, net: nn.Module) -> Callable:

@@ -40,7 +40,7 @@ class CropGrid(NamedTuple):
         """Number of cells of each magnification."""
         return tuple(rows * columns for rows, columns in self.grids(shape))
 
-    def cell_masks(self, mask: Bool[Array, "b y x"]) -> Bool[Array, "b k"]:
+    def tissue_cells(self, mask: Bool[Array, "b y x"]) -> Bool[Array, "b k"]:
         """Mask of all magnifications' cells: those that hold a masked finest cell."""
         masks = []
         for ratio in self.ratios:

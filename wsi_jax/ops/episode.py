@@ -58,7 +58,7 @@ class RowUpdater(NamedTuple):
     output_layers: Callable
 
     @classmethod
-    def of(cls, updater, params: PyTree) -> "RowUpdater":
+    def from_module(cls, updater, params: PyTree) -> "RowUpdater":
         """The updater of a module, `nets.policy.Updater`, and its parameters."""
         part = lambda name: functools.partial(updater.apply, params, method=name)
         return cls(*map(part, cls._fields))

@@ -142,7 +142,7 @@ def max_pool(
     return MaxPooled(jnp.where(jnp.isfinite(best), best, 0), winner)
 
 
-def mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
+def map_mean_and_deviation(cells: Float[Array, "b y x d"]) -> Float[Array, "b e"]:
     """Mean of each feature over a map, followed by its standard deviation."""
     cells = cells.astype(_at_least_float32(cells.dtype))
     mean = cells.mean((1, 2), keepdims=True)

@@ -93,7 +93,7 @@ class Report:
     versions: Mapping[str, str]  # package -> version
     commit: str
     date: str
-    limits: tuple[str, ...] = ()  # sentences besides those that every page has
+    limitations: tuple[str, ...] = ()  # sentences besides those that every page has
     interval_notes: tuple[str, ...] = ()  # sentences about intervals of few patients
 
     def provenance(self) -> dict[str, str]:

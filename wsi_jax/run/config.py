@@ -75,7 +75,7 @@ class Manifest:
             rows = read_manifest(self.manifest, labelled=False).rows
         return with_mpp(Cohort(rows, ()), self.mpp).rows
 
-    def limits(self) -> tuple[str, ...]:
+    def limitations(self) -> tuple[str, ...]:
         """What a report says of the slides besides."""
         return ()
 

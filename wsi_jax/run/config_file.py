@@ -1,7 +1,7 @@
 """Config files: `FILE` or `FILE:ARGUMENT`, and words for what is wrong with one.
 
 A file has a function `get_config()`. Where one file serves several variants, it takes
-the argument and picks one by `choose`.
+the argument and picks one by `named_choice`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ COMMANDS = {
 }
 
 
-def choose(name: str, choices: Mapping[str, Any]) -> Any:
+def named_choice(name: str, choices: Mapping[str, Any]) -> Any:
     """The choice of this name.
 
     Raises:

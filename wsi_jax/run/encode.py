@@ -70,7 +70,7 @@ class Encoded(NamedTuple):
     lost: int
     reason: str
 
-    def note(self) -> str:
+    def unreadable_note(self) -> str:
         """What is missing from the slide, or ""."""
         return unreadable(self.lost, self.lost + len(self.kept), self.reason)
 
@@ -86,7 +86,7 @@ class Encoded(NamedTuple):
         if self.lost <= max_unreadable * n:
             return ""
         return (
-            f"{self.note()}; more than --config.reading.max_unreadable="
+            f"{self.unreadable_note()}; more than --config.reading.max_unreadable="
             f"{max_unreadable:g}: copy the slide again, or raise it"
         )
 
@@ -159,7 +159,7 @@ def encode_slides(
     ]
     options = {"batch": batch, "reading": reading, "meter": meter, "counts": counts}
     encoded = list(encode(sources, grid, encoder, **options))
-    meter.add(tiles=counts.tiles, bytes_decoded=counts.decoded_bytes)
+    meter.add(tiles=counts.tiles, bytes_decoded=counts.bytes_decoded)
     return encoded
 
 

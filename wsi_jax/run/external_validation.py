@@ -215,7 +215,7 @@ def report(
         commit=made["commit"],
         date=made["date"][:10],
         interval_notes=tables.interval_notes(summary),
-        limits=(
+        limitations=(
             "The threshold is that of the run: nothing was chosen on these slides.",
         ),
     )

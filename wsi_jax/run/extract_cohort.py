@@ -80,5 +80,5 @@ def extract_on_cluster(
     records, *others = by_tiling
     for other in others:
         for record, same_slide in zip(records, other, strict=True):
-            record.merge(same_slide)
+            record.add_reasons_of(same_slide)
     return records

@@ -64,8 +64,8 @@ def _write_attention(out, name, xy, attention) -> None:
         ],
     )
 
-    def fill(f):
+    def write_datasets(f):
         f.create_dataset("coords", data=xy.astype(np.int32))
         f.create_dataset("attention_scores", data=attention[:, None])
 
-    write_whole(out / f"{name}_blockmap.h5", fill)
+    write_whole(out / f"{name}_blockmap.h5", write_datasets)

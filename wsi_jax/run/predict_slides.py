@@ -223,7 +223,7 @@ def draw(
                 saliency_path(row, out),
                 {"mpp": row.mpp, "mask": row.mask_path},
             )
-            predictor.saliency(row.path, png, result.label, **kwargs)
+            predictor.draw_saliency(row.path, png, result.label, **kwargs)
     except SlideError as error:
         print(f"refused: {error}", file=sys.stderr, flush=True)
         for ending in (".png", "_zooms.csv", "_saliency.png"):  # of one before

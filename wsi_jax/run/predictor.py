@@ -188,7 +188,7 @@ class Predictor(SlidePredictor):
         refuse = self._refuse_unfamiliar_stains
         return config_hash(to_plain(self.card), refuse, digest(self.params))
 
-    def saliency(
+    def draw_saliency(
         self,
         path: str | os.PathLike,
         png: str | os.PathLike,

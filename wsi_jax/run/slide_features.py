@@ -15,7 +15,7 @@ from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import (
     FeatureError,
     FeatureMetadata,
-    check_features,
+    check_feature_file,
     is_whole,
     lost_tiles,
     write_features,
@@ -140,7 +140,7 @@ def extract(
             _charge(meter, extractor, file.record, len(one.kept), bytes_decoded)
             file.record.refuse(one.refusal(reading.max_unreadable))
             if not file.record.refusal:
-                file.record.note(one.note())
+                file.record.note(one.unreadable_note())
                 _write(file, one, extractor)
             advance(len(file.slide.yx), _occupation(meter, counts))
 
@@ -167,7 +167,7 @@ def _damage(path) -> str:
     """A note on a feature file that is there and cannot be used."""
     try:
         if path.exists():
-            check_features(path)
+            check_feature_file(path)
     except FeatureError:
         return f"{path.name} was damaged and is made anew"
     return ""

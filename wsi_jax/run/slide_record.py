@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wsi_jax.data.cohort import Row
-from wsi_jax.data.features import FeatureError, check_features
+from wsi_jax.data.features import FeatureError, check_feature_file
 from wsi_jax.report.contact_sheet import contact_sheet
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import Stain, stain_columns
@@ -65,7 +65,7 @@ class SlideRecord:
         """Refuses the slide, unless `reason` is empty; the first reason stays."""
         self.refusal = self.refusal or reason
 
-    def merge(self, other: "SlideRecord") -> None:
+    def add_reasons_of(self, other: "SlideRecord") -> None:
         """Takes over refusal and notes of the same slide's record in another tiling."""
         self.refuse(other.refusal)
         for text in other.notes:
@@ -124,7 +124,7 @@ def precomputed_records(rows: Sequence[Row], folder: pathlib.Path) -> list[Slide
         record = SlideRecord(row, "precomputed", features=[path])
         records.append(record)
         try:
-            record.tiles, dims[name] = check_features(path)
+            record.tiles, dims[name] = check_feature_file(path)
             record.refuse("" if record.tiles else f"{name}: a bag without tiles")
         except FeatureError as error:
             record.refuse(f"{name}: {error}")

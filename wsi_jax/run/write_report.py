@@ -89,7 +89,7 @@ def write(
         commit=record["commit"],
         date=record["date"][:10],
         interval_notes=tables.interval_notes(summary),
-        limits=limits(config, cohort),
+        limitations=limitations(config, cohort),
     )
     write_page(folder / "report.html", report)
 
@@ -163,7 +163,7 @@ def results(
     return tuple(parts)
 
 
-def limits(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
+def limitations(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
     """What a reader of this run must know besides."""
     sentences = [f"Patients: {note}." for note in [patients_note(cohort)] if note]
     if config.encoder and not (config.precomputed or config.encoder.weights):
@@ -173,4 +173,4 @@ def limits(config: Experiment, cohort: Cohort) -> tuple[str, ...]:
         )
     if note := pretraining_note(cohort, config.pretrained_on()):
         sentences.append(f"Pre-training: {note}.")
-    return (*sentences, *config.data.limits())
+    return (*sentences, *config.data.limitations())

@@ -86,7 +86,9 @@ class ZoomMethodRunner:
                 continue
             n, zooms = len(one.kept), order[i][order[i] >= 0]
             outputs.append(
-                SlideOutput(logits[i], attention[i, :n], one.kept, one.note(), zooms)
+                SlideOutput(
+                    logits[i], attention[i, :n], one.kept, one.unreadable_note(), zooms
+                )
             )
         return outputs
 

@@ -32,7 +32,7 @@ class Agent(NamedTuple):
     value: Callable
 
     @classmethod
-    def of(cls, actor, critic) -> "Agent":
+    def from_modules(cls, actor, critic) -> "Agent":
         """An agent from two modules of `nets.policy`."""
         part = lambda name: (
             lambda params, *x: critic.apply(params["critic"], *x, method=name)

@@ -235,7 +235,7 @@ def policy_method(
             sampler(keys), prediction.rules, steps=steps, episodes=config.episodes,
             chunk=prediction.chunk,
         )  # fmt: skip
-        agent = Agent.of(nets.actor, nets.critic)
+        agent = Agent.from_modules(nets.actor, nets.critic)
         learnt = {name: params[name] for name in ("actor", "critic")}
         gained = experience(
             agent, learnt, lambda x: nets.row_logits(params, x), slides,

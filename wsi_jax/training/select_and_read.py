@@ -79,7 +79,7 @@ class Selective:
         """Crops to which the initial parameters are adapted."""
         return self.begin(self.view(params), batch, key, n, train=True)
 
-    def adapt(self, key, params, crops, magnification, mask) -> Any:
+    def init_on_crops(self, key, params, crops, magnification, mask) -> Any:
         """Initial parameters with pretrained weights and the statistics of crops."""
 
     def view(self, params) -> Any:
@@ -272,7 +272,7 @@ def on_device(net: Selective, tx: optax.GradientTransformation) -> Method:
         chosen = net.first(params, batch, select_key, most(batch, train=False))
         magnification, _ = corners(batch, chosen.index)
         crops = read(batch, chosen.index)
-        return net.adapt(adapt_key, params, crops, magnification, chosen.mask)
+        return net.init_on_crops(adapt_key, params, crops, magnification, chosen.mask)
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)

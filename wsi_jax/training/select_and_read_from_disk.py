@@ -49,7 +49,7 @@ class Driver:
         # In training others select than in predictions, and each keeps its scores.
         self._scores = {True: Scores(self, net), False: Scores(self, net)}
         self._first = compile_phase(net.first, static=("n",))
-        self._adapt = compile_phase(net.adapt)
+        self._init_on_crops = compile_phase(net.init_on_crops)
         self._begin = compile_phase(net.begin, static=("n", "train"))
         self._choose = compile_phase(net.select)
         self._corners = compile_phase(net.cells.crop_corners, static=("shape",))
@@ -127,7 +127,9 @@ class Driver:
         selection = self._first(params, batch, select_key, n=n)
         magnification, _ = self._corners(selection.index, shape=batch.mask.shape[1:])
         crops = self.read(batch, selection).result()
-        return self._adapt(adapt_key, params, crops, magnification, selection.mask)
+        return self._init_on_crops(
+            adapt_key, params, crops, magnification, selection.mask
+        )
 
     def _select_to_learn(self, state, batch, later: int):
         """What is read of a batch that is learnt from `later` steps from now."""

@@ -39,13 +39,13 @@ from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.optimiser import Thaw
 
 
 def get_config(variant: str = "magnifications") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def magnifications() -> Experiment:

@@ -15,7 +15,7 @@ from experiments.configs import practice
 from experiments.configs.pretrain import tiles
 from wsi_jax.methods.mil import ABMIL, CLAM
 from wsi_jax.run.config import Experiment
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
@@ -29,7 +29,9 @@ def get_config(method: str = "abmil") -> Experiment:
         data=Camelyon16(practice=practice.phantom(), val=0.25),
         grid=Grid(mpp=pretrained.mpp, size_px=112, min_tissue=0.5),
         encoder=pretrained.method.encoder,
-        method=choose(method, VARIANTS)(width=128, attention=64, standardise=True),
+        method=named_choice(method, VARIANTS)(
+            width=128, attention=64, standardise=True
+        ),
         train=train_pool(),
     )
 

@@ -15,7 +15,7 @@ from wsi_jax.configs.sasha import as_published
 from wsi_jax.data.bags import Loading
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.run.config import Experiment, Manifest
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
@@ -24,7 +24,7 @@ SLIDES = 120  # of the training split of a cohort: an epoch
 
 
 def get_config(variant: str = "ours") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def ours() -> Experiment:

@@ -19,14 +19,14 @@ from experiments.configs.pretrain import tiles
 from wsi_jax.methods.mil import CLAM
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
 from wsi_jax.run.config import Experiment, Manifest
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.slides.grid import Grid
 
 EPOCH = 20  # of 40 slides, two to a batch: one of each class
 
 
 def get_config(variant: str = "streamed") -> Experiment:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def streamed() -> Experiment:

@@ -30,13 +30,13 @@ from experiments.configs.pretrain.tiles import small_convnext
 from experiments.pretraining.augment import Augment
 from experiments.pretraining.pretrain_config import PretrainPrepared
 from experiments.pretraining.sim_clr import SimCLR
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config(variant: str = "labelled") -> PretrainPrepared:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def labelled() -> PretrainPrepared:

@@ -41,13 +41,13 @@ from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.run.config_file import choose
+from wsi_jax.run.config_file import named_choice
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 
 
 def get_config(variant: str = "lc25000") -> PretrainFolder:
-    return choose(variant, VARIANTS)()
+    return named_choice(variant, VARIANTS)()
 
 
 def lc25000() -> PretrainFolder:

@@ -79,7 +79,9 @@ class FeatureInput(Input):
             slide, slide.yx, self.tiling.grid, encode_batch, reading, meter
         )
         meter.add(slides=1)
-        return LoadedSlide(self._bag(encoded.x), encoded.kept, encoded.note())
+        return LoadedSlide(
+            self._bag(encoded.x), encoded.kept, encoded.unreadable_note()
+        )
 
     def training_batches(self, part, plan, start, weights=None):
         batches = training_bags(

@@ -92,10 +92,10 @@ class SlideInput(Input):
         meter.add(slides=1, tiles=slide.n_read, bytes_decoded=slide.bytes_decoded)
         if slide.n_unreadable > reading.max_unreadable * slide.n_read:
             raise SlideError(
-                f"{slide.note()}; more than --config.reading.max_unreadable="
+                f"{slide.unreadable_note()}; more than --config.reading.max_unreadable="
                 f"{reading.max_unreadable:g}: copy the slide again, or raise it"
             )
-        return slide.note()
+        return slide.unreadable_note()
 
     def training_batches(self, part, plan, start, weights=None):
         targets = part.targets
@@ -155,7 +155,11 @@ class SlideInput(Input):
         pass  # readers bound their memory
 
     def notes(self):
-        return {name: s.note() for name, s in self._streamed.items() if s.first_error}
+        return {
+            name: s.unreadable_note()
+            for name, s in self._streamed.items()
+            if s.first_error
+        }
 
     def _evaluation_size(self) -> int:
         """Slides in an evaluation batch."""

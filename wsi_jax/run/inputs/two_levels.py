@@ -89,9 +89,11 @@ class TwoLevelInput(FeatureInput):
         row = row.reshape(-1, k * k)[low.kept]
         whole = (row >= 0).all(1)
         if not whole.any():
-            raise SlideError(f"{high.note()}; no tile of which all children were read")
+            raise SlideError(
+                f"{high.unreadable_note()}; no tile of which all children were read"
+            )
         bag = self._bag(TwoLevelFeatures(low.x[whole], high.x[row[whole]]))
-        note = "; ".join(filter(None, (low.note(), high.note())))
+        note = "; ".join(filter(None, (low.unreadable_note(), high.unreadable_note())))
         return LoadedSlide(bag, low.kept[whole], note)
 
     def tiles_read(self, n, zooms=None):
