@@ -1,15 +1,20 @@
 """A trained run on labelled slides of others: its own threshold, its own metrics."""
 
 import csv
+import dataclasses
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from wsi_jax.cli import app
-from wsi_jax.data.cohort import Row
+from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.run.cohort_predictions import Predicted
+from wsi_jax.run.evaluate import write_predictions
 from wsi_jax.run.external_validation import refuse_learnt, training_rows
 
 
@@ -93,14 +98,42 @@ def test_a_slide_of_the_same_name_and_other_pixels_may_be_judged(tmp_path, capsy
     assert list(refuse_learnt([row(tmp_path / "b")], learnt)) == ["s1"]
     assert list(refuse_learnt([row(tmp_path / "b")], [row("gone.tif")])) == ["s1"]
     assert "note" not in capsys.readouterr().err
+    renamed = dataclasses.replace(row(tmp_path / "b"), slide_id="s2")
+    assert list(refuse_learnt([renamed], learnt)) == ["s2"]
+    assert refuse_learnt([dataclasses.replace(renamed, path="x")], [row("gone")]) == {}
 
 
-def test_a_fold_has_learnt_from_the_slides_of_the_other_folds(tmp_path):
+def test_a_fold_has_learnt_from_the_slides_of_the_other_folds(
+    tmp_path, monkeypatch, capsys
+):
     head = "slide_id,path,label,patient_id,split,fold\n"
     each = [f"s{i},s{i}.tif,{'ab'[i % 2]},p{i},,{i % 3}\n" for i in range(6)]
     (tmp_path / "manifest.csv").write_text(head + "".join(each))
     learnt = [row.slide_id for row in training_rows(tmp_path / "fold_0")]
     assert learnt == ["s1", "s2", "s4", "s5"]
+    (tmp_path / "fold_0").mkdir()
+    monkeypatch.chdir(tmp_path / "fold_0")
+    assert [row.slide_id for row in training_rows(pathlib.Path())] == learnt
+    assert training_rows(tmp_path / "elsewhere") == ()
+    assert "elsewhere/manifest.csv: whether the run has" in capsys.readouterr().err
+
+
+def test_several_runs_have_a_folder_of_their_own(tmp_path):
+    words = ["evaluate", str(tmp_path), str(tmp_path), "--manifest", "slides.csv"]
+    with pytest.raises(SystemExit, match="--out is missing"):
+        app(words, standalone_mode=False)
+
+
+def test_probabilities_near_one_keep_their_order(tmp_path):
+    """Else the AUC of the file is another than that of the run."""
+    rows = [Row(f"s{i}", "", "b", f"p{i}", "test") for i in range(2)]
+    p = np.float32([[0, 1], [6e-8, 1 - 6e-8]])
+    predictions = [
+        Predicted(r, one, 1, np.empty(0), 0) for r, one in zip(rows, p, strict=True)
+    ]
+    write_predictions(tmp_path / "p.csv", predictions, Cohort(tuple(rows), ("a", "b")))
+    read = [float(line["p_b"]) for line in lines(tmp_path / "p.csv")]
+    np.testing.assert_array_equal(np.float32(read), p[:, 1])
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):

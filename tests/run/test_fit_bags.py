@@ -106,11 +106,21 @@ def test_arrays_learn_what_files_do(tmp_path):
             lambda bags, labels: ([bags[0] * np.nan, *bags[1:]], labels),
             r"bags\[0\] ",
         ),
+        (lambda bags, labels: (bags, np.eye(2)[[0, 1] * 15]), "labels: one number or"),
+        (lambda bags, labels: (bags, [None, "a"] * 15), "none of them missing"),
+        (lambda bags, labels: (bags, [np.nan, 1] * 15), "none of them missing"),
     ],
 )
 def test_bags_and_labels_that_disagree(change, message):
     with pytest.raises(ValueError, match=message):
         wsi_jax.fit_bags(*change(*cohort()))
+
+
+def test_labels_of_single_precision_are_classes():
+    bags, labels = cohort()
+    numbers = np.where(np.array(labels) == labels[0], 0.1, 0.3).astype(np.float32)
+    classes = wsi_jax.fit_bags(bags, numbers, steps=1).classes
+    assert np.float32(classes).tolist() == np.unique(numbers).tolist()
 
 
 def test_fields_that_are_none(model):

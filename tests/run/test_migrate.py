@@ -150,6 +150,11 @@ def test_a_label_that_is_the_other_way_round_turns_their_probabilities(clam):
     (turned,) = [one for one in read_project(folder, Options()).results if one.slides]
     for name, p in by_slide.slides[0].items():
         np.testing.assert_array_equal(turned.slides[0][name], p)
+    lines[0] = (*lines[0][:3], "nan", "nan")
+    write_table(path, ("slide_id", "Y", "Y_hat", "p_0", "p_1"), lines)
+    project = read_project(folder, Options())
+    assert not any(0 in one.slides for one in project.results)
+    assert f"{path}: not understood, not used" in project.notes
 
 
 def test_the_same_predictions_differ_by_nothing(clam):
@@ -169,6 +174,10 @@ def test_the_same_predictions_differ_by_nothing(clam):
     assert gap.lo < gap.difference < gap.hi
     folds = compare(Results("x", "", {}, {0: 0.5, 1: 0.6}), better, cohort)
     assert folds.difference == pytest.approx(0.45)
+    part = compare(Results("x", "", {}, {0: 0.5, 1: np.nan}), better, cohort)
+    assert (part.difference, part.note) == (0.5, "by 1 fold")
+    other = {0: {name: p for name, p in better[1].items() if name not in better[0]}}
+    assert compare(Results("x", "", other, {0: 0.5}), better, cohort) is None
     half = 12.706 * np.std([0.5, 0.4], ddof=1) / 2**0.5
     assert folds.lo == pytest.approx(0.45 - half, rel=1e-3)
 

@@ -99,6 +99,8 @@ def evaluate(
     from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run import external_validation
 
+    if out is None and len(run) > 1:
+        raise SystemExit("--out is missing: name a folder for what the runs predict")
     out = out or run[0] / "external" / pathlib.Path(manifest).stem
     options = options_of(mpp, max_unreadable, together)
     with errors_in_one_line(out):

@@ -42,7 +42,7 @@ def read_tested(run: pathlib.Path) -> Tested:
             "has ended, or of `wsi-jax evaluate`"
         )
     lines = read_csv(path)
-    if not lines or "label" not in lines[0]:
+    if not lines or not {"label", "patient_id", "prediction"} <= lines[0].keys():
         raise RunError(
             f"{path} has no labels to compare by; `wsi-jax evaluate` has them from a "
             "manifest"

@@ -155,7 +155,8 @@ def write_predictions(
     """One line a test slide: who it is, its prediction, each class's probability.
 
     The fold stands beside it where each tests slides of its own. Probabilities by the
-    method's other strategies stand behind.
+    method's other strategies stand behind; all digits of float32 are kept, so that near
+    1, too, the order of slides is that of the metrics.
     """
     lines = []
     for one in predictions:
@@ -169,6 +170,6 @@ def write_predictions(
         sets |= {f"{name}.": p for name, p in one.others.items()}
         for prefix, p in sets.items():
             pairs = zip(cohort.classes, p, strict=True)
-            line |= {f"{prefix}p_{name}": f"{value:.6f}" for name, value in pairs}
+            line |= {f"{prefix}p_{name}": f"{value:.9g}" for name, value in pairs}
         lines.append(line)
     write_csv(path, lines)

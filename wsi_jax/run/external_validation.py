@@ -4,6 +4,8 @@ Predictions, metrics and a report as of a run's own test slides, at the threshol
 the run chose on its validation slides.
 """
 
+import collections
+import itertools
 import os
 import pathlib
 import sys
@@ -77,10 +79,8 @@ def validate_run(
         )
     p = np.stack([one.probabilities for one in predictions])
     sites = [one.row.site for one in predictions]
-    cards = [one.card for one in getattr(predictor, "members", [predictor])]
-    thresholds = [card.threshold for card in cards]
-    threshold = None if thresholds[0] is None else float(np.mean(thresholds))
-    summary = measure(cohort, predictions, p, threshold, sites)
+    card = getattr(predictor, "members", [predictor])[0].card
+    summary = measure(cohort, predictions, p, predictor.threshold, sites)
     write_predictions(out / "predictions.csv", predictions, cohort)
     metrics = {f"test.{name}": value for name, value in summary.items()}
     write_json(out / "metrics.json", metrics)
@@ -89,17 +89,24 @@ def validate_run(
     if refused:
         text += f"refused: {len(refused)} of {len(cohort.rows)}, see refused.csv\n"
     write_text(out / "metrics.txt", text)
-    page = report(cards[0], title, cohort, predictions, summary, refused, out)
+    page = report(card, title, cohort, predictions, summary, refused, out)
     write_page(out / "report.html", page)
     return out / "report.html"
 
 
 def training_rows(run: pathlib.Path) -> tuple[Row, ...]:
     """The slides that a run, or one fold of it, has learnt from or validated on."""
+    run = run.resolve()
     fold = run.name.removeprefix("fold_")
     of_fold = fold != run.name and fold.isdigit()
     path = (run.parent if of_fold else run) / MANIFEST
     if not path.is_file():
+        print(
+            f"note: no {path}: whether the run has learnt from these slides is not "
+            "known",
+            file=sys.stderr,
+            flush=True,
+        )
         return ()
     cohort = read_manifest(path)
     if of_fold:
@@ -113,10 +120,13 @@ def refuse_learnt(rows: Sequence[Row], learnt: Sequence[Row]) -> dict[str, str]:
     Patients of a name that the run has learnt from are noted: hospitals may use the
     same ones.
     """
-    by_name, refused = {row.slide_id.casefold(): row for row in learnt}, {}
+    alike, refused = collections.defaultdict(list), {}
+    for row in learnt:
+        for key in _keys(row):
+            alike[key].append(row.path)
     for row in rows:
-        other = by_name.get(row.slide_id.casefold())
-        if other and _same_file(row.path, other.path):
+        others = itertools.chain(*(alike[key] for key in _keys(row)))
+        if any(_same_file(row.path, other) for other in others):
             reason = f"{row.slide_id}: the run has learnt from this slide"
             print(f"refused: {reason}", file=sys.stderr, flush=True)
             refused[row.slide_id] = reason
@@ -130,6 +140,12 @@ def refuse_learnt(rows: Sequence[Row], learnt: Sequence[Row]) -> dict[str, str]:
             flush=True,
         )
     return refused
+
+
+def _keys(row: Row) -> tuple[str | int, ...]:
+    """What rows of one slide share: the name, or the size of the file."""
+    size = [os.path.getsize(row.path)] if os.path.isfile(row.path) else []
+    return row.slide_id.casefold(), *size
 
 
 def _same_file(path: str, other: str) -> bool:

@@ -124,7 +124,10 @@ def fit_bags(
             bags of a class, or a field that is none.
     """
     with errors_in_python():
-        config = Experiment(method=method or ABMIL())
+        method = method or ABMIL()
+        if not isinstance(method, Pool):
+            raise ValueError(f"method={method!r}: ABMIL(), CLAM(), Mean() or Max()")
+        config = Experiment(method=method)
         config.train = with_fields(Train(seed=seed), train)
         config_fields.validate(config.method, "config.method")
         config_fields.validate(config.train)
@@ -173,6 +176,8 @@ def _cohort(bags, labels, patients, val, seed):
             f"{len(bags)} bags, {len(labels)} labels and {len(patients)} patients: "
             "give one label, and one patient or none at all, for each bag"
         )
+    if labels.ndim != 1 or any(label is None or label != label for label in labels):
+        raise ValueError("labels: one number or text of each bag, none of them missing")
     classes = np.unique(labels).tolist()
     if len(classes) < 2:
         raise ValueError(f"labels are all {classes}: two classes or more are needed")
@@ -189,7 +194,9 @@ def _cohort(bags, labels, patients, val, seed):
     kind = np.result_type(*arrays)
     rows = (
         Row(str(i), "", str(label), str(patient), "")
-        for i, (label, patient) in enumerate(zip(labels, patients, strict=True))
+        for i, (label, patient) in enumerate(
+            zip(labels.tolist(), patients, strict=True)
+        )
     )
     cohort = Cohort(tuple(rows), tuple(map(str, classes)))
     share = Split(train=1 - val, val=val, test=0.0, seed=seed)

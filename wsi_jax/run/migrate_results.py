@@ -93,7 +93,10 @@ def compare(
     if keys:
         return _by_slides(theirs.slides, ours, keys, cohort)
     areas = {k: mean_auc({k: own}, cohort) for k, own in ours.items()}
-    folds = [k for k in areas if k in theirs.aucs]
+    # Their slides of a fold, none of which we test, are of another split, and so is the
+    # AUC beside them, whatever its column is called.
+    folds = [k for k in areas if k in theirs.aucs and k not in theirs.slides]
+    folds = [k for k in folds if np.isfinite([areas[k], theirs.aucs[k]]).all()]
     if not folds:
         return None
     a, b = np.array([(areas[k], theirs.aucs[k]) for k in folds]).T
@@ -134,7 +137,8 @@ def _probabilities(lines, cohort: Cohort) -> Slides:
     """Probabilities in our order of classes; theirs is told by the labels, Y.
 
     Raises:
-        ValueError: a Y stands for two labels, or a label for two Y.
+        ValueError: a Y stands for two labels, or a label for two Y; or a probability
+            is not a number.
     """
     label_of = {row.slide_id: row.label for row in cohort.rows}
     rows = [(slide_id_of(cell["slide_id"]), cell) for _, cell in lines]
@@ -147,11 +151,14 @@ def _probabilities(lines, cohort: Cohort) -> Slides:
     if len(left) > 1:
         raise ValueError("which Y is which label cannot be told")
     order = [theirs[c] if c in theirs else left.pop(0) for c in cohort.classes]
-    return {
+    slides = {
         name: np.array([float(cell[f"p_{i}"]) for i in order])
         for name, cell in rows
         if name in label_of
     }
+    if not np.isfinite(list(slides.values())).all():
+        raise ValueError("a probability is not a number")
+    return slides
 
 
 def _model(folder: pathlib.Path) -> str:

@@ -229,9 +229,9 @@ def draw(
         for ending in (".png", "_zooms.csv", "_saliency.png"):  # of one before
             (out / f"{row.slide_id}{ending}").unlink(missing_ok=True)
         return {"reason": str(error)}
-    each = {f"p_{name}": f"{p:.6f}" for name, p in result.probabilities.items()}
+    each = {f"p_{name}": f"{p:.9g}" for name, p in result.probabilities.items()}
     for name, ends in result.spread.items() if result.members else ():
-        each |= {f"p_{name}_low": f"{ends[0]:.6f}", f"p_{name}_high": f"{ends[1]:.6f}"}
+        each |= {f"p_{name}_low": f"{ends[0]:.9g}", f"p_{name}_high": f"{ends[1]:.9g}"}
     print(f"{row.slide_id}: {result.label}, {result.probabilities}", flush=True)
     if result.note:
         print(f"note: {row.slide_id}: {result.note}", file=sys.stderr, flush=True)

@@ -124,6 +124,11 @@ class Predictor(SlidePredictor):
         return self.card.classes
 
     @property
+    def threshold(self) -> float | None:
+        """Threshold on the second class's probability; None: the likeliest wins."""
+        return self.card.threshold
+
+    @property
     def grouped(self) -> bool:
         """Whether slides are faster together than one by one."""
         return self.runner.grouped

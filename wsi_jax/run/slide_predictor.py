@@ -27,12 +27,15 @@ class SlidePredictor(abc.ABC):
     Attributes:
         names: what fields of a config are called in errors, {"data.mpp": "--mpp"}.
         classes: names of the classes.
+        threshold: threshold on the second class's probability, chosen on validation;
+            None where the likeliest class wins.
         grouped: whether slides are faster together than one by one.
         digest: 16 hex digits that change with whatever decides a prediction.
     """
 
     names: Mapping[str, str] = KEYWORDS
     classes: tuple[str, ...]
+    threshold: float | None
     grouped: bool
     digest: str
 

@@ -93,8 +93,9 @@ class StageCheckpoints:
         restored = self._kept.restore(like)
         if restored is None:
             raise RunError(
-                f"{self._folder / WEIGHTS} holds no weights: validation never had a "
-                f"{monitor.removeprefix('-')} that is a number; choose another "
+                f"{self._folder / WEIGHTS} holds no weights: they were deleted, then "
+                f"delete {self._folder} to train it anew; or validation never had a "
+                f"{monitor.removeprefix('-')} that is a number, then choose another "
                 "--config.train.monitor"
             )
         return restored[0]
