@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from clam_project import write_bag, write_project, write_split, write_table
 
+from wsi_jax.cli import app
 from wsi_jax.data.cohort import Cohort, Row, in_split
 from wsi_jax.nets.attention import AttentionHead
 from wsi_jax.nets.export_clam_weights import clam_tensors
@@ -229,6 +230,18 @@ def torch_free_clam(tensors, x):
     raw = linear("attention_net.3.attention_c", a * b)[:, 0]
     softmax = lambda v: np.exp(v - v.max()) / np.exp(v - v.max()).sum()
     return softmax(linear("classifiers", softmax(raw) @ h)), softmax(raw)
+
+
+def test_what_a_run_refuses_is_in_the_words_of_the_command(clam, tmp_path):
+    for i in range(4):
+        with h5py.File(clam[0] / f"FEATURES/h5_files/slide_{i:02}.h5", "a") as f:
+            f["features"][...] = np.nan
+    words = ["migrate", str(clam[0]), "--out", str(tmp_path / "out")]
+    for more, share in ((), "0.1"), (["--max-refused", "0.15"], "0.15"):
+        with pytest.raises(SystemExit) as error:
+            app([*words, *more], standalone_mode=False)
+        assert "--config" not in str(error.value)
+        assert f"more than --max-refused={share}; mend them" in str(error.value)
 
 
 @pytest.mark.long

@@ -67,16 +67,19 @@ def run_extraction(config: Any, name: str) -> None:
 
 
 @contextlib.contextmanager
-def errors_in_one_line(folder: str | os.PathLike) -> Iterator[None]:
+def errors_in_one_line(
+    folder: str | os.PathLike, rename: Callable[[str], str] = str
+) -> Iterator[None]:
     """Within the block an error of the user's ends the process with one message.
 
     Args:
         folder: folder of the output, to be named where its disk is full.
+        rename: puts a message into the words of a command without a config.
     """
     try:
         yield
     except (ValueError, ArithmeticError, OSError) as error:
-        raise SystemExit(error_message(error, folder)) from error
+        raise SystemExit(rename(error_message(error, folder))) from error
 
 
 def error_message(error: Exception, folder: str | os.PathLike) -> str:

@@ -1,11 +1,15 @@
 """Commands for who comes from other tools: `import`, `migrate`, `check-encoder`."""
 
+import functools
 import pathlib
 from typing import Annotated
 
 import typer
 
 from wsi_jax.run.interrupts import stoppable
+
+# What `migrate` calls fields of a config, in errors.
+MIGRATE_FLAGS = {"max_refused": "--max-refused", "run_dir": "--out"}
 
 
 def import_cohort(words: Annotated[list[str], typer.Argument()] = ()):
@@ -24,6 +28,9 @@ def migrate(
     splits: Annotated[str, typer.Option(help="folder of splits, of several")] = "",
     label_column: Annotated[str, typer.Option(help="column of the labels")] = "label",
     steps: Annotated[int, typer.Option(min=1, help="batches of each training")] = 300,
+    max_refused: Annotated[
+        float, typer.Option(min=0, max=1, help="share of slides that may be refused")
+    ] = 0.1,
     export: Annotated[
         bool, typer.Option("--export", help="write attention and weights as CLAM does")
     ] = False,
@@ -35,12 +42,20 @@ def migrate(
     """
     from wsi_jax.commands.config_command_line import errors_in_one_line
     from wsi_jax.run import migrate as project_migration
+    from wsi_jax.run.config_file import rename_fields
     from wsi_jax.run.migrate_project import Options
 
     options = Options(
-        features=features, labels=labels, splits=splits, column=label_column
+        features=features,
+        labels=labels,
+        splits=splits,
+        column=label_column,
+        max_refused=max_refused,
     )
-    with errors_in_one_line(out):
+    rename = functools.partial(
+        rename_fields, names=MIGRATE_FLAGS, others="--config.{} of `wsi-jax train`"
+    )
+    with errors_in_one_line(out, rename):
         lines = project_migration.migrate(
             pathlib.Path(project), out, options, steps=steps, export=export
         )

@@ -137,23 +137,27 @@ def misfit(config: Any, path: str, message: str) -> str:
     return f"{given}: not a {wanted[0]}; write one, as {flag}=3" if wanted else message
 
 
-def rename_fields(message: str, names: Mapping[str, str]) -> str:
+def rename_fields(
+    message: str,
+    names: Mapping[str, str],
+    others: str = "{} (settled when the run was trained)",
+) -> str:
     """A message with the fields of the config under the names they have elsewhere.
 
     Errors name a field as a command with a config does, `--config.data.mpp`. A command
-    of other flags, or Python, renames those that it has; the others were settled when
-    the run was trained.
+    of other flags, or Python, renames those that it has.
 
     Args:
         message: text of an error.
         names: {"data.mpp": "--mpp", ...}.
+        others: what is written of other fields, {} for the field.
     """
 
     def renamed(match):
         path, value = match[1], match[2] or ""
         if path in names:
             return names[path] + value
-        return f"{path}{value} (settled when the run was trained)"
+        return others.format(path + value)
 
     return re.sub(r"--config\.([\w.]*\w)(=[\w.-]*\w)?", renamed, message)
 

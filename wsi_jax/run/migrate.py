@@ -67,6 +67,7 @@ def migrate(
         write_manifest(manifest, fold)
         for name, method in METHODS.items():
             config = experiment(method(), manifest, project, steps)
+            config.max_refused = options.max_refused
             where = out / name / f"fold_{k}"
             run(config, where)
             ours[name][k] = _predictions(where, project.classes)

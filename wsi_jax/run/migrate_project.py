@@ -42,6 +42,7 @@ class Options:
         labels: CSV of labels; "" for the only one that names slides with features.
         splits: folder of splits_*.csv; "" for the only one.
         column: column of the labels.
+        max_refused: share of slides that may be refused before a run stops.
         out: folder of what is written, not a part of the project; "" for none.
     """
 
@@ -49,6 +50,7 @@ class Options:
     labels: str = ""
     splits: str = ""
     column: str = "label"
+    max_refused: float = 0.1
     out: str = ""
 
 
