@@ -56,5 +56,11 @@ def test_what_a_notebook_shows(slide):
 
 
 def test_a_slide_too_coarse_is_refused(slide):
-    with pytest.raises(SlideError, match=r"upsampling 2\.50x"):
+    with pytest.raises(SlideError, match=r"upsampling 2\.50x.* Set mpp to "):
         tile(slide, mpp=0.1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("mpp", 0.0), ("size_px", 0)])
+def test_an_argument_out_of_bounds_is_named(slide, name, value):
+    with pytest.raises(ValueError, match=f"^{name}={value}: "):
+        tile(slide, **{name: value})

@@ -64,7 +64,7 @@ def devices() -> Iterator[str]:
 
 
 def nvidia_gpus() -> list[tuple[str, str]]:
-    """(name, version of the driver) of each GPU that nvidia-smi shows."""
+    """(name, version of the driver) of each GPU of which nvidia-smi tells both."""
     command = shutil.which("nvidia-smi")
     if not command:
         return []
@@ -74,7 +74,8 @@ def nvidia_gpus() -> list[tuple[str, str]]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     rows = [line.split(", ") for line in done.stdout.splitlines()]
-    return [(row[0], row[1]) for row in rows if done.returncode == 0 and len(row) == 2]
+    gpus = [row for row in rows if len(row) == 2 and row[1][:1].isdigit()]
+    return [(name, driver) for name, driver in gpus if done.returncode == 0]
 
 
 def tpus() -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw
 
+from wsi_jax import config_fields
 from wsi_jax.slides.grid import Grid, level0, tile_grid
 from wsi_jax.slides.slide import Slide, open_slide
 from wsi_jax.slides.tissue import Tissue, find_background, tissue_mask
@@ -119,11 +120,16 @@ def tile(
         tissue: how tissue is told from background; None for the usual way.
 
     Raises:
+        ValueError: an argument out of its bounds.
         SlideError: the slide cannot be read, or not at `mpp`.
     """
     slide = slide if isinstance(slide, Slide) else open_slide(slide)
     grid = Grid(mpp=mpp, size_px=size_px, overlap_px=overlap_px, min_tissue=min_tissue)
-    slide.read((0, 0), 1, mpp)  # raises where the slide is too coarse
+    try:
+        config_fields.validate(grid, "config.grid")
+        slide.read((0, 0), 1, mpp)  # raises where the slide is too coarse
+    except ValueError as error:  # here a field is an argument
+        raise type(error)(str(error).replace("--config.grid.", "")) from None
     tissue = tissue or Tissue()
     tissue = dataclasses.replace(tissue, mpp=max(tissue.mpp, slide.mpp))
     overview = slide.overview(tissue.mpp)
