@@ -24,7 +24,7 @@ def test_what_encoders_are_checked_against_is_timms(theirs):
     """With no line in common with the modules here."""
     encoder, net = theirs
     x = pixels(6 * encoder.patch)
-    *_, tokens = net.layers(standardised(x, encoder))
+    *_, tokens = net.layers(standardised(x, encoder).float())
     assert error(torch_features(encoder, x), tokens[:, 0]) <= 1e-5
 
 
@@ -58,7 +58,7 @@ def test_the_original_is_timms_own_class(theirs):
     timms.load_state_dict(net.state_dict())
     x = pixels(encoder.native_px)
     with torch.no_grad():
-        tokens = timms.forward_features(standardised(x, encoder))
+        tokens = timms.forward_features(standardised(x, encoder).float())
     assert error(torch_features(encoder, x), tokens[:, 0]) <= 1e-5
 
 
@@ -76,7 +76,7 @@ def test_dinov3_is_timms_own_class(tmp_path):
     )  # fmt: skip
     x = pixels(64)
     with torch.no_grad():
-        tokens = net.forward_features(standardised(x, encoder))
+        tokens = net.forward_features(standardised(x, encoder).float())
     assert error(torch_features(encoder, x), tokens[:, 0]) <= 1e-5
     apply = encoder.make().apply
     assert error(jax.jit(apply)(encoder.params(), jnp.asarray(x)), tokens[:, 0]) <= 1e-5
