@@ -106,9 +106,12 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
     assert [line["fold"] for line in lines] == ["0", "0", "1", "1"]
     assert [float(line["p_tumor"]) for line in lines] == positive.tolist()
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
-    text = write_report.text(summary, 4)
+    text = write_report.text(summary, 4, ("normal", "tumor"))
     assert "AUC within folds" in text
     assert "AUC, all folds pooled 0.750" in text
+    assert "predicted" not in text  # each fold has a threshold of its own
+    text = write_report.text(summary | {"threshold": 0.25}, 4, ("normal", "tumor"))
+    assert "note: predicted tumor from a probability of 0.250, chosen on val" in text
     *_, by_fold = write_report.results(summary, "")
     assert by_fold.header == ("fold", "slides", "threshold", "AUC", "balanced accuracy")
     assert [row[2] for row in by_fold.rows] == ["0.200", "0.800"]

@@ -173,7 +173,7 @@ def test_few_patients_are_noted_and_very_few_have_no_interval(report):
     notes = tables.interval_notes(summary)
     assert [note.partition(":")[0] for note in notes] == ["all slides", "site a"]
     card = page.headline(summary, {"auc": "AUC"})
-    text = page.render(dataclasses.replace(report, metrics=card, interval_notes=notes))
+    text = page.render(dataclasses.replace(report, metrics=card, notes=notes))
     assert "patients: tumor 4" in text
     assert "no interval" in text
     assert ">nan" not in text

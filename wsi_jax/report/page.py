@@ -94,7 +94,7 @@ class Report:
     commit: str
     date: str
     limitations: tuple[str, ...] = ()  # sentences besides those that every page has
-    interval_notes: tuple[str, ...] = ()  # sentences about intervals of few patients
+    notes: tuple[str, ...] = ()  # sentences about the threshold and the intervals
 
     def provenance(self) -> dict[str, str]:
         """Commit, date and versions, by name."""

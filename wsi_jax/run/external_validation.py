@@ -85,7 +85,8 @@ def validate_run(
     metrics = {f"test.{name}": value for name, value in summary.items()}
     write_json(out / "metrics.json", metrics)
     title = f"{pathlib.Path(manifest).name} by {', '.join(map(str, runs))}"
-    text = write_report.text(summary, len(predictions)).replace("test", title, 1)
+    text = write_report.text(summary, len(predictions), cohort.classes)
+    text = text.replace("test", title, 1)
     if refused:
         text += f"refused: {len(refused)} of {len(cohort.rows)}, see refused.csv\n"
     write_text(out / "metrics.txt", text)
@@ -230,7 +231,7 @@ def report(
         versions=made["versions"] | {k: str(v) for k, v in made["machine"].items()},
         commit=made["commit"],
         date=made["date"][:10],
-        interval_notes=tables.interval_notes(summary),
+        notes=write_report.notes(summary, cohort.classes),
         limitations=(
             "The threshold is that of the run: nothing was chosen on these slides.",
         ),

@@ -60,19 +60,23 @@ def _bar(what, pace, console):
 @contextlib.contextmanager
 def _lines(what, pace, console):
     del console
-    printed = time.monotonic()
-    say = lambda *parts: print(f"{what}: {', '.join(filter(None, parts))}", flush=True)
+    printed, done = time.monotonic(), -1
+
+    def line(*parts):
+        print(f"{what}: {', '.join(filter(None, parts))}", flush=True)
+
     if pace.note:
-        say(pace.note)
+        line(pace.note)
 
     def show():
-        nonlocal printed
+        nonlocal printed, done
         if time.monotonic() - printed > EVERY_S:
-            printed = time.monotonic()
-            say(str(pace), pace.note)
+            printed, done = time.monotonic(), pace.done
+            line(str(pace), pace.note)
 
     yield show
-    say(str(pace), pace.first_took())
+    if pace.total and done < pace.total:
+        line(str(pace), pace.first_took())
 
 
 class Pace:
@@ -110,6 +114,8 @@ class Pace:
     def speed(self) -> list[str]:
         """The rate, and the time left where it can be told."""
         rate, left = self.rate(), self.total - self.done
+        if self.done - self._before <= self._first_n:
+            left = 0  # all the time so far was that of the delay
         ahead = [f"{left / rate:.0f} s left"] if left > 0 and rate > 0 else []
         return [f"{rate:.1f}/s", *ahead]
 

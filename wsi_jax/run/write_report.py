@@ -57,7 +57,7 @@ def write(
     """
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
     record = json.loads((folder / "config.json").read_text())
-    write_text(folder / "metrics.txt", text(summary, len(predictions)))
+    write_text(folder / "metrics.txt", text(summary, len(predictions), cohort.classes))
     images = draw_heatmaps(folder, config, cohort, source, predictions, progress)
     report = Report(
         title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
@@ -88,7 +88,7 @@ def write(
         versions=record["versions"] | {k: str(v) for k, v in record["machine"].items()},
         commit=record["commit"],
         date=record["date"][:10],
-        interval_notes=tables.interval_notes(summary),
+        notes=notes(summary, cohort.classes),
         limitations=limitations(config, cohort),
     )
     write_page(folder / "report.html", report)
@@ -117,13 +117,29 @@ def draw_heatmaps(
     return images
 
 
-def text(summary: dict[str, int | float | str], n: int) -> str:
+def text(summary: dict[str, int | float | str], n: int, classes: Sequence[str]) -> str:
     """The headline in a few lines of plain text."""
     lines = [f"test, {n} slides, 95 % intervals"]
     for key, name in (names(summary) | pooled(summary)).items():
         lines.append(f"  {name:<21} {tables.interval(summary, key)}")
-    lines += [f"note: {note}" for note in tables.interval_notes(summary)]
+    lines += [f"note: {note}" for note in notes(summary, classes)]
     return "\n".join(lines) + "\n"
+
+
+def notes(
+    summary: dict[str, int | float | str], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """The threshold of two classes, where all slides have one, and few patients."""
+    threshold = summary.get("threshold")
+    chosen = (
+        (
+            f"predicted {classes[-1]} from a probability of {threshold:.3f}, chosen on "
+            "validation slides"
+        )
+        if threshold is not None
+        else ""
+    )
+    return tuple(filter(None, [chosen, *tables.interval_notes(summary)]))
 
 
 def names(summary: dict[str, int | float | str]) -> dict[str, str]:
