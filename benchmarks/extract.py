@@ -28,8 +28,8 @@ from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.run.config import Manifest
+from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
-from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid_writer import write_pyramid

@@ -20,9 +20,9 @@ from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import cores
 from wsi_jax.run.config import Experiment
+from wsi_jax.run.extract.slide_features import find_tiles
 from wsi_jax.run.inputs import CropInput
 from wsi_jax.run.progress import progress
-from wsi_jax.run.slide_features import find_tiles
 from wsi_jax.training.compile import compile_method, make_mesh
 from wsi_jax.types import Task
 

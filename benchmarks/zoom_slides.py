@@ -28,9 +28,9 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.methods.sasha import SASHA
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.zoom_env import horizon
-from wsi_jax.run.encode import CompiledEncoder, encode_slides
+from wsi_jax.run.extract.encode import CompiledEncoder, encode_slides
+from wsi_jax.run.predict.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
-from wsi_jax.run.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.training.compile import (

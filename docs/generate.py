@@ -64,11 +64,11 @@ API = (
         "A trained run",
         (
             "wsi_jax.run.finished_run.Run",
-            "wsi_jax.run.slide_predictor.SlidePredictor",
-            "wsi_jax.run.predictor.Predictor",
-            "wsi_jax.run.ensemble.Ensemble",
-            "wsi_jax.run.slide_prediction.SlidePrediction",
-            "wsi_jax.run.slide_prediction.SlidePredictions",
+            "wsi_jax.run.predict.slide_predictor.SlidePredictor",
+            "wsi_jax.run.predict.predictor.Predictor",
+            "wsi_jax.run.predict.ensemble.Ensemble",
+            "wsi_jax.run.predict.slide_prediction.SlidePrediction",
+            "wsi_jax.run.predict.slide_prediction.SlidePredictions",
         ),
     ),
     (

@@ -95,7 +95,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         "os.system",
         "subprocess.Popen",
         "wsi_jax.config_fields.to_plain",
-        "wsi_jax.run.predictor.Predictor",
+        "wsi_jax.run.predict.predictor.Predictor",
         "wsi_jax.slides.grid.Grit",
         "experimental.Config",
         "experiments.camelyon16.Camelyon16",

@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from wsi_jax import configs
-from wsi_jax.run import extract_command, run_experiment
+from wsi_jax.run import run_experiment
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import read_config, run_name
-from wsi_jax.run.ensemble import Ensemble
-from wsi_jax.run.ensemble import load as load_runs
+from wsi_jax.run.extract import extract_command
 from wsi_jax.run.fields_from_python import errors_in_python, with_fields
 from wsi_jax.run.finished_run import Run
-from wsi_jax.run.predict_paths import predict_paths
-from wsi_jax.run.slide_prediction import SlidePrediction, SlidePredictions
-from wsi_jax.run.slide_predictor import SlidePredictor
+from wsi_jax.run.predict.ensemble import Ensemble
+from wsi_jax.run.predict.ensemble import load as load_runs
+from wsi_jax.run.predict.predict_paths import predict_paths
+from wsi_jax.run.predict.slide_prediction import SlidePrediction, SlidePredictions
+from wsi_jax.run.predict.slide_predictor import SlidePredictor
 
 AnyRun = str | os.PathLike | Run | SlidePredictor
 

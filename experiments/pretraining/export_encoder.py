@@ -21,7 +21,7 @@ from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.checks import MANIFEST
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import input_of
-from wsi_jax.run.predictor import load
+from wsi_jax.run.predict.predictor import load
 
 
 class ExportError(ValueError):

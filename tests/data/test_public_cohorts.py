@@ -5,8 +5,8 @@ import pytest
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.public_cohorts import PATTERNS, guess_public_cohort, pretraining_note
 from wsi_jax.nets.foundation_models import foundation_model, model_names
-from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment
+from wsi_jax.run.write_report import write_report
 
 
 @pytest.mark.parametrize(

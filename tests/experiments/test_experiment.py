@@ -11,10 +11,10 @@ from run_files import read_json, table, write_table
 from wsi_jax.config_fields import from_plain
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run import write_report
 from wsi_jax.run.config import Experiment, Manifest
-from wsi_jax.run.predictor import load
+from wsi_jax.run.predict.predictor import load
 from wsi_jax.run.run_folder import RunError, read_csv, write_csv
+from wsi_jax.run.write_report import write_report
 
 BAD_SLIDES = {
     "broken.svs": ("0.5", r"broken\.svs cannot be opened as a slide; copy it again"),

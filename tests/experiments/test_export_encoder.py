@@ -17,7 +17,7 @@ from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.weights_metadata import read_weights_metadata, to_header
 from wsi_jax.run import run_experiment as experiment
-from wsi_jax.run.predictor import load
+from wsi_jax.run.predict.predictor import load
 from wsi_jax.run.run_folder import write_json
 from wsi_jax.slides.grid import Grid
 

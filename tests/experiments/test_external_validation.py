@@ -15,7 +15,7 @@ from wsi_jax.cli import app
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.run.evaluate import write_predictions
-from wsi_jax.run.external_validation import refuse_learnt, training_rows
+from wsi_jax.run.predict.external_validation import refuse_learnt, training_rows
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from wsi_jax.data.cohort import CohortError, Row
 from wsi_jax.data.features import feature_shape
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.nets.conv_encoder import Encoder
-from wsi_jax.run import extract_command
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.executor import Executor
+from wsi_jax.run.extract import extract_command
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue

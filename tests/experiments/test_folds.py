@@ -8,10 +8,10 @@ from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.threshold import choose_threshold
 from wsi_jax.methods.sasha import SASHA
-from wsi_jax.run import write_report
 from wsi_jax.run.cohort_predictions import Predicted, Predictions
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.evaluate import evaluate, write_predictions
+from wsi_jax.run.write_report import write_report
 
 CONFIG = Experiment(method=SASHA())  # its own strategy is called "policy"
 CLASSES = "normal", "tumor"

@@ -13,9 +13,9 @@ from PIL import Image
 from run_files import by_slide, read_json, table, write_table
 
 from wsi_jax import cli
-from wsi_jax.run.predict_slides import open_run, prediction_key
-from wsi_jax.run.predictor import Predictor
-from wsi_jax.run.slide_predictor import row_of_path
+from wsi_jax.run.predict.predict_slides import open_run, prediction_key
+from wsi_jax.run.predict.predictor import Predictor
+from wsi_jax.run.predict.slide_predictor import row_of_path
 from wsi_jax.slides.slide import open_slide
 
 

@@ -14,7 +14,7 @@ import wsi_jax
 from wsi_jax import cli
 from wsi_jax.data.cohort import read_manifest
 from wsi_jax.evals.metrics import predict as decide
-from wsi_jax.run.ensemble import Ensemble
+from wsi_jax.run.predict.ensemble import Ensemble
 from wsi_jax.slides.slide import SlideError
 
 

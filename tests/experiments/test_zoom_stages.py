@@ -17,7 +17,7 @@ from wsi_jax.data.features import FeatureError, read_coords
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.model_card import Card
-from wsi_jax.run.predictor import Predictor
+from wsi_jax.run.predict.predictor import Predictor
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.types import TwoLevelFeatures
 

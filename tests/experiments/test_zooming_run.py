@@ -21,11 +21,11 @@ from wsi_jax.methods.mil import ABMIL
 from wsi_jax.methods.patch_all import PatchAll
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.ops import zoom_env
-from wsi_jax.run import predict_slides
 from wsi_jax.run import run_experiment as experiment
 from wsi_jax.run.interrupts import Stopped
-from wsi_jax.run.predictor import Predictor
-from wsi_jax.run.slide_predictor import row_of_path
+from wsi_jax.run.predict import predict_slides
+from wsi_jax.run.predict.predictor import Predictor
+from wsi_jax.run.predict.slide_predictor import row_of_path
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh

@@ -18,7 +18,7 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.summary import summarise_split
 from wsi_jax.report import curves, page, tables
 from wsi_jax.report.figure import save_png, svg
-from wsi_jax.run.report_charts import draw_magnifications
+from wsi_jax.run.write_report.charts import draw_magnifications
 
 CLASSES = ("normal <&>", 'tumor "$x$"')
 

@@ -19,14 +19,14 @@ from wsi_jax.data.features import read_features
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.conv_encoder import Encoder
-from wsi_jax.run import extract_distributed as distributed_module
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.executor import Executor, WorkerError, dask
-from wsi_jax.run.extract_cohort import extract_on_cluster
-from wsi_jax.run.extract_distributed import check_loaded, extract_distributed
-from wsi_jax.run.extract_worker import extract_slide, worker_check
+from wsi_jax.run.extract import extract_distributed as distributed_module
+from wsi_jax.run.extract.extract_cohort import extract_on_cluster
+from wsi_jax.run.extract.extract_distributed import check_loaded, extract_distributed
+from wsi_jax.run.extract.extract_worker import extract_slide, worker_check
+from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
-from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue

@@ -12,9 +12,9 @@ from wsi_jax.cli import app
 from wsi_jax.data.cohort import Cohort, Row, in_split
 from wsi_jax.nets.attention import AttentionHead
 from wsi_jax.nets.export_clam_weights import clam_tensors
-from wsi_jax.run.migrate import migrate, table
-from wsi_jax.run.migrate_project import Options, read_project
-from wsi_jax.run.migrate_results import Results, compare
+from wsi_jax.run.migrate.migrate import migrate, table
+from wsi_jax.run.migrate.project import Options, read_project
+from wsi_jax.run.migrate.results import Results, compare
 from wsi_jax.run.run_folder import read_csv
 
 

@@ -11,7 +11,7 @@ import pytest
 from clam_project import write_project
 
 from wsi_jax.run.config_file import read_config
-from wsi_jax.run.migrate_project import Options, read_project
+from wsi_jax.run.migrate.project import Options, read_project
 from wsi_jax.run.run_experiment import run
 from wsi_jax.types import Bag, Task
 

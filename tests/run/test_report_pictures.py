@@ -10,7 +10,7 @@ import scn
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.report import crop_figure, zoom_figure
-from wsi_jax.run.report_pictures import draw_crops, draw_zooms, read_outlines
+from wsi_jax.run.write_report.pictures import draw_crops, draw_zooms, read_outlines
 from wsi_jax.slides.slide import open_slide
 
 

@@ -16,10 +16,10 @@ from wsi_jax.data.tile_batches import Reading
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.conv_encoder import Encoder
-from wsi_jax.run import slide_features as extraction
-from wsi_jax.run.encode import Encoded
+from wsi_jax.run.extract import slide_features as extraction
+from wsi_jax.run.extract.encode import Encoded
+from wsi_jax.run.extract.slide_features import Extractor, find_tiles
 from wsi_jax.run.progress import silent
-from wsi_jax.run.slide_features import Extractor, find_tiles
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid, level0
 from wsi_jax.slides.slide import open_slide

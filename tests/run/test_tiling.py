@@ -15,8 +15,8 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.nets.conv_encoder import Encoder
+from wsi_jax.run.extract.slide_features import find_tiles
 from wsi_jax.run.progress import silent
-from wsi_jax.run.slide_features import find_tiles
 from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.annotations import Polygon, write_asap
 from wsi_jax.slides.grid import Grid

@@ -15,8 +15,8 @@ from wsi_jax.nets.sasha import LOOKAHEAD
 from wsi_jax.ops import zoom_env
 from wsi_jax.run.inputs import TwoLevelInput
 from wsi_jax.run.inputs.features import padded_bag
+from wsi_jax.run.predict.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.run.tiling import Tiling, tile_slide
-from wsi_jax.run.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.slides.slide import SlideError

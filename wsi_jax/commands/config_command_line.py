@@ -57,7 +57,7 @@ def run_extraction(config: Any, name: str) -> None:
 
     Arguments as `run_training`.
     """
-    from wsi_jax.run import extract_command
+    from wsi_jax.run.extract import extract_command
 
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")

@@ -41,9 +41,9 @@ def migrate(
     is held against its results. Given again, it goes on.
     """
     from wsi_jax.commands.config_command_line import errors_in_one_line
-    from wsi_jax.run import migrate as project_migration
     from wsi_jax.run.config_file import rename_fields
-    from wsi_jax.run.migrate_project import Options
+    from wsi_jax.run.migrate import migrate as project_migration
+    from wsi_jax.run.migrate.project import Options
 
     options = Options(
         features=features,

@@ -60,7 +60,7 @@ def predict(
     Given again, only slides without a prediction are predicted.
     """
     from wsi_jax.commands.config_command_line import errors_in_one_line
-    from wsi_jax.run import predict_slides
+    from wsi_jax.run.predict import predict_slides
 
     options = options_of(mpp, max_unreadable, together, saliency)
     with errors_in_one_line(out):
@@ -97,7 +97,7 @@ def evaluate(
     Writes predictions.csv, metrics.json, report.html, and a heatmap of each slide.
     """
     from wsi_jax.commands.config_command_line import errors_in_one_line
-    from wsi_jax.run import external_validation
+    from wsi_jax.run.predict import external_validation
 
     if out is None and len(run) > 1:
         raise SystemExit("--out is missing: name a folder for what the runs predict")
@@ -137,7 +137,7 @@ def import_from_here() -> None:
 def options_of(mpp, max_unreadable, together, saliency=False):
     """How slides are predicted, once the flags are in their bounds."""
     from wsi_jax.data.tile_batches import Reading
-    from wsi_jax.run.predict_slides import Options
+    from wsi_jax.run.predict.predict_slides import Options
     from wsi_jax.slides.mpp_metadata import SANE_MPP
 
     low, high = SANE_MPP
@@ -154,7 +154,7 @@ def options_of(mpp, max_unreadable, together, saliency=False):
 
 def open_run(run, saliency, refuse_unfamiliar_stains, trust):
     from wsi_jax import config_fields
-    from wsi_jax.run import predict_slides
+    from wsi_jax.run.predict import predict_slides
 
     import_from_here()
     config_fields.PACKAGES.update(trust)

@@ -12,7 +12,7 @@ from wsi_jax.evals.summary import summarise_split
 from wsi_jax.run.cohort_predictions import Predicted, Predictions
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.run_folder import write_csv
-from wsi_jax.run.write_report import ECE, NAMES
+from wsi_jax.run.write_report.write_report import ECE, NAMES
 
 
 def evaluate(

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from wsi_jax.report.tables import interval
-from wsi_jax.run import write_report
-from wsi_jax.run.ensemble import load
 from wsi_jax.run.model_card import CARD
-from wsi_jax.run.predict_paths import predict_paths
+from wsi_jax.run.predict.ensemble import load
+from wsi_jax.run.predict.predict_paths import predict_paths
+from wsi_jax.run.predict.slide_prediction import (
+    SlidePrediction,
+    SlidePredictions,
+    html_table,
+)
+from wsi_jax.run.predict.slide_predictor import SlidePredictor
 from wsi_jax.run.run_folder import read_csv, read_json
-from wsi_jax.run.slide_prediction import SlidePrediction, SlidePredictions, html_table
-from wsi_jax.run.slide_predictor import SlidePredictor
+from wsi_jax.run.write_report import write_report
 
 
 class Run:

@@ -18,7 +18,6 @@ from wsi_jax.data.splits import use_fold
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.files import sweep
 from wsi_jax.locks import locked
-from wsi_jax.run import write_report
 from wsi_jax.run.checks import (
     MANIFEST,
     SLIDES,
@@ -38,13 +37,18 @@ from wsi_jax.run.config import Experiment
 from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.evaluate import evaluate, write_predictions
 from wsi_jax.run.executor import Executor
-from wsi_jax.run.extract_cohort import extract_here, extract_on_cluster, find_slides
+from wsi_jax.run.extract.extract_cohort import (
+    extract_here,
+    extract_on_cluster,
+    find_slides,
+)
 from wsi_jax.run.inputs import Input
+from wsi_jax.run.predict.slide_prediction import not_finite
 from wsi_jax.run.progress import progress
 from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
-from wsi_jax.run.slide_prediction import not_finite
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.train_fold import train
+from wsi_jax.run.write_report import write_report
 from wsi_jax.training.compile import make_mesh
 from wsi_jax.training.compile_cache import keep_compiled
 from wsi_jax.types import Stage, Task

@@ -11,7 +11,7 @@ from wsi_jax.config_fields import FieldError
 from wsi_jax.data.bag_store import BagStore
 from wsi_jax.data.bags import Bags, evaluation_bags, training_bags
 from wsi_jax.data.features import read_features
-from wsi_jax.run.encode import CompiledEncoder, Encoded, encode_slides
+from wsi_jax.run.extract.encode import CompiledEncoder, Encoded, encode_slides
 from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid

@@ -13,7 +13,11 @@ from wsi_jax.run.checks import check_divides, write_slides
 from wsi_jax.run.config import Experiment, Manifest
 from wsi_jax.run.cost_account import open_account, write_account
 from wsi_jax.run.executor import Executor
-from wsi_jax.run.extract_cohort import extract_here, extract_on_cluster, find_slides
+from wsi_jax.run.extract.extract_cohort import (
+    extract_here,
+    extract_on_cluster,
+    find_slides,
+)
 from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import SlideRecord

@@ -20,17 +20,17 @@ from wsi_jax.files import content_id, write_text
 from wsi_jax.provenance import provenance
 from wsi_jax.report import tables
 from wsi_jax.report.page import Chart, Report, SlideResult, headline, write_page
-from wsi_jax.run import write_report
 from wsi_jax.run.checks import MANIFEST
 from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.run.config import with_mpp
 from wsi_jax.run.evaluate import measure, write_predictions
 from wsi_jax.run.model_card import Card
-from wsi_jax.run.predict_slides import Options, predict_slides
-from wsi_jax.run.report_charts import draw_calibration, draw_confusion, draw_roc
-from wsi_jax.run.report_pictures import by_interest
+from wsi_jax.run.predict.predict_slides import Options, predict_slides
+from wsi_jax.run.predict.slide_predictor import SlidePredictor
 from wsi_jax.run.run_folder import RunError, write_csv, write_json
-from wsi_jax.run.slide_predictor import SlidePredictor
+from wsi_jax.run.write_report import write_report
+from wsi_jax.run.write_report.charts import draw_calibration, draw_confusion, draw_roc
+from wsi_jax.run.write_report.pictures import by_interest
 
 PICTURES = 12  # slides whose heatmap is on the page
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int, UInt8
 
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.run.encode import CompiledEncoder, Encoded, encode_slides
-from wsi_jax.run.method_runner import SlideOutput
+from wsi_jax.run.extract.encode import CompiledEncoder, Encoded, encode_slides
+from wsi_jax.run.predict.method_runner import SlideOutput
 from wsi_jax.run.tiling import TiledSlide, Tiling
 from wsi_jax.slides.slide import Slide, SlideError, open_slide
 from wsi_jax.training.compile import compile_phase, split

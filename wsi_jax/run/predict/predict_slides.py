@@ -18,11 +18,11 @@ from wsi_jax.files import content_id
 from wsi_jax.locks import locked
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.config import Manifest, with_mpp
-from wsi_jax.run.ensemble import load
 from wsi_jax.run.model_card import CARD
+from wsi_jax.run.predict.ensemble import load
+from wsi_jax.run.predict.slide_prediction import SlidePrediction
+from wsi_jax.run.predict.slide_predictor import SlidePredictor, row_of_path
 from wsi_jax.run.run_folder import RunError, read_csv, write_csv
-from wsi_jax.run.slide_prediction import SlidePrediction
-from wsi_jax.run.slide_predictor import SlidePredictor, row_of_path
 from wsi_jax.slides.slide import SlideError
 
 TABLES = (".csv", ".tsv")

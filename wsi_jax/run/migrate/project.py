@@ -22,7 +22,7 @@ from wsi_jax.data.slide_folder import abbreviate
 from wsi_jax.data.split_files import read_clam_split
 from wsi_jax.data.splits import Split, assign_splits
 from wsi_jax.data.tool_manifests import IDS, Slides, read_labels
-from wsi_jax.run.migrate_results import Results, read_results
+from wsi_jax.run.migrate.results import Results, read_results
 from wsi_jax.run.run_folder import RunError
 
 SPLIT_FILE = re.compile(r"splits_(\d+)(_bool)?\.csv")

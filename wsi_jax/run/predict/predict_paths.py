@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Sequence
 
 from wsi_jax.data.tile_batches import Reading
-from wsi_jax.run.predict_slides import TABLES, find_rows
-from wsi_jax.run.slide_prediction import SlidePrediction, SlidePredictions
-from wsi_jax.run.slide_predictor import SlidePredictor
+from wsi_jax.run.predict.predict_slides import TABLES, find_rows
+from wsi_jax.run.predict.slide_prediction import SlidePrediction, SlidePredictions
+from wsi_jax.run.predict.slide_predictor import SlidePredictor
 from wsi_jax.slides.slide import SlideError
 
 

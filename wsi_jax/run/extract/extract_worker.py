@@ -19,8 +19,8 @@ from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.provenance import code
 from wsi_jax.run.executor import WorkerError
+from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
-from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.training.compile import make_mesh

@@ -19,7 +19,7 @@ from wsi_jax.data.features import FeatureError, feature_shape
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import WORK, Meter
 from wsi_jax.run.executor import WorkerError
-from wsi_jax.run.extract_worker import (
+from wsi_jax.run.extract.extract_worker import (
     WorkerResult,
     extract_slide,
     file_size,

@@ -9,7 +9,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.config_file import rename_fields
-from wsi_jax.run.slide_prediction import SlidePrediction
+from wsi_jax.run.predict.slide_prediction import SlidePrediction
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.slide_id import slide_id_of

@@ -20,13 +20,13 @@ from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.provenance import config_hash
 from wsi_jax.run import model_card
 from wsi_jax.run.inputs import input_of
-from wsi_jax.run.method_runner import MethodRunner, SlideOutput
 from wsi_jax.run.model_card import CARD, WEIGHTS, Card
-from wsi_jax.run.saliency import block_means, draw_saliency
-from wsi_jax.run.slide_prediction import SlidePrediction, not_finite
-from wsi_jax.run.slide_predictor import SlidePredictor, row_of_path
+from wsi_jax.run.predict.method_runner import MethodRunner, SlideOutput
+from wsi_jax.run.predict.saliency import block_means, draw_saliency
+from wsi_jax.run.predict.slide_prediction import SlidePrediction, not_finite
+from wsi_jax.run.predict.slide_predictor import SlidePredictor, row_of_path
+from wsi_jax.run.predict.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.run.tiling import TiledSlide, tile_slide
-from wsi_jax.run.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.stain import unfamiliar

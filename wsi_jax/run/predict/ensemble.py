@@ -20,12 +20,12 @@ from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.provenance import config_hash
-from wsi_jax.run.method_runner import SlideOutput
 from wsi_jax.run.model_card import Card
-from wsi_jax.run.predictor import Predictor
-from wsi_jax.run.predictor import load as load_one
-from wsi_jax.run.slide_prediction import SlidePrediction
-from wsi_jax.run.slide_predictor import SlidePredictor
+from wsi_jax.run.predict.method_runner import SlideOutput
+from wsi_jax.run.predict.predictor import Predictor
+from wsi_jax.run.predict.predictor import load as load_one
+from wsi_jax.run.predict.slide_prediction import SlidePrediction
+from wsi_jax.run.predict.slide_predictor import SlidePredictor
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile_cache import keep_compiled

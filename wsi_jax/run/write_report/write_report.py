@@ -15,8 +15,8 @@ from wsi_jax.report.page import Report, SlideResult, headline, write_page
 from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.inputs import Input
-from wsi_jax.run.report_charts import draw_charts
-from wsi_jax.run.report_pictures import by_interest, draw_pictures
+from wsi_jax.run.write_report.charts import draw_charts
+from wsi_jax.run.write_report.pictures import by_interest, draw_pictures
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.types import Stage
 

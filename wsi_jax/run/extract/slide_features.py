@@ -22,7 +22,7 @@ from wsi_jax.data.features import (
 )
 from wsi_jax.data.tile_batches import Reading, TileCounts, TileSource
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.run.encode import CompiledEncoder, Encoded, encode, unreadable
+from wsi_jax.run.extract.encode import CompiledEncoder, Encoded, encode, unreadable
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
 from wsi_jax.slides.grid import level0

@@ -11,9 +11,9 @@ from wsi_jax.data.two_level_bags import pair
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.executor import dask
-from wsi_jax.run.extract_distributed import extract_distributed
+from wsi_jax.run.extract.extract_distributed import extract_distributed
+from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import progress
-from wsi_jax.run.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.slide_record import SlideRecord, draw_tissue, precomputed_records
 from wsi_jax.run.tiling import Tiling
 

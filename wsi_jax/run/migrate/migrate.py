@@ -17,9 +17,9 @@ from wsi_jax.data.cohort import Cohort, CohortError, write_manifest
 from wsi_jax.methods.mil import ABMIL, CLAM
 from wsi_jax.run.checks import check_cohort
 from wsi_jax.run.config import Experiment, Manifest
-from wsi_jax.run.migrate_export import export_fold
-from wsi_jax.run.migrate_project import Options, Project, counts, read_project
-from wsi_jax.run.migrate_results import Comparison, compare, mean_auc
+from wsi_jax.run.migrate.export import export_fold
+from wsi_jax.run.migrate.project import Options, Project, counts, read_project
+from wsi_jax.run.migrate.results import Comparison, compare, mean_auc
 from wsi_jax.run.run_experiment import run
 from wsi_jax.run.run_folder import RunError, read_csv, write_csv
 from wsi_jax.training.loop import Train
