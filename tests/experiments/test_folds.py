@@ -112,6 +112,10 @@ def test_each_fold_decides_at_its_own_threshold_and_nothing_else_is_changed(tmp_
     assert "predicted" not in text  # each fold has a threshold of its own
     text = write_report.text(summary | {"threshold": 0.25}, 4, ("normal", "tumor"))
     assert "note: predicted tumor from a probability of 0.250, chosen on val" in text
+    assert "every slide" not in text
+    none = {"threshold": 0.9, "sensitivity": 0.0, "specificity": 1.0}
+    text = write_report.text(summary | none, 4, ("normal", "tumor"))
+    assert "every slide is predicted normal" in text
     *_, by_fold = write_report.results(summary, "")
     assert by_fold.header == ("fold", "slides", "threshold", "AUC", "balanced accuracy")
     assert [row[2] for row in by_fold.rows] == ["0.200", "0.800"]

@@ -28,7 +28,8 @@ from wsi_jax.evals.jackknife import average_precision_interval, log_loss_interva
 from wsi_jax.evals.metrics import Groups
 
 FEW, FEWEST = 10, 5  # patients of a class: intervals that cover, and any at all
-NOTE = f"intervals of fewer than {FEW} may not cover, of fewer than {FEWEST} have none"
+MAY_NOT_COVER = f"intervals of fewer than {FEW} may not cover"
+NOTE = f"{MAY_NOT_COVER}, of fewer than {FEWEST} have none"
 
 
 def summarise_split(

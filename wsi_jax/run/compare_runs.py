@@ -9,7 +9,7 @@ import numpy as np
 from wsi_jax.evals import metrics
 from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
 from wsi_jax.evals.intervals import Difference, class_patients, delong_difference
-from wsi_jax.evals.summary import FEW, NOTE
+from wsi_jax.evals.summary import FEW, MAY_NOT_COVER
 from wsi_jax.run.run_folder import RunError, read_csv
 
 PREDICTIONS = "predictions.csv"
@@ -123,7 +123,7 @@ def _compared(one: Tested, other: Tested) -> Iterable[str]:
     counts = class_patients(labels, len(classes), patients)
     few = [f"{classes[k]} {n}" for k, n in enumerate(counts) if n < FEW]
     if few:
-        yield f"  note: patients: {', '.join(few)}; {NOTE}"
+        yield f"  note: patients: {', '.join(few)}; {MAY_NOT_COVER}"
 
 
 def _line(name: str, values: Sequence[float], gap: Difference) -> str:

@@ -57,7 +57,8 @@ def write(
     """
     summary = {name.removeprefix("test."): v for name, v in metrics.items()}
     record = json.loads((folder / "config.json").read_text())
-    write_text(folder / "metrics.txt", text(summary, len(predictions), cohort.classes))
+    lines = text(summary, len(predictions), cohort.classes) + _refusals(slides)
+    write_text(folder / "metrics.txt", lines)
     images = draw_heatmaps(folder, config, cohort, source, predictions, progress)
     report = Report(
         title=f"{type(config.method).__name__} on {' and '.join(cohort.classes)}",
@@ -92,6 +93,12 @@ def write(
         limitations=limitations(config, cohort),
     )
     write_page(folder / "report.html", report)
+
+
+def _refusals(slides: Sequence[dict]) -> str:
+    """How many slides were refused; "" for none."""
+    n = len(_reasons(slides))
+    return f"refused: {n} of {len(slides)} slides, see slides.csv\n" if n else ""
 
 
 def _reasons(slides: Sequence[dict]) -> dict[str, str]:
@@ -129,8 +136,8 @@ def text(summary: dict[str, int | float | str], n: int, classes: Sequence[str]) 
 def notes(
     summary: dict[str, int | float | str], classes: Sequence[str]
 ) -> tuple[str, ...]:
-    """The threshold of two classes, where all slides have one, and few patients."""
-    threshold = summary.get("threshold")
+    """The threshold of two classes, where all slides have one; and few patients."""
+    threshold, rates = summary.get("threshold"), ("specificity", "sensitivity")
     chosen = (
         (
             f"predicted {classes[-1]} from a probability of {threshold:.3f}, chosen on "
@@ -139,7 +146,12 @@ def notes(
         if threshold is not None
         else ""
     )
-    return tuple(filter(None, [chosen, *tables.interval_notes(summary)]))
+    same = [
+        f"every slide is predicted {name}: the threshold does not separate them"
+        for name, rate in zip(classes, rates, strict=False)
+        if chosen and summary.get(rate) == 1 and sum(summary[r] for r in rates) == 1
+    ]
+    return tuple(filter(None, [chosen, *same, *tables.interval_notes(summary)]))
 
 
 def names(summary: dict[str, int | float | str]) -> dict[str, str]:
