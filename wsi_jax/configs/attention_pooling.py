@@ -13,7 +13,7 @@ here are ours, for some 240 training slides.
 needs no weights: small ConvNeXts learn from nothing, in minutes.
 """
 
-from wsi_jax.configs.streaming_clam import quick_optimiser, small_trunk
+from wsi_jax.configs._quick import quick_optimiser, quick_train, small_trunk
 from wsi_jax.methods.attention_pooling import AttentionPooling, Scoring
 from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.crop_options import CropAugmentation
@@ -93,15 +93,7 @@ def quick() -> Experiment:
             head=PoolingHead(width=64, attention_width=32),
             chunk=None,
         ),
-        train=Train(
-            steps=160,
-            batch=8,
-            balanced=True,
-            class_weights=False,
-            validate_every=20,
-            save_every=40,
-            optimiser=quick_optimiser(),
-        ),
+        train=quick_train(steps=160),
     )
 
 

@@ -12,7 +12,7 @@ were not learnt on every practice cohort.
 needs no weights: a small ConvNeXt learns from nothing, in minutes.
 """
 
-from wsi_jax.configs.streaming_clam import quick_optimiser, small_trunk
+from wsi_jax.configs._quick import quick_train, small_trunk
 from wsi_jax.methods.attention_sampling import AttentionSampling
 from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.crop_options import CropAugmentation, HeadConfig
@@ -74,15 +74,7 @@ def quick() -> Experiment:
             head=HeadConfig(unit_length=True, attention_width=32, branches=4),
             thaw=Thaw(frozen=60),
         ),
-        train=Train(
-            steps=200,
-            batch=8,
-            balanced=True,
-            class_weights=False,
-            validate_every=20,
-            save_every=40,
-            optimiser=quick_optimiser(),
-        ),
+        train=quick_train(steps=200),
     )
 
 

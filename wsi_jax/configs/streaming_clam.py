@@ -15,8 +15,9 @@ then 10 with all of it, eight slides to an update. For others set `train.steps` 
 needs no weights: a small ConvNeXt at 2 um/px learns from nothing, in minutes.
 """
 
+from wsi_jax.configs._quick import quick_train, small_trunk
 from wsi_jax.methods.streaming_clam import Augment, StreamingCLAM
-from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Depth, Encoder
+from wsi_jax.nets.conv_encoder import Depth, Encoder
 from wsi_jax.nets.norm import NormKind
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import named_choice
@@ -68,32 +69,8 @@ def quick() -> Experiment:
             width=64,
             attention=32,
         ),
-        train=Train(
-            steps=200,
-            batch=2,
-            balanced=True,
-            class_weights=False,
-            validate_every=25,
-            save_every=50,
-            optimiser=quick_optimiser(),
-        ),
+        train=quick_train(steps=200, batch=2, validate_every=25, save_every=50),
     )
-
-
-def small_trunk() -> ConvNeXtEncoder:
-    """One block of 32 features, small enough to learn from nothing on a laptop."""
-    return ConvNeXtEncoder(
-        blocks=(1,),
-        width=32,
-        scale=1.0,
-        mean=(0.7, 0.55, 0.7),
-        std=(0.2, 0.2, 0.2),
-    )
-
-
-def quick_optimiser() -> Optimiser:
-    """For a small trunk and head that learn from nothing."""
-    return Optimiser(learning_rate=2e-3, warmup=0.1, weight_decay=1e-3)
 
 
 VARIANTS = {"published": published, "quick": quick}

@@ -20,7 +20,7 @@ PATTERNS = {
 
 
 def guess_public_cohort(*names: str) -> str:
-    """The cohort that a slide seems to be of, by its names; "" where none is told."""
+    """The cohort that the names of a slide point to; "" where they match none."""
     for cohort, pattern in PATTERNS.items():
         if any(re.match(pattern, name, re.IGNORECASE) for name in names):
             return cohort

@@ -112,7 +112,7 @@ class Pace:
         return done / max(passed, 1e-9)
 
     def speed(self) -> list[str]:
-        """The rate, and the time left where it can be told."""
+        """The rate, and the time left where it is known."""
         rate, left = self.rate(), self.total - self.done
         if self.done - self._before <= self._first_n:
             left = 0  # all the time so far was that of the delay

@@ -116,7 +116,7 @@ def comparisons(
     lines = []
     for theirs in project.results:
         if theirs.model in ("", name) and (gap := compare(theirs, slides, cohort)):
-            model = theirs.model or "model not told"
+            model = theirs.model or "model unknown"
             lines.append(own | _cells(gap) | {"whose": f"{theirs.name} ({model})"})
     if not lines:
         mean = mean_auc(slides, cohort)

@@ -134,7 +134,7 @@ def _labels(keys, cohort):
 
 
 def _probabilities(lines, cohort: Cohort) -> Slides:
-    """Probabilities in our order of classes; theirs is told by the labels, Y.
+    """Probabilities in our order of classes; theirs follows from the labels, Y.
 
     Raises:
         ValueError: a Y stands for two labels, or a label for two Y; or a probability
@@ -149,7 +149,7 @@ def _probabilities(lines, cohort: Cohort) -> Slides:
     # A class of which the fold tests no slide has the index that is left over.
     left = [i for i in range(len(cohort.classes)) if i not in theirs.values()]
     if len(left) > 1:
-        raise ValueError("which Y is which label cannot be told")
+        raise ValueError("it is not clear which Y stands for which label")
     order = [theirs[c] if c in theirs else left.pop(0) for c in cohort.classes]
     slides = {
         name: np.array([float(cell[f"p_{i}"]) for i in order])
