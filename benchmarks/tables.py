@@ -6,6 +6,7 @@ Between `<!-- NAME -->` and `<!-- end -->` stands what is made from results/NAME
 or of NAME in `FACTS` from the package itself. What a table shows stands in tables.toml.
 """
 
+import argparse
 import json
 import pathlib
 import re
@@ -108,5 +109,6 @@ def _cell(form: str, row: Mapping) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for path in pages():
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -6,6 +6,7 @@
 Tables of results, in any page, are those of `benchmarks.tables`.
 """
 
+import argparse
 import dataclasses
 import functools
 import importlib
@@ -261,6 +262,7 @@ def _sections(text: str) -> dict[str, list[tuple[str, str]]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
     for path in tables.pages():

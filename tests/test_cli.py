@@ -9,6 +9,7 @@ import pytest
 from wsi_jax import config_fields, configs
 from wsi_jax.cli import app
 from wsi_jax.commands import listing
+from wsi_jax.commands.field_names import check_names
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.run.config_file import read_config, run_name
 
@@ -44,6 +45,7 @@ def run(capsys):
         ["list"],
         ["train", "--metod", "x"],
         ["predict", "--rnu", "x"],
+        ["train", "--method", "abmil", "--config.train.stepz=1"],
     ],
     ids=" ".join,
 )
@@ -234,3 +236,14 @@ def test_the_default_that_help_shows_is_that_of_the_reader(run):
 def test_the_script_of_the_wheel_is_this_command():
     text = (pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text()
     assert 'wsi-jax = "wsi_jax.cli:app"' in text
+
+
+def test_no_field_of_a_config_is_refused_by_its_name():
+    for name in configs.methods():
+        for variant in ("", *configs.variants(name)):
+            variant = "uni" if variant == configs.ENCODER else variant
+            file = configs.config_path(f"{name}:{variant}" if variant else name)
+            fields = config_fields.describe(read_config(file, "Experiment"))
+            check_names(file, [field.path for field in fields])
+            with pytest.raises(SystemExit, match=r"mean --config\.train\.steps\?"):
+                check_names(file, ["train.stepz"])

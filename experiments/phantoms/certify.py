@@ -9,13 +9,14 @@ cut out, and of shuffled labels. Probes learn from training and validation slide
 are tested on test slides, whose textures come from other clusters.
 """
 
+import argparse
 import concurrent.futures
 import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 from jaxtyping import Float
 from sklearn import linear_model, pipeline, preprocessing
 
@@ -34,13 +35,13 @@ from wsi_jax.evals.intervals import delong
 from wsi_jax.run.run_folder import write_json
 
 REACHES = 0.85
-COHORT = flags.DEFINE_string("cohort", None, "folder that make_cohort wrote")
 
 
-def main(argv) -> None:
+def main() -> None:
     """Certifies the cohort on the command line; an error is one message."""
-    del argv
-    folder = pathlib.Path(COHORT.value)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cohort", required=True, help="folder that make_cohort wrote")
+    folder = pathlib.Path(parser.parse_args().cohort)
     with errors_in_one_line(folder):
         rows = certify(folder)["rows"]
     for row in rows:
@@ -213,5 +214,4 @@ def _order(cohort):
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("cohort")
-    app.run(main)
+    main()

@@ -71,11 +71,9 @@ def test_what_is_not_set_stays_as_in_the_file(read):
         ("--config.steps=3", "did you mean --config.train.steps?"),
         ("--config.learning_rate=3", "--config.train.optimiser.learning_rate?"),
         ("--noconfig.train.balancd", "did you mean --config.train.balanced?"),
-        (
-            "--config.grid.qqq=3",
-            "one of mpp, size_px, overlap_px, min_tissue?",
-        ),
-        ("--config.qqq=3", "one of run_dir, features, precomputed, data,"),
+        ("--config.grid.heads=3", "one of mpp, size_px, overlap_px, min_tissue?"),
+        ("--config.mppp=3", "did you mean --config.mpp?"),
+        ("--config.qqq=3", "no such field; `wsi-jax show METHOD` prints all"),
         ("--config.train.steps=many", "--config.train.steps=many: not a whole number"),
         ("--config.grid.mpp=fine", "--config.grid.mpp=fine: not a number; write one"),
         ("--config.grid.mpp=nan", "--config.grid.mpp=nan: not a finite number"),
@@ -170,6 +168,14 @@ def test_the_process_ends_with_that_line(tiny_file):
     assert done.returncode == 1
     line = "--config.train.stepz: no such field; did you mean --config.train.steps?"
     assert done.stderr == line + "\n"
+
+
+@pytest.mark.parametrize("name", ["cohort", "phantoms.make_cohort", "phantoms.certify"])
+def test_help_is_printed_and_no_fault(name):
+    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--co" in done.stdout
 
 
 def test_an_encoder_is_chosen_by_name_and_wants_its_file_and_its_patches(

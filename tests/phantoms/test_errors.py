@@ -4,10 +4,9 @@ import errno
 import json
 import os
 import shutil
+import sys
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from words import config_from
 
 from experiments.camelyon16 import Camelyon16
@@ -43,14 +42,13 @@ def command(tmp_path, request):
 
 
 @pytest.fixture
-def certify():
+def certify(monkeypatch):
     """Runs certify on a folder in this process; what it ends with."""
 
     def run(folder):
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        with flagsaver.flagsaver(cohort=str(folder)), pytest.raises(SystemExit) as stop:
-            certifier.main(["certify"])
+        monkeypatch.setattr(sys, "argv", ["certify", "--cohort", str(folder)])
+        with pytest.raises(SystemExit) as stop:
+            certifier.main()
         return stop.value.code
 
     return run

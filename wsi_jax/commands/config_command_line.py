@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
 
+from wsi_jax.commands.field_names import check_names
 from wsi_jax.config_fields import check_types
 from wsi_jax.run.config_file import (
     did_you_mean,
@@ -33,6 +35,8 @@ from wsi_jax.run.config_file import (
 from wsi_jax.run.interrupts import stoppable
 
 NO_CONFIG = "no config; add --config FILE, a file with get_config()"
+FLAGS_HELP = """--config FILE       a file with get_config()
+--config.a.b=VALUE  sets a field of it"""
 
 
 def run_training(config: Any, name: str) -> None:
@@ -110,12 +114,17 @@ def launch(
     main: Callable[[Any, str], None] = run_training,
     kind: str = "Experiment",
 ) -> None:
-    """Reads a config from the command line, and runs `main`.
+    """Reads a config from the command line, and runs `main`; with --help, says how.
 
     Args:
         main: (config, name of its file and variant) -> None.
         kind: name of the class, or of a base of it, that get_config() must return.
     """
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        text = sys.modules["__main__"].__doc__.strip()
+        text = re.sub(r"(?<=\S) {8}", " \\\n        ", text)  # a joined line
+        print(f"{text}\n\n{FLAGS_HELP}")
+        return
     config_flags.DEFINE_config_file("config", help_string="a file with get_config()")
     read = functools.partial(parse, kind=kind)
     absl_app.run(stoppable()(_on_config(main)), flags_parser=read)
@@ -136,6 +145,7 @@ def parse(argv: Sequence[str], kind: str = "Experiment") -> list[str]:
     """
     check_flags(argv[1:])
     file, overrides = _config_file(argv), _overrides(argv)
+    check_names(file, overrides)
     try:
         config = read_config(file, kind) if file else None
     except ValueError as error:
