@@ -114,6 +114,29 @@ def test_high_scores_are_red_and_low_scores_blue(tmp_path, figures, shape):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_tiles_that_all_count_the_same_are_outlined_and_have_no_colours(
+    tmp_path, figures
+):
+    yx, path = grid((40, 40), 10)[:6] * 1.0, tmp_path / "map.png"
+    even = np.full(6, 1 / 6, np.float32)
+    draw = lambda scores: heatmap.heatmap(
+        blank((40, 60)), scores, yx, 10 * MPP, path, title="s"
+    )
+    draw(even)
+    panel = figures[-1].axes[1]
+    assert panel.get_title() == "tiles read: all count the same"
+    assert (panel.images[0].get_array() == STAIN).all()
+    assert not panel.child_axes  # no colour bar
+    ((low, high),) = [
+        (np.min(xy, 0), np.max(xy, 0))
+        for lines in panel.collections
+        for xy in [np.concatenate([path.vertices for path in lines.get_paths()])]
+    ]
+    np.testing.assert_allclose([low, high], [[-0.5, -0.5], [39.5, 19.5]])
+    draw(even * np.array([1, 1, 1, 1, 1, 1.01]))
+    assert figures[-1].axes[1].child_axes
+
+
 def test_what_disagrees_in_number_is_named_and_no_score_is_a_picture_too(tmp_path):
     with pytest.raises(ValueError, match="slide_7: 3 scores, but corners are"):
         draw_zooms(tmp_path, [0], attention=np.ones(3) / 3, title="slide_7")

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.report.crop_figure import crop_figure, distinct, top_crops
-from wsi_jax.report.heatmap import heatmap
+from wsi_jax.report.heatmap import all_alike, heatmap
 from wsi_jax.report.overview_panels import Overview
 from wsi_jax.report.tile_sheet import top_tiles
 from wsi_jax.report.zoom_figure import top_zooms, zoom_figure
@@ -40,6 +40,8 @@ def draw_pictures(
 ) -> tuple[pathlib.Path, ...]:
     """Writes a slide's attention on its overview, and the tiles that had most of it.
 
+    The first alone where every tile has the same attention.
+
     Raises:
         SlideError: the slide cannot be read.
     """
@@ -53,7 +55,7 @@ def draw_pictures(
         elif one.trace and "order" in one.trace:
             draw_zooms(slide, config, source, one, title, paths)
         else:
-            draw_tiles(slide, source, one, title, paths)
+            paths = draw_tiles(slide, source, one, title, paths)
     return paths
 
 
@@ -80,10 +82,13 @@ def draw_tiles(slide, source, one, title, paths):
     yx_um, tile_um = yx * slide.mpp, size_px * mpp
     overview = read_overview(one.row, slide)
     heatmap(overview, one.attention, yx_um, tile_um, paths[0], title=title)
+    if all_alike(one.attention):  # none is the most attended
+        return paths[:1]
     best = np.argsort(-one.attention, kind="stable")[:TOP_TILES]
     tiles = _read_tiles(slide, yx_um[best], tile_um, mpp)
     shown = {"title": one.row.slide_id, "mpp": mpp}
     top_tiles(tiles, one.attention[best], paths[1], **shown)
+    return paths
 
 
 def draw_crops(slide, config, one, title, paths):
