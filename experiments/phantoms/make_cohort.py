@@ -95,7 +95,7 @@ def make_cohort(config: MakeCohort) -> pathlib.Path:
     make = lambda slide: _make(slide, config, source, names)
     config.in_parallel(make, slides, "slides")
     _write_reference(out, slides, names)
-    manifest = _write_manifest(out, slides, names)
+    manifest = _write_manifest(config, slides, names)
     logging.info("%s", format_counts(lint(read_manifest(manifest, names))))
     return manifest
 
@@ -179,8 +179,9 @@ def _write_reference(out, slides, names):
     write_text(out / "testing" / "reference.csv", "".join(lines))
 
 
-def _write_manifest(out, slides, names):
-    lines = []
+def _write_manifest(config, slides, names):
+    out, lines = pathlib.Path(config.out), []
+    made_of = f"{config.preset.value}_{config.seed}"  # no patient is in two cohorts
     for slide in slides:
         truth = json.loads(_truth_path(out, slide).read_text())
         where = slide_path(slide, names)
@@ -189,7 +190,7 @@ def _write_manifest(out, slides, names):
             "slide_id": slide.slide_id,
             "path": where,
             "label": names[slide.label],
-            "patient_id": f"patient_{slide.number + 1:03}",
+            "patient_id": f"{made_of}_patient_{slide.number + 1:03}",
             "split": slide.split,
             "mpp": repr(truth["mpp"]),
             "site": slide.site,

@@ -15,7 +15,11 @@ from wsi_jax.cli import app
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.run.cohort_predictions import Predicted
 from wsi_jax.run.evaluate import write_predictions
-from wsi_jax.run.predict.external_validation import refuse_learnt, training_rows
+from wsi_jax.run.predict.external_validation import (
+    default_folder,
+    refuse_learnt,
+    training_rows,
+)
 
 
 @pytest.fixture
@@ -77,6 +81,18 @@ def test_a_label_that_the_run_does_not_know_is_refused(evaluate, edited):
     other = edited(lambda row: row | {"label": "cyst", "split": ""})
     with pytest.raises(SystemExit, match=r"label 'cyst' .* is not among the classes"):
         evaluate(other)
+
+
+def test_two_manifests_of_one_name_do_not_share_a_folder(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "slides.csv").write_text("path,label\n")
+    first, second = (str(tmp_path / name / "slides.csv") for name in "ab")
+    run = tmp_path / "run"
+    assert default_folder(run, first) == run / "external" / "slides"
+    assert default_folder(run, first) == run / "external" / "slides"
+    with pytest.raises(ValueError, match=f"is of {first}; for {second} add --out"):
+        default_folder(run, second)
 
 
 def test_where_no_slide_can_be_used_the_reasons_are_kept(evaluate, edited):

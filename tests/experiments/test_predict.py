@@ -73,7 +73,11 @@ def test_files_folders_and_csvs_each_at_their_own_mpp(command, write, tmp_path, 
     assert {n: line["reason"] for n, line in lines.items() if line["reason"]} == {
         "wrong": note
     }
-    assert f"note: wrong: {note}" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert f"note: wrong: {note}" in printed.err
+    own = lines["own"]
+    p = float(own[f"p_{own['prediction']}"])
+    assert f"own: {own['prediction']} ({p:.3f})\n" in printed.out
     assert {path.stem for path in command.out.glob("*.png")} == set(lines)
 
 

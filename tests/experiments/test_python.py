@@ -139,7 +139,10 @@ def test_runs_together_are_their_mean(members, rows):
         assert len(mean.members) == 3
         np.testing.assert_allclose(mean.attention, each[0].attention, atol=1e-6)
         assert mean.cost["tiles"] == each[0].cost["tiles"], "a slide is encoded once"
-    assert "by 3 runs" in mean.title()
+    value, ends = mean.probabilities[mean.label], mean.spread[mean.label]
+    spread = " to ".join(f"{end:.3f}" for end in ends)
+    shown = f"{mean.slide_id}: {mean.label} ({value:.3f}; {spread} by 3 runs)"
+    assert mean.title() == shown
     assert repr(together).startswith("Ensemble of 3:\n  Predictor(")
     assert len({together.digest, *(one.digest for one in alone)}) == 4
 

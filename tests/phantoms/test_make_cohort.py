@@ -58,6 +58,12 @@ def test_the_manifest_says_what_slides_and_masks_are(cohort):
             assert float(row["tissue_um2"]) == (truth > 0).sum() * CELL_PX**2
 
 
+def test_no_patient_is_in_two_cohorts(cohort):
+    ids = {row.patient_id for row in read_manifest(cohort / "slides.csv").rows}
+    assert len(ids) == 10
+    assert all(one.startswith("diffuse_0_patient_") for one in ids)
+
+
 def test_the_outlines_are_those_of_the_planted_lesions(cohort):
     rows = read_manifest(cohort / "slides.csv").rows
     outlined = 0

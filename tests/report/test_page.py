@@ -171,10 +171,14 @@ def test_few_patients_are_noted_and_very_few_have_no_interval(report):
     summary = summarise_split(labels, p, names, threshold=0.5, sites=sites)
     assert tables.interval(summary, "auc") == tables.number(summary["auc"])
     notes = tables.interval_notes(summary)
-    assert [note.partition(":")[0] for note in notes] == ["all slides", "site a"]
+    (once,) = notes  # of the site there is nothing else to say
+    assert once.startswith("few patients (all slides: tumor 4): intervals of fewer")
+    other = summary | {"site.b.interval_note": "patients: tumor 2; intervals"}
+    (both,) = tables.interval_notes(other)
+    assert both.startswith("few patients (all slides: tumor 4; site b: tumor 2): inte")
     card = page.headline(summary, {"auc": "AUC"})
     text = page.render(dataclasses.replace(report, metrics=card, notes=notes))
-    assert "patients: tumor 4" in text
+    assert "all slides: tumor 4" in text
     assert "no interval" in text
     assert ">nan" not in text
     ends = {"auc": 0.9, "lo": np.nan, "hi": np.nan}

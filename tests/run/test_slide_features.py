@@ -65,10 +65,10 @@ def rows(tmp_path_factory):
     return rows
 
 
-def extract(rows, tiling, folder, **options):
+def extract(rows, tiling, folder, progress=silent, **options):
     meter = Meter()
     options = {"reading": Reading(threads=2, **options), "meter": meter}
-    options["progress"] = silent
+    options["progress"] = progress
     extractor = Extractor(tiling, make_mesh(jax.devices()[:1]))
     records = find_tiles(rows, tiling, "encoded", **options)
     extraction.extract(records, extractor, folder, batch=16, **options)
@@ -114,8 +114,12 @@ def test_their_features_are_those_of_their_pixels(rows, tmp_path):
 def test_both_tilings_stand_side_by_side_and_what_is_whole_stays(rows, tmp_path):
     assert LOW.folder() != HIGH.folder()
     assert LOW.fingerprint() != HIGH.fingerprint()
+    bars = []
+    note = lambda what, *args: bars.append(what) or silent(what, *args)
     for tiling in (LOW, HIGH):
-        extract(rows, tiling, tmp_path)
+        extract(rows, tiling, tmp_path, note)
+    jobs = ["encoding at 4 um/px", "encoding at 1 um/px"]
+    assert [bar for bar in bars if bar != "tissue"] == jobs
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*/*.h5")}
     assert len(before) == 4
     for tiling in (LOW, HIGH):

@@ -101,9 +101,9 @@ def evaluate(
 
     if out is None and len(run) > 1:
         raise SystemExit("--out is missing: name a folder for what the runs predict")
-    out = out or run[0] / "external" / pathlib.Path(manifest).stem
     options = options_of(mpp, max_unreadable, together)
-    with errors_in_one_line(out):
+    with errors_in_one_line(out or run[0]):
+        out = out or external_validation.default_folder(run[0], manifest)
         predictor = open_run(run, False, refuse_unfamiliar_stains, trust)
         report = external_validation.validate_run(
             predictor, run, out, manifest, mpp, options

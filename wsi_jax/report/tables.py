@@ -32,13 +32,15 @@ def interval(summary: Mapping[str, int | float | str], name: str) -> str:
 
 
 def interval_notes(summary: Mapping[str, int | float | str]) -> tuple[str, ...]:
-    """The summary's notes on intervals from few patients, each with its part."""
+    """One note on intervals from few patients, and whose they are; or none."""
     part = lambda key: key.removesuffix("interval_note").strip(".").replace(".", " ")
-    return tuple(
-        f"{part(key) or 'all slides'}: {note}"
-        for key, note in summary.items()
-        if key.endswith("interval_note")
-    )
+    parts, meaning = {}, ""
+    for key, note in summary.items():
+        if key.endswith("interval_note"):
+            counts, _, meaning = note.removeprefix("patients: ").partition("; ")
+            parts.setdefault(counts, part(key) or "all slides")
+    counts = "; ".join(f"{name}: {count}" for count, name in parts.items())
+    return (f"few patients ({counts}): {meaning}",) if parts else ()
 
 
 def breakdown(

@@ -45,7 +45,7 @@ def silent(what: str, total: int, first: str = "") -> Iterator[Callable]:
 @contextlib.contextmanager
 def _bar(what, pace, console):
     columns = (
-        "{task.description:>18}",
+        "{task.description:>21}",
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),

@@ -133,7 +133,8 @@ def extract(
         meter=meter,
         counts=counts,
     )
-    with progress("tiles", tiles, "compiling") as advance:
+    job = f"encoding at {tiling.tiles.mpp:g} um/px"
+    with progress(job, tiles, "compiling") as advance:
         for one in encoded:
             file = missing[one.index]
             bytes_decoded = counts.decoded.get(one.index, 0)

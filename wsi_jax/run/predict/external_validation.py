@@ -95,6 +95,25 @@ def validate_run(
     return out / "report.html"
 
 
+def default_folder(run: pathlib.Path, manifest: str) -> pathlib.Path:
+    """RUN/external/NAME, for the first manifest of that name.
+
+    Raises:
+        RunError: the folder has the predictions of another manifest.
+    """
+    out, path = (
+        run / "external" / pathlib.Path(manifest).stem,
+        os.path.abspath(manifest),
+    )
+    owner = out / "manifest.txt"
+    if owner.is_file() and (other := owner.read_text("utf-8").strip()) != path:
+        raise RunError(f"{out} is of {other}; for {manifest} add --out FOLDER")
+    if os.path.isfile(path):
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(owner, f"{path}\n")
+    return out
+
+
 def training_rows(run: pathlib.Path) -> tuple[Row, ...]:
     """The slides that a run, or one fold of it, has learnt from or validated on."""
     run = run.resolve()

@@ -232,7 +232,7 @@ def draw(
     each = {f"p_{name}": f"{p:.9g}" for name, p in result.probabilities.items()}
     for name, ends in result.spread.items() if result.members else ():
         each |= {f"p_{name}_low": f"{ends[0]:.9g}", f"p_{name}_high": f"{ends[1]:.9g}"}
-    print(f"{row.slide_id}: {result.label}, {result.probabilities}", flush=True)
+    print(result.title(), flush=True)
     if result.note:
         print(f"note: {row.slide_id}: {result.note}", file=sys.stderr, flush=True)
     return {

@@ -80,11 +80,11 @@ class SlidePrediction(NamedTuple):
         return {name: (min(some), max(some)) for name, some in values.items()}
 
     def title(self) -> str:
-        """Name, label and its probability: "slide_1: tumor (0.93)"."""
-        text = f"{self.slide_id}: {self.label} ({self.probabilities[self.label]:.2f}"
+        """Name, label and its probability: "slide_1: tumor (0.931)"."""
+        text = f"{self.slide_id}: {self.label} ({self.probabilities[self.label]:.3f}"
         if self.members:
             low, high = self.spread[self.label]
-            text += f"; {low:.2f} to {high:.2f} by {len(self.members)} runs"
+            text += f"; {low:.3f} to {high:.3f} by {len(self.members)} runs"
         return text + ")"
 
     def heatmap(self, path: str | os.PathLike, mpp: float = 8.0) -> None:
