@@ -157,7 +157,9 @@ def _conv_flops(eqn) -> int:
     out = eqn.outvars[0].aval.shape
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     products = [
-        _products(lhs[i], rhs[k], out[o], stride, pad[0], lhs_dilation, rhs_dilation)
+        window_products(
+            lhs[i], rhs[k], out[o], stride, pad[0], lhs_dilation, rhs_dilation
+        )
         for i, k, o, stride, pad, lhs_dilation, rhs_dilation in zip(
             dims.lhs_spec[2:],
             dims.rhs_spec[2:],
@@ -174,7 +176,9 @@ def _conv_flops(eqn) -> int:
     return 2 * batch * features * rhs[dims.rhs_spec[1]] * math.prod(products)
 
 
-def _products(size, taps, outputs, stride, pad, lhs_dilation, rhs_dilation) -> int:
+def window_products(
+    size, taps, outputs, stride, pad, lhs_dilation, rhs_dilation
+) -> int:
     """(output, tap) pairs along one dimension that meet an element of the input."""
     at = np.arange(outputs)[:, None] * stride + np.arange(taps) * rhs_dilation - pad
     inside = (at >= 0) & (at < size * lhs_dilation)

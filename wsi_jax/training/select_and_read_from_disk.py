@@ -39,28 +39,36 @@ class Driver:
 
     Args:
         read: reads crops; as `Method.driver` has it.
+
+    Attributes:
+        begin, select: compiled; the cells to read, or the candidates to score; of these
+            the ones to read.
+        scores: in training (True) and in predictions, with the compiled `score`.
+        learn, predict_on_crops: compiled; the step and the prediction on crops.
     """
 
     def __init__(
         self, net: Selective, tx: optax.GradientTransformation, read: Callable
     ):
-        self._net, self._reader = net, read
+        self.net, self._reader = net, read
         self._learner = Learner(net, tx, self._read_first)
         # In training others select than in predictions, and each keeps its scores.
-        self._scores = {True: Scores(self, net), False: Scores(self, net)}
+        self.scores = {True: Scores(self, net), False: Scores(self, net)}
         self._first = compile_phase(net.first, static=("n",))
         self._init_on_crops = compile_phase(net.init_on_crops)
-        self._begin = compile_phase(net.begin, static=("n", "train"))
-        self._choose = compile_phase(net.select)
+        self.begin = compile_phase(net.begin, static=("n", "train"))
+        self.select = compile_phase(net.select)
         self._corners = compile_phase(net.cells.crop_corners, static=("shape",))
-        self._learn = compile_phase(self._learner.step, donate=(0,))
-        self._prediction = compile_phase(functools.partial(counted_prediction, net))
+        self.learn = compile_phase(self._learner.step, donate=(0,))
+        self.predict_on_crops = compile_phase(
+            functools.partial(counted_prediction, net)
+        )
         self._fold = compile_phase(jax.random.fold_in)
 
     def init(self, key, batch: Bag) -> TrainState:
         """The initial state; reads crops of the first batch."""
         state = self._learner.init(key, batch)
-        if not self._net.in_state:
+        if not self.net.in_state:
             return state
         ahead = self._select_to_learn(state, batch, 0)
         return state._replace(opt=state.opt._replace(ahead=ahead))
@@ -74,7 +82,7 @@ class Driver:
             ValueError: the batches end, though the state is to hold the selection for
                 the next one.
         """
-        net, batches = self._net, iter(batches)
+        net, batches = self.net, iter(batches)
         if (batch := next(batches, None)) is None:
             return
         selection = state.opt.ahead
@@ -93,7 +101,7 @@ class Driver:
                 coming = self.read(after, ahead)
             kept = ahead if net.in_state else None
             crops = reading.result()
-            state, metrics = self._learn(state, batch, selection, crops, kept)
+            state, metrics = self.learn(state, batch, selection, crops, kept)
             if after is not None and not net.lookahead:
                 # The crops are read while the device still learns from these.
                 ahead = self._select_to_learn(state, after, 0)
@@ -107,7 +115,7 @@ class Driver:
 
     def predictions(self, params, batches: Iterable[Bag], key) -> Iterator[Prediction]:
         """The prediction on each batch; the next one's crops are read meanwhile."""
-        view, waiting = self._net.view(params), None
+        view, waiting = self.net.view(params), None
         for batch in batches:
             selection = self._select(view, batch, key, train=False)
             coming = batch, selection, self.read(batch, selection)
@@ -123,7 +131,7 @@ class Driver:
         return self._reader(batch.x.slide, *jax.device_get((*places, selection.mask)))
 
     def _read_first(self, params, batch, select_key, adapt_key):
-        n = self._net.most_cells(batch.mask, train=False)
+        n = self.net.most_cells(batch.mask, train=False)
         selection = self._first(params, batch, select_key, n=n)
         magnification, _ = self._corners(selection.index, shape=batch.mask.shape[1:])
         crops = self.read(batch, selection).result()
@@ -137,23 +145,27 @@ class Driver:
         return self._select(self._learner.view(state), batch, key, train=True)
 
     def _select(self, view, batch, key, train) -> Selection:
-        n = self._net.most_cells(batch.mask, train)
-        selection = self._begin(view, batch, key, n=n, train=train)
-        if not self._net.chunk:
+        n = self.net.most_cells(batch.mask, train)
+        selection = self.begin(view, batch, key, n=n, train=train)
+        if not self.net.chunk:
             return selection
-        return self._choose(selection, self._scores[train](view, batch, selection))
+        return self.select(selection, self.scores[train](view, batch, selection))
 
     def _predicted(self, params, batch, selection, reading):
-        return self._prediction(params, batch, selection, reading.result())
+        return self.predict_on_crops(params, batch, selection, reading.result())
 
 
 class Scores:
-    """Scores tiles, and keeps those of whole slides until the view is another one."""
+    """Scores tiles, and keeps those of whole slides until the view is another one.
+
+    Attributes:
+        score: compiled; (view, tiles [n s s 3]) -> scores [n].
+    """
 
     def __init__(self, driver: Driver, net: Selective):
         self._driver, self._chunk = driver, net.chunk
         self._version, self._kept = b"", {}
-        self._score, self._print = compile_phase(net.score), compile_phase(fingerprint)
+        self.score, self._print = compile_phase(net.score), compile_phase(fingerprint)
 
     def __call__(self, view: PyTree, batch: Bag, candidates: Selection) -> np.ndarray:
         """Scores [b n] of candidates; none is scored twice by the same view."""
@@ -195,7 +207,7 @@ class Scores:
             tiles = coming.result()[wanted[part]]
             coming = after and read(after)
             wide = [(0, most - len(tiles))] + [(0, 0)] * 3
-            results.append(self._score(view, np.pad(tiles, wide)))
+            results.append(self.score(view, np.pad(tiles, wide)))
         for part, values in zip(parts, jax.device_get(results), strict=True):
             here = wanted[part]
             scores[part][here] = values[: here.sum()]
