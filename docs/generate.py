@@ -37,7 +37,7 @@ COMMON = (
     ("The run", "", "Fields of every method; values are those of `abmil`."),
     ("Cohort", "data", "Slides, labels and splits; see the [manifest](manifest.md)."),
     ("Tiles", "grid", "The grid of tiles."),
-    ("Tissue", "tissue", "How tissue is told from background."),
+    ("Tissue", "tissue", "What counts as tissue, and what as background."),
     ("Training", "train", "How long, how fast, and when to stop."),
     ("Reading", "reading", "Reading tiles from slides."),
     ("Loading", "loading", "Reading features as bags."),

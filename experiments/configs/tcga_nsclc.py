@@ -1,4 +1,4 @@
-"""TCGA's lung cancers by SASHA: seen at 4 um/px (2.5x), zooms to 1 um/px (10x).
+"""TCGA's lung cancers by SASHA: slides at 4 um/px (2.5x), a part at 1 um/px (10x).
 
     python -m experiments.tcga_nsclc --config experiments/configs/tcga_nsclc.py \
         --config.data.luad=TCGA-LUAD --config.data.lusc=TCGA-LUSC \

@@ -63,7 +63,7 @@ def test_every_strategy_predicts():
         assert not chosen[~MASK].any()
         logits = results[name].logits[:-1]
         last = results[name].trace["logits"][:-1, -1]
-        same = name != "zoomed_only"  # its trace holds the logits of all tiles
+        same = name != "only_zoomed_tiles"  # its trace holds the logits of all tiles
         assert np.allclose(logits, last, atol=1e-4) == same
 
 

@@ -1,4 +1,4 @@
-"""SASHA: slides seen at 2 um/px (5x); a policy zooms to 0.5 um/px (20x) into a fifth.
+"""SASHA: slides at 2 um/px (5x), of which a fifth is read at 0.5 um/px (20x).
 
     wsi-jax train --method sasha --manifest my_slides.csv \
         --config.encoder.weights=resnet50.safetensors

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.config_fields import COUNT, FieldError
+from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.crop_options import HeadConfig, TileOptions
 from wsi_jax.nets.tile_pooling import PoolingHead, classify_tiles
@@ -147,9 +148,6 @@ class AttentionPooling(TileOptions):
         )
 
 
-cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-
-
 class Scorer(SelectiveByTile):
     """Scores tiles, and learns from the best of them under the slide's label.
 
@@ -203,8 +201,8 @@ class Scorer(SelectiveByTile):
         labels = jnp.broadcast_to(label[:, None], mask.shape)
         count = jnp.maximum(mask.sum(1), 1)
         mean = lambda values: jnp.where(mask, values, 0).sum(1) / count
-        right = (logits.argmax(-1) == labels).astype(jnp.float32)
-        return mean(cross_entropy(logits, labels)), {"tile_accuracy": mean(right)}
+        loss, metrics = classification_loss(logits, labels)
+        return mean(loss), {"tile_accuracy": mean(metrics["accuracy"])}
 
     def prediction(self, params, batch, selection, crops):
         """By the mean logits of the tiles from which the scorer would learn."""
@@ -268,8 +266,7 @@ class Classifier(Scorer):
         tiles = self.config.augmented(jax.random.fold_in(key, 1), crops)
         label, mask = batch.target, selection.mask
         logits, _ = self.forward(params, mask, tiles)
-        loss = cross_entropy(logits, label)
-        metrics = {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
+        loss, metrics = classification_loss(logits, label)
         if not self.config.joint:
             return loss, metrics
         k = self.config.scoring.tiles

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.config_fields import COUNT, FieldError
+from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.nets.crop_options import CropOptions, HeadConfig
 from wsi_jax.nets.crop_sampler import (
     CropSampler,
@@ -164,9 +165,6 @@ class AttentionSampling(CropOptions):
         return (Stage("train", method(mine), alternatives=others),)
 
 
-cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-
-
 class _Net(Selective):
     """Attention on overviews, and classification by crops."""
 
@@ -216,16 +214,15 @@ class _Net(Selective):
         magnification, _ = self._corners(batch, selection)
         h = self.classifier.embed(params, crops, magnification, selection.mask)
         logits = self._classify(params, weights, h)[0]
-        loss = cross_entropy(logits, label)
+        loss, metrics = classification_loss(logits, label)
         if share := config.per_magnification:
             loss += share * self._parts_loss(params, weights, h, magnification, label)
         entropy, of_magnifications, mass = self.sampler.entropies(log_a, mask)
         loss -= config.entropy * entropy
         if config.magnification_entropy:
             loss -= config.magnification_entropy * of_magnifications
-        accuracy = (logits.argmax(-1) == label).astype(jnp.float32)
         shares = {f"mass.{mpp:g}": mass[:, i] for i, mpp in enumerate(self.cells.mpps)}
-        return loss, {"accuracy": accuracy, "entropy": entropy} | shares
+        return loss, metrics | {"entropy": entropy} | shares
 
     def _corners(self, batch, selection):
         return self.cells.crop_corners(selection.index, batch.mask.shape[1:])
@@ -245,7 +242,7 @@ class _Net(Selective):
             part = jnp.where(magnification == i, weights, 0)
             posterior = self.classifier.posterior_weights(params, part, h)
             logits = self.classifier.classify(params, posterior, h)
-            losses.append(cross_entropy(logits, label))
+            losses.append(classification_loss(logits, label)[0])
             present.append(part.sum(1) > 0)
         losses, present = jnp.stack(losses, 1), jnp.stack(present, 1)
         count = jnp.maximum(present.sum(1), 1)

@@ -11,6 +11,7 @@ import optax
 from wsi_jax.config_fields import COUNT
 from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
 from wsi_jax.nets.clam import Clam
+from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.ops.attention_weights import Normaliser, masked_softmax
 from wsi_jax.ops.pooling import attention_pool, feature_moments, max_pool
 from wsi_jax.training.flops import count_flops
@@ -154,8 +155,7 @@ def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
 
     def cross_entropy(params, bag, key):
         logits, _ = forward(params, bag, key)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, bag.target)
-        return loss, {"accuracy": (logits.argmax(-1) == bag.target).astype(jnp.float32)}
+        return classification_loss(logits, bag.target)
 
     def predict(params, bag, key):
         del key

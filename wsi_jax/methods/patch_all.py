@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.config_fields import FieldError
+from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.nets.crop_options import HeadConfig, TileOptions
 from wsi_jax.nets.tile_pooling import classify_tiles
 from wsi_jax.ops.attention_weights import Normaliser
@@ -90,8 +91,7 @@ class _Net(SelectiveByTile):
     def loss(self, params, batch, selection, crops, key):
         crops, label = self.config.augmented(key, crops), batch.target
         logits, _ = self.forward(params, selection.mask, crops)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        return loss, {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
+        return classification_loss(logits, label)
 
     def prediction(self, params, batch, selection, crops):
         del batch

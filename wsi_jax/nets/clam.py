@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from wsi_jax.nets.attention import AttentionHead
+from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.ops.pooling import AttentionPooled, attention_pool
 
@@ -65,8 +65,7 @@ class Clam(NamedTuple):
         key, tile_key = (None, None) if key is None else jax.random.split(key)
         pooled = self._pool(params, x, mask, key)
         logits = self._classify(params, pooled)
-        bag = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        metrics = {"accuracy": (logits.argmax(-1) == label).astype(jnp.float32)}
+        bag, metrics = classification_loss(logits, label)
         if not self.instance_weight:
             return bag, metrics
         # A short slide's ends reach into the padding, which may hold anything.

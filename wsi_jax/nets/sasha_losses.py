@@ -8,6 +8,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
+from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.nets.hafed import hafed_losses
 from wsi_jax.nets.sasha import ZoomNets
 from wsi_jax.ops import zoom_env
@@ -29,8 +30,8 @@ def hafed_loss(
 
     keys = jax.random.split(key, len(batch.target))
     losses, logits = jax.vmap(one)(keys, high, batch.mask, batch.target)
-    right = (logits.argmax(-1) == batch.target).astype(jnp.float32)
-    return sum(losses), {"accuracy": right, "slide_loss": losses.slide}
+    _, metrics = classification_loss(logits, batch.target)
+    return sum(losses), metrics | {"slide_loss": losses.slide}
 
 
 def partial_zoom_loss(
@@ -43,7 +44,7 @@ def partial_zoom_loss(
     rows = nets.rows(params, batch.x)
     state = jnp.where(at_high[..., None], rows.high, rows.low)
     logits, _ = nets.classify(params, state, batch.mask)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.target)
+    return classification_loss(logits, batch.target)[0]
 
 
 def updater_loss(

@@ -65,7 +65,7 @@ STRATEGIES = {
     "grid": Strategy(choice=Choice.grid),
     "low_attention": Strategy(choice=Choice.low),
     "oracle": Strategy(choice=Choice.full),
-    "zoomed_only": Strategy(visited_only=True),
+    "only_zoomed_tiles": Strategy(visited_only=True),
     "no_update": Strategy(tau=NEVER),
     # The global update: each zoom updates every row that was not zoomed into, again.
     "all_updated": Strategy(tau=ALWAYS, once=False),

@@ -95,7 +95,7 @@ class Experiment:
             slide is read, and grid, tissue and encoder are not asked; "" for none.
         data: the cohort.
         grid: tiles, in um/px and pixels.
-        tissue: how tissue is told from background.
+        tissue: what counts as tissue, and what as background.
         encoder: frozen encoder of tiles; None for a method with a trunk of its own.
         method: what is trained on slide labels.
         train: how long, and by which optimiser, it is trained.

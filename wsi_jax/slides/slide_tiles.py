@@ -117,7 +117,7 @@ def tile(
         size_px: side of a tile, in pixels at `mpp`.
         overlap_px: overlap of neighbours, in pixels at `mpp`.
         min_tissue: least fraction of a tile that must be tissue; 0 keeps every tile.
-        tissue: how tissue is told from background; None for the usual way.
+        tissue: what counts as tissue, and what as background; None for the default.
 
     Raises:
         ValueError: an argument out of its bounds.

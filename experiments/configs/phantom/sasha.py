@@ -1,4 +1,4 @@
-"""A practice cohort seen at 4 um/px, and zooms to 1 um/px into a fifth of its tiles.
+"""SASHA on a practice cohort at 4 um/px, of which a fifth is read at 1 um/px.
 
     python -m experiments.cohort --config experiments/configs/phantom/sasha.py \
         --config.data.manifest=cohorts/needle/slides.csv \
