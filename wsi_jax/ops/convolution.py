@@ -1,6 +1,7 @@
 """Convolutions, without the naive loops of XLA's CPU compiler."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +31,7 @@ def conv(
 
 
 def _padded(x, kernel, stride, padding):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[2],
-    )
+    return _stock(x, kernel, stride, ((padding, padding), (padding, padding)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -88,24 +82,52 @@ def _by_matrices(x, kernel, stride, padding):
     return y.reshape(b, *out, d).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def valid_conv(
-    x: Float[Array, "b h w d"], kernel: Float[Array, "i j d_g e"], stride: int
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _padded_conv(x, kernel, stride, padding):
+    return _conv_on_tile(x, kernel, stride, padding)
+
+
+def padded_conv(
+    x: Float[Array, "b h w d"],
+    kernel: Float[Array, "i j d_g e"],
+    stride: int,
+    padding: Sequence[tuple[int, int]],
 ) -> Float[Array, "b y x e"]:
-    """Convolution (cross-correlation) without padding.
+    """Convolution (cross-correlation) in the body of a loop, zero-padded.
 
     XLA's CPU compiler makes naive loops of the gradient of a kernel in the body of a
     loop, and of any depthwise convolution; for a CPU both are written differently here.
+
+    Args:
+        padding: positions before and after the map along each axis; where negative,
+            the map is cut.
     """
-    return _valid(x, kernel, stride)
+    return _padded_conv(x, kernel, stride, tuple(map(tuple, padding)))
 
 
-def _valid(x, kernel, stride):
-    stock = functools.partial(_padded, stride=stride, padding=0)
+def _stock(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+def _conv_on_tile(x, kernel, stride, padding):
+    stock = functools.partial(_stock, stride=stride, padding=padding)
     if not _depthwise(x, kernel):
         return stock(x, kernel)
-    taps = functools.partial(_taps, stride=stride)
+    taps = lambda x, kernel: _taps(_widened(x, padding), kernel, stride)
     return lax.platform_dependent(x, kernel, cpu=taps, default=stock)
+
+
+def _widened(x, padding):
+    """x with zeros around it; less of it where a width is negative."""
+    widths = [(0, 0, 0), *((*width, 0) for width in padding), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
 def _depthwise(x, kernel):
@@ -128,56 +150,55 @@ def _taps(x, kernel, stride):
     )
 
 
-def _valid_forward(x, kernel, stride):
-    return _valid(x, kernel, stride), (x, kernel)
+def _padded_forward(x, kernel, stride, padding):
+    return _conv_on_tile(x, kernel, stride, padding), (x, kernel)
 
 
-def _valid_backward(stride, saved, dy):
+def _padded_backward(stride, padding, saved, dy):
     x, kernel = saved
     depthwise, dense = _depthwise(x, kernel), kernel.shape[2] == x.shape[-1]
     to_x = lambda kernel, dy: jax.linear_transpose(
-        lambda x: _padded(x, kernel, stride, 0), x
+        lambda x: _stock(x, kernel, stride, padding), x
     )(dy)[0]
     to_kernel = lambda x, dy: jax.linear_transpose(
-        lambda kernel: _padded(x, kernel, stride, 0), kernel
+        lambda kernel: _stock(x, kernel, stride, padding), kernel
     )(dy)[0]
-    on_cpu = functools.partial(_kernel_gradient, kernel, stride)
-    if depthwise:
-        on_cpu = functools.partial(_depthwise_gradient, kernel, stride)
+    dx = to_x(kernel, dy)
     if depthwise and stride == 1:
-        dx = lax.platform_dependent(kernel, dy, cpu=_depthwise_back, default=to_x)
-    else:
-        dx = to_x(kernel, dy)
+        back = functools.partial(_depthwise_back, padding)
+        dx = lax.platform_dependent(kernel, dy, cpu=back, default=to_x)
     if depthwise or dense:
+        gradient = _depthwise_gradient if depthwise else _kernel_gradient
+        on_cpu = functools.partial(gradient, kernel, stride, padding)
         to_kernel = functools.partial(
             lax.platform_dependent, cpu=on_cpu, default=to_kernel
         )
     return dx, to_kernel(x, dy)
 
 
-def _depthwise_back(kernel, dy):
+def _depthwise_back(padding, kernel, dy):
     """Gradient of x at stride 1: dy convolved with the flipped kernel."""
-    i, j = (n - 1 for n in kernel.shape[:2])
-    wide = jnp.pad(dy, ((0, 0), (i, i), (j, j), (0, 0)))
-    return _taps(wide, kernel[::-1, ::-1], 1)
+    ends = [(k - 1, k - 1) for k in kernel.shape[:2]]
+    ends = [(a - c, b - d) for (a, b), (c, d) in zip(ends, padding, strict=True)]
+    return _taps(_widened(dy, ends), kernel[::-1, ::-1], 1)
 
 
-def _depthwise_gradient(kernel, stride, x, dy):
+def _depthwise_gradient(kernel, stride, padding, x, dy):
     """Gradient of a depthwise kernel: one sum over the map for each tap."""
     sums = [
         jnp.einsum("byxd,byxd->d", part, dy)
-        for _, part in _tap_parts(x, kernel, stride)
+        for _, part in _tap_parts(_widened(x, padding), kernel, stride)
     ]
     return jnp.stack(sums).reshape(kernel.shape)
 
 
-def _kernel_gradient(kernel, stride, x, dy):
+def _kernel_gradient(kernel, stride, padding, x, dy):
     """Gradient of a kernel as a convolution of x by dy, channels and images swapped."""
     gradient = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),
         (1, 1),
-        "VALID",
+        padding,
         rhs_dilation=(stride, stride),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
@@ -185,4 +206,4 @@ def _kernel_gradient(kernel, stride, x, dy):
     return gradient[:, :height, :width].transpose(1, 2, 0, 3)
 
 
-valid_conv.defvjp(_valid_forward, _valid_backward)
+_padded_conv.defvjp(_padded_forward, _padded_backward)

@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Num
 
-from wsi_jax.ops.convolution import valid_conv
-from wsi_jax.ops.trunk_ops import Ops, max_pool
+from wsi_jax.ops.convolution import padded_conv
+from wsi_jax.ops.trunk_ops import Ops, window_max
 
 
 class StreamError(ValueError):
@@ -70,12 +70,12 @@ class TissueMask(NamedTuple):
     """Tissue of an image, outside which every window finds zeros.
 
     Attributes:
-        mask: [y x], True for cells with tissue.
+        mask: [y x], True for cells with tissue; [b y x] for tiles with one each.
         cell_px: side of a cell, in pixels.
-        start: (row, column) in the image, in cells, of the mask's first cell.
+        start: (row, column) in the image, in cells, of the mask's first cell; [b] each.
     """
 
-    mask: Bool[Array | np.ndarray, "y x"]
+    mask: Bool[Array | np.ndarray, "*b y x"]
     cell_px: Any
     start: tuple[Any, Any] = (0, 0)
 
@@ -95,11 +95,16 @@ class TileMap:
 
 
 class TileContext:
-    """The operations of a net on one tile; they take and leave buffers in order.
+    """The operations of a net on tiles; they take and leave buffers in order.
+
+    Several tiles, of one image or of several, make one batch: `at`, `size` and the
+    tissue then have one entry for each. Nothing here copies a whole map: of a window's
+    result on a tile only the first rows and columns depend on the neighbours, and what
+    these add is computed from the buffers alone.
 
     Args:
-        at: index (row, column) of the tile; may be traced.
-        size: (height, width) of the image; may be traced.
+        at: index (row, column) of the tile; may be traced, and arrays [b].
+        size: (height, width) of the image; likewise.
         axes: which of the two axes are split into tiles; along another the tile is the
             whole image and is padded as usual.
         rows: buffers of the tile above, one for each window; None for blanks.
@@ -118,6 +123,9 @@ class TileContext:
         self.incoming, self.tissue = (rows, columns), tissue
         self.outgoing = ([], [])
         self.fills = ([], [])
+        # By map: what is computed from it once, however many operations read it. The
+        # map is kept, too, so that no other gets its id.
+        self._overwritten, self._borders = {}, {}
 
     def ops(self) -> Ops:
         """The operations, for the net."""
@@ -127,8 +135,8 @@ class TileContext:
         return self._windowed(
             part,
             Window(kernel.shape[0], stride, padding),
-            lambda x: valid_conv(x, kernel, stride),
-            0.0,
+            lambda x, padding: padded_conv(x, kernel, stride, padding),
+            _CONV,
         )
 
     def max_pool(
@@ -137,8 +145,8 @@ class TileContext:
         return self._windowed(
             part,
             Window(size, stride, padding, ceil),
-            lambda x: max_pool(x, size, stride, 0),
-            -jnp.inf,
+            lambda x, padding: window_max(x, size, stride, padding),
+            _MAX,
         )
 
     def add(self, a: TileMap, b: TileMap) -> TileMap:
@@ -157,79 +165,165 @@ class TileContext:
             "net that streams takes frozen or layer norms, not group norm"
         )
 
-    def _windowed(self, part, window, op, fill):
-        x, lag = self._padded(part, fill), list(part.lag)
-        k, s, p, ceil = window
+    def _windowed(self, part, window, op, kind):
+        (k, s, p, ceil), lag, padding = window, list(part.lag), []
         for axis in (0, 1):
-            n = x.shape[1 + axis]
+            n = part.x.shape[1 + axis]
             if not self.axes[axis]:
-                x = _pad(x, axis, p, p + -(n + 2 * p - k) % s * ceil, fill)
+                padding.append((p, p + -(n + 2 * p - k) % s * ceil))
                 continue
             if n % s:
                 raise StreamError(
                     f"{n} positions of a tile do not divide by a stride of {s}; make "
                     "the tile's sides multiples of the net's stride"
                 )
-            extra = -(k - s - p + lag[axis]) % s
-            history = k - s + extra
-            x = self._extended(x, axis, history, fill)
-            first = max(-history, 0)
-            x = lax.slice_in_dim(x, first, first + n - s + k, axis=1 + axis)
+            history = k - s + -(k - s - p + lag[axis]) % s
+            padding.append((history, k - s - history))
             lag[axis] = (lag[axis] + history - p) // s
-        return TileMap(op(x), tuple(lag), (*part.windows, window))
+        y = self._with_neighbours(part, (k, s), padding, op, kind)
+        return TileMap(y, tuple(lag), (*part.windows, window))
 
     def _delayed(self, part, lag):
-        x = part.x
-        for axis in (0, 1):
-            n = x.shape[1 + axis]
-            x = self._extended(x, axis, lag[axis] - part.lag[axis], 0.0)
-            x = lax.slice_in_dim(x, 0, n, axis=1 + axis)
-        return dataclasses.replace(part, x=x, lag=lag)
+        if lag == part.lag:
+            return part
+        late = [n - m for n, m in zip(lag, part.lag, strict=True)]
+        y = self._with_neighbours(part, (1, 1), [(n, -n) for n in late], _pad, _CONV)
+        return dataclasses.replace(part, x=y, lag=lag)
 
-    def _extended(self, x, axis, n, fill):
-        """x behind the last n rows or columns before it; keeps its own last n."""
-        if n <= 0:
-            return x
-        shape = (*x.shape[: 1 + axis], n, *x.shape[2 + axis :])
-        incoming, outgoing = self.incoming[axis], self.outgoing[axis]
-        if incoming is None:
-            history = jnp.full(shape, fill, x.dtype)
-        else:
-            history = incoming[len(outgoing)]
-        both = jnp.concatenate([history, x], 1 + axis)
-        outgoing.append(lax.slice_in_dim(both, x.shape[1 + axis], None, axis=1 + axis))
+    def _with_neighbours(self, part, window, padding, op, kind):
+        """A window over a map, what lies above it and what lies on its left.
+
+        Args:
+            window: (size, stride).
+            padding: positions before and after the map along each axis; those before
+                it are the neighbours', where the axis is split.
+            op: (map, padding) -> map, where what is padded has no effect.
+        """
+        x = self._inside(part, kind.fill)
+        history = [
+            max(before, 0) if tiled else 0
+            for (before, _), tiled in zip(padding, self.axes, strict=True)
+        ]
+        above, left = self._neighbours(x, history, kind.fill)
+        y = op(x, padding)
+        for axis, border in enumerate((above, left)):
+            if border is None:
+                continue
+            (k, s), around = window, list(padding)
+            # Outputs that the border has a part in.
+            first = min(-(-history[axis] // s), y.shape[1 + axis])
+            around[axis] = 0, (first - 1) * s + k - history[axis]
+            if axis == 1 and history[0]:  # the column has the corner's rows
+                around[0] = 0, padding[0][1]
+            more = op(border, around)
+            rest = [(0, n - m) for n, m in zip(y.shape, more.shape, strict=True)]
+            fill = jnp.asarray(kind.fill, y.dtype)
+            y = kind.join(jnp.pad(more, rest, constant_values=fill), y)
+        return y
+
+    def _neighbours(self, x, history, fill):
+        """The last rows above x, the last columns on its left; keeps its own.
+
+        Each None where none are asked for. The columns begin with the rows' corner.
+        """
+        key = id(x), *history
+        if key not in self._borders:
+            above = left = None
+            if n := history[0]:
+                above = self._arriving(0, (*x.shape[:1], n, *x.shape[2:]), x, fill)
+                self._leave(0, _last(above, x, n, 1), fill)
+            if n := history[1]:
+                ends = x[:, :, -n:]
+                if above is not None:
+                    ends = jnp.concatenate([above[:, :, -n:], ends], 1)
+                shape = (*ends.shape[:2], n, *x.shape[3:])
+                left = self._arriving(1, shape, x, fill)
+                self._leave(1, _last(left, ends, n, 2), fill)
+            self._borders[key] = x, (above, left)
+        return self._borders[key][1]
+
+    def _arriving(self, axis, shape, x, fill):
+        """The next buffer of a neighbour."""
+        if self.incoming[axis] is None:
+            return jnp.full(shape, fill, x.dtype)
+        return self.incoming[axis][len(self.outgoing[axis])]
+
+    def _leave(self, axis, buffer, fill):
+        self.outgoing[axis].append(buffer)
         self.fills[axis].append(fill)
-        return both
 
-    def _padded(self, part, fill):
-        """x, overwritten outside the tissue and outside the true map."""
+    def _inside(self, part, fill):
+        """A map, overwritten outside the tissue and outside the true map."""
+        key = id(part.x), fill
+        if key not in self._overwritten:
+            self._overwritten[key] = part.x, self._overwrite(part, fill)
+        return self._overwritten[key][1]
+
+    def _overwrite(self, part, fill):
         x = part.x
         if self.tissue is not None:
             x = jnp.where(self._on_tissue(part)[..., None], x, jnp.zeros((), x.dtype))
         for axis in (0, 1):
             if self.axes[axis]:
-                i = self._positions(part, axis)
-                inside = (i >= 0) & (i < map_length(self.size[axis], part.windows))
-                inside = inside.reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+                i, size = self._positions(part, axis), jnp.asarray(self.size[axis])
+                length = map_length(size, part.windows)
+                inside = (i >= 0) & (i < length.reshape(-1, 1))
+                inside = (
+                    inside[:, :, None, None] if axis == 0 else inside[:, None, :, None]
+                )
                 x = jnp.where(inside, x, jnp.asarray(fill, x.dtype))
         return x
 
     def _positions(self, part, axis):
-        """Indices in the map of the positions of a part, along one axis."""
-        i = jnp.arange(part.x.shape[1 + axis])
-        return i + self.at[axis] * len(i) - part.lag[axis] if self.axes[axis] else i
+        """Indices [b n] in the map of the positions of a part, along one axis."""
+        n = part.x.shape[1 + axis]
+        first = self.at[axis] * n - part.lag[axis] if self.axes[axis] else 0
+        return jnp.arange(n)[None] + jnp.reshape(jnp.asarray(first), (-1, 1))
 
     def _on_tissue(self, part):
+        """Which positions [b h w] of a part are on tissue."""
         mask, cell_px, start = self.tissue
+        mask = mask if mask.ndim == 3 else mask[None]
         stride = receptive_field(part.windows).stride
-        cells = [
-            jnp.clip(self._positions(part, axis) * stride // cell_px - first, 0, n - 1)
-            for axis, (first, n) in enumerate(zip(start, mask.shape, strict=True))
-        ]
-        return mask[cells[0]][:, cells[1]]
+        y, x = (
+            jnp.clip(
+                self._positions(part, axis) * stride // cell_px
+                - jnp.reshape(jnp.asarray(start[axis]), (-1, 1)),
+                0,
+                mask.shape[1 + axis] - 1,
+            )
+            for axis in (0, 1)
+        )
+        tile = jnp.arange(len(mask))[:, None, None]
+        return mask[tile, y[:, :, None], x[:, None]]
 
 
-def _pad(x, axis, before, after, fill):
-    widths = [(0, 0)] * x.ndim
-    widths[1 + axis] = (before, after)
-    return jnp.pad(x, widths, constant_values=jnp.asarray(fill, x.dtype))
+class _Kind(NamedTuple):
+    """How the parts of a window's result on two maps become one.
+
+    Attributes:
+        fill: what has no effect on the result.
+        join: (part of the earlier map, of the later) -> result.
+    """
+
+    fill: float
+    join: Callable
+
+
+_CONV = _Kind(0.0, jnp.add)
+# Of equal maxima the earlier gets the gradient, as within one window.
+_MAX = _Kind(-jnp.inf, lambda a, b: jnp.where(a >= b, a, b))
+
+
+def _last(before, x, n, axis):
+    """The last n positions of two maps in a row, the second nearly always enough."""
+    if (short := n - x.shape[axis]) > 0:
+        before = lax.slice_in_dim(before, before.shape[axis] - short, None, axis=axis)
+        return jnp.concatenate([before, x], axis)
+    return lax.slice_in_dim(x, x.shape[axis] - n, None, axis=axis)
+
+
+def _pad(x, padding):
+    """x with zeros around it; less of it where a width is negative."""
+    widths = [(0, 0, 0), *((*width, 0) for width in padding), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), widths)

@@ -1,6 +1,6 @@
 """The operations on maps that trunks are built of, and their dense form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -41,9 +41,27 @@ def max_pool(
     ceil: bool = False,
 ) -> Float[Array, "b y x d"]:
     """Maximum of each window; padding never wins."""
-    window, strides = (1, size, size, 1), (1, stride, stride, 1)
     more = [-(n + 2 * padding - size) % stride * ceil for n in x.shape[1:3]]
-    edges = ((0, 0), *((padding, padding + m) for m in more), (0, 0))
+    return window_max(x, size, stride, [(padding, padding + m) for m in more])
+
+
+def window_max(
+    x: Float[Array, "b h w d"],
+    size: int,
+    stride: int,
+    padding: Sequence[tuple[int, int]],
+) -> Float[Array, "b y x d"]:
+    """Maximum of each window of a padded map; padding never wins.
+
+    Args:
+        padding: positions before and after the map along each axis; where negative,
+            the map is cut.
+    """
+    for axis, (before, after) in enumerate(padding, start=1):
+        end = x.shape[axis] + min(after, 0)
+        x = lax.slice_in_dim(x, max(-before, 0), end, axis=axis)
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    edges = ((0, 0), *((max(a, 0), max(b, 0)) for a, b in padding), (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, edges)
 
 
