@@ -130,6 +130,7 @@ def only_on(mask, cell_px):
         conv=windowed(DENSE.conv),
         max_pool=windowed(DENSE.max_pool),
         add=lambda a, b: (a[0] + b[0], a[1]),
+        relu=lambda m: (jax.nn.relu(m[0]), m[1]),
         each=lambda f, m: (f(m[0]), m[1]),
         whole=None,
     )

@@ -9,6 +9,8 @@ from flax import traverse_util
 from jax import lax
 from jaxtyping import Array, Float, Num, PyTree
 
+from wsi_jax.ops.trunk_ops import Map, Ops
+
 
 class NormKind(enum.Enum):
     """Kind of normalisation in a trunk.
@@ -40,25 +42,44 @@ class Norm(nn.Module):
     eps: float = 1e-5
     groups: int = 32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        d = x.shape[-1]
+        scale, bias, mean, var = self._parameters(x.shape[-1])
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        scale = self.param("scale", ones, (d,), jnp.float32)
-        bias = self.param("bias", zeros, (d,), jnp.float32)
         match self.kind:
             case NormKind.frozen:
-                mean = self.param("mean", zeros, (d,), jnp.float32)
-                var = self.param("var", ones, (d,), jnp.float32)
-                mean, var = lax.stop_gradient((mean, var))
                 y = self._whiten(y, _per_channel(y, mean), _per_channel(y, var))
             case NormKind.layer:
                 y = self._whiten(y, *_moments(y, -1))
             case NormKind.group:
-                y = y.reshape(*y.shape[:-1], math.gcd(self.groups, d), -1)
+                y = y.reshape(*y.shape[:-1], math.gcd(self.groups, x.shape[-1]), -1)
                 y = self._whiten(y, *_moments(y, (1, 2, 4))).reshape(x.shape)
         return (_per_channel(y, scale) * y + _per_channel(y, bias)).astype(x.dtype)
+
+    def after(self, conv: nn.Module, x: Map, ops: Ops) -> Map:
+        """This norm of a convolution's map.
+
+        A frozen one is linear: it goes into the kernel and a bias, and no map between
+        the two is written, or kept for the gradient.
+
+        Args:
+            conv: module of (map, operations, factor and bias of its channels).
+        """
+        if self.kind is not NormKind.frozen:
+            apply = ops.whole if self.kind is NormKind.group else ops.each
+            return apply(self, conv(x, ops))
+        scale, bias, mean, var = self._parameters(conv.d)
+        factor = scale * lax.rsqrt(var + self.eps)
+        return conv(x, ops, factor, bias - mean * factor)
+
+    @nn.compact
+    def _parameters(self, d):
+        """Scale, bias, mean and variance; the last two None but in a frozen norm."""
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        make = lambda name, init: self.param(name, init, (d,), jnp.float32)
+        scale, bias = make("scale", ones), make("bias", zeros)
+        if self.kind is not NormKind.frozen:
+            return scale, bias, None, None
+        return scale, bias, *lax.stop_gradient((make("mean", zeros), make("var", ones)))
 
     def _whiten(self, y, mean, var):
         return (y - mean) * lax.rsqrt(var + self.eps)
@@ -77,14 +98,16 @@ def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTre
     statistics = {}
 
     def whiten(norm, args, kwargs, context):
-        if not isinstance(context.module, Norm) or context.method_name != "__call__":
+        if not isinstance(context.module, Norm) or context.method_name != "after":
             return norm(*args, **kwargs)
-        (y,) = args
+        conv, x, ops = args
+        y = conv(x, ops)
         mean, var = _moments(
             y.astype(jnp.promote_types(y.dtype, jnp.float32)), (0, 1, 2)
         )
         statistics[context.module.path] = mean.reshape(-1), var.reshape(-1)
-        return norm(((y - mean) * lax.rsqrt(var + context.module.eps)).astype(y.dtype))
+        whitened = (y - mean) * lax.rsqrt(var + context.module.eps)
+        return context.module(whitened.astype(y.dtype))
 
     with nn.intercept_methods(whiten):
         net.apply(params, x)

@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from wsi_jax.nets.chain import Chain
 from wsi_jax.nets.norm import Norm, NormKind
@@ -13,7 +14,7 @@ from wsi_jax.ops.trunk_ops import DENSE, Map, Ops
 
 
 class Conv(nn.Module):
-    """A convolution without bias, padded by half its kernel."""
+    """A convolution, padded by half its kernel."""
 
     d_in: int
     d: int
@@ -22,12 +23,22 @@ class Conv(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Map, ops: Ops) -> Map:
+    def __call__(
+        self,
+        x: Map,
+        ops: Ops,
+        factor: Float[Array, " d"] | None = None,
+        bias: Float[Array, " d"] | None = None,
+    ) -> Map:
         # Fan out, not truncated: torchvision's choice (He et al. 2015, eq. 14).
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (self.size, self.size, self.d_in, self.d)
         kernel = self.param("kernel", init, shape, jnp.float32)
-        return ops.conv(x, kernel.astype(self.dtype), self.stride, self.size // 2)
+        if factor is None:
+            return ops.conv(x, kernel.astype(self.dtype), self.stride, self.size // 2)
+        kernel = (kernel * factor[None, None, None]).astype(self.dtype)
+        y = ops.conv(x, kernel, self.stride, self.size // 2)
+        return ops.each(lambda y: (y + bias[None, None, None]).astype(y.dtype), y)
 
 
 class Block(nn.Module):
@@ -54,14 +65,14 @@ class Block(nn.Module):
         plain = ((self.d, 3, self.stride), (self.d, 3, 1))
         y, d_in = x, self.d_in
         for i, (d, size, stride) in enumerate(narrow if self.bottleneck else plain, 1):
-            y = y if i == 1 else ops.each(nn.relu, y)
-            y = Conv(d_in, d, size, stride, self.dtype, name=f"conv{i}")(y, ops)
-            y = _normalise(Norm(self.norm, name=f"bn{i}"), y, ops)
+            y = y if i == 1 else ops.relu(y)
+            conv = Conv(d_in, d, size, stride, self.dtype, name=f"conv{i}")
+            y = Norm(self.norm, name=f"bn{i}").after(conv, y, ops)
             d_in = d
         if self.stride != 1 or self.d_in != self.d:
             shape = self.d_in, self.d, self.stride
             x = Downsample(*shape, self.norm, self.dtype, name="downsample")(x, ops)
-        return ops.each(nn.relu, ops.add(y, x))
+        return ops.relu(ops.add(y, x))
 
 
 class Downsample(nn.Module):
@@ -75,8 +86,8 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map, ops: Ops) -> Map:
-        x = Conv(self.d_in, self.d, 1, self.stride, self.dtype, name="0")(x, ops)
-        return _normalise(Norm(self.norm, name="1"), x, ops)
+        conv = Conv(self.d_in, self.d, 1, self.stride, self.dtype, name="0")
+        return Norm(self.norm, name="1").after(conv, x, ops)
 
 
 class ResNet(nn.Module):
@@ -114,9 +125,9 @@ class ResNet(nn.Module):
         """
         standard = lambda x: standardise(x, self.mean, self.std, self.dtype)
         x = ops.each(standard, pixels)
-        x = Conv(3, self.width, 7, 2, self.dtype, name="conv1")(x, ops)
-        x = _normalise(Norm(self.norm, name="bn1"), x, ops)
-        x = ops.max_pool(ops.each(nn.relu, x), 3, 2, 1)
+        conv = Conv(3, self.width, 7, 2, self.dtype, name="conv1")
+        x = Norm(self.norm, name="bn1").after(conv, x, ops)
+        x = ops.max_pool(ops.relu(x), 3, 2, 1)
         alike = self.bottleneck, self.norm, self.dtype
         d_in, d, stride = self.width, self.width * (4 if self.bottleneck else 1), 1
         for i, blocks in enumerate(self.blocks, start=1):
@@ -125,7 +136,3 @@ class ResNet(nn.Module):
             x = Chain((first, *more), name=f"layer{i}")(x, ops)
             d_in, d, stride = d, 2 * d, 2
         return x
-
-
-def _normalise(norm: Norm, x: Map, ops: Ops) -> Map:
-    return (ops.whole if norm.kind is NormKind.group else ops.each)(norm, x)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Num
 
 from wsi_jax.ops.convolution import padded_conv
-from wsi_jax.ops.trunk_ops import Ops, window_max
+from wsi_jax.ops.trunk_ops import Ops, relu, window_max
 
 
 class StreamError(ValueError):
@@ -87,11 +87,13 @@ class TileMap:
     Attributes:
         x: positions from (r h - lag[0], c w - lag[1]) on, for tile (r, c).
         lag: rows and columns by which the map is late.
+        rectified: whether x is a ReLU's: 0 outside the true map, nowhere less.
     """
 
     x: Num[Array, "b h w d"]
     lag: tuple[int, int] = (0, 0)
     windows: tuple[Window, ...] = ()
+    rectified: bool = False
 
 
 class TileContext:
@@ -129,7 +131,7 @@ class TileContext:
 
     def ops(self) -> Ops:
         """The operations, for the net."""
-        return Ops(self.conv, self.max_pool, self.add, self.each, self.whole)
+        return Ops(self.conv, self.max_pool, self.add, self.relu, self.each, self.whole)
 
     def conv(self, part: TileMap, kernel: Array, stride: int, padding: int) -> TileMap:
         return self._windowed(
@@ -156,8 +158,14 @@ class TileContext:
         windows = max(a.windows, b.windows, key=lambda w: receptive_field(w).size)
         return TileMap(a.x + b.x, lag, windows)
 
+    def relu(self, part: TileMap) -> TileMap:
+        # Zeros stay zeros: overwritten before, one map serves all that read the result.
+        return dataclasses.replace(
+            part, x=relu(self._inside(part, 0.0)), rectified=True
+        )
+
     def each(self, f: Callable, part: TileMap) -> TileMap:
-        return dataclasses.replace(part, x=f(part.x))
+        return dataclasses.replace(part, x=f(part.x), rectified=False)
 
     def whole(self, f: Callable, part: TileMap) -> TileMap:
         raise StreamError(
@@ -188,7 +196,7 @@ class TileContext:
             return part
         late = [n - m for n, m in zip(lag, part.lag, strict=True)]
         y = self._with_neighbours(part, (1, 1), [(n, -n) for n in late], _pad, _CONV)
-        return dataclasses.replace(part, x=y, lag=lag)
+        return dataclasses.replace(part, x=y, lag=lag, rectified=False)
 
     def _with_neighbours(self, part, window, padding, op, kind):
         """A window over a map, what lies above it and what lies on its left.
@@ -254,6 +262,8 @@ class TileContext:
 
     def _inside(self, part, fill):
         """A map, overwritten outside the tissue and outside the true map."""
+        if part.rectified:  # 0 is no maximum of any window that meets the map
+            return part.x
         key = id(part.x), fill
         if key not in self._overwritten:
             self._overwritten[key] = part.x, self._overwrite(part, fill)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -22,6 +23,7 @@ class Ops(NamedTuple):
         max_pool: (map, size, stride, padding, ceil=False) -> map, padded with -inf;
             with `ceil` a last window that is only partly in the map counts too.
         add: (map, map) -> map, for maps of one shape.
+        relu: map -> map.
         each: (f, map) -> map, where f works position by position.
         whole: (f, map) -> map, where f needs the whole map at once.
     """
@@ -29,6 +31,7 @@ class Ops(NamedTuple):
     conv: Callable
     max_pool: Callable
     add: Callable
+    relu: Callable
     each: Callable
     whole: Callable
 
@@ -65,9 +68,25 @@ def window_max(
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, edges)
 
 
+@jax.custom_vjp
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(x, 0). Its gradient needs only the result, which the next layer keeps."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, dy: (jnp.where(y > 0, dy, jnp.zeros_like(dy)),))
+
+
 def apply(f: Callable, x: Array) -> Array:
     """f(x), for dense maps."""
     return f(x)
 
 
-DENSE = Ops(conv=conv, max_pool=max_pool, add=jnp.add, each=apply, whole=apply)
+DENSE = Ops(
+    conv=conv, max_pool=max_pool, add=jnp.add, relu=relu, each=apply, whole=apply
+)
