@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
 from wsi_jax.ops.stream_plan import Net, net_windows
-from wsi_jax.ops.stream_tile import StreamError, map_length, receptive_field
+from wsi_jax.ops.stream_tile import StreamError
 from wsi_jax.ops.trunk_ops import DENSE
+from wsi_jax.ops.windows import map_length, receptive_field
 
 
 def halo(

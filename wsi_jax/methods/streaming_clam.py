@@ -12,6 +12,7 @@ and predict alike.
 import dataclasses
 import enum
 import functools
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -29,8 +30,9 @@ from wsi_jax.nets.trunk import Trunk
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.augment import shift_hsv
 from wsi_jax.ops.stream_plan import StreamPlan, net_windows, plan_stream
-from wsi_jax.ops.stream_tile import StreamError, TissueMask, receptive_field
+from wsi_jax.ops.stream_tile import StreamError, TissueMask
 from wsi_jax.ops.trunk_ops import max_pool
+from wsi_jax.ops.windows import receptive_field
 from wsi_jax.training.optimiser import Thaw
 from wsi_jax.training.streaming_training_from_disk import StreamedTraining
 from wsi_jax.training.streaming_training_on_device import image_method
@@ -84,6 +86,8 @@ class StreamingCLAM:
     Attributes:
         trunk: the trunk; trained from its weights where it has some.
         tile_px: side of the streamed tiles; larger is faster, and takes more memory.
+        batch: tiles computed at once, which takes as many times the memory; 0 for 8 on
+            accelerators, to fill them, and 1 on a CPU.
         pool: side of a cell of the bag, in positions of the trunk's map.
         stream_pool: whether the pooling is streamed too. The same cells; without it the
             whole map is in memory before it is pooled.
@@ -105,7 +109,8 @@ class StreamingCLAM:
     trunk: Trunk = dataclasses.field(
         default_factory=lambda: Encoder(depth=Depth.resnet34, norm=NormKind.frozen)
     )
-    tile_px: int = 2048
+    tile_px: int = 1024
+    batch: int = 0
     pool: int = 8
     stream_pool: bool = True
     mode: Mode = Mode.near
@@ -125,6 +130,7 @@ class StreamingCLAM:
     takes: ClassVar[Takes] = Takes.slides
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         **dict.fromkeys(("tile_px", "pool", "width"), COUNT),
+        "batch": (0, math.inf),
         **dict.fromkeys(("attention", "sampled", "chunk"), COUNT),
         **dict.fromkeys(("dropout", "instance_weight"), (0, 1)),
     }
@@ -257,8 +263,9 @@ class _Net:
 
     def plan(self, params, tile_px=None, dtype=jnp.uint8) -> StreamPlan:
         tile_px = tile_px or (self.config.tile_px, self.config.tile_px)
-        one = jax.ShapeDtypeStruct((1, *tile_px, 3), dtype)
-        return plan_stream(self.feature_map, params, one, tile_px)
+        batch = self.config.batch or (1 if jax.default_backend() == "cpu" else 8)
+        tiles = jax.ShapeDtypeStruct((batch, *tile_px, 3), dtype)
+        return plan_stream(self.feature_map, params, tiles, tile_px)
 
     def cell_px(self, plan: StreamPlan) -> int:
         """Side of a cell of the bag."""

@@ -6,18 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from wsi_jax.ops.stream_tile import (
-    ReceptiveField,
-    TileContext,
-    TileMap,
-    TissueMask,
-    Window,
-    map_length,
-    receptive_field,
-)
+from wsi_jax.ops.stream_tile import TileContext, TileMap, TissueMask
 from wsi_jax.ops.trunk_ops import Ops
+from wsi_jax.ops.windows import ReceptiveField, Window, map_length, receptive_field
 
 # (params, map, ops) -> map
 Net = Callable[[PyTree, Any, Ops], Any]
@@ -27,13 +20,13 @@ class StreamPlan(NamedTuple):
     """Plan of how a net streams in tiles of one shape.
 
     Attributes:
-        tile: shape and dtype of a tile.
+        tile: shape and dtype of a batch of tiles.
         axes: which of the two axes are split into tiles.
-        out: shape and dtype of a tile's cells.
+        out: shape and dtype of their cells.
         lag: rows and columns of cells by which the map is late.
         windows: windows between the image and the cells.
-        rows: shapes and dtypes of a tile's buffers for the tile below.
-        columns: shapes and dtypes of a tile's buffers for the tile on the right.
+        rows: shapes and dtypes of the buffers for the tiles below.
+        columns: shapes and dtypes of the buffers for the tiles on the right.
         fills: values of the buffers before the first tile: rows, columns.
     """
 
@@ -51,6 +44,11 @@ class StreamPlan(NamedTuple):
         shapes = (self.rows, self.columns)[axis]
         both = zip(shapes, self.fills[axis], strict=True)
         return [jnp.full(s.shape, fill, s.dtype) for s, fill in both]
+
+    @property
+    def batch(self) -> int:
+        """Number of tiles that are computed at once."""
+        return self.tile.shape[0]
 
     @property
     def tile_px(self) -> tuple[int, int]:
@@ -75,19 +73,9 @@ class StreamPlan(NamedTuple):
         )
 
     def seam_bytes(self, size_px: tuple[int, int]) -> int:
-        """Bytes of all buffers of all tiles, which autodiff keeps on the device."""
-        return int(np.prod(self.tiles(size_px))) * sum(self._buffer_bytes())
-
-    def host_seam_bytes(self, size_px: tuple[int, int]) -> int:
-        """Bytes that a loop from the host keeps: blanks at the edge count once."""
-        (down, across), (rows, columns) = self.tiles(size_px), self._buffer_bytes()
-        return rows * ((down - 1) * across + 1) + columns * (down * (across - 1) + 1)
-
-    def _buffer_bytes(self):
-        return [
-            sum(s.size * s.dtype.itemsize for s in side)
-            for side in (self.rows, self.columns)
-        ]
+        """Bytes of all buffers of all tiles of an image, kept for its gradient."""
+        each = sum(s.size * s.dtype.itemsize for s in (*self.rows, *self.columns))
+        return int(np.prod(self.tiles(size_px))) * each // self.batch
 
     def tiles_for_cells(
         self, wanted: Bool[Array | np.ndarray, "y x"], size_px: tuple[int, int]
@@ -106,18 +94,24 @@ class StreamPlan(NamedTuple):
             reach.append((first[:, None] <= tile) & (tile <= last[:, None]))
         return _tiles_reached(wanted, reach)
 
-    def tissue_for_tile(self, tissue: TissueMask, at: tuple[int, int]) -> TissueMask:
-        """The part of a tissue mask that a tile meets, of one shape for every tile."""
-        starts, part, side = [], tissue.mask, tissue.cell_px
+    def tissue_for_tiles(
+        self, tissue: TissueMask, tiles: Int[np.ndarray, "b 2"]
+    ) -> TissueMask:
+        """The parts of a tissue mask that some tiles meet, of one shape for all.
+
+        Args:
+            tiles: (row, column) of each.
+        """
+        starts, cells, side = [], [], tissue.cell_px
         for axis in (0, 1):
             reach = (self.lag[axis] + 1) * self.field.stride
             count = -(-(self.tile_px[axis] + reach) // side) + 1
-            first = (at[axis] * self.tile_px[axis] - reach) // side
-            cells = np.arange(first, first + count)
-            inside = np.clip(cells, 0, part.shape[axis] - 1)
-            part = np.take(part, inside, axis)
-            starts.append(first)
-        return TissueMask(part, np.int32(side), tuple(map(np.int32, starts)))
+            first = (tiles[:, axis] * self.tile_px[axis] - reach) // side
+            inside = first[:, None] + np.arange(count)
+            cells.append(np.clip(inside, 0, tissue.mask.shape[axis] - 1))
+            starts.append(first.astype(np.int32))
+        parts = np.asarray(tissue.mask)[cells[0][:, :, None], cells[1][:, None]]
+        return TissueMask(parts, np.int32(side), tuple(starts))
 
     def tiles_on_tissue(
         self, tissue: TissueMask, size_px: tuple[int, int]

@@ -110,7 +110,7 @@ def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
 
 
 class Phases:
-    """Forward and backward pass of one tile through a streamed net, compiled.
+    """Forward and backward pass of a batch of tiles through a streamed net, compiled.
 
     Each is compiled once, when it is first needed, and serves slides of any size; a
     tile of another shape is refused.
@@ -121,15 +121,14 @@ class Phases:
     """
 
     def __init__(self, net: Net, plan: StreamPlan, params: Any, tissue_px: int = 0):
-        whole = jax.ShapeDtypeStruct((), jnp.int32)
+        whole = jax.ShapeDtypeStruct((plan.batch,), jnp.int32)
         like = lambda tree: jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), tree
         )
         tissue = None
         if tissue_px:
-            tissue = plan.tissue_for_tile(
-                TissueMask(np.ones((1, 1), bool), tissue_px), (0, 0)
-            )
+            mask = TissueMask(np.ones((1, 1), bool), tissue_px)
+            tissue = plan.tissue_for_tiles(mask, np.zeros((plan.batch, 2), int))
         self._net, self._axes = net, plan.axes
         self._given, self._tile = (plan.rows, plan.columns, plan.out), plan.tile
         pair = whole, whole
@@ -145,8 +144,8 @@ class Phases:
     @functools.cached_property
     def backward(self) -> Callable:
         """(grads, cotangents of what forward returns, and its arguments) -> (grads,
-        cotangents of rows, of columns). What this tile adds to the gradient is added to
-        `grads`, which is donated."""
+        cotangents of rows, of columns). The tiles' gradient is added to `grads`, which
+        is donated."""
         return self._compiled(*self.backward_call, donate=True)
 
     @property
@@ -168,13 +167,13 @@ class Phases:
 
     @functools.cached_property
     def flops(self) -> tuple[int, int]:
-        """FLOPs of one tile, forward and backward."""
+        """FLOPs of a batch, forward and backward."""
         calls = self.forward_call, self.backward_call
         return tuple(count_flops(function, *shapes) for function, shapes in calls)
 
     @functools.cached_property
     def to_pixels(self) -> Callable:
-        """As backward, but `grads` are those of this tile's pixels, overwritten."""
+        """As backward, but `grads` are those of the tiles' pixels, overwritten."""
 
         def to_pixels(grads, cotangents, params, size, at, rows, columns, tile, tissue):
             forward = lambda x, r, c: self._pass(params, size, at, r, c, x, tissue)

@@ -93,7 +93,7 @@ class MappedSlide:
     def flops(self) -> int:
         """FLOPs of the forward pass."""
         phases, _, route, _ = self._pass
-        return int(route.computed().sum()) * phases.flops[0]
+        return len(route.batches()) * phases.flops[0]
 
     def _canvas(self):
         """The map, -inf beyond it, of one of few shapes."""

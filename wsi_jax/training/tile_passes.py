@@ -2,8 +2,12 @@
 
 The other driver of `ops.streaming`: pixels come from a reader and the slide is never in
 memory. Between the forward and the backward pass only seams and the map are kept.
+
+Tiles are computed in batches (`ops.tile_schedule`); what they leave to their neighbours
+waits on the device (`training.tile_slots`).
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,28 +15,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Num
 
 from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import join_tiles
+from wsi_jax.ops.tile_schedule import tile_batches
 from wsi_jax.training.compile import Phases
+from wsi_jax.training.tile_slots import Slots
 
-# The indices of tiles in order -> their pixels [b h w 3], blank beyond the slide.
+# The indices of tiles in order -> their pixels [1 h w 3], blank beyond the slide.
 Read = Callable[[Iterable[tuple[int, int]]], Iterator[np.ndarray]]
+
+IN_FLIGHT = 2  # batches whose seams are not waited for on their way to the host
 
 
 class Route(NamedTuple):
     """The tiles of a slide that a pass computes.
 
     Attributes:
-        plan: plan for tiles of the shape that `read` gives.
+        plan: plan for batches of tiles of the shape that `read` gives.
         size_px: (height, width) of the slide.
         read: gives tiles in order; reads ahead, to keep the device busy.
         needed: which tiles to compute (`StreamPlan.tiles_for_cells`,
             `StreamPlan.tiles_on_tissue`); None for all.
         tissue: tissue beyond which windows read zeros, for phases compiled so.
-        offload: keep the seams of finished rows in host memory.
+        offload: keep the seams of finished batches in host memory.
     """
 
     plan: StreamPlan
@@ -47,15 +55,47 @@ class Route(NamedTuple):
         every = np.ones(self.plan.tiles(self.size_px), bool)
         return every if self.needed is None else every & np.asarray(self.needed)
 
-    def tile_args(self, at: tuple[int, int]) -> tuple:
-        """Size of the slide and index of a tile, which nothing is compiled for."""
-        return tuple(map(np.int32, self.size_px)), tuple(map(np.int32, at))
+    def batches(self) -> list[Int[np.ndarray, "n 2"]]:
+        """(row, column) of the tiles of each batch, in order."""
+        return tile_batches(self.computed(), self.plan.batch)
 
-    def tissue_at(self, at: tuple[int, int]) -> TissueMask | None:
-        """The tissue of a tile."""
-        return (
-            None if self.tissue is None else self.plan.tissue_for_tile(self.tissue, at)
-        )
+    def pixels(self, batches: Iterable) -> Iterator[Num[np.ndarray, "b h w 3"]]:
+        """The pixels of batches, blank where a batch is not full."""
+        batches = list(batches)
+        order = (tuple(map(int, tile)) for batch in batches for tile in batch)
+        tiles = iter(self.read(order))
+        for batch in batches:
+            read = list(itertools.islice(tiles, len(batch)))
+            blank = [np.zeros_like(read[0])] * (self.plan.batch - len(read))
+            whole = len(read) == self.plan.batch == 1
+            yield read[0] if whole else np.concatenate([*read, *blank])
+
+    def tile_args(self, batch: Int[np.ndarray, "n 2"]) -> tuple:
+        """Size of the slide and index of each tile, which nothing is compiled for."""
+        size = tuple(np.full(self.plan.batch, n, np.int32) for n in self.size_px)
+        return size, tuple(self._filled(batch).T)
+
+    def tissue_at(self, batch: Int[np.ndarray, "n 2"]) -> TissueMask | None:
+        """The tissue of each tile."""
+        if self.tissue is None:
+            return None
+        return self.plan.tissue_for_tiles(self.tissue, self._filled(batch))
+
+    def _filled(self, batch):
+        """A batch with tiles of its own in the empty places."""
+        return np.resize(batch, (self.plan.batch, 2)).astype(np.int32)
+
+
+class Seams(NamedTuple):
+    """What the neighbours of a batch of tiles left to it.
+
+    Attributes:
+        batch: (row, column) of each tile.
+        buffers: from above, and from the left.
+    """
+
+    batch: Int[np.ndarray, "n 2"]
+    buffers: tuple[list, list]
 
 
 class ForwardPass(NamedTuple):
@@ -63,11 +103,11 @@ class ForwardPass(NamedTuple):
 
     Attributes:
         cells: the map, in host memory; zeros where no tile was computed.
-        seams: for each computed tile, what its neighbours left to it.
+        seams: those of each batch, in order.
     """
 
-    cells: Float[np.ndarray, "b y x d"]
-    seams: dict[tuple[int, int], tuple[Any, Any]]
+    cells: Float[np.ndarray, "1 y x d"]
+    seams: list[Seams]
 
 
 def forward_pass(
@@ -78,32 +118,29 @@ def forward_pass(
     Args:
         keep: keep the seams, for the backward pass.
     """
-    plan, computed = route.plan, route.computed()
-    down, across = computed.shape
-    tiles = iter(route.read(_order(computed)))
-    no_rows, no_columns = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
-    above, first_columns = [plan.edge_buffers(0)] * across, plan.edge_buffers(1)
-    seams, grid = {}, np.zeros((down, across, *plan.out.shape), plan.out.dtype)
-    blocks = {}
-    for r in range(down):
-        below, columns = [], first_columns
-        for c in range(across):
-            rows, left = no_rows, no_columns
-            if computed[r, c]:
-                if keep:
-                    seams[r, c] = above[c], columns
-                rows, left, blocks[r, c] = phases.forward(
-                    params, *route.tile_args((r, c)), above[c], columns, next(tiles),
-                    route.tissue_at((r, c)),
-                )  # fmt: skip
-            below.append(rows)
-            columns = left
-        above = below
-        if route.offload:
-            row = {at: seams[at] for at in seams if at[0] == r}
-            seams |= jax.device_get(row)
-    for at, block in blocks.items():
-        grid[at] = block
+    plan, slots, batches = (
+        route.plan,
+        Slots(route.plan, route.computed()),
+        route.batches(),
+    )
+    seams, blocks = [], []
+    for batch, pixels in zip(batches, route.pixels(batches), strict=True):
+        buffers = slots.take(batch, -1)
+        *left, cells = phases.forward(
+            params, *route.tile_args(batch), *buffers, pixels, route.tissue_at(batch)
+        )
+        slots.leave(batch, tuple(left))
+        blocks.append(cells)
+        if keep:
+            seams.append(Seams(batch, buffers))
+        if route.offload and len(seams) > IN_FLIGHT:
+            seams[-1 - IN_FLIGHT] = jax.device_get(seams[-1 - IN_FLIGHT])
+    if route.offload:
+        seams[-IN_FLIGHT:] = jax.device_get(seams[-IN_FLIGHT:])
+    count = plan.tiles(route.size_px)
+    grid = np.zeros((*count, 1, *plan.out.shape[1:]), plan.out.dtype)
+    for batch, cells in zip(batches, blocks, strict=True):
+        grid[tuple(batch.T)] = np.asarray(cells)[: len(batch), None]
     return ForwardPass(join_tiles(grid, plan.lag, plan.cells(route.size_px)), seams)
 
 
@@ -112,13 +149,13 @@ def backward_pass(
     params: Any,
     route: Route,
     passed: ForwardPass,
-    cotangent: Float[np.ndarray, "b y x d"],
+    cotangent: Float[np.ndarray, "1 y x d"],
     grads: Any = None,
 ) -> Any:
     """The gradient of the parameters, from that of the map; every tile is read again.
 
     Args:
-        route: as in `forward_pass`; its reader is asked for the tiles backwards.
+        route: as in `forward_pass`; its reader is asked for the last batch first.
         grads: the gradient is added to it; donated. None for zeros.
     """
     grads = jax.tree.map(jnp.zeros_like, params) if grads is None else grads
@@ -133,49 +170,39 @@ def pixel_gradients(
     params: Any,
     route: Route,
     passed: ForwardPass,
-    cotangent: Float[np.ndarray, "b y x d"],
-) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "b h w 3"]]]:
-    """The gradient of the pixels, tile by tile, the last tile first."""
+    cotangent: Float[np.ndarray, "1 y x d"],
+) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "1 h w 3"]]]:
+    """The gradient of the pixels, tile by tile, the last batch first."""
     pixels = jnp.zeros(route.plan.tile.shape, phases.wide)
-    tiles = _backwards(phases.to_pixels, pixels, params, route, passed, cotangent)
-    for at, pixels in tiles:
-        yield at, np.array(pixels)  # a copy: the next tile takes the place of this
+    passes = _backwards(phases.to_pixels, pixels, params, route, passed, cotangent)
+    for batch, pixels in passes:
+        each = np.array(pixels)  # a copy: the next batch takes the place of this
+        for i, at in enumerate(batch):
+            yield tuple(map(int, at)), each[i : i + 1]
 
 
 def _backwards(phase, grads, params, route, passed, cotangent):
-    """Each tile's index, the last first, and the gradients once it is done."""
-    plan, (down, across) = route.plan, route.plan.tiles(route.size_px)
-    blocks = _blocks(plan, (down, across), np.asarray(cotangent, plan.out.dtype))
-    computed = np.zeros((down, across), bool)
-    for at in passed.seams:
-        computed[at] = True
-    tiles = iter(route.read(_order(computed)[::-1]))
-    no_rows, no_columns = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
-    below = [no_rows] * across
-    for r in reversed(range(down)):
-        above, columns = [no_rows] * across, no_columns
-        for c in reversed(range(across)):
-            if not computed[r, c]:
-                columns = no_columns
-                continue
-            ends = below[c], columns, blocks[r, c]
-            grads, above[c], columns = phase(
-                grads, ends, params, *route.tile_args((r, c)), *passed.seams[r, c],
-                next(tiles), route.tissue_at((r, c)),
-            )  # fmt: skip
-            yield (r, c), grads
-        below = above
+    """Each batch, the last first, and the gradients once it is done."""
+    plan, slots = route.plan, Slots(route.plan, route.computed())
+    cotangent = np.asarray(cotangent, plan.out.dtype)
+    blocks = _blocks(plan, plan.tiles(route.size_px), cotangent)
+    last_first = passed.seams[::-1]
+    pixels = route.pixels(seams.batch for seams in last_first)
+    for (batch, buffers), tiles in zip(last_first, pixels, strict=True):
+        cells = np.zeros(plan.out.shape, plan.out.dtype)
+        cells[: len(batch)] = blocks[tuple(batch.T)]
+        grads, *left = phase(
+            grads, (*slots.take(batch, 1), cells), params, *route.tile_args(batch),
+            *buffers, tiles, route.tissue_at(batch),
+        )  # fmt: skip
+        slots.leave(batch, tuple(left))
+        yield batch, grads
 
 
 def _blocks(plan, count, cells):
     """The cells of each tile: the inverse of `join_tiles`."""
-    b, y, x, d = cells.shape
+    _, y, x, d = cells.shape
     _, h, w, _ = plan.out.shape
-    whole = np.zeros((b, count[0] * h, count[1] * w, d), cells.dtype)
-    whole[:, plan.lag[0] : plan.lag[0] + y, plan.lag[1] : plan.lag[1] + x] = cells
-    tiles = "b (r i) (c j) d -> r c b i j d"
-    return np.ascontiguousarray(rearrange(whole, tiles, i=h, j=w))
-
-
-def _order(computed):
-    return [(int(r), int(c)) for r, c in np.argwhere(computed)]
+    whole = np.zeros((count[0] * h, count[1] * w, d), cells.dtype)
+    whole[plan.lag[0] : plan.lag[0] + y, plan.lag[1] : plan.lag[1] + x] = cells[0]
+    return rearrange(whole, "(r i) (c j) d -> r c i j d", i=h, j=w)
