@@ -58,7 +58,7 @@ def measure(side: int) -> dict:
     return {
         "seam_bytes_counted": sum(kept.values()),
         "peak_rss_bytes": peak,
-        "rest_bytes": peak - plans.host_seam_bytes(size),
+        "rest_bytes": peak - plans.seam_bytes(size),
     }
 
 
@@ -71,7 +71,7 @@ def rows(args: record.Arguments) -> Iterator[dict]:
             "driver": "host",
             "image_px": side,
             "tile_px": TILE_PX,
-            "seam_bytes": plans.host_seam_bytes((side, side)),
+            "seam_bytes": plans.seam_bytes((side, side)),
         }
         run = side != COUNTED
         yield row | (in_own_process(measure, side) if run else dict.fromkeys(none))

@@ -28,6 +28,7 @@ class StreamPlan(NamedTuple):
         rows: shapes and dtypes of the buffers for the tiles below.
         columns: shapes and dtypes of the buffers for the tiles on the right.
         fills: values of the buffers before the first tile: rows, columns.
+        of_pixels: which of the buffers hold pixels: rows, columns.
     """
 
     tile: jax.ShapeDtypeStruct
@@ -38,6 +39,7 @@ class StreamPlan(NamedTuple):
     rows: list[jax.ShapeDtypeStruct]
     columns: list[jax.ShapeDtypeStruct]
     fills: tuple[list[float], list[float]]
+    of_pixels: tuple[list[bool], list[bool]]
 
     def edge_buffers(self, axis: int) -> list[Array]:
         """Buffers above the first row of tiles (0), or left of the first column (1)."""
@@ -166,8 +168,9 @@ def plan_stream(
     part, out = _probe(net, params, tile, context)
     rows, columns = context.outgoing
     return StreamPlan(
-        tile, axes, out, part.lag, part.windows, rows, columns, context.fills
-    )
+        tile, axes, out, part.lag, part.windows, rows, columns, context.fills,
+        context.of_pixels,
+    )  # fmt: skip
 
 
 def net_windows(

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Num
 
 from wsi_jax.ops.convolution import padded_conv
+from wsi_jax.ops.tile_border import MAX, SUM, last_positions, pad_or_cut
 from wsi_jax.ops.trunk_ops import Ops, relu, window_max
 from wsi_jax.ops.windows import Window, map_length, receptive_field
 
@@ -68,6 +68,7 @@ class TileContext:
     Attributes:
         outgoing: buffers for the tile below, and for the tile on the right.
         fills: the values of their blanks.
+        of_pixels: which of them hold pixels, on which no parameter has an effect.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TileContext:
         self.incoming, self.tissue = (rows, columns), tissue
         self.outgoing = ([], [])
         self.fills = ([], [])
+        self.of_pixels = ([], [])
         # By map: what is computed from it once, however many operations read it. The
         # map is kept, too, so that no other gets its id.
         self._overwritten, self._borders = {}, {}
@@ -90,7 +92,7 @@ class TileContext:
             part,
             Window(kernel.shape[0], stride, padding),
             lambda x, padding: padded_conv(x, kernel, stride, padding),
-            _CONV,
+            SUM,
         )
 
     def max_pool(
@@ -100,7 +102,7 @@ class TileContext:
             part,
             Window(size, stride, padding, ceil),
             lambda x, padding: window_max(x, size, stride, padding),
-            _MAX,
+            MAX,
         )
 
     def add(self, a: TileMap, b: TileMap) -> TileMap:
@@ -138,7 +140,7 @@ class TileContext:
                     "the tile's sides multiples of the net's stride"
                 )
             history = k - s + -(k - s - p + lag[axis]) % s
-            padding.append((history, k - s - history))
+            padding.append((history, 0))  # the last windows may reach beyond: none
             lag[axis] = (lag[axis] + history - p) // s
         y = self._with_neighbours(part, (k, s), padding, op, kind)
         return TileMap(y, tuple(lag), (*part.windows, window))
@@ -147,7 +149,9 @@ class TileContext:
         if lag == part.lag:
             return part
         late = [n - m for n, m in zip(lag, part.lag, strict=True)]
-        y = self._with_neighbours(part, (1, 1), [(n, -n) for n in late], _pad, _CONV)
+        y = self._with_neighbours(
+            part, (1, 1), [(n, -n) for n in late], pad_or_cut, SUM
+        )
         return dataclasses.replace(part, x=y, lag=lag, rectified=False)
 
     def _with_neighbours(self, part, window, padding, op, kind):
@@ -164,7 +168,11 @@ class TileContext:
             max(before, 0) if tiled else 0
             for (before, _), tiled in zip(padding, self.axes, strict=True)
         ]
-        above, left = self._neighbours(x, history, kind.fill)
+        key = id(x), *history
+        if key not in self._borders:
+            borders = self._neighbours(x, history, kind.fill, not part.windows)
+            self._borders[key] = x, borders
+        above, left = self._borders[key][1]
         y = op(x, padding)
         for axis, border in enumerate((above, left)):
             if border is None:
@@ -175,32 +183,26 @@ class TileContext:
             around[axis] = 0, (first - 1) * s + k - history[axis]
             if axis == 1 and history[0]:  # the column has the corner's rows
                 around[0] = 0, padding[0][1]
-            more = op(border, around)
-            rest = [(0, n - m) for n, m in zip(y.shape, more.shape, strict=True)]
-            fill = jnp.asarray(kind.fill, y.dtype)
-            y = kind.join(jnp.pad(more, rest, constant_values=fill), y)
+            y = kind.join(y, op(border, around))
         return y
 
-    def _neighbours(self, x, history, fill):
+    def _neighbours(self, x, history, fill, of_pixels):
         """The last rows above x, the last columns on its left; keeps its own.
 
         Each None where none are asked for. The columns begin with the rows' corner.
         """
-        key = id(x), *history
-        if key not in self._borders:
-            above = left = None
-            if n := history[0]:
-                above = self._arriving(0, (*x.shape[:1], n, *x.shape[2:]), x, fill)
-                self._leave(0, _last(above, x, n, 1), fill)
-            if n := history[1]:
-                ends = x[:, :, -n:]
-                if above is not None:
-                    ends = jnp.concatenate([above[:, :, -n:], ends], 1)
-                shape = (*ends.shape[:2], n, *x.shape[3:])
-                left = self._arriving(1, shape, x, fill)
-                self._leave(1, _last(left, ends, n, 2), fill)
-            self._borders[key] = x, (above, left)
-        return self._borders[key][1]
+        above = left = None
+        if n := history[0]:
+            above = self._arriving(0, (*x.shape[:1], n, *x.shape[2:]), x, fill)
+            self._leave(0, last_positions(above, x, n, 1), fill, of_pixels)
+        if n := history[1]:
+            ends = x[:, :, -n:]
+            if above is not None:
+                ends = jnp.concatenate([above[:, :, -n:], ends], 1)
+            shape = (*ends.shape[:2], n, *x.shape[3:])
+            left = self._arriving(1, shape, x, fill)
+            self._leave(1, last_positions(left, ends, n, 2), fill, of_pixels)
+        return above, left
 
     def _arriving(self, axis, shape, x, fill):
         """The next buffer of a neighbour."""
@@ -208,9 +210,10 @@ class TileContext:
             return jnp.full(shape, fill, x.dtype)
         return self.incoming[axis][len(self.outgoing[axis])]
 
-    def _leave(self, axis, buffer, fill):
+    def _leave(self, axis, buffer, fill, of_pixels):
         self.outgoing[axis].append(buffer)
         self.fills[axis].append(fill)
+        self.of_pixels[axis].append(of_pixels)
 
     def _inside(self, part, fill):
         """A map, overwritten outside the tissue and outside the true map."""
@@ -258,34 +261,3 @@ class TileContext:
         )
         tile = jnp.arange(len(mask))[:, None, None]
         return mask[tile, y[:, :, None], x[:, None]]
-
-
-class _Kind(NamedTuple):
-    """How the parts of a window's result on two maps become one.
-
-    Attributes:
-        fill: what has no effect on the result.
-        join: (part of the earlier map, of the later) -> result.
-    """
-
-    fill: float
-    join: Callable
-
-
-_CONV = _Kind(0.0, jnp.add)
-# Of equal maxima the earlier gets the gradient, as within one window.
-_MAX = _Kind(-jnp.inf, lambda a, b: jnp.where(a >= b, a, b))
-
-
-def _last(before, x, n, axis):
-    """The last n positions of two maps in a row, the second nearly always enough."""
-    if (short := n - x.shape[axis]) > 0:
-        before = lax.slice_in_dim(before, before.shape[axis] - short, None, axis=axis)
-        return jnp.concatenate([before, x], axis)
-    return lax.slice_in_dim(x, x.shape[axis] - n, None, axis=axis)
-
-
-def _pad(x, padding):
-    """x with zeros around it; less of it where a width is negative."""
-    widths = [(0, 0, 0), *((*width, 0) for width in padding), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), widths)

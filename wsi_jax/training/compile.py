@@ -130,6 +130,7 @@ class Phases:
             mask = TissueMask(np.ones((1, 1), bool), tissue_px)
             tissue = plan.tissue_for_tiles(mask, np.zeros((plan.batch, 2), int))
         self._net, self._axes = net, plan.axes
+        self._of_pixels = plan.of_pixels
         self._given, self._tile = (plan.rows, plan.columns, plan.out), plan.tile
         pair = whole, whole
         self._shapes = (
@@ -158,7 +159,10 @@ class Phases:
         """The backward pass, not compiled, and the shapes of its arguments."""
 
         def backward(grads, cotangents, params, size, at, rows, columns, *rest):
-            forward = lambda p, r, c: self._pass(p, size, at, r, c, *rest)
+            def forward(params, rows, columns):
+                seams = map(_constant, (rows, columns), self._of_pixels)
+                return self._pass(params, size, at, *seams, *rest)
+
             _, back = jax.vjp(forward, params, rows, columns)
             more, rows, columns = back(cotangents)
             return jax.tree.map(jnp.add, grads, more), rows, columns
@@ -198,3 +202,9 @@ class Phases:
         jitted = jax.jit(function, donate_argnums=0 if donate else ())
         compiled = jitted.lower(*shapes).compile()
         return Counted(compiled, lambda: count_flops(function, *shapes))
+
+
+def _constant(buffers, which):
+    """Buffers, of which some have no gradient."""
+    both = zip(buffers, which, strict=True)
+    return [jax.lax.stop_gradient(b) if pixels else b for b, pixels in both]
