@@ -41,7 +41,6 @@ def published() -> Experiment:
             trunk=Encoder(
                 depth=Depth.resnet34, norm=NormKind.frozen, dtype=Dtype.bfloat16
             ),
-            tile_px=2048,
             thaw=Thaw(frozen=25 * EPOCH, warmup=4 * EPOCH, slower=0.1),
         ),
         train=Train(

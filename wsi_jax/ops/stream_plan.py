@@ -168,9 +168,16 @@ def plan_stream(
     part, out = _probe(net, params, tile, context)
     rows, columns = context.outgoing
     return StreamPlan(
-        tile, axes, out, part.lag, part.windows, rows, columns, context.fills,
-        context.of_pixels,
-    )  # fmt: skip
+        tile=tile,
+        axes=axes,
+        out=out,
+        lag=part.lag,
+        windows=part.windows,
+        rows=rows,
+        columns=columns,
+        fills=context.fills,
+        of_pixels=context.of_pixels,
+    )
 
 
 def net_windows(

@@ -23,7 +23,7 @@ class Memory(NamedTuple):
     """Bytes of the device that a step takes.
 
     Attributes:
-        tile: temporaries of one tile in the backward pass, compiled.
+        tile: temporaries of the tiles of a batch in the backward pass, compiled.
         seams: what tiles leave to their neighbours, and the map.
         params: parameters, their gradient and moments.
     """
@@ -59,6 +59,7 @@ def memory_estimate(
         TileError: the device has too little memory for it.
     """
     plan, size_px, count = route.plan, route.size_px, int(route.computed().sum())
+    batches = len(route.batches())
     memory = _memory(route, plan, params, temporaries(phases))
     room = device_bytes() if room is None else room
     if room and memory.total > room:
@@ -69,8 +70,9 @@ def memory_estimate(
         f"streaming: a cell every {stride} px sees {field} px; the map runs "
         f"{lag} cells ({lag * stride} px) late",
         f"tiles of {max(plan.tile_px):,} px: {count:,} of {down} x {across} on the "
-        f"slide that takes most, {size_px[0]:,} x {size_px[1]:,} px",
-        f"a step there: {count * sum(phases.flops):.3g} FLOPs; about "
+        f"slide that takes most, {size_px[0]:,} x {size_px[1]:,} px"
+        + (f", in {batches:,} batches of {plan.batch}" if plan.batch > 1 else ""),
+        f"a step there: {batches * sum(phases.flops):.3g} FLOPs; about "
         f"{_gb(memory.total)} ({_parts(memory)})"
         + (f" of {_gb(room)}" if room else ""),
     ]
@@ -80,7 +82,7 @@ def memory_estimate(
 
 
 def temporaries(phases: Phases) -> int:
-    """Bytes that XLA sets aside for one tile in the backward pass."""
+    """Bytes that XLA sets aside for a batch of tiles in the backward pass."""
     return phases.backward.memory_analysis().temp_size_in_bytes
 
 
@@ -126,6 +128,8 @@ def _too_large(memory, route, replan, params, flag, room):
         if totals[other] <= room:
             return f"{message}. Set {flag}.tile_px={other}: about {_gb(totals[other])}"
     mends = [f"compute in bfloat16 ({flag}.trunk.dtype=bfloat16)"]
+    if plan.batch > 1:
+        mends.insert(0, f"compute fewer tiles at once ({flag}.batch=1)")
     if not route.offload:
         mends.insert(0, f"keep the seams in host memory ({flag}.offload=True)")
     return (
@@ -135,7 +139,7 @@ def _too_large(memory, route, replan, params, flag, room):
 
 
 def _parts(memory):
-    names = zip(("one tile", "seams and map", "parameters"), memory, strict=True)
+    names = zip(("tiles at once", "seams and map", "parameters"), memory, strict=True)
     return ", ".join(f"{name} {_gb(size)}" for name, size in names)
 
 
