@@ -9,9 +9,9 @@ sets aside: of a whole image, or of one tile where tiles come from the host, one
 
     python -m benchmarks.streaming --device gpu --out FILE
 
-runs one training step of ResNet-34 in bfloat16 over an image of 65,536 px, eight tiles at
-once from the host, and the dense step at 4,096 px, ours and PyTorch's where it is
-installed.
+runs one training step of ResNet-34 in bfloat16 over an image of 65,536 px, eight tiles
+at once from the host, uploading them included, and the dense step at 4,096 px, ours and
+PyTorch's where it is installed.
 """
 
 import functools
