@@ -4,7 +4,9 @@ import signal
 import time
 
 import pytest
+from words import config_from
 
+from wsi_jax.commands.config_command_line import run_training
 from wsi_jax.locks import LockedError, locked
 
 
@@ -17,6 +19,13 @@ def cohort_command(file, folder, manifest, **settings):
 
 def finish(process):
     assert process.wait() == 0, process.log.read_text()
+
+
+def go_on(command):
+    """Gives a command of `cohort_command` again, in this process: starting costs."""
+    _, *words = command
+    with config_from(*words) as config:
+        run_training(config, "again")
 
 
 def kill_at(process, folder, pattern, which=signal.SIGKILL):

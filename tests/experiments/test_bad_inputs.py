@@ -14,9 +14,6 @@ from wsi_jax.run import checks
 from wsi_jax.run.run_folder import RunError, check_claim, read_json
 from wsi_jax.training.log import read_metrics
 
-# How ml_collections reads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 def test_a_bad_manifest_stops_before_anything(command, edited, tmp_path):
     path = edited(lambda row: row | {"label": "tumour"})

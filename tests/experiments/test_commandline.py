@@ -15,9 +15,6 @@ from wsi_jax.nets.conv_encoder import Depth
 from wsi_jax.nets.vit_encoder import Output
 from wsi_jax.run.run_folder import RunError
 
-# How ml_collections reads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture
 def read(tiny_file):

@@ -17,9 +17,6 @@ from wsi_jax.data.disk_space import check_space
 from wsi_jax.data.features import FeatureMetadata, is_whole, write_features
 from wsi_jax.training.log import read_metrics
 
-# How ml_collections reads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture
 def disk(tmp_path):

@@ -101,6 +101,7 @@ def test_a_slide_replaced_after_learning_has_begun(
     experiment.run(config, folder)
 
 
+@pytest.mark.long
 def test_weights_of_eight_devices_predict_on_one(finished, row, start, tmp_path):
     """By the command, in a process with one device."""
     assert jax.device_count() == 8

@@ -7,7 +7,7 @@ import subprocess
 
 import h5py
 import pytest
-from processes import cohort_command, finish, kill_at
+from processes import cohort_command, finish, go_on, kill_at
 from run_files import by_slide, outputs, read_json, times
 
 from wsi_jax.evals.cost_meter import WORK
@@ -71,7 +71,7 @@ def test_killed_in_training_it_ends_as_if_nothing_had_been(
     assert first["step"] == 5
     marked = [first | {"mark": 1}, *rest]
     log.write_text("".join(json.dumps(line) + "\n" for line in marked))
-    finish(start(*command))
+    go_on(command)
     assert outputs(folder) == outputs(finished)
     lines = read_metrics(log)
     assert lines[0].pop("mark") == 1

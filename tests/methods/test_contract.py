@@ -53,9 +53,13 @@ def steps(compiled, state, mesh, count, bag):
 
 
 def test_it_learns(case):
-    _, losses = steps(case.compiled, fresh(case, ONE), ONE, 150, case.bag)
-    # The last draws of crops may lack the one that shows the class.
-    assert np.median(losses[-30:]) < losses[:3].mean() / 3
+    """In 150 steps at most; a few draws of crops may lack what shows the class."""
+    state, losses = fresh(case, ONE), []
+    learnt = lambda: np.median(losses[-20:]) < np.mean(losses[:3]) / 3
+    while len(losses) < 150 and not (len(losses) >= 30 and learnt()):
+        state, more = steps(case.compiled, state, ONE, 10, case.bag)
+        losses.extend(more)
+    assert learnt()
 
 
 def first_step(case, mesh, bag):

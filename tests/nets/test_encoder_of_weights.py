@@ -16,8 +16,6 @@ from wsi_jax.nets.weights_metadata import WeightsMetadata, to_header
 from wsi_jax.run.config_file import read_config
 from wsi_jax.types import Dtype
 
-# How ml_collections reads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ENCODERS = {
     "resnet": Encoder(width=4, stages=2, norm=NormKind.group, mean=(0.7, 0.5, 0.7)),
     "convnext": ConvNeXtEncoder(blocks=(1,), width=8, stem=8, scale=0.5),

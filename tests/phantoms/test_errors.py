@@ -15,9 +15,6 @@ from experiments.phantoms import make_cohort
 from experiments.phantoms.presets import Preset
 from wsi_jax.data.cohort import CohortError
 
-# How ml_collections reads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 PRACTICE = "experiments/configs/practice.py"
 SMALL = {"n_train": 4, "n_val": 2, "n_test": 4, "side_px": 512, "styles": 8}
 
