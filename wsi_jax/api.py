@@ -118,7 +118,7 @@ def load(
         FileNotFoundError: a folder without a trained model.
         ValueError: damaged files, or runs of other classes or tiles than the first.
     """
-    if isinstance(run, SlidePredictor):
+    if isinstance(run, SlidePredictor) and not refuse_unfamiliar_stains:
         return run
     several = isinstance(run, Sequence) and not isinstance(run, str)
     folders = []

@@ -9,7 +9,7 @@ from wsi_jax.data.prefetch import parallel_batches, prefetch_to_device
 
 
 def batches(read, stop, **options):
-    given = {"dtypes": (np.int64,), "group": 2, "threads": 4, "prefetch": 1} | options
+    given = {"group": 2, "threads": 4, "prefetch": 1} | options
     return parallel_batches(read, range(stop), **given)
 
 
@@ -63,9 +63,7 @@ def read(i):
     time.sleep(0.05)
     return (np.int64(i),)
 
-endless = parallel_batches(
-    read, range(10**9), dtypes=(np.int64,), group=2, threads=4, prefetch=1
-)
+endless = parallel_batches(read, range(10**9), group=2, threads=4, prefetch=1)
 print(next(endless)[0].tolist(), import_tf().config.get_visible_devices("GPU"))
 """
 

@@ -105,6 +105,7 @@ def streaming_clam(write, name):
     [
         lambda write: clam(write, RAGGED),
         lambda write: clam(write, BOOL),
+        lambda write: clam(write, BOOL.replace("True", "true").lower()),
         lambda write: clam(write, RAGGED.replace("\n", "\r\n")),
         sasha,
         torchmil,

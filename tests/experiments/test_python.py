@@ -16,6 +16,7 @@ from wsi_jax.data.cohort import read_manifest
 from wsi_jax.evals.metrics import predict as decide
 from wsi_jax.run.predict.ensemble import Ensemble
 from wsi_jax.slides.slide import SlideError
+from wsi_jax.slides.stain import StainRange
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,20 @@ def test_a_notebook_shows_what_it_is_given(run, rows, finished, tmp_path):
     shown = repr(wsi_jax.Experiment(method=wsi_jax.Max(width=64)))
     assert "method (type) = 'Max'\n  method.width = 64" in shown
     assert "train.steps" not in shown, "it is as by default"
+
+
+def test_a_run_that_is_open_refuses_unfamiliar_stains_where_asked(finished, rows):
+    run = wsi_jax.load(finished)
+    run.card = dataclasses.replace(run.card, stain=StainRange(dark=True))
+    path = rows[0].path
+    assert "stained like no slide" in run.predict(path).note
+    for opened in (run, [run]):
+        strict = wsi_jax.load(opened, refuse_unfamiliar_stains=True)
+        assert strict.digest != run.digest
+        with pytest.raises(ValueError, match="stained like no slide that the run"):
+            strict.predict(path)
+    assert wsi_jax.load(run) is run
+    assert "stained like no slide" in run.predict(path).note
 
 
 @pytest.fixture(scope="module")

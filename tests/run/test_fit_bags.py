@@ -8,6 +8,7 @@ import pytest
 
 import wsi_jax
 from wsi_jax.run.config import Experiment, Manifest
+from wsi_jax.run.fit_bags import _cohort
 from wsi_jax.training.loop import Train
 from wsi_jax.training.optimiser import Optimiser
 
@@ -131,5 +132,7 @@ def test_fields_that_are_none(model):
         wsi_jax.fit_bags(bags, labels, steps=0)
     with pytest.raises(ValueError, match=r"val=1\.0: a share of the bags"):
         wsi_jax.fit_bags(bags, labels, val=1.0)
+    with pytest.raises(ValueError, match=r"^val='x': a share of the bags"):
+        _cohort(bags, labels, None, "x", 0)  # whose types are not checked in tests
     with pytest.raises(ValueError, match=r"bag has shape \(0, 6\), and \[n 6\] is wa"):
         model.predict(np.zeros((0, 6)))

@@ -124,6 +124,18 @@ def test_the_reason_why_labels_are_refused_is_given(clam):
     write_table(folder / "dataset_csv/mine.csv", ("slide_id", "label"), lines)
     with pytest.raises(ValueError, match="line 3: slide 'slide_00' again"):
         read_project(folder, Options())
+    for label, message in {
+        "NA": "line 2: label 'NA' is a word for a missing value; leave the line out, "
+        "or write another word",
+        "": "no column 'label' .*name the column of the labels with --label-column",
+    }.items():
+        header = ("slide_id", "label" if label else "grade")
+        lines = [("slide_00", label or "1"), ("slide_01", "b")]
+        write_table(folder / "dataset_csv/mine.csv", header, lines)
+        labels = str(folder / "dataset_csv/mine.csv")
+        with pytest.raises(ValueError, match=message) as error:
+            read_project(folder, Options(labels=labels))
+        assert "--classes" not in str(error.value)
     with pytest.raises(ValueError, match=r"--features .*splits: no SLIDE\.h5"):
         read_project(folder, Options(features=str(folder / "splits")))
 

@@ -133,7 +133,6 @@ def _batches(bags, indices, seed, rows, steps):
     stacks = parallel_batches(
         read,
         range(steps.start * n_rows, steps.stop * n_rows),
-        dtypes=[dtype for _, dtype in bags.rows],
         group=n_rows,
         threads=bags.loading.threads,
         prefetch=bags.loading.prefetch,

@@ -132,12 +132,16 @@ def in_split(cohort: Cohort, split: str) -> Cohort:
     return cohort._replace(rows=tuple(r for r in cohort.rows if r.split == split))
 
 
-def check_labels(labels: Iterable[tuple[str, str]]) -> None:
+def check_labels(
+    labels: Iterable[tuple[str, str]], flag: str = "--config.data.classes"
+) -> None:
     """Refuses labels, each with where it stands, that nobody can have meant as classes.
+
+    `flag` lists classes that are meant after all; "" where there is none.
 
     CohortError: a word for a missing value, or two spellings of one label.
     """
-    mean_it = "to mean it, list the classes: --config.data.classes (or --classes)"
+    mean_it = f"to mean it, list the classes: {flag}" if flag else "write another word"
     first: dict[str, tuple[str, str]] = {}
     for where, label in labels:
         if is_missing(label):

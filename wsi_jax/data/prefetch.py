@@ -1,23 +1,18 @@
-"""Reads batches in threads ahead of their use, in order (tf.data as a thread pool)."""
+"""Reads batches in threads ahead of their use, in order."""
 
-import atexit
 import collections
-import functools
 import itertools
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-
-from wsi_jax.data.tensorflow import import_tf
 
 
 def parallel_batches(
     read: Callable[[int], tuple[np.ndarray, ...]],
     indices: range,
     *,
-    dtypes: Sequence[Any],
     group: int,
     threads: int,
     prefetch: int,
@@ -25,53 +20,20 @@ def parallel_batches(
     """Calls `read` on each index in threads and yields every `group` results, stacked.
 
     Threads and never processes: forking a process in which JAX runs can hang it. `read`
-    returns arrays of `dtypes`, in one group of one shape; what it raises arrives
-    unchanged. `indices` is a multiple of `group` long; `prefetch` batches are kept
-    ready.
+    returns arrays, in one group of one shape; what it raises arrives unchanged.
+    `indices` is a multiple of `group` long; `prefetch` batches are kept ready.
     """
-    stream = _stream(read, indices, dtypes, group, threads, prefetch)
-    _close_at_exit().add(stream)
-    return stream
-
-
-def _stream(read, indices, dtypes, group, threads, prefetch):
-    tf = import_tf()
-    raised = []
-
-    def call(i):
+    todo = iter(indices)
+    with ThreadPoolExecutor(threads) as pool:
+        submit = lambda n: [pool.submit(read, i) for i in itertools.islice(todo, n)]
+        ahead = collections.deque(submit(group * prefetch + threads))
         try:
-            return read(int(i))
-        except Exception as error:
-            raised.append(error)
-            raise
-
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False
-    # Else tf.data has a thread per core, and threads that wait for a disk hold them.
-    options.threading.private_threadpool_size = threads
-    data = tf.data.Dataset.range(indices.start, max(indices.start, indices.stop))
-    data = data.map(
-        lambda i: tf.numpy_function(call, [i], [tf.as_dtype(t) for t in dtypes]),
-        num_parallel_calls=threads,
-    )
-    data = data.batch(group).prefetch(prefetch).with_options(options)
-    try:
-        yield from data.as_numpy_iterator()
-    except tf.errors.OpError:
-        if raised:
-            raise raised[0] from None
-        raise
-
-
-@functools.cache
-def _close_at_exit():
-    """The streams in use. One that is open while Python shuts down would hang it: its
-    threads wait for an interpreter that waits for them."""
-    streams = weakref.WeakSet()
-    import_tf()  # what TensorFlow does at exit comes after
-    atexit.register(lambda: [stream.close() for stream in list(streams)])
-    return streams
+            for _ in range(len(indices) // group):
+                ahead.extend(submit(group))
+                results = [ahead.popleft().result() for _ in range(group)]
+                yield tuple(map(np.stack, zip(*results, strict=True)))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def prefetch_to_device(

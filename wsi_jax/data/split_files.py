@@ -26,8 +26,8 @@ def read_clam_split(path: PathLike) -> dict[str, str]:
     header, lines = read_table(path)
     for name in SPLITS:
         find_column(path, header, (name,), "it is ,train,val,test")
-    cells = {cell[name] for _, cell in lines for name in SPLITS}
-    if cells <= {"True", "False", "TRUE", "FALSE"}:
+    cells = {cell[name].casefold() for _, cell in lines for name in SPLITS}
+    if cells <= {"true", "false"}:
         pairs = (
             (cell[header[0]], name)
             for _, cell in lines

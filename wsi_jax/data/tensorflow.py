@@ -7,7 +7,7 @@ from types import ModuleType
 
 @functools.cache
 def import_tf() -> ModuleType:
-    """Imports TensorFlow for tf.data alone: quiet, and off the accelerators.
+    """Imports TensorFlow for its data sets alone: quiet, and off the accelerators.
 
     Left to itself TensorFlow takes all of a GPU's memory, and JAX is left with none.
 

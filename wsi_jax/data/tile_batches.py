@@ -130,7 +130,6 @@ def tile_batches(
     stacks = parallel_batches(
         read_part,
         range(start * parts, steps * parts),
-        dtypes=(np.bool_,),
         group=parts,
         threads=reading.threads,
         prefetch=reading.prefetch,
@@ -139,7 +138,7 @@ def tile_batches(
 
 
 def _batches(steps, stacks, batches, places, read, counts):
-    with contextlib.closing(stacks), contextlib.closing(read):
+    with contextlib.closing(read), contextlib.closing(stacks):
         for step in steps:
             began = time.perf_counter()
             (ok,) = next(stacks)
@@ -171,7 +170,7 @@ class _Places:
 
 class _Pixels:
     """Memory of the batches that are being read; that of a batch no longer in use is
-    written again. Threads write each tile in place, for tf.data would copy it twice."""
+    written again. Threads write each tile in place: nothing is copied."""
 
     def __init__(self, shape):
         self.shape, self.lock = shape, threading.Lock()

@@ -99,13 +99,18 @@ def from_trident(table: PathLike, wsis: PathLike, slides: Slides) -> Cohort:
     return _finish(rows, missing, slides)
 
 
-def read_labels(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
-    """{slide_id: Row without path and split} of some CSVs."""
+def read_labels(
+    tables: Sequence[PathLike],
+    slides: Slides,
+    column_flag: str = "label= (--label)",
+    classes_flag: str = "classes= (--classes)",
+) -> dict[str, Row]:
+    """{slide_id: Row without path and split} of some CSVs; errors name the flags."""
     rows, label, labels = {}, slides.label.casefold(), []
     for table in tables:
         header, lines = read_table(table)
         name = find_column(table, header, IDS)
-        mend = "add it, or name the column of the labels with label= (--label)"
+        mend = f"add it, or name the column of the labels with {column_flag}"
         find_column(table, header, (label,), mend)
         patient = [column for column in PATIENTS if column in header]
         for number, cells in lines:
@@ -127,7 +132,7 @@ def read_labels(tables: Sequence[PathLike], slides: Slides) -> dict[str, Row]:
             site = cells.get("site", "")
             rows[slide_id] = Row(slide_id, "", cells[label], patient_id, "", site=site)
     if not slides.classes:
-        cohort.check_labels(labels)
+        cohort.check_labels(labels, classes_flag)
     return rows
 
 

@@ -1,5 +1,6 @@
 """Multiple instance learning on arrays: no slide, no file, no run folder."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -187,8 +188,8 @@ def _cohort(bags, labels, patients, val, seed):
                 f"all bags of class {label!r} are of one patient: two are needed, one "
                 "to train and one to validate"
             )
-    if not 0 < val < 1:
-        raise ValueError(f"val={val}: a share of the bags, between 0 and 1")
+    if not isinstance(val, numbers.Real) or not 0 < val < 1:
+        raise ValueError(f"val={val!r}: a share of the bags, between 0 and 1")
     width = np.shape(bags[0])[-1:]
     arrays = [_checked(f"bags[{i}]", bag, width) for i, bag in enumerate(bags)]
     kind = np.result_type(*arrays)

@@ -145,7 +145,7 @@ def _find_labels(files, options, stored, notes) -> tuple[dict[str, Row], pathlib
             header, _ = read_table(path)
             labelled = options.column.casefold() in header and {*IDS} & {*header}
             if given or labelled:
-                tables[path] = read_labels([path], slides)
+                tables[path] = read_labels([path], slides, "--label-column", "")
         except CohortError as error:
             if given:
                 raise

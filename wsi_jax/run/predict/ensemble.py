@@ -64,8 +64,11 @@ def load(
     for run in folders:
         like = members[0] if members else None
         kwargs = {"refuse_unfamiliar_stains": refuse_unfamiliar_stains, "like": like}
-        opened = isinstance(run, Predictor)
-        members.append(run if opened else load_one(run, **kwargs))
+        if isinstance(run, Predictor):
+            strict = refuse_unfamiliar_stains
+            members.append(run.refusing_unfamiliar_stains() if strict else run)
+        else:
+            members.append(load_one(run, **kwargs))
     return members[0] if len(members) == 1 else Ensemble(members)
 
 

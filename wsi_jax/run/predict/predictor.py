@@ -128,6 +128,13 @@ class Predictor(SlidePredictor):
         """Threshold on the second class's probability; None: the likeliest wins."""
         return self.card.threshold
 
+    def refusing_unfamiliar_stains(self) -> "Predictor":
+        """The same run; a slide stained like none it has learnt from is refused."""
+        other = copy.copy(self)
+        other._refuse_unfamiliar_stains = True
+        other.__dict__.pop("digest", None)  # which hangs on it
+        return other
+
     @property
     def grouped(self) -> bool:
         """Whether slides are faster together than one by one."""
