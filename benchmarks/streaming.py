@@ -62,7 +62,7 @@ class Subject:
     def plan(self, tile_px: int, batch: int = 1):
         """For square tiles, some at once."""
         tiles = jax.ShapeDtypeStruct((batch, tile_px, tile_px, 3), jnp.uint8)
-        return plan_stream(self.net, self.params, tiles, (tile_px, tile_px))
+        return plan_stream(self.net, self.params, tiles, (tile_px, tile_px), True)
 
     def tile(self, image_px: int, about_px: int) -> int:
         """The side of a tile near `about_px` of which a whole number takes an image."""

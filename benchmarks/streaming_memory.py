@@ -35,7 +35,7 @@ def net():
         return ops.max_pool(module.apply(params, x, ops), 8, 8, 0, ceil=True)
 
     one = jax.ShapeDtypeStruct((1, TILE_PX, TILE_PX, 3), jnp.uint8)
-    return cells, params, plan_stream(cells, params, one, (TILE_PX, TILE_PX))
+    return cells, params, plan_stream(cells, params, one, (TILE_PX, TILE_PX), True)
 
 
 def pixels(order):

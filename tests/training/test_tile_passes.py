@@ -40,7 +40,7 @@ class Slide:
 def compiled(request):
     with jax.enable_x64(True):
         net, params = trunk(TINY)
-        plans = plan_stream(net, params, image(64, 72, b=request.param), TILE)
+        plans = plan_stream(net, params, image(64, 72, b=request.param), TILE, True)
         return net, params, plans, Phases(net, plans, params)
 
 

@@ -265,7 +265,7 @@ class _Net:
         tile_px = tile_px or (self.config.tile_px, self.config.tile_px)
         batch = self.config.batch or (1 if jax.default_backend() == "cpu" else 8)
         tiles = jax.ShapeDtypeStruct((batch, *tile_px, 3), dtype)
-        return plan_stream(self.feature_map, params, tiles, tile_px)
+        return plan_stream(self.feature_map, params, tiles, tile_px, packed=True)
 
     def cell_px(self, plan: StreamPlan) -> int:
         """Side of a cell of the bag."""

@@ -29,6 +29,7 @@ class StreamPlan(NamedTuple):
         columns: shapes and dtypes of the buffers for the tiles on the right.
         fills: values of the buffers before the first tile: rows, columns.
         of_pixels: which of the buffers hold pixels: rows, columns.
+        packing: side of the squares in which pixels are packed; 1 for none.
     """
 
     tile: jax.ShapeDtypeStruct
@@ -40,6 +41,7 @@ class StreamPlan(NamedTuple):
     columns: list[jax.ShapeDtypeStruct]
     fills: tuple[list[float], list[float]]
     of_pixels: tuple[list[bool], list[bool]]
+    packing: int = 1
 
     def edge_buffers(self, axis: int) -> list[Array]:
         """Buffers above the first row of tiles (0), or left of the first column (1)."""
@@ -150,6 +152,7 @@ def plan_stream(
     params: PyTree,
     image: Array | jax.ShapeDtypeStruct,
     tile_px: tuple[int, int] | int,
+    packed: bool = False,
 ) -> StreamPlan:
     """Plans how a net streams over an image; nothing is computed.
 
@@ -157,6 +160,7 @@ def plan_stream(
         params: parameters, or their shapes.
         image: [b h w 3], or its shape and dtype.
         tile_px: (height, width) of a tile, or the height of strips across the image.
+        packed: whether pixels come in squares, as many as the first window's stride.
 
     Raises:
         StreamError: the net cannot stream, or the tile does not divide by its stride.
@@ -166,6 +170,11 @@ def plan_stream(
     tile = jax.ShapeDtypeStruct((image.shape[0], height, width, 3), image.dtype)
     context = TileContext((0, 0), image.shape[1:3], axes)
     part, out = _probe(net, params, tile, context)
+    packing = part.windows[0].stride if packed and part.windows else 1
+    if packing > 1:
+        context = TileContext((0, 0), image.shape[1:3], axes)
+        squares = packed_tile(tile, packing)
+        part, out = _probe(net, params, squares, context, packing)
     rows, columns = context.outgoing
     return StreamPlan(
         tile=tile,
@@ -177,6 +186,7 @@ def plan_stream(
         columns=columns,
         fills=context.fills,
         of_pixels=context.of_pixels,
+        packing=packing,
     )
 
 
@@ -192,12 +202,18 @@ def net_windows(
     return _probe(net, params, image, context)[0].windows
 
 
-def _probe(net, params, tile, context):
+def packed_tile(tile: jax.ShapeDtypeStruct, side: int) -> jax.ShapeDtypeStruct:
+    """Shape of tiles whose pixels are packed in squares."""
+    b, h, w, d = tile.shape
+    return jax.ShapeDtypeStruct((b, h // side, w // side, side**2 * d), tile.dtype)
+
+
+def _probe(net, params, tile, context, packing=1):
     """A net's TileMap on a tile and its shape; the context's buffers become shapes."""
     parts = []
 
     def run(params, x):
-        parts.append(net(params, TileMap(x), context.ops()))
+        parts.append(net(params, TileMap(x, packing=packing), context.ops()))
         return context.outgoing, parts[0].x
 
     context.outgoing, out = jax.eval_shape(run, params, tile)

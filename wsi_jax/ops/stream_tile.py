@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from einops import repeat
 from jaxtyping import Array, Bool, Num
 
 from wsi_jax.ops.convolution import padded_conv
+from wsi_jax.ops.pixel_packing import packed_kernel, unpack
 from wsi_jax.ops.tile_border import MAX, SUM, last_positions, pad_or_cut
 from wsi_jax.ops.trunk_ops import Ops, relu, window_max
 from wsi_jax.ops.windows import Window, map_length, receptive_field
@@ -40,12 +42,14 @@ class TileMap:
         x: positions from (r h - lag[0], c w - lag[1]) on, for tile (r, c).
         lag: rows and columns by which the map is late.
         rectified: whether x is a ReLU's: 0 outside the true map, nowhere less.
+        packing: side of the squares of positions that x holds in one (`pixel_packing`).
     """
 
     x: Num[Array, "b h w d"]
     lag: tuple[int, int] = (0, 0)
     windows: tuple[Window, ...] = ()
     rectified: bool = False
+    packing: int = 1
 
 
 class TileContext:
@@ -88,11 +92,11 @@ class TileContext:
         return Ops(self.conv, self.max_pool, self.add, self.relu, self.each, self.whole)
 
     def conv(self, part: TileMap, kernel: Array, stride: int, padding: int) -> TileMap:
+        window = Window(kernel.shape[0], stride, padding)
+        if part.packing > 1 and stride == part.packing and kernel.shape[2] > 1:
+            return self._packed_conv(part, kernel, window)
         return self._windowed(
-            part,
-            Window(kernel.shape[0], stride, padding),
-            lambda x, padding: padded_conv(x, kernel, stride, padding),
-            SUM,
+            part, window, lambda x, pad: padded_conv(x, kernel, stride, pad), SUM
         )
 
     def max_pool(
@@ -114,12 +118,15 @@ class TileContext:
 
     def relu(self, part: TileMap) -> TileMap:
         # Zeros stay zeros: overwritten before, one map serves all that read the result.
-        return dataclasses.replace(
-            part, x=relu(self._inside(part, 0.0)), rectified=True
-        )
+        part = self._unpacked(part)
+        x = relu(self._inside(part, 0.0))
+        return dataclasses.replace(part, x=x, rectified=True)
 
     def each(self, f: Callable, part: TileMap) -> TileMap:
-        return dataclasses.replace(part, x=f(part.x), rectified=False)
+        b, h, w, d = part.x.shape
+        squares = part.packing**2
+        x = f(part.x.reshape(b, h, squares * w, d // squares)).reshape(b, h, w, -1)
+        return dataclasses.replace(part, x=x, rectified=False)
 
     def whole(self, f: Callable, part: TileMap) -> TileMap:
         raise StreamError(
@@ -127,7 +134,24 @@ class TileContext:
             "net that streams takes frozen or layer norms, not group norm"
         )
 
+    def _packed_conv(self, part, kernel, window):
+        """A convolution of packed pixels, which do not lag yet, by a packed kernel."""
+        k, s, p, _ = window
+        history = k - s + -(k - s - p) % s
+        before = -(-history // s)  # squares
+        kernel = packed_kernel(kernel, s, before * s - history, before + 1)
+        op = lambda x, pad: padded_conv(x, kernel, 1, pad)
+        padding = [(before, 0)] * 2
+        y = self._with_neighbours(part, (before + 1, 1), padding, op, SUM)
+        return TileMap(y, ((history - p) // s,) * 2, (window,))
+
+    def _unpacked(self, part):
+        if part.packing == 1:
+            return part
+        return dataclasses.replace(part, x=unpack(part.x, part.packing), packing=1)
+
     def _windowed(self, part, window, op, kind):
+        part = self._unpacked(part)
         (k, s, p, ceil), lag, padding = window, list(part.lag), []
         for axis in (0, 1):
             n = part.x.shape[1 + axis]
@@ -147,7 +171,8 @@ class TileContext:
 
     def _delayed(self, part, lag):
         if lag == part.lag:
-            return part
+            return self._unpacked(part)
+        part = self._unpacked(part)
         late = [n - m for n, m in zip(lag, part.lag, strict=True)]
         y = self._with_neighbours(
             part, (1, 1), [(n, -n) for n in late], pad_or_cut, SUM
@@ -225,23 +250,25 @@ class TileContext:
         return self._overwritten[key][1]
 
     def _overwrite(self, part, fill):
-        x = part.x
+        x, side = part.x, part.packing
+        packed = {"i": side, "j": side, "d": x.shape[-1] // side**2}
         if self.tissue is not None:
-            x = jnp.where(self._on_tissue(part)[..., None], x, jnp.zeros((), x.dtype))
+            squares = "b (y i) (x j) -> b y x (i j d)"
+            on = repeat(self._on_tissue(part), squares, **packed)
+            x = jnp.where(on, x, jnp.zeros((), x.dtype))
+        along = "b (n i) -> b n 1 (i j d)", "b (n j) -> b 1 n (i j d)"
         for axis in (0, 1):
             if self.axes[axis]:
                 i, size = self._positions(part, axis), jnp.asarray(self.size[axis])
                 length = map_length(size, part.windows)
                 inside = (i >= 0) & (i < length.reshape(-1, 1))
-                inside = (
-                    inside[:, :, None, None] if axis == 0 else inside[:, None, :, None]
-                )
+                inside = repeat(inside, along[axis], **packed)
                 x = jnp.where(inside, x, jnp.asarray(fill, x.dtype))
         return x
 
     def _positions(self, part, axis):
         """Indices [b n] in the map of the positions of a part, along one axis."""
-        n = part.x.shape[1 + axis]
+        n = part.x.shape[1 + axis] * part.packing
         first = self.at[axis] * n - part.lag[axis] if self.axes[axis] else 0
         return jnp.arange(n)[None] + jnp.reshape(jnp.asarray(first), (-1, 1))
 

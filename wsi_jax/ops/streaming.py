@@ -89,16 +89,19 @@ def dense_on_tissue(
     return net(params, TileMap(image), context.ops()).x
 
 
-def stream_one_tile(net, axes, size, params, at, rows, columns, tile, tissue=None):
+def stream_one_tile(
+    net, axes, size, params, at, rows, columns, tile, tissue=None, packing=1
+):
     """Buffers for the tile below and for the tile on the right, and a tile's cells.
 
     Args:
         axes: which of the two axes are split into tiles.
+        packing: side of the squares of pixels that `tile` holds in one position.
         tissue: tissue of the image, or the part that this tile meets; None for the
             net's own map.
     """
     context = TileContext(at, size, axes, rows, columns, tissue)
-    out = net(params, TileMap(tile), context.ops()).x
+    out = net(params, TileMap(tile, packing=packing), context.ops()).x
     return *context.outgoing, out
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from wsi_jax.ops.stream_plan import Net, StreamPlan
+from wsi_jax.ops.stream_plan import Net, StreamPlan, packed_tile
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import stream_one_tile
 from wsi_jax.training.flops import Counted, count_flops
@@ -130,11 +130,14 @@ class Phases:
             mask = TissueMask(np.ones((1, 1), bool), tissue_px)
             tissue = plan.tissue_for_tiles(mask, np.zeros((plan.batch, 2), int))
         self._net, self._axes = net, plan.axes
-        self._of_pixels = plan.of_pixels
-        self._given, self._tile = (plan.rows, plan.columns, plan.out), plan.tile
+        self._of_pixels, self._packing = plan.of_pixels, plan.packing
+        self._given, self._tile = (
+            (plan.rows, plan.columns, plan.out),
+            packed_tile(plan.tile, plan.packing),
+        )
         pair = whole, whole
         self._shapes = (
-            like(params), pair, pair, plan.rows, plan.columns, plan.tile, like(tissue),
+            like(params), pair, pair, plan.rows, plan.columns, self._tile, like(tissue),
         )  # fmt: skip
 
     @functools.cached_property
@@ -195,8 +198,9 @@ class Phases:
 
     def _pass(self, params, size, at, rows, columns, tile, tissue):
         return stream_one_tile(
-            self._net, self._axes, size, params, at, rows, columns, tile, tissue=tissue
-        )
+            self._net, self._axes, size, params, at, rows, columns, tile,
+            tissue=tissue, packing=self._packing,
+        )  # fmt: skip
 
     def _compiled(self, function, shapes, donate=False):
         jitted = jax.jit(function, donate_argnums=0 if donate else ())

@@ -17,7 +17,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num
 
-from wsi_jax.ops.stream_plan import StreamPlan
+from wsi_jax.ops.pixel_packing import pack, unpack
+from wsi_jax.ops.stream_plan import StreamPlan, packed_tile
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import join_tiles
 from wsi_jax.ops.tile_schedule import tile_batches
@@ -59,16 +60,15 @@ class Route(NamedTuple):
         """(row, column) of the tiles of each batch, in order."""
         return tile_batches(self.computed(), self.plan.batch)
 
-    def pixels(self, batches: Iterable) -> Iterator[Num[np.ndarray, "b h w 3"]]:
-        """The pixels of batches, blank where a batch is not full."""
+    def pixels(self, batches: Iterable) -> Iterator[Num[np.ndarray, "b y x d"]]:
+        """The packed pixels of batches, blank where a batch is not full."""
         batches = list(batches)
         order = (tuple(map(int, tile)) for batch in batches for tile in batch)
         tiles = iter(self.read(order))
         for batch in batches:
             read = list(itertools.islice(tiles, len(batch)))
             blank = [np.zeros_like(read[0])] * (self.plan.batch - len(read))
-            whole = len(read) == self.plan.batch == 1
-            yield read[0] if whole else np.concatenate([*read, *blank])
+            yield pack(np.concatenate([*read, *blank]), self.plan.packing)
 
     def tile_args(self, batch: Int[np.ndarray, "n 2"]) -> tuple:
         """Size of the slide and index of each tile, which nothing is compiled for."""
@@ -173,10 +173,12 @@ def pixel_gradients(
     cotangent: Float[np.ndarray, "1 y x d"],
 ) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "1 h w 3"]]]:
     """The gradient of the pixels, tile by tile, the last batch first."""
-    pixels = jnp.zeros(route.plan.tile.shape, phases.wide)
+    plan = route.plan
+    pixels = jnp.zeros(packed_tile(plan.tile, plan.packing).shape, phases.wide)
     passes = _backwards(phases.to_pixels, pixels, params, route, passed, cotangent)
     for batch, pixels in passes:
-        each = np.array(pixels)  # a copy: the next batch takes the place of this
+        # A copy: the next batch takes the place of this.
+        each = np.array(unpack(np.asarray(pixels), plan.packing))
         for i, at in enumerate(batch):
             yield tuple(map(int, at)), each[i : i + 1]
 
