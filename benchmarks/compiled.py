@@ -25,6 +25,8 @@ cycles_s: the TPU compiler's own cycles of all operations that it gives some, lo
     often as they turn, at the chip's clock where that is known.
 collectives, collective_bytes: how many are executed, and the size of their results.
 compile_s: wall seconds of the compiler.
+step_calls, seam_bytes: of tiles that are streamed, how often one step over 65,536 px
+    calls the program, and what that keeps between its passes.
 """
 
 import json
@@ -52,7 +54,7 @@ def compiled_row(
 ) -> tuple[dict, Roofline | None]:
     """A program's row, and its roofline; None where it does not compile."""
     chip, row = CHIPS[name], {"method": program.method, "program": program.program}
-    row |= {"chip": name, "devices": mesh.size}
+    row |= {"chip": name, "devices": mesh.size} | program.facts
     began = time.perf_counter()
     try:
         function, shapes = program.make(mesh)

@@ -4,7 +4,7 @@ Nothing is computed, and no array is made.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,11 +57,13 @@ class Program(NamedTuple):
     Attributes:
         program: what it does, and at which size.
         make: mesh -> (compiled function, shapes of its arguments).
+        facts: more columns of its row.
     """
 
     method: str
     program: str
     make: Callable[[Mesh], tuple[Callable, tuple]]
+    facts: Mapping[str, int] = {}
 
 
 def stages_of(config: Experiment) -> tuple[Stage, ...]:

@@ -1,43 +1,58 @@
-"""The programs of StreamingCLAM's trunk: one tile, and the dense net of its size."""
+"""The programs of StreamingCLAM's trunk: tiles, and the dense net on as many images."""
 
 import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import ShapeDtypeStruct as Shape
 from jax.sharding import Mesh
 
 from benchmarks.program_shapes import KEY, Program, Sizes, placed
 from wsi_jax.ops.stream_plan import plan_stream
+from wsi_jax.ops.tile_schedule import tile_batches
 from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.training.compile import Phases
 
+WHOLE_PX = 65_536  # side of the slide of a whole step
+AT_ONCE, AREA_PX = 8, 4096**2  # tiles of a batch at most, and pixels
+
 
 def streaming_programs(sizes: Sizes) -> Iterator[Program]:
-    """A tile and the dense net, forward and back; on one device, for each streams
-    slides of its own."""
+    """A batch of tiles and the dense net, forward and back; on one device, for each
+    streams slides of its own."""
     trunk = sizes.config("streaming_clam").method.trunk.trunk()
     net = lambda params, x, ops: trunk.apply(params, x, ops)
     params = jax.eval_shape(trunk.init, KEY, Shape((1, 64, 64, 3), jnp.uint8))
-    kinds = (
-        (_streamed, "tile of {:,} px", ("forward", "backward")),
-        (_dense, "dense, {:,} px", ("forward", "gradient")),
-    )
     for side in sizes.tiles_px:
-        for way, words, parts in kinds:
-            for part in parts:
-                make = functools.partial(_on_one, way, net, params, side, part)
-                yield Program("streaming_clam", f"{words.format(side)}, {part}", make)
+        count = min(AT_ONCE, AREA_PX // side**2)
+        tiles = Shape((count, side, side, 3), jnp.uint8)
+        plan = plan_stream(net, params, tiles, (side, side), packed=True)
+        whole = WHOLE_PX, WHOLE_PX
+        every = np.ones(plan.tiles(whole), bool)
+        facts = {
+            "step_calls": len(tile_batches(every, count)),
+            "seam_bytes": plan.seam_bytes(whole),
+        }
+        kinds = (
+            (functools.partial(_streamed, plan), "streamed", "backward", facts),
+            (_dense, "dense", "gradient", {}),
+        )
+        for way, word, back, more in kinds:
+            for part in ("forward", back):
+                make = functools.partial(_on_one, way, net, params, tiles, part)
+                name = f"{word}, {count} x {side:,} px, {part}"
+                yield Program("streaming_clam", name, make, more)
 
 
-def _on_one(way, net, params, side, part, mesh):
-    function, shapes = way(net, params, side, part)
+def _on_one(way, net, params, tiles, part, mesh):
+    function, shapes = way(net, params, tiles, part)
     return function, placed(Mesh(mesh.devices.reshape(-1)[:1], ("data",)), shapes)
 
 
-def _streamed(net, params, side, part):
-    plan = plan_stream(net, params, Shape((1, side, side, 3), jnp.uint8), (side, side))
+def _streamed(plan, net, params, tiles, part):
+    del tiles
     phases = Phases(net, plan, params)
     calls = {"forward": phases.forward_call, "backward": phases.backward_call}
     function, shapes = calls[part]
@@ -45,8 +60,15 @@ def _streamed(net, params, side, part):
     return jax.jit(function, donate_argnums=donated), shapes
 
 
-def _dense(net, params, side, part):
+def _dense(net, params, tiles, part):
+    """Its gradient is added to another, from a map's that is given, as in streaming."""
     forward = lambda params, x: net(params, x, DENSE)
-    loss = lambda params, x: forward(params, x).astype(jnp.float32).sum()
-    function = jax.grad(loss) if part == "gradient" else forward
-    return jax.jit(function), (params, Shape((1, side, side, 3), jnp.uint8))
+    if part == "forward":
+        return jax.jit(forward), (params, tiles)
+
+    def gradient(grads, cotangent, params, x):
+        (more,) = jax.vjp(lambda params: forward(params, x), params)[1](cotangent)
+        return jax.tree.map(jnp.add, grads, more)
+
+    cells = jax.eval_shape(forward, params, tiles)
+    return jax.jit(gradient, donate_argnums=0), (params, cells, params, tiles)
