@@ -159,6 +159,18 @@ def test_an_update_is_that_of_stacked_states(x64):
     assert metrics["critic_loss"][3] < metrics["critic_loss"][0]
 
 
+def test_no_gradient_is_scattered():
+    """Where rows are gathered by an index, their gradient is scattered: on a TPU, one
+    number at a time."""
+    problem = episodes.problem()
+    gained = jax.eval_shape(
+        lambda params: gain(problem, params, problem.play(), CONFIG), problem.agent
+    )
+    loss = lambda params, gained: ppo.loss(episodes.AGENT, params, gained, CONFIG)[0]
+    program = jax.make_jaxpr(jax.grad(loss))(problem.agent, gained)
+    assert "scatter" not in str(program)
+
+
 def test_rewards_add_up_to_what_the_loss_falls_by():
     """So does the first target, where a reward is worth the same whenever it comes."""
     problem, config = episodes.problem(), PPO(gae_lambda=1.0, chunk=3)

@@ -80,7 +80,9 @@ def evaluate_policy(
         share = lambda whole: step / jnp.maximum(whole, 1).astype(weights.dtype)
         clock = jnp.stack([share(slide.horizon), share(slide.mask.sum())])
         value = agent.value(params, pool_versions(weights, kind, pooled), clock)
-        return PolicyEval(log_p[episode.actions[step]], entropy(log_p), value)
+        # By a sum: on a TPU the gradient of an index is added one number at a time.
+        taken = jnp.arange(len(log_p)) == episode.actions[step]
+        return PolicyEval(jnp.where(taken, log_p, 0).sum(), entropy(log_p), value)
 
     of_rows = lambda rows: (agent.act(params, rows), *agent.project_rows(params, rows))
     of, steps = map_versions(of_rows, slides, episode), episode.actions.shape[-1]
