@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.device import PEAKS
 
+H200_FLOAT32 = 67e12  # without tensor cores
 H200 = pathlib.Path(__file__).with_name("h200.txtpb")
 
 
@@ -35,8 +36,11 @@ class Chip(NamedTuple):
 
     @property
     def peaks(self) -> Mapping[str, float]:
-        """FLOP/s by type."""
-        return dict(zip(("bfloat16", "float32"), PEAKS[self.kind], strict=True))
+        """FLOP/s in bfloat16, in float32 as JAX multiplies it, and at full precision:
+        six passes in bfloat16 on a TPU."""
+        bfloat16, float32 = PEAKS[self.kind]
+        highest = bfloat16 / 6 if self.grids else H200_FLOAT32
+        return {"bfloat16": bfloat16, "float32": float32, "highest": highest}
 
 
 _PLANE = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8))
@@ -86,9 +90,12 @@ def described_devices(name: str, count: int) -> list[Any]:
     return topology.devices[:count]
 
 
-def compiler_options(name: str) -> dict[str, str]:
-    """Options under which a chip's compiler needs none at hand: nothing to tune on."""
-    return {} if CHIPS[name].grids else {"xla_gpu_autotune_level": "0"}
+def compiler_options(name: str) -> dict[str, str | bool]:
+    """Options for a compiler that has no device to try its kernels on: matmuls are the
+    library's, as its own would have to be tuned."""
+    if CHIPS[name].grids:
+        return {}
+    return {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False}
 
 
 def _require(module: str, mend: str) -> None:

@@ -1,6 +1,6 @@
 """Every method's programs, compiled for accelerators that are not here: a forecast.
 
-    python -m benchmarks.compiled --out FILE --chip v5e [--devices 8] [--only TEXT]
+    python -m benchmarks.compiled --out FILE --chip v5e [--devices 8] [--only TEXT ...]
 
 The chip's own compiler runs (`benchmarks.chips` says how to install it), on any
 computer and on no chip. What it says is the compilers' forecast, never a measurement.
@@ -157,10 +157,10 @@ def rows(args: record.Arguments) -> Iterator[dict]:
     chosen = {
         (one.method, one.program, args.chip, args.devices): one
         for one in programs()
-        if args.only in f"{one.method} {one.program}"
+        if any(text in f"{one.method} {one.program}" for text in args.only)
     }
     if not chosen:
-        raise SystemExit(f"--only={args.only}: no program has it in its name")
+        raise SystemExit(f"--only {' '.join(args.only)}: no program has it in its name")
     if args.missing:
         chosen = {name: one for name, one in chosen.items() if name not in there}
     yield from (row for name, row in there.items() if name not in chosen)
@@ -178,10 +178,11 @@ def kept(path) -> list[dict]:
 
 
 KEYS = ("method", "program", "chip", "devices")
+PARTS = "programs with one of these in their name"
 OPTIONS = {
     "--chip": {"choices": tuple(CHIPS), "required": True},
     "--devices": {"type": int, "default": 1, "help": "chips of one program"},
-    "--only": {"default": "", "help": "programs with this in their name"},
+    "--only": {"nargs": "+", "default": [""], "metavar": "TEXT", "help": PARTS},
     "--missing": {"action": "store_true", "help": "programs that FILE lacks"},
     "--operations": {"type": int, "default": 0, "help": "of each, to print"},
 }

@@ -41,7 +41,7 @@ class Operation(NamedTuple):
 
     Attributes:
         op_name: the path of JAX's functions that it comes from.
-        flops: floating-point operations by the type of the numbers multiplied.
+        flops: floating-point operations, by the peak that holds for them.
         bytes: read and written in the device's main memory.
         host_bytes: read and written in the host's.
         collective_bytes: result of a collective; 0 for all others.
@@ -112,7 +112,8 @@ def roofline(text: str, peaks: Mapping[str, float], bandwidth: float) -> Rooflin
 
     Args:
         text: `compiled.as_text()`.
-        peaks: FLOP/s by type, "bfloat16" and "float32" at least.
+        peaks: FLOP/s in "bfloat16", in "float32" as JAX multiplies it by default, and
+            in "highest", float32 at full precision.
         bandwidth: bytes a second of the main memory.
     """
     counter = _Counter(parse(text), peaks, bandwidth)
@@ -167,7 +168,7 @@ class _Counter:
             if space in amounts:
                 amounts[space] += turns * size
         flops = {dtype: turns * count for dtype, count in flops.items()}
-        work = sum(count / self._peak(dtype) for dtype, count in flops.items())
+        work = sum(count / self._peaks[dtype] for dtype, count in flops.items())
         target, uncounted = one.attribute("custom_call_target"), ""
         if kind == "custom-call" and not flops and target not in FREE_CALLS:
             uncounted = target
@@ -189,9 +190,6 @@ class _Counter:
             uncounted=uncounted,
         )
 
-    def _peak(self, dtype: str) -> float:
-        return self._peaks["float32" if dtype in ("f32", "f64") else "bfloat16"]
-
     def _flops(self, computation, one: Instruction) -> dict[str, int]:
         """FLOPs by the type of what is multiplied."""
         if one.opcode == "fusion":
@@ -202,7 +200,7 @@ class _Counter:
             return total
         operands = [operand.shapes for operand in computation.operands(one)]
         flops = operation_flops(one, operands)
-        return {operands[0][0].dtype: flops} if flops else {}
+        return {_multiplied(one, operands): flops} if flops else {}
 
     def _moved(self, computation, one: Instruction) -> Iterator[tuple[int, int]]:
         """(memory space, bytes) of all that an operation reads and writes."""
@@ -273,6 +271,14 @@ class _Counter:
             return shape.bytes
         update = computation.operands(one)[place]
         return min(shape.bytes, sum(s.bytes for s in update.shapes))
+
+
+def _multiplied(one: Instruction, operands) -> str:
+    """The name of the peak for what an operation multiplies."""
+    if operands[0][0].dtype not in ("f32", "f64"):
+        return "bfloat16"
+    precision = one.attribute("operand_precision") or ""
+    return "highest" if "highest" in precision else "float32"
 
 
 def _finishes(one: Instruction) -> bool:

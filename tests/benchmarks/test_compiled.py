@@ -74,22 +74,28 @@ def test_rows_of_a_file_stay_unless_they_are_made_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "described_devices", cpu)
 
     def run(**given):
-        common = {"out": file, "chip": "v5e", "devices": 1, "only": "", "operations": 0}
+        common = {
+            "out": file,
+            "chip": "v5e",
+            "devices": 1,
+            "only": [""],
+            "operations": 0,
+        }
         args = argparse.Namespace(**(common | {"missing": False} | given))
         rows = list(compiled.rows(args))
         record.write(file, rows)
         return [(row["method"], row["devices"]) for row in rows]
 
-    assert run(only="a step") == [("a", 1)]
+    assert run(only=["a step", "c"]) == [("a", 1)]
     marked = json.loads(file.read_text())["rows"][0] | {"compile_s": -1}
     record.write(file, [marked])
     assert run(missing=True) == [("a", 1), ("b", 1)]
     assert compiled.kept(file)[0] == marked
-    assert run(devices=2, only="b") == [("a", 1), ("b", 1), ("b", 2)]
-    run(only="a")
+    assert run(devices=2, only=["b"]) == [("a", 1), ("b", 1), ("b", 2)]
+    run(only=["a"])
     assert marked not in compiled.kept(file)
-    with pytest.raises(SystemExit, match="--only=c"):
-        run(only="c")
+    with pytest.raises(SystemExit, match="--only c"):
+        run(only=["c"])
 
 
 def test_too_many_chips_are_refused():

@@ -11,7 +11,7 @@ from benchmarks.roofline import roofline
 from wsi_jax.training.compile import make_mesh
 from wsi_jax.training.flops import count_flops
 
-PEAKS, BANDWIDTH = {"bfloat16": 4e12, "float32": 1e12}, 1e11
+PEAKS, BANDWIDTH = {"bfloat16": 4e12, "float32": 1e12, "highest": 2e11}, 1e11
 F32 = 4  # bytes
 
 
@@ -39,6 +39,12 @@ def test_a_matmul_takes_its_arithmetic_or_its_bytes_whichever_is_longer():
         assert forecast.flops == flops
         assert forecast.total("bytes") == size
         assert forecast.seconds == pytest.approx(seconds)
+
+
+def test_full_precision_takes_longer():
+    multiply = lambda x, y: jnp.matmul(x, y, precision="highest")
+    text = text_of(multiply, floats(256, 512), floats(512, 128))
+    assert of(text, 1e15).seconds == pytest.approx(2 * 256 * 512 * 128 / 2e11)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
