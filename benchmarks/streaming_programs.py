@@ -16,7 +16,7 @@ from wsi_jax.ops.trunk_ops import DENSE
 from wsi_jax.training.compile import Phases
 
 WHOLE_PX = 65_536  # side of the slide of a whole step
-AT_ONCE, AREA_PX = 8, 4096**2  # tiles of a batch at most, and pixels
+AT_ONCE, LARGE_PX = 8, 4096  # tiles of a batch; of those so large, one
 
 
 def streaming_programs(sizes: Sizes) -> Iterator[Program]:
@@ -26,7 +26,7 @@ def streaming_programs(sizes: Sizes) -> Iterator[Program]:
     net = lambda params, x, ops: trunk.apply(params, x, ops)
     params = jax.eval_shape(trunk.init, KEY, Shape((1, 64, 64, 3), jnp.uint8))
     for side in sizes.tiles_px:
-        count = min(AT_ONCE, AREA_PX // side**2)
+        count = AT_ONCE if side < LARGE_PX else 1
         tiles = Shape((count, side, side, 3), jnp.uint8)
         plan = plan_stream(net, params, tiles, (side, side), packed=True)
         whole = WHOLE_PX, WHOLE_PX

@@ -197,19 +197,19 @@ class TileContext:
         if key not in self._borders:
             borders = self._neighbours(x, history, kind.fill, not part.windows)
             self._borders[key] = x, borders
-        above, left = self._borders[key][1]
+        (k, s), borders = window, list(self._borders[key][1])
         y = op(x, padding)
-        for axis, border in enumerate((above, left)):
+        for axis, border in enumerate(borders):
             if border is None:
                 continue
-            (k, s), around = window, list(padding)
             # Outputs that the border has a part in.
             first = min(-(-history[axis] // s), y.shape[1 + axis])
+            around = list(padding)
             around[axis] = 0, (first - 1) * s + k - history[axis]
             if axis == 1 and history[0]:  # the column has the corner's rows
                 around[0] = 0, padding[0][1]
-            y = kind.join(y, op(border, around))
-        return y
+            borders[axis] = op(border, around)
+        return kind.join(y, *borders)
 
     def _neighbours(self, x, history, fill, of_pixels):
         """The last rows above x, the last columns on its left; keeps its own.

@@ -14,11 +14,12 @@ from jax import lax
 
 
 class BorderedOp(NamedTuple):
-    """How a window's result on a map takes in that on the border before it.
+    """How a window's result on a map takes in those on the borders before it.
 
     Attributes:
         fill: what has no effect on the result.
-        join: (result, that of the border, for the first rows or columns) -> result.
+        join: (result, that of the border above for the first rows, that of the border
+            on the left for the first columns) -> result; borders may be None.
     """
 
     fill: float
@@ -26,16 +27,65 @@ class BorderedOp(NamedTuple):
 
 
 @jax.custom_vjp
-def _add_border(y, border):
-    return y + _widened_to(y, border, 0.0)
+def _sum(y, above, left):
+    for border in (above, left):
+        y = y if border is None else y + _widened_to(y, border, 0.0)
+    return y
 
 
-def _add_border_forward(y, border):
-    return _add_border(y, border), border
+def _sum_forward(y, above, left):
+    return _sum(y, above, left), (above, left)
 
 
-def _add_border_backward(border, dy):
-    return dy, _first(dy, border)
+def _sum_backward(borders, dy):
+    return dy, *(None if border is None else _first(dy, border) for border in borders)
+
+
+@jax.custom_vjp
+def _max(y, above, left):
+    for border in (above, left):
+        y = y if border is None else jnp.maximum(y, _widened_to(y, border, -jnp.inf))
+    return y
+
+
+def _max_forward(y, above, left):
+    # By slices of y alone: what else read a map between would have it written.
+    above_won = None if above is None else above >= _part(y, above)
+    left_won = None
+    if left is not None:
+        first = _part(y, left)
+        if above is not None:
+            corner = above[:, :, : left.shape[2]]
+            first = jnp.maximum(first, _widened_to(first, corner, -jnp.inf))
+        left_won = left >= first
+    return _max(y, above, left), (above_won, left_won)
+
+
+def _max_backward(won, dy):
+    """Of equal maxima the earlier gets the gradient, as within one window."""
+    above_won, left_won = won
+    above = left = None
+    rest = dy
+    if left_won is not None:
+        left = _won(left_won, _first(dy, left_won))
+        rest = rest - _widened_to(dy, left, 0.0)
+    if above_won is not None:
+        first = _first(dy, above_won)
+        if left is not None:
+            corner = left[:, : first.shape[1]]
+            first = first - _widened_to(first, corner, 0.0)
+        above = _won(above_won, first)
+        rest = rest - _widened_to(dy, above, 0.0)
+    return rest, above, left
+
+
+_sum.defvjp(_sum_forward, _sum_backward)
+_max.defvjp(_max_forward, _max_backward)
+SUM, MAX = BorderedOp(0.0, _sum), BorderedOp(-jnp.inf, _max)
+
+
+def _part(y, border):
+    return y[:, : border.shape[1], : border.shape[2]]
 
 
 def _first(dy, border):
@@ -43,32 +93,11 @@ def _first(dy, border):
 
     Behind a barrier, or XLA reads all of dy again wherever it needs this part.
     """
-    return lax.optimization_barrier(dy[:, : border.shape[1], : border.shape[2]])
+    return lax.optimization_barrier(_part(dy, border))
 
 
-_add_border.defvjp(_add_border_forward, _add_border_backward)
-
-
-@jax.custom_vjp
-def _max_border(y, border):
-    return jnp.maximum(y, _widened_to(y, border, -jnp.inf))
-
-
-def _max_border_forward(y, border):
-    first = y[:, : border.shape[1], : border.shape[2]]
-    return _max_border(y, border), border >= first
-
-
-def _max_border_backward(won, dy):
-    """Of equal maxima the earlier gets the gradient, as within one window."""
-    first = _first(dy, won)
-    to_border = jnp.where(won, first, jnp.zeros_like(first))
-    return dy - _widened_to(dy, to_border, 0.0), to_border
-
-
-_max_border.defvjp(_max_border_forward, _max_border_backward)
-SUM = BorderedOp(0.0, _add_border)
-MAX = BorderedOp(-jnp.inf, _max_border)
+def _won(mask, dy):
+    return jnp.where(mask, dy, jnp.zeros_like(dy))
 
 
 def _widened_to(y, border, fill):

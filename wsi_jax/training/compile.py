@@ -6,6 +6,7 @@ the gradient's mean over devices is the compiler's.
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -151,6 +152,20 @@ class Phases:
         cotangents of rows, of columns). The tiles' gradient is added to `grads`, which
         is donated."""
         return self._compiled(*self.backward_call, donate=True)
+
+    def compile(self) -> None:
+        """Compiles both passes at the same time."""
+        with ThreadPoolExecutor() as pool:
+            each = [pool.submit(getattr, self, p) for p in ("forward", "backward")]
+        for one in each:
+            one.result()
+
+    @property
+    def least_seconds(self) -> float | None:
+        """Seconds of both passes as the compiler has them; None where it has none."""
+        costs = [p.cost_analysis() or {} for p in (self.forward, self.backward)]
+        seconds = [cost.get("optimal_seconds", 0) for cost in costs]
+        return sum(seconds) if min(seconds) > 0 else None
 
     @property
     def forward_call(self) -> tuple[Callable, tuple]:

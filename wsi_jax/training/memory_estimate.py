@@ -60,6 +60,7 @@ def memory_estimate(
     """
     plan, size_px, count = route.plan, route.size_px, int(route.computed().sum())
     batches = len(route.batches())
+    phases.compile()
     memory = _memory(route, plan, params, temporaries(phases))
     room = device_bytes() if room is None else room
     if room and memory.total > room:
@@ -76,6 +77,8 @@ def memory_estimate(
         f"{_gb(memory.total)} ({_parts(memory)})"
         + (f" of {_gb(room)}" if room else ""),
     ]
+    if seconds := phases.least_seconds:
+        lines.append(f"the compiler reckons with {batches * seconds:.3g} s for it")
     if frozen_steps:
         lines.append(f"the trunk is frozen for the first {frozen_steps:,} steps")
     return "\n".join(lines)
