@@ -259,9 +259,8 @@ DISTILS = "gather/distilled/*.h5"
 EACH = ["gather/state/5", DISTILS, "guess/state/5", "rival/state/5", "look/state/10"]
 
 
-@pytest.mark.parametrize(
-    "patterns", [[DISTILS], pytest.param(EACH, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("patterns", [[DISTILS], EACH])
 def test_killed_in_a_stage_it_ends_as_if_nothing_had_been(
     start, manifest, whole, tmp_path, patterns
 ):

@@ -19,19 +19,28 @@ def slides(tmp_path_factory):
     return write_slides(tmp_path_factory.mktemp("slides"))
 
 
-def resident(slides, **fields):
+def compiled(slides, **fields):
     config = method(resident=True, **fields)
     (stage,) = config.stages(TASK, optax.sgd(0.1), MPP, CELL)
     bag = jax.tree.map(jnp.asarray, batch(reader(config), slides))
     method_of = lambda made: compile_method(made, make_mesh(jax.devices()[:1]))
     others = {name: method_of(other) for name, other in stage.alternatives.items()}
-    stage = stage._replace(method=method_of(stage.method), alternatives=others)
+    return stage._replace(method=method_of(stage.method), alternatives=others), bag
+
+
+def resident(slides, **fields):
+    stage, bag = compiled(slides, **fields)
     return stage, stage.method.init(jax.random.key(0), bag), bag
 
 
-def test_unread_pixels_never_change_a_prediction(slides):
+@pytest.fixture(scope="module")
+def plain(slides):
+    return resident(slides)
+
+
+def test_unread_pixels_never_change_a_prediction(plain):
     """Bit by bit, with the overview as it is: only crops are ratios in full."""
-    stage, state, bag = resident(slides)
+    stage, state, bag = plain
     predict = stage.method.predict
     before = predict(state.params, bag, jax.random.key(0))
     planes = [np.full(plane.shape, 13, np.uint8) for plane in bag.x.planes]
@@ -56,10 +65,10 @@ def test_unread_pixels_never_change_a_prediction(slides):
     assert (np.asarray(other.logits) != np.asarray(before.logits)).any()
 
 
-def test_glass_and_padding_are_not_seen(slides):
+def test_glass_and_padding_are_not_seen(plain):
     """Neither in overviews, nor as longer batches."""
     config = method()
-    stage, state, bag = resident(slides)
+    stage, state, bag = plain
     fine = np.asarray(bag.mask).repeat(CELL, 1).repeat(CELL, 2)[..., None]
     junk = np.where(fine, bag.x.overview, 77).astype(np.uint8)
     wide = lambda a, k: np.pad(
@@ -99,21 +108,23 @@ def test_a_prediction_on_few_cells_is_the_exact_one(slides, inference, gate):
     """Where no more cells count than are drawn, every estimator and inference agree."""
     exact = {"estimator": Estimator.full, "inference": Inference.sampled, "draws": 1}
     chosen = {"inference": inference, "draws": 1}
-    logits = []
+    logits, many = [], {"head": gate, "crops": 256}
+    _, state, _ = resident(slides, sampling=chosen, **many)
     for sampling in (exact, chosen):
-        stage, state, bag = resident(slides, head=gate, sampling=sampling, crops=256)
+        stage, bag = compiled(slides, sampling=sampling, **many)
         prediction = stage.method.predict(state.params, bag, jax.random.key(3))
         logits.append(prediction.logits)
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
 
 
-def test_draws_are_averaged(slides):
+def test_draws_are_averaged(slides, plain):
     """More of them come nearer to the expectation."""
-    stage, state, bag = resident(slides, sampling={"estimator": Estimator.full})
+    _, state, bag = plain
+    stage, _ = compiled(slides, sampling={"estimator": Estimator.full})
     exact = stage.method.predict(state.params, bag, jax.random.key(0)).logits[:3]
     gaps = []
     for draws in (1, 16):
-        stage, *_ = resident(slides, sampling={"draws": draws})
+        stage, _ = compiled(slides, sampling={"draws": draws})
         errors = [
             stage.method.predict(state.params, bag, jax.random.key(i)).logits[:3]
             - exact

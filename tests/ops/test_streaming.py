@@ -153,7 +153,7 @@ def test_a_plan_has_receptive_field_stride_and_lag():
     assert plan_stream(*whole, x, (64, 64)).lag == (14, 14)
 
 
-def test_seams_are_what_autodiff_keeps(optimised):
+def test_seams_are_what_autodiff_keeps():
     """Temporaries of the gradient grow with the image as the plan says they do."""
     net, params = trunk_shapes(TINY)
     tile = (64, 64)
@@ -188,7 +188,7 @@ def test_what_cannot_stream_says_so(make, tile, message):
         plan_stream(net, params, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"), tile)
 
 
-def test_the_reference_network_of_another_library(x64, shared):
+def test_the_reference_network_of_another_library(x64, optimised, shared):
     """PyTorch's numbers, ours dense and streamed: output and every gradient."""
     folder = shared / "fixtures" / "streaming"
     with np.load(folder / "residual_256x192.npz") as file:

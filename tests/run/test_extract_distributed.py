@@ -215,6 +215,7 @@ def cluster(tmp_path):
             worker.wait()
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_at_a_slide_loses_and_doubles_nothing(
     cluster, rows, expected, tmp_path, monkeypatch
 ):
