@@ -6,9 +6,9 @@ The chip's own compiler runs (`benchmarks.chips` says how to install it), on any
 computer and on no chip. What it says is the compilers' forecast, never a measurement.
 Rows are written to FILE as they are made, and replace those of the same name there: a
 long run may be done in pieces: by `--only`, or by `--missing`, which leaves out what
-FILE has already. `--operations 10` prints the operations that take most. A program
-that does not compile has its reason in `error`. Columns, null where a compiler says
-nothing:
+FILE has already. `--quick` takes the smallest form of each method. `--operations 10`
+prints the operations that take most. A program that does not compile has its reason in
+`error`. Columns, null where a compiler says nothing:
 
 temp_bytes, argument_bytes: of one device; hbm_share is that of both and of results in
     the device's memory.
@@ -42,7 +42,7 @@ import jax
 
 from benchmarks import record
 from benchmarks.chips import CHIPS, Chip, compiler_options, described_devices
-from benchmarks.compiled_programs import programs
+from benchmarks.compiled_programs import PRODUCTION, SMALLEST, programs
 from benchmarks.program_shapes import Program
 from benchmarks.roofline import Roofline, roofline
 from wsi_jax.training.compile import make_mesh
@@ -156,7 +156,7 @@ def rows(args: record.Arguments) -> Iterator[dict]:
     there = {key(row): row for row in kept(args.out)}
     chosen = {
         (one.method, one.program, args.chip, args.devices): one
-        for one in programs()
+        for one in programs(SMALLEST if args.quick else PRODUCTION)
         if any(text in f"{one.method} {one.program}" for text in args.only)
     }
     if not chosen:

@@ -44,6 +44,20 @@ def operation_flops(one: Instruction, operands: Sequence[Sequence[Shape]]) -> in
     return 0
 
 
+def peak_of(one: Instruction, operands: Sequence[Sequence[Shape]]) -> str:
+    """The name of the peak for what an operation multiplies."""
+    if operands[0][0].dtype not in ("f32", "f64"):
+        return "bfloat16"
+    precision = one.attribute("operand_precision") or ""
+    return "highest" if "highest" in precision else "float32"
+
+
+def is_library_call(one: Instruction) -> bool:
+    """Whether it calls cuBLAS or cuDNN."""
+    target = one.attribute("custom_call_target") or ""
+    return target.startswith(("__cublas$", "__cudnn$"))
+
+
 def _library_call(one, operands) -> int:
     target = one.attribute("custom_call_target")
     if target.startswith("__cublas$"):

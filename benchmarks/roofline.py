@@ -19,7 +19,12 @@ from typing import NamedTuple
 
 from benchmarks import compiled_loops
 from benchmarks.compiled_text import Computation, Instruction, Module, Shape, parse
-from benchmarks.operation_flops import FREE_CALLS, operation_flops
+from benchmarks.operation_flops import (
+    FREE_CALLS,
+    is_library_call,
+    operation_flops,
+    peak_of,
+)
 
 MAIN, HOST = 0, 5  # memory spaces
 _FREE = (
@@ -200,7 +205,7 @@ class _Counter:
             return total
         operands = [operand.shapes for operand in computation.operands(one)]
         flops = operation_flops(one, operands)
-        return {_multiplied(one, operands): flops} if flops else {}
+        return {peak_of(one, operands): flops} if flops else {}
 
     def _moved(self, computation, one: Instruction) -> Iterator[tuple[int, int]]:
         """(memory space, bytes) of all that an operation reads and writes."""
@@ -273,14 +278,6 @@ class _Counter:
         return min(shape.bytes, sum(s.bytes for s in update.shapes))
 
 
-def _multiplied(one: Instruction, operands) -> str:
-    """The name of the peak for what an operation multiplies."""
-    if operands[0][0].dtype not in ("f32", "f64"):
-        return "bfloat16"
-    precision = one.attribute("operand_precision") or ""
-    return "highest" if "highest" in precision else "float32"
-
-
 def _finishes(one: Instruction) -> bool:
     """Whether it only waits for what runs in the background, and is counted there."""
     return one.opcode.endswith(("-done", "-update"))
@@ -288,6 +285,8 @@ def _finishes(one: Instruction) -> bool:
 
 def _results(one: Instruction, kind: str) -> tuple[Shape, ...]:
     """What an operation writes: of one in the background, not what it reads."""
+    if is_library_call(one):  # whose other result is room to work in
+        return one.shapes[:1]
     if kind in (one.opcode, "all-reduce"):
         return one.shapes
     if kind == "copy":  # (result, operand, context)

@@ -231,6 +231,10 @@ def test_calls_of_a_library_are_counted_or_named_as_missing():
     calls = of(CALLS.replace("32,32,128", "30,30,128"))
     assert calls.flops == 2 * 8 * 30 * 30 * 128 * 64 * 9
     assert calls.uncounted == ["TopK"]
+    # Input, kernel and output, and no room to work in.
+    moved = {one.name: one.bytes for one in calls.operations}
+    sizes = 8 * 32 * 32 * 64, 9 * 64 * 128, 8 * 30 * 30 * 128
+    assert moved["conv"] == 2 * sum(sizes)
 
 
 def test_a_text_without_a_program_is_refused():
