@@ -116,6 +116,11 @@ def workspace(tmp_path_factory):
 def test_the_commands_of_a_page_run(page, workspace, tmp_path):
     folder = tmp_path / "page"
     shutil.copytree(workspace, folder, symlinks=True)
+    if page.stem == "predict":  # its FOLDER has slides, that of others features
+        (folder / "FOLDER").unlink()
+        (folder / "FOLDER").symlink_to("SLIDES")
+    elif page.stem != "report":  # a page that trains begins without runs
+        shutil.rmtree(folder / "runs")
     for needs, text in blocks(page):
         if not needs:
             must_run(text, folder)
