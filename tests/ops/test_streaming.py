@@ -188,6 +188,13 @@ def test_what_cannot_stream_says_so(make, tile, message):
         plan_stream(net, params, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"), tile)
 
 
+def test_padding_as_wide_as_a_kernel_is_refused():
+    net = lambda params, x, ops: ops.conv(x, params, 1, 1)
+    x, kernel = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 1, 3, 4))
+    with pytest.raises(StreamError, match="size 1 with a padding of 1; pad by less"):
+        plan_stream(net, kernel, x, (16, 16))
+
+
 def test_the_reference_network_of_another_library(x64, optimised, shared):
     """PyTorch's numbers, ours dense and streamed: output and every gradient."""
     folder = shared / "fixtures" / "streaming"

@@ -11,11 +11,13 @@ from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import (
     TileError,
+    _memory,
     device_bytes,
     memory_estimate,
     temporaries,
 )
 from wsi_jax.training.tile_passes import Route
+from wsi_jax.training.tile_slots import slot_bytes
 
 SIZE = (2000, 3000)
 
@@ -63,12 +65,22 @@ def test_what_is_not_computed_takes_nothing(made):
     _, plans, _, phases = made
     needed = np.zeros(plans.tiles(SIZE), bool)
     needed[2, 3:5] = True
-    room = int(1.05 * temporaries(phases)) + 200_000
+    room = int(1.05 * temporaries(phases)) + 200_000 + slot_bytes(plans, (8, 12))
     with pytest.raises(TileError):
         estimate(made, room=room)
     assert "2 of 8 x 12 on" in estimate(made, needed=needed, room=room)
     room += 8 * 12 * plans.out.size * 4
     assert "FLOPs" in estimate(made, room=room, offload=True)
+
+
+def test_more_tiles_at_once_are_no_more_to_keep(made):
+    """Seams and map of a slide are the same in batches of any size."""
+    params, plans, *_ = made
+    net, _ = trunk(TINY)
+    tiles = jax.ShapeDtypeStruct((4, 256, 256, 3), np.uint8)
+    four = plan_stream(net, params, tiles, (256, 256))
+    kept = lambda plan: _memory(Route(plan, SIZE, None), plan, params, 0).seams
+    assert kept(four) == kept(plans)
 
 
 def test_tiles_cost_what_the_whole_loop_does():

@@ -44,6 +44,50 @@ def compiled(request):
         return net, params, plans, Phases(net, plans, params)
 
 
+def branches(params, x, ops):
+    """One ReLU's map, read by a maximum and by a sum."""
+    x = ops.relu(ops.conv(x, params["a"], 2, 1))
+    return ops.add(ops.max_pool(x, 3, 2, 1), ops.conv(x, params["b"], 2, 1))
+
+
+def learnt_pixels(params, x, ops):
+    """A parameter acts on pixels, before any window."""
+    scaled = ops.each(lambda y: y * params["scale"][None, None, None], x)
+    return ops.conv(scaled, params["a"], 2, 1)
+
+
+def grouped(params, x, ops):
+    """A first convolution in two groups, which packed pixels cannot have."""
+    four = lambda y: jnp.concatenate([y, y[..., :1]], -1)
+    return ops.conv(ops.each(four, x), params["b"][:, :, :2], 2, 1)
+
+
+def strided_twice(params, x, ops):
+    """Pixels are read by two convolutions, one of which has another stride."""
+    return ops.add(
+        ops.max_pool(ops.conv(x, params["a"], 1, 1), 2, 2, 0, ceil=True),
+        ops.conv(x, params["a"], 2, 1),
+    )
+
+
+@pytest.mark.parametrize("net", [branches, learnt_pixels, grouped, strided_twice])
+def test_nets_of_other_kinds_are_dense_too(x64, net):
+    rng, size = np.random.default_rng(0), (51, 37)
+    params = {
+        "a": jnp.asarray(rng.normal(size=(3, 3, 3, 4))),
+        "b": jnp.asarray(rng.normal(size=(3, 3, 4, 4))),
+        "scale": jnp.asarray(rng.uniform(0.8, 1.2, 3)),
+    }
+    plans = plan_stream(net, params, image(8, 8, b=3), (8, 8), True)
+    x, phases = image(*size), Phases(net, plans, params)
+    route = Route(plans, size, Slide(x, plans).read)
+    passed = forward_pass(phases, params, route)
+    cotangent = cotangent_of(passed)
+    grads = backward_pass(phases, params, route, passed, cotangent)
+    cells, back = jax.vjp(lambda p: net(p, x, DENSE), params)
+    assert_same((passed.cells, grads), (cells, back(jnp.asarray(cotangent))[0]))
+
+
 def cotangent_of(passed):
     return np.random.default_rng(2).normal(size=passed.cells.shape)
 

@@ -98,16 +98,18 @@ def calibrate(net: nn.Module, params: PyTree, x: Num[Array, "b h w 3"]) -> PyTre
     statistics = {}
 
     def whiten(norm, args, kwargs, context):
-        if not isinstance(context.module, Norm) or context.method_name != "after":
+        module, method = context.module, context.method_name
+        frozen = isinstance(module, Norm) and module.kind is NormKind.frozen
+        if not frozen or method != "after":
             return norm(*args, **kwargs)
         conv, x, ops = args
         y = conv(x, ops)
         mean, var = _moments(
             y.astype(jnp.promote_types(y.dtype, jnp.float32)), (0, 1, 2)
         )
-        statistics[context.module.path] = mean.reshape(-1), var.reshape(-1)
-        whitened = (y - mean) * lax.rsqrt(var + context.module.eps)
-        return context.module(whitened.astype(y.dtype))
+        statistics[module.path] = mean.reshape(-1), var.reshape(-1)
+        whitened = (y - mean) * lax.rsqrt(var + module.eps)
+        return module(whitened.astype(y.dtype))
 
     with nn.intercept_methods(whiten):
         net.apply(params, x)

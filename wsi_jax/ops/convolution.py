@@ -120,11 +120,11 @@ def _conv_on_tile(x, kernel, stride, padding):
     stock = functools.partial(_stock, stride=stride, padding=padding)
     if not _depthwise(x, kernel):
         return stock(x, kernel)
-    taps = lambda x, kernel: _taps(_widened(x, padding), kernel, stride)
+    taps = lambda x, kernel: _taps(pad_or_cut(x, padding), kernel, stride)
     return lax.platform_dependent(x, kernel, cpu=taps, default=stock)
 
 
-def _widened(x, padding):
+def pad_or_cut(x, padding):
     """x with zeros around it; less of it where a width is negative."""
     widths = [(0, 0, 0), *((*width, 0) for width in padding), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
@@ -180,14 +180,14 @@ def _depthwise_back(padding, kernel, dy):
     """Gradient of x at stride 1: dy convolved with the flipped kernel."""
     ends = [(k - 1, k - 1) for k in kernel.shape[:2]]
     ends = [(a - c, b - d) for (a, b), (c, d) in zip(ends, padding, strict=True)]
-    return _taps(_widened(dy, ends), kernel[::-1, ::-1], 1)
+    return _taps(pad_or_cut(dy, ends), kernel[::-1, ::-1], 1)
 
 
 def _depthwise_gradient(kernel, stride, padding, x, dy):
     """Gradient of a depthwise kernel: one sum over the map for each tap."""
     sums = [
         jnp.einsum("byxd,byxd->d", part, dy)
-        for _, part in _tap_parts(_widened(x, padding), kernel, stride)
+        for _, part in _tap_parts(pad_or_cut(x, padding), kernel, stride)
     ]
     return jnp.stack(sums).reshape(kernel.shape)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 from jaxtyping import Array, Bool, Int, PyTree
 
 from wsi_jax.ops.stream_tile import TileContext, TileMap, TissueMask
@@ -28,7 +29,8 @@ class StreamPlan(NamedTuple):
         rows: shapes and dtypes of the buffers for the tiles below.
         columns: shapes and dtypes of the buffers for the tiles on the right.
         fills: values of the buffers before the first tile: rows, columns.
-        of_pixels: which of the buffers hold pixels: rows, columns.
+        constant: which of the buffers no parameter has an effect on, as those of
+            pixels: rows, columns.
         packing: side of the squares in which pixels are packed; 1 for none.
     """
 
@@ -40,7 +42,7 @@ class StreamPlan(NamedTuple):
     rows: list[jax.ShapeDtypeStruct]
     columns: list[jax.ShapeDtypeStruct]
     fills: tuple[list[float], list[float]]
-    of_pixels: tuple[list[bool], list[bool]]
+    constant: tuple[list[bool], list[bool]]
     packing: int = 1
 
     def edge_buffers(self, axis: int) -> list[Array]:
@@ -160,7 +162,8 @@ def plan_stream(
         params: parameters, or their shapes.
         image: [b h w 3], or its shape and dtype.
         tile_px: (height, width) of a tile, or the height of strips across the image.
-        packed: whether pixels come in squares, as many as the first window's stride.
+        packed: whether pixels come in squares (`pixel_packing`), whose side is the
+            stride of the first window.
 
     Raises:
         StreamError: the net cannot stream, or the tile does not divide by its stride.
@@ -169,12 +172,12 @@ def plan_stream(
     height, width = tile_px if axes[1] else (tile_px, image.shape[2])
     tile = jax.ShapeDtypeStruct((image.shape[0], height, width, 3), image.dtype)
     context = TileContext((0, 0), image.shape[1:3], axes)
-    part, out = _probe(net, params, tile, context)
-    packing = part.windows[0].stride if packed and part.windows else 1
+    part, out, constant = _probe(net, params, tile, context)
+    packing = part.windows[0].stride if packed and all(axes) and part.windows else 1
     if packing > 1:
         context = TileContext((0, 0), image.shape[1:3], axes)
         squares = packed_tile(tile, packing)
-        part, out = _probe(net, params, squares, context, packing)
+        part, out, constant = _probe(net, params, squares, context, packing)
     rows, columns = context.outgoing
     return StreamPlan(
         tile=tile,
@@ -185,7 +188,7 @@ def plan_stream(
         rows=rows,
         columns=columns,
         fills=context.fills,
-        of_pixels=context.of_pixels,
+        constant=constant,
         packing=packing,
     )
 
@@ -209,15 +212,30 @@ def packed_tile(tile: jax.ShapeDtypeStruct, side: int) -> jax.ShapeDtypeStruct:
 
 
 def _probe(net, params, tile, context, packing=1):
-    """A net's TileMap on a tile and its shape; the context's buffers become shapes."""
+    """A net's TileMap on a tile, its shape, and which buffers are constant.
+
+    The context's buffers become shapes.
+    """
     parts = []
 
     def run(params, x):
         parts.append(net(params, TileMap(x, packing=packing), context.ops()))
         return context.outgoing, parts[0].x
 
-    context.outgoing, out = jax.eval_shape(run, params, tile)
-    return parts[0], out
+    traced, shapes = jax.make_jaxpr(run, return_shape=True)(params, tile)
+    constant = iter(_constant(traced.jaxpr, len(jax.tree.leaves(params))))
+    context.outgoing, out = shapes
+    return parts[0], out, tuple([next(constant) for _ in s] for s in context.outgoing)
+
+
+def _constant(jaxpr, n):
+    """Which results of a jaxpr its first n arguments have no gradient through."""
+    moved = set(jaxpr.invars[:n])
+    for eqn in jaxpr.eqns:
+        read = (v for v in eqn.invars if not isinstance(v, Literal))
+        if eqn.primitive.name != "stop_gradient" and any(v in moved for v in read):
+            moved.update(eqn.outvars)
+    return [isinstance(v, Literal) or v not in moved for v in jaxpr.outvars]
 
 
 def _tiles_reached(cells, reach):

@@ -9,9 +9,9 @@ import numpy as np
 from einops import repeat
 from jaxtyping import Array, Bool, Num
 
-from wsi_jax.ops.convolution import padded_conv
+from wsi_jax.ops.convolution import pad_or_cut, padded_conv
 from wsi_jax.ops.pixel_packing import packed_kernel, unpack
-from wsi_jax.ops.tile_border import MAX, SUM, last_positions, pad_or_cut
+from wsi_jax.ops.tile_border import MAX, SUM, last_positions
 from wsi_jax.ops.trunk_ops import Ops, relu, window_max
 from wsi_jax.ops.windows import Window, map_length, receptive_field
 
@@ -41,7 +41,9 @@ class TileMap:
     Attributes:
         x: positions from (r h - lag[0], c w - lag[1]) on, for tile (r, c).
         lag: rows and columns by which the map is late.
-        rectified: whether x is a ReLU's: 0 outside the true map, nowhere less.
+        windows: windows between the image and this map.
+        rectified: whether x comes from a ReLU: positions outside the true map are 0
+            already, and none is negative.
         packing: side of the squares of positions that x holds in one (`pixel_packing`).
     """
 
@@ -72,7 +74,6 @@ class TileContext:
     Attributes:
         outgoing: buffers for the tile below, and for the tile on the right.
         fills: the values of their blanks.
-        of_pixels: which of them hold pixels, on which no parameter has an effect.
     """
 
     def __init__(
@@ -82,7 +83,6 @@ class TileContext:
         self.incoming, self.tissue = (rows, columns), tissue
         self.outgoing = ([], [])
         self.fills = ([], [])
-        self.of_pixels = ([], [])
         # By map: what is computed from it once, however many operations read it. The
         # map is kept, too, so that no other gets its id.
         self._overwritten, self._borders = {}, {}
@@ -93,7 +93,13 @@ class TileContext:
 
     def conv(self, part: TileMap, kernel: Array, stride: int, padding: int) -> TileMap:
         window = Window(kernel.shape[0], stride, padding)
-        if part.packing > 1 and stride == part.packing and kernel.shape[2] > 1:
+        if padding >= window.size:
+            raise StreamError(
+                f"a convolution of size {window.size} with a padding of {padding}; pad "
+                "by less than its size"
+            )
+        in_one_group = part.packing**2 * kernel.shape[2] == part.x.shape[-1]
+        if part.packing == stride > 1 and in_one_group:
             return self._packed_conv(part, kernel, window)
         return self._windowed(
             part, window, lambda x, pad: padded_conv(x, kernel, stride, pad), SUM
@@ -117,7 +123,8 @@ class TileContext:
         return TileMap(a.x + b.x, lag, windows)
 
     def relu(self, part: TileMap) -> TileMap:
-        # Zeros stay zeros: overwritten before, one map serves all that read the result.
+        # Positions outside the true map become zeros before the ReLU and stay zeros:
+        # windows that read the result need no copy of their own.
         part = self._unpacked(part)
         x = relu(self._inside(part, 0.0))
         return dataclasses.replace(part, x=x, rectified=True)
@@ -138,7 +145,8 @@ class TileContext:
         """A convolution of packed pixels, which do not lag yet, by a packed kernel."""
         k, s, p, _ = window
         history = k - s + -(k - s - p) % s
-        before = -(-history // s)  # squares
+        # History in whole squares; the kernel is zero on the pixels that it leaves out.
+        before = -(-history // s)
         kernel = packed_kernel(kernel, s, before * s - history, before + 1)
         op = lambda x, pad: padded_conv(x, kernel, 1, pad)
         padding = [(before, 0)] * 2
@@ -150,7 +158,7 @@ class TileContext:
             return part
         return dataclasses.replace(part, x=unpack(part.x, part.packing), packing=1)
 
-    def _windowed(self, part, window, op, kind):
+    def _windowed(self, part, window, op, reduction):
         part = self._unpacked(part)
         (k, s, p, ceil), lag, padding = window, list(part.lag), []
         for axis in (0, 1):
@@ -166,7 +174,7 @@ class TileContext:
             history = k - s + -(k - s - p + lag[axis]) % s
             padding.append((history, 0))  # the last windows may reach beyond: none
             lag[axis] = (lag[axis] + history - p) // s
-        y = self._with_neighbours(part, (k, s), padding, op, kind)
+        y = self._with_neighbours(part, (k, s), padding, op, reduction)
         return TileMap(y, tuple(lag), (*part.windows, window))
 
     def _delayed(self, part, lag):
@@ -179,7 +187,7 @@ class TileContext:
         )
         return dataclasses.replace(part, x=y, lag=lag, rectified=False)
 
-    def _with_neighbours(self, part, window, padding, op, kind):
+    def _with_neighbours(self, part, window, padding, op, reduction):
         """A window over a map, what lies above it and what lies on its left.
 
         Args:
@@ -188,14 +196,16 @@ class TileContext:
                 it are the neighbours', where the axis is split.
             op: (map, padding) -> map, where what is padded has no effect.
         """
-        x = self._inside(part, kind.fill)
+        # A ReLU's map is one array for sums and maxima: its borders hold 0 for both.
+        fill = 0.0 if part.rectified else reduction.identity
+        x = self._inside(part, fill)
         history = [
             max(before, 0) if tiled else 0
             for (before, _), tiled in zip(padding, self.axes, strict=True)
         ]
         key = id(x), *history
         if key not in self._borders:
-            borders = self._neighbours(x, history, kind.fill, not part.windows)
+            borders = self._neighbours(x, history, fill)
             self._borders[key] = x, borders
         (k, s), borders = window, list(self._borders[key][1])
         y = op(x, padding)
@@ -209,40 +219,40 @@ class TileContext:
             if axis == 1 and history[0]:  # the column has the corner's rows
                 around[0] = 0, padding[0][1]
             borders[axis] = op(border, around)
-        return kind.join(y, *borders)
+        return reduction.combine(y, *borders)
 
-    def _neighbours(self, x, history, fill, of_pixels):
+    def _neighbours(self, x, history, fill):
         """The last rows above x, the last columns on its left; keeps its own.
 
         Each None where none are asked for. The columns begin with the rows' corner.
         """
         above = left = None
         if n := history[0]:
-            above = self._arriving(0, (*x.shape[:1], n, *x.shape[2:]), x, fill)
-            self._leave(0, last_positions(above, x, n, 1), fill, of_pixels)
+            above = self._incoming(0, (*x.shape[:1], n, *x.shape[2:]), x, fill)
+            self._put(0, last_positions(above, x, n, 1), fill)
         if n := history[1]:
             ends = x[:, :, -n:]
             if above is not None:
                 ends = jnp.concatenate([above[:, :, -n:], ends], 1)
             shape = (*ends.shape[:2], n, *x.shape[3:])
-            left = self._arriving(1, shape, x, fill)
-            self._leave(1, last_positions(left, ends, n, 2), fill, of_pixels)
+            left = self._incoming(1, shape, x, fill)
+            self._put(1, last_positions(left, ends, n, 2), fill)
         return above, left
 
-    def _arriving(self, axis, shape, x, fill):
+    def _incoming(self, axis, shape, x, fill):
         """The next buffer of a neighbour."""
         if self.incoming[axis] is None:
             return jnp.full(shape, fill, x.dtype)
         return self.incoming[axis][len(self.outgoing[axis])]
 
-    def _leave(self, axis, buffer, fill, of_pixels):
+    def _put(self, axis, buffer, fill):
         self.outgoing[axis].append(buffer)
         self.fills[axis].append(fill)
-        self.of_pixels[axis].append(of_pixels)
 
     def _inside(self, part, fill):
         """A map, overwritten outside the tissue and outside the true map."""
-        if part.rectified:  # 0 is no maximum of any window that meets the map
+        # Its zeros outside the map exceed no maximum of what is nowhere negative.
+        if part.rectified:
             return part.x
         key = id(part.x), fill
         if key not in self._overwritten:

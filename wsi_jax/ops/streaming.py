@@ -14,7 +14,8 @@ index and the lag; that is the padding. So one compiled tile serves images of an
 
 Gradients are those of autodiff: the loop over tiles reversed, the cotangents of the
 buffers flowing back over the seams, every tile computed once more (cf. Pinckaers et
-al., 2020).
+al., 2020). They are those of the net in one piece, up to which of equal maxima in a
+pooling has one.
 """
 
 import functools

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 from jax import lax
 
 
-class BorderedOp(NamedTuple):
-    """How a window's result on a map takes in those on the borders before it.
+class Reduction(NamedTuple):
+    """How windows reduce what they cover, and how that is done in parts.
 
     Attributes:
-        fill: what has no effect on the result.
-        join: (result, that of the border above for the first rows, that of the border
-            on the left for the first columns) -> result; borders may be None.
+        identity: what has no effect on the result.
+        combine: (result of the map, that of the border above for the first rows, that
+            of the border on the left for the first columns) -> result of all; borders
+            may be None.
     """
 
-    fill: float
-    join: Callable
+    identity: float
+    combine: Callable
 
 
 @jax.custom_vjp
@@ -62,7 +63,11 @@ def _max_forward(y, above, left):
 
 
 def _max_backward(won, dy):
-    """Of equal maxima the earlier gets the gradient, as within one window."""
+    """Of equal maxima one gets the gradient: the left border's, else that above.
+
+    Not always that of the dense net, which takes the first in its window. Either is a
+    subgradient, and where a ReLU's zeros are equal it makes no difference.
+    """
     above_won, left_won = won
     above = left = None
     rest = dy
@@ -81,7 +86,7 @@ def _max_backward(won, dy):
 
 _sum.defvjp(_sum_forward, _sum_backward)
 _max.defvjp(_max_forward, _max_backward)
-SUM, MAX = BorderedOp(0.0, _sum), BorderedOp(-jnp.inf, _max)
+SUM, MAX = Reduction(0.0, _sum), Reduction(-jnp.inf, _max)
 
 
 def _part(y, border):
@@ -111,9 +116,3 @@ def last_positions(before, x, n, axis):
         before = lax.slice_in_dim(before, before.shape[axis] - short, None, axis=axis)
         return jnp.concatenate([before, x], axis)
     return lax.slice_in_dim(x, x.shape[axis] - n, None, axis=axis)
-
-
-def pad_or_cut(x, padding):
-    """x with zeros around it; less of it where a width is negative."""
-    widths = [(0, 0, 0), *((*width, 0) for width in padding), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), widths)

@@ -122,7 +122,7 @@ class Phases:
     """
 
     def __init__(self, net: Net, plan: StreamPlan, params: Any, tissue_px: int = 0):
-        whole = jax.ShapeDtypeStruct((plan.batch,), jnp.int32)
+        index = jax.ShapeDtypeStruct((plan.batch,), jnp.int32)
         like = lambda tree: jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype), tree
         )
@@ -131,12 +131,12 @@ class Phases:
             mask = TissueMask(np.ones((1, 1), bool), tissue_px)
             tissue = plan.tissue_for_tiles(mask, np.zeros((plan.batch, 2), int))
         self._net, self._axes = net, plan.axes
-        self._of_pixels, self._packing = plan.of_pixels, plan.packing
-        self._given, self._tile = (
+        self._constant, self._packing = plan.constant, plan.packing
+        self._results, self._tile = (
             (plan.rows, plan.columns, plan.out),
             packed_tile(plan.tile, plan.packing),
         )
-        pair = whole, whole
+        pair = index, index
         self._shapes = (
             like(params), pair, pair, plan.rows, plan.columns, self._tile, like(tissue),
         )  # fmt: skip
@@ -155,13 +155,20 @@ class Phases:
 
     def compile(self) -> None:
         """Compiles both passes at the same time."""
+        # Traced here: what JAX is told within a block holds for this thread alone.
+        calls = {"forward": self.forward_call, "backward": self.backward_call}
+        lowered = {
+            name: self._lowered(*call, donate=name == "backward")
+            for name, call in calls.items()
+            if name not in self.__dict__
+        }
         with ThreadPoolExecutor() as pool:
-            each = [pool.submit(getattr, self, p) for p in ("forward", "backward")]
-        for one in each:
-            one.result()
+            compiled = pool.map(lambda one: one.compile(), lowered.values())
+            for name, one in zip(lowered, compiled, strict=True):
+                setattr(self, name, _counted(one, *calls[name]))
 
     @property
-    def least_seconds(self) -> float | None:
+    def compiler_seconds(self) -> float | None:
         """Seconds of both passes as the compiler has them; None where it has none."""
         costs = [p.cost_analysis() or {} for p in (self.forward, self.backward)]
         seconds = [cost.get("optimal_seconds", 0) for cost in costs]
@@ -178,14 +185,14 @@ class Phases:
 
         def backward(grads, cotangents, params, size, at, rows, columns, *rest):
             def forward(params, rows, columns):
-                seams = map(_constant, (rows, columns), self._of_pixels)
+                seams = map(_stopped, (rows, columns), self._constant)
                 return self._pass(params, size, at, *seams, *rest)
 
             _, back = jax.vjp(forward, params, rows, columns)
             more, rows, columns = back(cotangents)
             return jax.tree.map(jnp.add, grads, more), rows, columns
 
-        return backward, (self._shapes[0], self._given, *self._shapes)
+        return backward, (self._shapes[0], self._results, *self._shapes)
 
     @functools.cached_property
     def flops(self) -> tuple[int, int]:
@@ -195,21 +202,20 @@ class Phases:
 
     @functools.cached_property
     def to_pixels(self) -> Callable:
-        """As backward, but `grads` are those of the tiles' pixels, overwritten."""
+        """(cotangents of what forward returns, and its arguments) -> (gradient of the
+        tiles' packed pixels, cotangents of rows, of columns)."""
 
-        def to_pixels(grads, cotangents, params, size, at, rows, columns, tile, tissue):
+        def to_pixels(cotangents, params, size, at, rows, columns, tile, tissue):
             forward = lambda x, r, c: self._pass(params, size, at, r, c, x, tissue)
-            _, back = jax.vjp(forward, tile.astype(grads.dtype), rows, columns)
+            _, back = jax.vjp(forward, tile.astype(self.wide), rows, columns)
             return back(cotangents)
 
-        pixels = jax.ShapeDtypeStruct(self._tile.shape, self.wide)
-        shapes = pixels, self._given, *self._shapes
-        return self._compiled(to_pixels, shapes, donate=True)
+        return self._compiled(to_pixels, (self._results, *self._shapes))
 
     @property
     def wide(self) -> jnp.dtype:
         """Type of the gradient of pixels: float32, or float64 where the net has it."""
-        return jnp.promote_types(jnp.float32, self._given[-1].dtype)
+        return jnp.promote_types(jnp.float32, self._results[-1].dtype)
 
     def _pass(self, params, size, at, rows, columns, tile, tissue):
         return stream_one_tile(
@@ -217,13 +223,19 @@ class Phases:
             tissue=tissue, packing=self._packing,
         )  # fmt: skip
 
+    def _lowered(self, function, shapes, donate=False):
+        return jax.jit(function, donate_argnums=0 if donate else ()).lower(*shapes)
+
     def _compiled(self, function, shapes, donate=False):
-        jitted = jax.jit(function, donate_argnums=0 if donate else ())
-        compiled = jitted.lower(*shapes).compile()
-        return Counted(compiled, lambda: count_flops(function, *shapes))
+        lowered = self._lowered(function, shapes, donate)
+        return _counted(lowered.compile(), function, shapes)
 
 
-def _constant(buffers, which):
-    """Buffers, of which some have no gradient."""
+def _counted(compiled, function, shapes):
+    return Counted(compiled, lambda: count_flops(function, *shapes))
+
+
+def _stopped(buffers, which):
+    """Buffers, of which some are given no gradient."""
     both = zip(buffers, which, strict=True)
-    return [jax.lax.stop_gradient(b) if pixels else b for b, pixels in both]
+    return [jax.lax.stop_gradient(b) if stop else b for b, stop in both]

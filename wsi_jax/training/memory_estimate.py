@@ -9,7 +9,8 @@ import numpy as np
 
 from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.training.compile import Phases
-from wsi_jax.training.tile_passes import Route
+from wsi_jax.training.tile_passes import IN_FLIGHT, Route
+from wsi_jax.training.tile_slots import slot_bytes
 
 # Parameters, their gradient, AdamW's two moments, and a gradient that accumulates.
 COPIES = 5
@@ -77,7 +78,7 @@ def memory_estimate(
         f"{_gb(memory.total)} ({_parts(memory)})"
         + (f" of {_gb(room)}" if room else ""),
     ]
-    if seconds := phases.least_seconds:
+    if seconds := phases.compiler_seconds:
         lines.append(f"the compiler reckons with {batches * seconds:.3g} s for it")
     if frozen_steps:
         lines.append(f"the trunk is frozen for the first {frozen_steps:,} steps")
@@ -103,12 +104,15 @@ def device_bytes() -> int | None:
 def _memory(route, plan, params, tile):
     """Memory with tiles of `plan`, of which the route's share is computed."""
     sizes = [np.prod(np.shape(a)) * a.dtype.itemsize for a in jax.tree.leaves(params)]
-    every = plan.tiles(route.size_px)
-    out = plan.out.size * plan.out.dtype.itemsize * int(np.prod(every))
-    kept = out + (0 if route.offload else plan.seam_bytes(route.size_px))
-    return Memory(
-        int(tile), int(kept * route.computed().mean()), COPIES * int(sum(sizes))
-    )
+    every, share = plan.tiles(route.size_px), route.computed().mean()
+    tiles = int(np.prod(every))
+    cells = plan.out.size * plan.out.dtype.itemsize * tiles // plan.batch
+    seams = int(share * plan.seam_bytes(route.size_px))
+    if route.offload:
+        on_device = (IN_FLIGHT + 1) * plan.batch
+        seams = min(seams, plan.seam_bytes(route.size_px) * on_device // tiles)
+    kept = int(share * cells) + seams + slot_bytes(plan, every)
+    return Memory(int(tile), kept, COPIES * int(sum(sizes)))
 
 
 def _too_large(memory, route, replan, params, flag, room):

@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num
 
 from wsi_jax.ops.pixel_packing import pack, unpack
-from wsi_jax.ops.stream_plan import StreamPlan, packed_tile
+from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import join_tiles
 from wsi_jax.ops.tile_schedule import tile_batches
@@ -28,7 +28,9 @@ from wsi_jax.training.tile_slots import Slots
 # The indices of tiles in order -> their pixels [1 h w 3], blank beyond the slide.
 Read = Callable[[Iterable[tuple[int, int]]], Iterator[np.ndarray]]
 
-IN_FLIGHT = 2  # batches whose seams are not waited for on their way to the host
+# Newest batches whose seams stay on the device, so that copying those of others to the
+# host waits for no computation.
+IN_FLIGHT = 2
 
 
 class Route(NamedTuple):
@@ -118,18 +120,15 @@ def forward_pass(
     Args:
         keep: keep the seams, for the backward pass.
     """
-    plan, slots, batches = (
-        route.plan,
-        Slots(route.plan, route.computed()),
-        route.batches(),
-    )
+    plan, batches = route.plan, route.batches()
+    slots = Slots(plan, route.computed())
     seams, blocks = [], []
     for batch, pixels in zip(batches, route.pixels(batches), strict=True):
         buffers = slots.take(batch, -1)
-        *left, cells = phases.forward(
+        *outgoing, cells = phases.forward(
             params, *route.tile_args(batch), *buffers, pixels, route.tissue_at(batch)
         )
-        slots.leave(batch, tuple(left))
+        slots.put(batch, tuple(outgoing))
         blocks.append(cells)
         if keep:
             seams.append(Seams(batch, buffers))
@@ -156,6 +155,7 @@ def backward_pass(
 
     Args:
         route: as in `forward_pass`; its reader is asked for the last batch first.
+        passed: holds its seams until it is deleted, here too.
         grads: the gradient is added to it; donated. None for zeros.
     """
     grads = jax.tree.map(jnp.zeros_like, params) if grads is None else grads
@@ -173,12 +173,9 @@ def pixel_gradients(
     cotangent: Float[np.ndarray, "1 y x d"],
 ) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "1 h w 3"]]]:
     """The gradient of the pixels, tile by tile, the last batch first."""
-    plan = route.plan
-    pixels = jnp.zeros(packed_tile(plan.tile, plan.packing).shape, phases.wide)
-    passes = _backwards(phases.to_pixels, pixels, params, route, passed, cotangent)
-    for batch, pixels in passes:
-        # A copy: the next batch takes the place of this.
-        each = np.array(unpack(np.asarray(pixels), plan.packing))
+    phase = lambda _, *args: phases.to_pixels(*args)
+    for batch, pixels in _backwards(phase, None, params, route, passed, cotangent):
+        each = unpack(np.asarray(pixels), route.plan.packing)
         for i, at in enumerate(batch):
             yield tuple(map(int, at)), each[i : i + 1]
 
@@ -193,11 +190,11 @@ def _backwards(phase, grads, params, route, passed, cotangent):
     for (batch, buffers), tiles in zip(last_first, pixels, strict=True):
         cells = np.zeros(plan.out.shape, plan.out.dtype)
         cells[: len(batch)] = blocks[tuple(batch.T)]
-        grads, *left = phase(
+        grads, *outgoing = phase(
             grads, (*slots.take(batch, 1), cells), params, *route.tile_args(batch),
             *buffers, tiles, route.tissue_at(batch),
         )  # fmt: skip
-        slots.leave(batch, tuple(left))
+        slots.put(batch, tuple(outgoing))
         yield batch, grads
 
 

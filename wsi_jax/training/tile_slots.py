@@ -9,7 +9,9 @@ from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.training.compile import compile_phase
 from wsi_jax.types import bucket
 
-LEAST_SLOTS = 64  # so that slides of many sizes share what is compiled
+LEAST = 16  # slots, so that slides of many sizes share what is compiled
+EDGE, ZEROS, FIRST = 0, 1, 2  # two slots that stand for no tile, and that of tile 0
+NONE = np.iinfo(np.int32).max
 
 
 class Slots:
@@ -19,19 +21,19 @@ class Slots:
     neighbours that are not computed: the slide's edge, and zeros for tiles left out.
     """
 
-    EDGE, ZEROS, FIRST = 0, 1, 2
-    NONE = np.iinfo(np.int32).max
-
     def __init__(self, plan: StreamPlan, computed: Bool[np.ndarray, "rows columns"]):
         self._batch, self._computed = plan.batch, np.pad(computed, 1)
+        buffers = plan.rows, plan.columns
+        kinds = zip(_counts(computed.shape), buffers, plan.fills, strict=True)
         self._slots = tuple(
-            [_slots(s, fill, _length(n)) for s, fill in zip(shapes, fills, strict=True)]
-            for shapes, fills, n in zip(
-                (plan.rows, plan.columns), plan.fills, computed.shape[::-1], strict=True
-            )
+            [
+                _new_slots(shape=(n, *s.shape[1:]), dtype=s.dtype, fill=fill)
+                for s, fill in zip(shapes, fills, strict=True)
+            ]
+            for n, shapes, fills in kinds
         )
-        nothing = jax.tree.map(jnp.zeros_like, (plan.rows, plan.columns))
-        self._left = nothing, self._places(np.zeros((0, 2), int))
+        none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), buffers)
+        self._put = none, self._indices(np.zeros((0, 2), int))
 
     def take(self, batch: Int[np.ndarray, "n 2"], side: int) -> tuple[list, list]:
         """The buffers of the neighbours of each tile.
@@ -39,47 +41,53 @@ class Slots:
         Args:
             side: -1 for those of the tiles above and on the left, 1 of the others.
         """
-        own, places = self._places(batch, self.ZEROS), []
-        for axis in (0, 1):
+        indices, n = self._indices(batch, ZEROS), len(batch)
+        for axis, index in enumerate(indices):
             beside = np.array(batch)
             beside[:, axis] += side
-            place = own[axis]
-            place[: len(batch)][~self._computed[tuple(beside.T + 1)]] = self.ZEROS
-            place[: len(batch)][beside[:, axis] < 0] = self.EDGE
-            places.append(place)
-        self._slots, taken = _exchange(self._slots, *self._left, tuple(places))
+            index[:n][~self._computed[tuple(beside.T + 1)]] = ZEROS
+            index[:n][beside[:, axis] < 0] = EDGE
+        self._slots, taken = _exchange(self._slots, *self._put, indices)
         return taken
 
-    def leave(self, batch: Int[np.ndarray, "n 2"], buffers: tuple[list, list]) -> None:
+    def put(self, batch: Int[np.ndarray, "n 2"], buffers: tuple[list, list]) -> None:
         """Keeps what each tile leaves to its neighbours."""
-        self._left = buffers, self._places(batch)
+        self._put = buffers, self._indices(batch)
 
-    def _places(self, batch, empty=NONE):
-        """Each tile's own slots: of its column, and of its row."""
+    def _indices(self, batch, empty=NONE):
+        """Slots of each tile's column and row; `empty` behind a batch not full."""
         full = np.full((2, self._batch), empty, np.int32)
-        full[:, : len(batch)] = batch.T[::-1] + self.FIRST
+        full[:, : len(batch)] = batch.T[::-1] + FIRST
         return tuple(full)
 
 
-def _exchange(slots, left, places, wanted):
-    """The slots with what was left in some of them, and the contents of others."""
+def slot_bytes(plan: StreamPlan, tiles: tuple[int, int]) -> int:
+    """Bytes of the slots for a slide of so many rows and columns of tiles."""
+    each = (
+        sum(s.size * s.dtype.itemsize for s in buffers) // plan.batch
+        for buffers in (plan.rows, plan.columns)
+    )
+    return sum(n * size for n, size in zip(_counts(tiles), each, strict=True))
+
+
+def _counts(tiles):
+    """Slots for the columns of tiles, and for the rows."""
+    return tuple(bucket(n + FIRST, LEAST) for n in tiles[::-1])
+
+
+def _edge_and_zeros(shape, dtype, fill):
+    return jnp.zeros(shape, dtype).at[EDGE].set(fill)
+
+
+def _exchanged(slots, buffers, places, wanted):
+    """The slots with buffers put in some of them, and the contents of others."""
     put = lambda old, new, at: [
         a.at[at].set(b, mode="drop") for a, b in zip(old, new, strict=True)
     ]
-    slots = tuple(map(put, slots, left, places))
-    return slots, tuple(
-        [a[at] for a in each] for each, at in zip(slots, wanted, strict=True)
-    )
+    slots = tuple(map(put, slots, buffers, places))
+    take = lambda each, at: [a[at] for a in each]
+    return slots, tuple(map(take, slots, wanted))
 
 
-_exchange = compile_phase(_exchange, donate=(0,))
-
-
-def _length(n):
-    return bucket(n + Slots.FIRST, LEAST_SLOTS)
-
-
-def _slots(shape, fill, n):
-    slots = np.zeros((n, *shape.shape[1:]), shape.dtype)
-    slots[Slots.EDGE] = fill
-    return jnp.asarray(slots)
+_new_slots = compile_phase(_edge_and_zeros, static=("shape", "dtype", "fill"))
+_exchange = compile_phase(_exchanged, donate=(0,))
