@@ -3,7 +3,7 @@
     python -m benchmarks.tables
 
 Between `<!-- NAME -->` and `<!-- end -->` stands what is made from results/NAME.json,
-or of NAME in `FACTS` from the package itself. What a table shows stands in tables.toml.
+or by the function of NAME in `FACTS`. What a table shows stands in tables.toml.
 """
 
 import argparse
@@ -14,13 +14,17 @@ import string
 import tomllib
 from collections.abc import Mapping, Sequence
 
-from benchmarks import derive
+from benchmarks import compiled_tables, derive
 from wsi_jax.nets import foundation_models
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FACTS = {"encoders": foundation_models.markdown_table}
+FACTS = {
+    "encoders": foundation_models.markdown_table,
+    "compiled_memory": compiled_tables.memory,
+    "compiled_seconds": compiled_tables.seconds,
+}
 
 TABLES = tomllib.loads((ROOT / "benchmarks" / "tables.toml").read_text("utf-8"))
 
