@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from wsi_jax.config_fields import COUNT
 from wsi_jax.nets.pixels import RGB, standardise
+from wsi_jax.ops.narrow_maps import cell_features_on_device
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -68,18 +69,16 @@ class OverviewAttention(nn.Module):
     def __call__(
         self, overview: UInt8[Array, "b h w 3"], mask: Bool[Array, "b y x"]
     ) -> Float[Array, "b k"]:
-        side = self.cell_px
-        fine = mask.repeat(side, 1).repeat(side, 2)[..., None]
         x = standardise(overview, self.mean, self.std, self.dtype)
-        x = relative_to_tissue(x, fine) if self.relative else x
-        x = jnp.where(fine, x, 0)
+        if self.relative:
+            fine = mask.repeat(self.cell_px, 1).repeat(self.cell_px, 2)[..., None]
+            x = relative_to_tissue(x, fine)
+        layers, d = [], x.shape[-1]
         for i in range(self.layers):
-            x = nn.Conv(self.width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
-            x = jnp.where(fine, nn.relu(_norm(f"norm{i}")(x)), 0)
-        # By a reshape: the gradient of a windowed pooling is far slower.
-        b, y, x_ = mask.shape
-        blocks = x.reshape(b, y, side, x_, side, -1)
-        x = jnp.concatenate([blocks.mean((2, 4)), blocks.max((2, 4))], -1)
+            kernel = _Convolution(d, self.width, name=f"conv{i}")()
+            layers.append(kernel | _Norm(self.width, name=f"norm{i}")())
+            d = self.width
+        x = cell_features_on_device(layers, x, mask, self.cell_px)
         x = nn.Conv(2 * self.width, (3, 3), dtype=self.dtype, name="cells")(x)
         x = jnp.where(mask[..., None], nn.relu(_norm("norm")(x)), 0)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -111,6 +110,33 @@ def relative_to_tissue(
     centred = jnp.where(tissue, wide - mean, 0)
     variance = (centred**2).sum((1, 2), keepdims=True) / count
     return (centred / jnp.sqrt(variance + 1e-4)).astype(x.dtype)
+
+
+class _Convolution(nn.Module):
+    """Parameters of a 3x3 convolution, with the names of `nn.Conv`."""
+
+    d_in: int
+    d: int
+
+    @nn.compact
+    def __call__(self):
+        init, shape = nn.initializers.lecun_normal(), (3, 3, self.d_in, self.d)
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.d,), jnp.float32)
+        return {"kernel": kernel, "bias": bias}
+
+
+class _Norm(nn.Module):
+    """Parameters of a layer norm over channels, with the names of `nn.LayerNorm`."""
+
+    d: int
+
+    @nn.compact
+    def __call__(self):
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        scale = self.param("scale", ones, (self.d,), jnp.float32)
+        bias = self.param("bias", zeros, (self.d,), jnp.float32)
+        return {"norm_scale": scale, "norm_bias": bias}
 
 
 def _norm(name):
