@@ -57,37 +57,38 @@ def _taps(n):
     return jnp.asarray(at[..., None] == np.arange(-1, 2), jnp.float32)
 
 
-def block_layer_norm(
+def centred(kernel, bias):
+    """A convolution minus its mean over the channels of each position, as another."""
+    return kernel - kernel.mean(-1, keepdims=True), bias - bias.mean()
+
+
+def normalised_blocks(
     y: Float[Array, "b y x e"],
     scale: Float[Array | np.ndarray, " d"],
     bias: Float[Array | np.ndarray, " d"],
     block: Block,
 ) -> Float[Array, "b y x e"]:
-    """Layer norm over the channels of each position, in float32 at least."""
+    """Layer norm over the channels of each position, whose mean is 0 already.
+
+    In float32 at least.
+    """
     count = block[0] * block[1]
-    wide = jnp.promote_types(y.dtype, jnp.float32)
-    mean = _mean_by_position(y, count).astype(wide)
-    centred = y.astype(wide) - mean
-    var = _mean_by_position(centred**2, count)
+    wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+    variance = _mean_by_position(wide**2, count)
     scale, bias = (jnp.tile(a, count)[None, None, None] for a in (scale, bias))
-    return centred * lax.rsqrt(var + 1e-5) * scale + bias
+    return wide * lax.rsqrt(variance + 1e-5) * scale + bias
 
 
 def _mean_by_position(x, count):
     """The mean over the channels of each position, at all of them.
 
-    One position needs a mean alone; more a matrix product, for a TPU adds up no part of
-    its lanes. A bfloat16 is multiplied exactly.
+    Of a block by a matrix product: a TPU adds up no part of its lanes.
     """
     if count == 1:
-        return x.mean(-1, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
+        return x.mean(-1, keepdims=True)
     d = x.shape[-1] // count
     means = jnp.asarray(np.kron(np.eye(count), np.full((d, d), 1 / d)), x.dtype)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    precision = lax.Precision.HIGH if x.dtype == jnp.float32 else None
-    return jnp.einsum(
-        "byxe,ef->byxf", x, means, precision=precision, preferred_element_type=wide
-    )
+    return jnp.einsum("byxe,ef->byxf", x, means, precision="high")
 
 
 @jax.custom_vjp
@@ -123,7 +124,8 @@ def cell_features(
 ) -> Float[Array, "b y x e"]:
     """Mean and maximum over each cell of a map behind some 3x3 convolutions.
 
-    After each a layer norm and a ReLU; masked cells are zero throughout.
+    After each a layer norm and a ReLU; masked cells are zero throughout. The norm's
+    mean is taken out of the kernel: no map before it is written.
 
     Args:
         layers: [{`kernel`, `bias`, `norm_scale`, `norm_bias`}].
@@ -134,10 +136,11 @@ def cell_features(
     inside = mask.repeat(side // i, 1).repeat(side // j, 2)[..., None]
     x = jnp.where(inside, to_blocks(x, block), 0)
     for layer in layers:
-        kernel = block_kernel(layer["kernel"], block).astype(dtype)
-        bias = jnp.tile(layer["bias"], i * j).astype(dtype)
-        y = conv(x.astype(dtype), kernel, 1, 1) + bias[None, None, None]
-        y = block_layer_norm(y, layer["norm_scale"], layer["norm_bias"], block)
+        kernel, bias = centred(layer["kernel"], layer["bias"])
+        kernel = block_kernel(kernel, block).astype(dtype)
+        bias = jnp.tile(bias, i * j).astype(dtype)[None, None, None]
+        y = conv(x.astype(dtype), kernel, 1, 1) + bias
+        y = normalised_blocks(y, layer["norm_scale"], layer["norm_bias"], block)
         x = jnp.where(inside, jax.nn.relu(y), 0)
     # By a reshape: the gradient of a windowed pooling is far slower.
     cells = rearrange(x, "b (y i) (x j) e -> b y x (i j) e", i=side // i, j=side // j)
