@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from wsi_jax.ops.convolution import conv
+from wsi_jax.ops.trunk_ops import relu
 
 LANES = 128  # channels that a TPU computes together
 Block = tuple[int, int]  # its height and width, in positions
@@ -140,8 +141,10 @@ def cell_features(
         kernel = block_kernel(kernel, block).astype(dtype)
         bias = jnp.tile(bias, i * j).astype(dtype)[None, None, None]
         y = conv(x.astype(dtype), kernel, 1, 1) + bias
-        y = normalised_blocks(y, layer["norm_scale"], layer["norm_bias"], block)
-        x = jnp.where(inside, jax.nn.relu(y), 0)
+        # Computed again for the gradient: y takes half the memory of what follows it.
+        norm = jax.checkpoint(functools.partial(normalised_blocks, block=block))
+        y = norm(y, layer["norm_scale"], layer["norm_bias"])
+        x = jnp.where(inside, relu(y), 0)
     # By a reshape: the gradient of a windowed pooling is far slower.
     cells = rearrange(x, "b (y i) (x j) e -> b y x (i j) e", i=side // i, j=side // j)
     each = lambda a: rearrange(a, "b y x (p d) -> b y x p d", p=i * j)
