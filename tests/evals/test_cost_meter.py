@@ -94,7 +94,7 @@ def train(meter, checkpoints, until):
 
 def test_what_is_done_again_is_useful_once(tmp_path):
     """In slides and in training, wherever it was killed, and twice."""
-    journal = tmp_path / "run" / "cost.jsonl"
+    journal = tmp_path / "runs" / "abmil" / "cost.jsonl"  # in no folder yet
     meter, checkpoints = Meter(journal=journal), []
     for name in ("a", "b", "c"):
         meter.begin(f"slides/{name}")

@@ -80,3 +80,6 @@ def test_chunks_change_nothing_but_memory(x64):
         np.testing.assert_allclose(
             jax.grad(energy)(kernel, chunk), whole, rtol=1e-10, atol=1e-12
         )
+    # What fits at once is not encoded again on the way back.
+    again = lambda chunk: "remat" in str(jax.make_jaxpr(energy, 1)(kernel, chunk))
+    assert [again(chunk) for chunk in (None, 14, 12)] == [False, False, True]

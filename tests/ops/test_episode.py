@@ -96,6 +96,18 @@ def test_states_are_those_of_the_environment(x64, signed):
     assert len(np.unique(episode.estimate_step)) > 3
 
 
+def test_a_cosine_of_just_tau_is_similar():
+    problem = episodes.problem()
+    _, v, mask, horizon = problem.slides
+    kind = np.arange(mask.shape[1]) % 3
+    z = jnp.eye(3, episodes.D)[kind][None].repeat(len(mask), 0)  # cosines are 0 and 1
+    problem = problem._replace(slides=TwoLevelSlides.of(z, v, mask, horizon))
+    episode = jax.jit(lambda: problem.play(rules=Rules(tau=1.0)))()
+    first = np.asarray(episode.actions)[..., :1]
+    alike = (kind == kind[first]) & (np.arange(len(kind)) != first)
+    np.testing.assert_array_equal(episode.estimate_step == 0, alike & mask[:, None])
+
+
 def test_any_number_of_rows_is_updated_at_a_time(x64):
     problem = episodes.problem(np.float64)
     run = jax.jit(problem.play, static_argnames="chunk")

@@ -12,6 +12,8 @@ from wsi_jax.nets import pretrained
 from wsi_jax.nets.foundation_models import foundation_model
 from wsi_jax.nets.torch_reference_vit import torch_features
 from wsi_jax.run.check_encoder import (
+    AT_ONCE,
+    _in_batches,
     check_encoder,
     cosines,
     is_alike,
@@ -61,6 +63,18 @@ def test_one_tile_below_the_limit_is_enough():
         other = np.append(good, bad)
         assert not is_alike(other)
         assert "NOT as the original" in report(other)
+
+
+def test_batches_have_one_size_and_keep_the_order():
+    pixels = np.arange(2 * AT_ONCE + 3, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    sizes = []
+
+    def features(tiles):
+        sizes.append(len(tiles))
+        return tiles[:, 0, 0]
+
+    np.testing.assert_array_equal(_in_batches(features, pixels), pixels[:, 0, 0])
+    assert sizes == [AT_ONCE] * 3
 
 
 @pytest.mark.parity

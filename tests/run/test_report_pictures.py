@@ -9,8 +9,13 @@ import pytest
 import scn
 
 from wsi_jax.data.cohort import Row
-from wsi_jax.report import crop_figure, zoom_figure
-from wsi_jax.run.write_report.pictures import draw_crops, draw_zooms, read_outlines
+from wsi_jax.report import crop_figure, heatmap, tile_sheet, zoom_figure
+from wsi_jax.run.write_report.pictures import (
+    draw_crops,
+    draw_tiles,
+    draw_zooms,
+    read_outlines,
+)
 from wsi_jax.slides.slide import open_slide
 
 
@@ -27,9 +32,9 @@ def row(tmp_path):
 def tiles(monkeypatch):
     """The tiles of the last figure that is saved."""
     shown = []
-    for module in (crop_figure, zoom_figure):
+    for module in (crop_figure, heatmap, tile_sheet, zoom_figure):
         keep = lambda figure, path: shown.append(
-            [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+            [np.asarray(a.images[0].get_array()) for a in figure.axes if a.images]
         )
         monkeypatch.setattr(module, "save_png", keep)
     return lambda: shown[-1]
@@ -43,6 +48,19 @@ def test_outlines_of_qupath_count_from_the_scanned_area(row, tmp_path):
         path.write_text("damaged")
         assert read_outlines(row, slide) == []
         np.testing.assert_allclose(outline.min(0), np.array([320, 410]) * slide.mpp)
+
+
+def test_tiles_are_shown_by_attention(row, tiles):
+    yx = np.array([[320, 412], [320, 476], [384, 412]])
+    source = SimpleNamespace(positions=lambda row, slide: (yx, 32, 2.0))
+    one = SimpleNamespace(
+        attention=np.array([0.3, 0.1, 0.6]),
+        row=dataclasses.replace(row, annotation_path=""),
+    )
+    with open_slide(row.path) as slide:
+        draw_tiles(slide, source, one, "a: x, predicted y", ("1.png", "2.png"))
+        for shown, i in zip(tiles(), (2, 0, 1), strict=True):
+            np.testing.assert_array_equal(shown, slide.read(yx[i] / 4, 32, 2.0))
 
 
 def test_crops_that_were_read_are_shown_by_weight(row, tiles):
