@@ -31,7 +31,7 @@ from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.compile import make_mesh
 
 # Each costs a program.
-NAMES = "low_resolution", "full_resolution"
+NAMES = "grid", "low_resolution", "full_resolution"
 STRATEGIES = {name: sasha.STRATEGIES[name] for name in NAMES}
 REPORTED = "ranking", *STRATEGIES
 SHARE, CHILDREN = 0.25, 2
