@@ -87,17 +87,17 @@ def test_positions_on_their_own_grid_are_themselves():
 
 def test_rotary_positions_rotate_patches_alone_and_depend_on_distances():
     rng = np.random.default_rng(0)
-    q, k = jnp.asarray(rng.normal(size=(2, 1, 2 + 6, 1, 8)), jnp.float32)
+    q, k = jnp.asarray(rng.normal(size=(2, 1, 1, 2 + 6, 8)), jnp.float32)
     # The same query and key everywhere: their products depend on the distance alone.
-    q, k = (jnp.broadcast_to(a[:, :1], a.shape) for a in (q, k))
+    q, k = (jnp.broadcast_to(a[:, :, :1], a.shape) for a in (q, k))
     angles = position_embedding.rotary_angles(2, 3, 8)
     turned = position_embedding.apply_rotary(q, angles)
-    same(turned[:, :2], q[:, :2])
-    assert not jnp.allclose(turned[:, 2:], q[:, 2:])
+    same(turned[:, :, :2], q[:, :, :2])
+    assert not jnp.allclose(turned[:, :, 2:], q[:, :, 2:])
     norms = lambda a: jnp.linalg.norm(a, axis=-1)
     np.testing.assert_allclose(norms(turned), norms(q), rtol=1e-5)
     keys = position_embedding.apply_rotary(k, angles)
-    product = jnp.einsum("bqhd,bkhd->qk", turned, keys)[2:, 2:].reshape(2, 3, 2, 3)
+    product = jnp.einsum("bhqd,bhkd->qk", turned, keys)[2:, 2:].reshape(2, 3, 2, 3)
     right = [product[0, x, 0, x + 1] for x in (0, 1)] + [product[1, 0, 1, 1]]
     np.testing.assert_allclose(right, 3 * [right[0]], rtol=1e-4)
     assert not np.isclose(product[0, 0, 0, 0], right[0], rtol=1e-3)

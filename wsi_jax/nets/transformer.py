@@ -8,7 +8,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -54,38 +53,57 @@ class Attention(nn.Module):
         self, x: Float[Array, "b t d"], angles: Float[Array, "n a"] | None
     ) -> Float[Array, "b t d"]:
         d = x.shape[-1]
-        qkv = Packed(3 * d, self.bias, self.dtype, name="qkv")(x)
-        heads = "b t (three h d) -> three b t h d"
-        q, k, v = rearrange(qkv, heads, three=3, h=self.heads)
+        packed = Packed(self.heads, self.bias, self.dtype, name="qkv")
+        q, k, v = packed(x)
         if angles is not None:
             q, k = apply_rotary(q, angles), apply_rotary(k, angles)
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+        logits = jnp.einsum("bhqe,bhke->bhqk", q, k, preferred_element_type=wide)
         attention = jax.nn.softmax(logits / math.sqrt(d // self.heads)).astype(v.dtype)
-        y = jnp.einsum("bhqk,bkhd->bqhd", attention, v)
-        return nn.Dense(d, dtype=self.dtype, kernel_init=INIT, name="proj")(
-            y.reshape(x.shape)
-        )
+        y = jnp.einsum("bhqk,bhke->bhqe", attention, v)
+        return Projection(self.dtype, name="proj")(y)
 
 
 class Packed(nn.Module):
-    """The linear layer of queries, keys and values, packed."""
+    """The linear layers of queries, keys and values, their parameters packed.
 
-    width: int
+    Each is computed by itself, heads first, as attention reads them: out of one product
+    a TPU would copy all three.
+    """
+
+    heads: int
     bias: Bias
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t e"]:
-        shape = x.shape[-1], self.width
-        kernel = self.param("kernel", INIT, shape, jnp.float32)
-        y = x @ kernel.astype(self.dtype)
+    def __call__(self, x: Float[Array, "b t d"]) -> list[Float[Array, "b h t e"]]:
+        d = x.shape[-1]
+        shape = 3, self.heads, d // self.heads
+        kernel = self.param("kernel", INIT, (d, 3 * d), jnp.float32)
+        kernels = jnp.moveaxis(kernel.astype(self.dtype).reshape(d, *shape), 1, 0)
+        each = [jnp.einsum("btd,dhe->bhte", x, kernel) for kernel in kernels]
         if self.bias is Bias.none:
-            return y
-        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+            return each
+        bias = self.param("bias", nn.initializers.zeros, (3 * d,), jnp.float32)
         if self.bias is Bias.no_key:
-            third = self.width // 3
-            bias = bias.at[third : 2 * third].set(0)
+            bias = bias.at[d : 2 * d].set(0)
+        biases = bias.astype(self.dtype).reshape(shape)
+        return [y + b[None, :, None] for y, b in zip(each, biases, strict=True)]
+
+
+class Projection(nn.Module):
+    """The linear layer of all heads together, with the parameters of `nn.Dense`."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, y: Float[Array, "b h t e"]) -> Float[Array, "b t d"]:
+        _, heads, _, e = y.shape
+        d = heads * e
+        kernel = self.param("kernel", INIT, (d, d), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (d,), jnp.float32)
+        kernel = kernel.astype(self.dtype).reshape(heads, e, d)
+        y = jnp.einsum("bhte,hed->btd", y, kernel)
         return y + bias.astype(self.dtype)[None, None]
 
 

@@ -38,16 +38,16 @@ def rotary_angles(y: int, x: int, d: int, base: float = 100.0) -> Float[Array, "
 
 
 def apply_rotary(
-    tokens: Float[Array, "b t h d"], angles: Float[Array, "n d_2"]
-) -> Float[Array, "b t h d"]:
+    tokens: Float[Array, "b h t d"], angles: Float[Array, "n d_2"]
+) -> Float[Array, "b h t d"]:
     """Rotates the last n tokens by their rotary angles; those before them stay.
 
     Channel i of a head is paired with channel i + d / 2 (Su et al. 2021, eq. 34, in
     halves). At least in float32.
     """
-    prefix = tokens.shape[1] - angles.shape[0]
-    wide = tokens[:, prefix:].astype(jnp.promote_types(tokens.dtype, jnp.float32))
-    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    prefix = tokens.shape[2] - angles.shape[0]
+    wide = tokens[:, :, prefix:].astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    cos, sin = (f(angles)[None, None] for f in (jnp.cos, jnp.sin))
     a, b = jnp.split(wide, 2, -1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-    return jnp.concatenate([tokens[:, :prefix], turned.astype(tokens.dtype)], 1)
+    return jnp.concatenate([tokens[:, :, :prefix], turned.astype(tokens.dtype)], 2)
