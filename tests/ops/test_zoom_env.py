@@ -121,6 +121,8 @@ def test_a_zoom_changes_its_tile_and_once_those_like_it():
     assert moved(states) == [[0, 1], [1], [2]]
     np.testing.assert_allclose(states[1].rows[:2], [[5, 0], [4, 0.1]])
     assert moved(episode(Rules(signed=False), (0,))) == [[0, 1, 3]]
+    just = Rules(tau=1.0, signed=False)  # the cosine of rows 0 and 3 is -1 exactly
+    assert moved(episode(just, (0,))) == [[0, 3]]
 
 
 def test_rows_are_updated_again_where_they_may_be():
