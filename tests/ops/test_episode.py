@@ -11,20 +11,20 @@ import pytest
 import sasha
 
 from wsi_jax.ops.episode import RowUpdater, TwoLevelSlides, greedy, play
-from wsi_jax.ops.episode_states import (
-    RowVersions,
-    map_states,
-    select_version,
-    state_logits,
-)
+from wsi_jax.ops.episode_states import state_logits
 from wsi_jax.ops.zoom_env import Rules
 
 
 def states_of(slides, episode, steps):
     """Every row of every state [b e t n d]."""
-    versions = RowVersions(slides.z, episode.estimated, slides.v)
-    rows = lambda step, kind, slide, episode, own: select_version(kind, own)
-    return map_states(rows, slides, episode, versions, steps=steps, chunk=4)
+    step = jnp.arange(steps).reshape(1, 1, -1, 1, 1)
+    before = lambda when: when[:, :, None, :, None] < step
+    rows = jnp.where(
+        before(episode.estimate_step),
+        episode.estimated[:, :, None],
+        slides.z[:, None, None],
+    )
+    return jnp.where(before(episode.zoom_step), slides.v[:, None, None], rows)
 
 
 @pytest.mark.parametrize("d", [32, 384])

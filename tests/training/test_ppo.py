@@ -159,6 +159,30 @@ def test_an_update_is_that_of_stacked_states(x64):
     assert metrics["critic_loss"][3] < metrics["critic_loss"][0]
 
 
+@pytest.mark.parametrize("scale", [1e2, 1e4])
+def test_a_policy_that_is_all_but_certain_stays_one(scale):
+    """Its weights span more than float32 has; probabilities are some, all the same."""
+    problem = episodes.problem()
+    steep = jax.tree.map(lambda a: scale * a, problem.agent)
+
+    @jax.jit
+    def run(params):
+        episode = problem.play()
+        args = problem.slides, episode
+        evaluate = functools.partial(evaluate_policy, masked=True, chunk=3)
+        total = lambda params: sum(
+            x.sum() for x in evaluate(episodes.AGENT, params, *args)
+        )
+        live = jnp.arange(episodes.STEPS)[None] < problem.slides.horizon[:, None]
+        return live, evaluate(episodes.AGENT, params, *args), jax.grad(total)(params)
+
+    live, policy, grads = run(steep)
+    chex.assert_tree_all_finite((policy, grads))
+    assert (jnp.where(live[:, None], policy.log_p, 0) <= 1e-5).all()
+    assert (policy.entropy >= -1e-5).all()
+    assert policy.log_p.min() < -70
+
+
 def test_no_gradient_is_scattered():
     """Where rows are gathered by an index, their gradient is scattered: on a TPU, one
     number at a time."""

@@ -1,7 +1,8 @@
-"""Functions of the states of an episode, built from row versions, not stacked copies.
+"""Attention pooling of every state of an episode, from row versions, not copies.
 
-A tile has three versions of its row (`ops.episode`), of which any state takes one.
-Attention pooling of a state looks up a score and a value of each.
+A tile has three versions of its row (`ops.episode`), each present in a span of states.
+What a version weighs and adds is computed once; a state sums what is present in it, a
+matmul of what is present with what is added.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from wsi_jax.ops.attention_weights import mean_attention
 from wsi_jax.ops.episode import Episode, TwoLevelSlides
-
-LOW, ESTIMATED, HIGH = range(3)
 
 
 class RowVersions(NamedTuple):
@@ -31,55 +29,102 @@ def map_versions(f: Callable, slides: TwoLevelSlides, episode: Episode) -> RowVe
     return RowVersions(f(slides.z), f(episode.estimated), f(slides.v))
 
 
-def select_version(
-    kind: Int[Array, " n"], versions: RowVersions
-) -> Float[Array, "n ..."]:
-    """For each tile the version that `kind` names: LOW, ESTIMATED or HIGH."""
-    kind = kind.reshape(-1, *(1,) * (versions.low.ndim - 1))
-    changed = jnp.where(kind == HIGH, versions.high, versions.estimated)
-    return jnp.where(kind == LOW, versions.low, changed)
+class VersionWeights(NamedTuple):
+    """What versions weigh in a softmax over any state.
 
-
-def pool_versions(
-    weights: Float[Array, " n"], kind: Int[Array, " n"], versions: RowVersions
-) -> Float[Array, " s"]:
-    """Weighted sum over tiles of the versions that `kind` names, without gathering."""
-    return sum(jnp.where(kind == k, weights, 0) @ x for k, x in enumerate(versions))
-
-
-def map_states(
-    f: Callable,
-    slides: TwoLevelSlides,
-    episode: Episode,
-    versions: RowVersions,
-    *,
-    steps: int,
-    chunk: int,
-) -> PyTree:
-    """Maps f over all states, `chunk` at a time, recomputed on the way back.
-
-    Args:
-        f: (step, kind [n], slide, episode, versions) of one slide and episode, where
-            `kind` names the version that each tile has before the step.
-        versions: trees of arrays, which f gets as a tree of `RowVersions`.
-        steps: number of states, from that before the first step.
-
-    Returns:
-        What f returns, with [b e t] in front.
+    Attributes:
+        weight: exp(log_weight); 0 where a version is in no state.
+        log_weight: scores less the greatest of their slide, and no less than what the
+            exponential of is a normal number: -78 in float32.
     """
 
-    def one(step, slide, episode, versions):
-        kind = jnp.where(episode.estimate_step < step, ESTIMATED, LOW)
-        kind = jnp.where(episode.zoom_step < step, HIGH, kind)
-        return f(step, kind, slide, episode, jax.tree.map(RowVersions, *versions))
+    weight: RowVersions
+    log_weight: RowVersions
 
-    each = jax.vmap(one, (None, None, 0, RowVersions(None, 0, None)))
+
+def weigh_versions(
+    scores: RowVersions, slides: TwoLevelSlides, episode: Episode, *, high: bool = True
+) -> VersionWeights:
+    """Weights of versions by their scores, [b n m] or as estimated [b e n m].
+
+    Args:
+        high: whether rows at high resolution weigh anything.
+    """
+    estimated = episode.estimate_step < episode.zoom_step
+    at_high = (episode.zoom_step < episode.actions.shape[-1]).any(1)
+    present = RowVersions(slides.mask, estimated, at_high & high)
+    present = RowVersions(*(there[..., None] for there in present))
+    top = [
+        jnp.where(there, score, -jnp.inf).max(range(1, score.ndim - 1))
+        for there, score in zip(present, scores, strict=True)
+    ]
+    top = lax.stop_gradient(jnp.stack(top).max(0))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    least = 0.9 * jnp.log(jnp.finfo(top.dtype).tiny)
+
+    def shifted(there, score):
+        by = top.reshape(len(top), *(1,) * (score.ndim - 2), -1)
+        return jnp.where(there, jnp.maximum(score - by, least), 0)
+
+    log_weight = RowVersions(*map(shifted, present, scores))
+    weigh = lambda there, log_w: jnp.where(there, jnp.exp(log_w), 0)
+    return VersionWeights(RowVersions(*map(weigh, present, log_weight)), log_weight)
+
+
+def sum_states(
+    values: RowVersions, episode: Episode, *, steps: int, chunk: int
+) -> Float[Array, "b e {steps} k"]:
+    """Sums over the rows of every state, `chunk` states at a time.
+
+    Args:
+        values: [b n k], as estimated [b e n k].
+        steps: number of states, from that before the first step.
+    """
+
+    def one(step, estimate_step, zoom_step, values):
+        before, estimated = step <= zoom_step, step > estimate_step
+        present = before & ~estimated, before & estimated, ~before
+        # At full precision: logarithms of these sums are compared between policies.
+        return sum(
+            jnp.matmul(there.astype(x.dtype), x, precision="highest")
+            for there, x in zip(present, values, strict=True)
+        )
+
+    each = jax.vmap(one, (None, 0, 0, RowVersions(None, 0, None)))
     each = jax.vmap(each, (None, 0, 0, 0))
-    # The rows themselves are no longer needed.
-    slides, episode = slides._replace(z=None, v=None), episode._replace(estimated=None)
-    at = jax.checkpoint(lambda step: each(step, slides, episode, versions))
+    given = episode.estimate_step, episode.zoom_step, values
+    at = jax.checkpoint(lambda step: each(step, *given))
     out = lax.map(at, jnp.arange(steps, dtype=jnp.int32), batch_size=chunk)
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 2), out)
+    return jnp.moveaxis(out, 0, 2)
+
+
+def values_at_zooms(versions: RowVersions, episode: Episode) -> Float[Array, "b e t"]:
+    """Of the tile zoomed into at each step the value before; 0 where none was.
+
+    Args:
+        versions: [b n], as estimated [b e n].
+    """
+    estimated = episode.estimate_step < episode.zoom_step
+    before = jnp.where(estimated, versions.estimated, versions.low[:, None])
+    step = jnp.arange(episode.actions.shape[-1])[None, None, :, None]
+
+    # By a sum: on a TPU the gradient of an index is added one number at a time.
+    @jax.checkpoint
+    def summed(before):
+        here = episode.zoom_step[:, :, None] == step
+        return jnp.where(here, before[:, :, None], 0).sum(-1)
+
+    return summed(before)
+
+
+def quotient(
+    total: Float[Array, "*b k"], weight: Float[Array, "*b #k"]
+) -> Float[Array, "*b k"]:
+    """Sums over the sums of their weights; 0 where nothing weighs."""
+    weight = jnp.where(weight > 0, weight, 1)
+    # In units in which the square of the weight, in the gradient, does not underflow.
+    unit = lax.stop_gradient(1 / weight)
+    return total * unit / (weight * unit)
 
 
 def state_logits(
@@ -96,11 +141,17 @@ def state_logits(
         classify: rows [*m d] -> (scores [*m k] of k attentions, which are averaged,
             class logits [*m c]).
     """
+    of = map_versions(classify, slides, episode)
+    scores, logits = (RowVersions(*part) for part in zip(*of, strict=True))
+    weights = weigh_versions(scores, slides, episode).weight
+    k = weights.low.shape[-1]
 
-    def one(step, kind, slide, episode, versions):
-        scores, values = versions
-        weights = mean_attention(select_version(kind, scores), slide.mask)
-        return pool_versions(weights, kind, values)
+    def values(weight, x):
+        weighted = weight[..., None] * x[..., None, :]
+        return jnp.concatenate([weight, weighted.reshape(*x.shape[:-1], -1)], -1)
 
-    versions = map_versions(classify, slides, episode)
-    return map_states(one, slides, episode, versions, steps=steps, chunk=chunk)
+    values = RowVersions(*map(values, weights, logits))
+    sums = sum_states(values, episode, steps=steps, chunk=chunk)
+    weight, total = sums[..., :k], sums[..., k:]
+    total = total.reshape(*total.shape[:-1], k, -1)
+    return quotient(total, weight[..., None]).mean(-2)

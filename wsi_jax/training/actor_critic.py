@@ -6,15 +6,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from wsi_jax.ops.attention_weights import masked_softmax
 from wsi_jax.ops.episode import Episode, TwoLevelSlides
 from wsi_jax.ops.episode_states import (
-    map_states,
+    RowVersions,
     map_versions,
-    pool_versions,
-    select_version,
+    quotient,
+    sum_states,
+    values_at_zooms,
+    weigh_versions,
 )
-from wsi_jax.ops.sampling import entropy, log_attention
 
 
 class Agent(NamedTuple):
@@ -69,21 +69,29 @@ def evaluate_policy(
     Args:
         masked: whether visited tiles could not be taken again.
     """
-
-    def one(step, kind, slide, episode, of):
-        logits, scores, pooled = of
-        allowed = slide.mask
-        if masked:
-            allowed &= episode.zoom_step >= step
-        log_p = log_attention(select_version(kind, logits), allowed)
-        weights = masked_softmax(select_version(kind, scores)[:, 0], slide.mask)
-        share = lambda whole: step / jnp.maximum(whole, 1).astype(weights.dtype)
-        clock = jnp.stack([share(slide.horizon), share(slide.mask.sum())])
-        value = agent.value(params, pool_versions(weights, kind, pooled), clock)
-        # By a sum: on a TPU the gradient of an index is added one number at a time.
-        taken = jnp.arange(len(log_p)) == episode.actions[step]
-        return PolicyEval(jnp.where(taken, log_p, 0).sum(), entropy(log_p), value)
-
     of_rows = lambda rows: (agent.act(params, rows), *agent.project_rows(params, rows))
-    of, steps = map_versions(of_rows, slides, episode), episode.actions.shape[-1]
-    return map_states(one, slides, episode, of, steps=steps, chunk=chunk)
+    of = map_versions(of_rows, slides, episode)
+    logits, scores, pooled = (RowVersions(*part) for part in zip(*of, strict=True))
+    logits = RowVersions(*(x[..., None] for x in logits))
+    policy = weigh_versions(logits, slides, episode, high=not masked)
+    attention = weigh_versions(scores, slides, episode).weight
+
+    def values(weight, log_weight, attention, pooled):
+        return jnp.concatenate(
+            [weight, weight * log_weight, attention, attention * pooled], -1
+        )
+
+    steps = episode.actions.shape[-1]
+    each = map(values, policy.weight, policy.log_weight, attention, pooled)
+    sums = sum_states(RowVersions(*each), episode, steps=steps, chunk=chunk)
+    total, log_weight, weight, pooled = jnp.split(sums, (1, 2, 3), -1)
+    # A state of which nothing is left has no action, and no entropy.
+    log_total = jnp.log(jnp.where(total > 0, total, 1))[..., 0]
+    log_weights = RowVersions(*(x[..., 0] for x in policy.log_weight))
+    taken = values_at_zooms(log_weights, episode)
+    entropy = log_total - quotient(log_weight, total)[..., 0]
+    share = lambda whole: jnp.arange(steps)[None] / jnp.maximum(whole, 1)[:, None]
+    clock = jnp.stack([share(slides.horizon), share(slides.mask.sum(-1))], -1)
+    clock = jnp.broadcast_to(clock[:, None], (*total.shape[:-1], 2))
+    value = agent.value(params, quotient(pooled, weight), clock.astype(sums.dtype))
+    return PolicyEval(taken - log_total, entropy, value)
