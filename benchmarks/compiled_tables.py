@@ -45,6 +45,50 @@ def seconds() -> str:
     return _table(_reports(), TITLES.get, cell)
 
 
+def streaming() -> str:
+    """Streamed tiles against the dense net on as many images, and a whole step."""
+    titles = (
+        "chip", "tiles", "bytes, forward", "bytes, back", "time of a step",
+        "65,536 px, roofline / own", "device memory", "seams",
+    )  # fmt: skip
+    lines = [titles, ["---"] * len(titles)]
+    for chip, report in _reports().items():
+        by_name = {r["program"]: r for r in report["rows"] if "error" not in r}
+        for name, row in by_name.items():
+            kind, _, rest = name.partition(", ")
+            tiles, _, part = rest.rpartition(", ")
+            if kind != "streamed" or part != "forward":
+                continue
+            others = (
+                f"streamed, {tiles}, backward",
+                f"dense, {tiles}, forward",
+                f"dense, {tiles}, gradient",
+            )
+            if all(other in by_name for other in others):
+                numbers = _against_dense(row, *(by_name[other] for other in others))
+                lines.append([TITLES[chip], tiles, *numbers])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _against_dense(forward, backward, dense, gradient):
+    """Ratios and sizes of a streamed step, as cells."""
+    count = "bytes_accessed" if forward["bytes_accessed"] else "hbm_bytes"
+    rows = forward, backward, gradient
+    names = "optimal_s", "cycles_s", "roofline_s"
+    own = next(name for name in names if all(row[name] for row in rows))
+    step = lambda name: forward[name] + backward[name]
+    whole = lambda name: forward["step_calls"] * step(name)
+    held = max(row["temp_bytes"] + row["argument_bytes"] for row in (forward, backward))
+    return [
+        f"{forward[count] / dense[count]:.2f}x",
+        f"{backward[count] / gradient[count]:.2f}x",
+        f"{step(own) / gradient[own]:.2f}x",
+        f"{whole('roofline_s'):.1f} / {whole(own):.1f} s",
+        f"{held / 1e9:.1f} GB",
+        f"{forward['seam_bytes'] / 1e9:.1f} GB",
+    ]
+
+
 def _milliseconds(seconds: float) -> str:
     value = 1e3 * seconds
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
