@@ -3,8 +3,7 @@
     wsi-jax train --method attention_sampling --manifest my_slides.csv \
         --config.method.trunk.weights=resnet50.safetensors
 
-Overviews of four slides of 20 mm are too large for a TPU v5e (16 GB); by its compiler a
-v6e (32 GB) is the smallest TPU that holds a step.
+By its compiler, a step on four slides of 20 mm fits a TPU v5e (16 GB).
 
 After Zhang et al. 2021, whose crops, nets and schedule could not be had: those here are
 ours. Crops weigh by what they show, too, in several attentions: without these needles

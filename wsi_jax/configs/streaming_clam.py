@@ -8,7 +8,8 @@ in lymphoma (Dooper et al. 2023). Where a label is all over the tissue a coarser
 may do: the published 0.5 um/px is four times the work. The schedule is that of the
 published code, for 216 training slides: 25 epochs with the trunk as ImageNet left it,
 then 10 with all of it, eight slides to an update. For others set `train.steps` and
-`method.thaw.frozen`.
+`method.thaw.frozen`. On a device of 16 GB, as a TPU v5e, a large slide's seams must be
+in host memory: `method.offload`.
 
     wsi-jax train --method streaming_clam:quick --manifest my_slides.csv
 
