@@ -28,6 +28,14 @@ PROGRAMS = tuple(programs(SMALLEST))
 N = 512
 
 
+@pytest.fixture(autouse=True)
+def compilation_cache():
+    """As it was, once the benchmark has turned it off."""
+    before = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
 def matmul(mesh):
     shape = placed(mesh, jax.ShapeDtypeStruct((N, N), jnp.float32))
     return jax.jit(jnp.matmul), (shape, shape)

@@ -19,6 +19,7 @@ def unset(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = {name: getattr(jax.config, name) for name in NAMES}
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", True)
     yield tmp_path / "wsi_jax" / "compiled"
     for name, value in before.items():
         jax.config.update(name, value)
