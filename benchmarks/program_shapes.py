@@ -67,7 +67,7 @@ class Program(NamedTuple):
 
 
 def stages_of(config: Experiment) -> tuple[Stage, ...]:
-    """The stages of a method that tells two classes apart."""
+    """The stages of a method for two classes."""
     return config.stages(TASK, config.train.optimiser.make(config.train.steps))
 
 
