@@ -109,8 +109,8 @@ def encoder(depth: Depth, px: int, tiles: int) -> Subject:
             features = net.apply(params["encoder"], bag.x)
             return features @ params["head"]["kernel"].astype(features.dtype)
 
-        def loss(params, bag, key):
-            del key
+        def loss(params, bag, keys):
+            del keys
             logits = classify(params, bag)
             return optax.softmax_cross_entropy_with_integer_labels(
                 logits, bag.target

@@ -45,8 +45,8 @@ from benchmarks.chips import CHIPS, Chip, compiler_options, described_devices
 from benchmarks.compiled_programs import PRODUCTION, SMALLEST, programs
 from benchmarks.program_shapes import Program
 from benchmarks.roofline import Roofline, roofline
-from wsi_jax.training.compile import make_mesh
 from wsi_jax.training.flops import count_flops
+from wsi_jax.training.mesh import make_mesh
 
 
 def compiled_row(

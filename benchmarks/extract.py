@@ -33,7 +33,8 @@ from wsi_jax.run.progress import silent
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid_writer import write_pyramid
-from wsi_jax.training.compile import make_mesh, split
+from wsi_jax.training.compile import split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Dtype
 
 THREADS, BATCHES = (1, 2, 4, 16), (32, 128)

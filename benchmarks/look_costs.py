@@ -23,7 +23,8 @@ from wsi_jax.run.config import Experiment
 from wsi_jax.run.extract.slide_features import find_tiles
 from wsi_jax.run.inputs import CropInput
 from wsi_jax.run.progress import progress
-from wsi_jax.training.compile import compile_method, make_mesh
+from wsi_jax.training.compile import compile_method
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Task
 
 BATCH = 8  # slides, of a timed step as of timed predictions

@@ -19,7 +19,6 @@ from wsi_jax.ops.episode import TwoLevelSlides
 from wsi_jax.ops.sampling import entropy, log_attention
 from wsi_jax.training.actor_critic import Agent
 from wsi_jax.training.ppo import PPO
-from wsi_jax.training.supervised import weighted_mean
 
 
 class Stacked(NamedTuple):
@@ -98,7 +97,6 @@ def train(
         episode: as played.
     """
     live, statistics = action_statistics(agent, slides, episode)
-    b = len(label)
     each = jax.vmap(jax.vmap(classify, (0, None)), (0, None))
     logits = jax.vmap(each)(episode.states, slides.mask)
     wanted = jnp.broadcast_to(label[:, None, None], logits.shape[:-1])
@@ -116,7 +114,7 @@ def train(
     def loss(params):
         now, spread, values = statistics(params)
         per_slide = lambda x: jnp.where(live, x, 0).sum((1, 2)) / live.sum((1, 2))
-        mean = lambda x: weighted_mean(per_slide(x), jnp.ones(b))
+        mean = lambda x: per_slide(x).mean()
         ratio = jnp.where(live, now - log_p, 0)
         actor = -mean(surrogate(ratio, advantage, config.clip))
         actor -= config.entropy * mean(spread)

@@ -33,11 +33,8 @@ from wsi_jax.run.predict.zoom_method_runner import ZoomMethodRunner
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
 from wsi_jax.slides.grid import Grid, children
 from wsi_jax.slides.pyramid_writer import write_pyramid
-from wsi_jax.training.compile import (
-    compile_method,
-    compile_phase,
-    make_mesh,
-)
+from wsi_jax.training.compile import compile_method, compile_phase
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag, Task, TwoLevelFeatures
 
 SLIDES, SIDE_PX, K = 16, 2560, 4

@@ -16,7 +16,8 @@ from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.crop_sampler import SamplingConfig
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.slides.pyramid_writer import write_pyramid
-from wsi_jax.training.compile import compile_method, make_mesh
+from wsi_jax.training.compile import compile_method
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Task
 
 MPP, CELL = 8.0, 4  # of overviews: cells of 32 um

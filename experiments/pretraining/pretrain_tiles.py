@@ -49,7 +49,8 @@ from wsi_jax.run.progress import progress
 from wsi_jax.run.run_experiment import OTHER_FOLDER
 from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
 from wsi_jax.training.checkpoint import digest
-from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.compile import compile_method, split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Task
 
 WEIGHTS = "encoder.safetensors"

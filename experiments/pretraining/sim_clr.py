@@ -107,7 +107,7 @@ class SimCLR:
 
         # Neither may labels weigh or order the tiles.
         plan = {"monitor": "-loss", "class_weights": False, "balanced": False}
-        method = supervised(init, loss, predict, tx)
+        method = supervised(init, loss, predict, tx, whole=True)
         return (Stage("train", method, overrides=plan, validate=validate),)
 
     def part(self, key, pixels, times):

@@ -79,7 +79,7 @@ class TileClassifier:
             return losses, metrics
 
         predict = lambda params, batch, key: of_tiles(forward, params, batch)
-        return (Stage("train", supervised(init, loss, predict, tx)),)
+        return (Stage("train", supervised(init, loss, predict, tx, whole=True)),)
 
     def augmented(self, key, pixels, coarse: bool = False):
         """Tiles [b s s 3] as training shows them, and which borrow [b].

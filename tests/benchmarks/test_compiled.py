@@ -16,7 +16,7 @@ import pytest
 from benchmarks import chips, compiled, record
 from benchmarks.compiled_programs import SMALLEST, programs
 from benchmarks.program_shapes import Program, placed
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 
 ONE = make_mesh(jax.devices()[:1])
 COLUMNS = {

@@ -8,8 +8,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.roofline import roofline
-from wsi_jax.training.compile import make_mesh
 from wsi_jax.training.flops import count_flops
+from wsi_jax.training.mesh import make_mesh
 
 PEAKS, BANDWIDTH = {"bfloat16": 4e12, "float32": 1e12, "highest": 2e11}, 1e11
 F32 = 4  # bytes

@@ -28,7 +28,7 @@ from wsi_jax.run.predict.predictor import Predictor
 from wsi_jax.run.predict.slide_predictor import row_of_path
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 
 # Each costs a program.
 NAMES = "grid", "low_resolution", "full_resolution"

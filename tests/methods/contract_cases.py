@@ -23,7 +23,8 @@ from wsi_jax.nets.crop_options import HeadConfig
 from wsi_jax.nets.overview_attention import OverviewConfig
 from wsi_jax.nets.tile_pooling import PoolingHead
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.compile import compile_method, split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.optimiser import Optimiser, Schedule
 from wsi_jax.types import (
     Bag,

@@ -9,7 +9,8 @@ import numpy as np
 
 from wsi_jax.methods.sasha import SASHA, HAFEDStage, PolicyStage, UpdaterStage
 from wsi_jax.ops.zoom_strategies import STRATEGIES
-from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.compile import compile_method, split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.types import Bag, Task, TwoLevelFeatures
 

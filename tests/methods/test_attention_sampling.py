@@ -10,7 +10,8 @@ from crop_slides import CELL, MPP, TASK, batch, method, reader, write_slides
 from wsi_jax import config_fields
 from wsi_jax.nets.crop_sampler import Inference, Layout, Placement
 from wsi_jax.ops.sampling import Estimator
-from wsi_jax.training.compile import compile_method, make_mesh
+from wsi_jax.training.compile import compile_method
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Overviews
 
 

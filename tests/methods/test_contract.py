@@ -3,6 +3,8 @@
 A method of several stages is a case for each of them.
 """
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,8 @@ from contract_cases import (
 
 from wsi_jax.methods import mil
 from wsi_jax.training.checkpoint import Checkpoints
-from wsi_jax.training.compile import compile_method, make_mesh, replicate, split
+from wsi_jax.training.compile import compile_method, replicate, split
+from wsi_jax.training.mesh import make_mesh
 
 
 @pytest.fixture(params=[*METHODS, *IMAGES, *TILES, *CROP_STAGES, *ZOOM_STAGES])
@@ -95,11 +98,27 @@ def test_one_device_is_eight(name):
     chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("clam-sb", 1), ("attention-pooling-classifier", 1), ("sasha-policy", 2)],
+)
+def test_gradients_are_summed_over_devices_once(name, count):
+    """Not in a loop over tiles. A policy's are so at each update, after counting."""
+    case = make_case(name)
+    args = jax.eval_shape(lambda: (case.state, case.bag))
+    step = compile_method(case.method, make_mesh()).step
+    text = step.lower(*args).compile().as_text()
+    assert len(re.findall(r"all-reduce(?:-start)?\(", text)) == count
+    assert not re.search(r"(all-gather|all-to-all|collective-permute)[^ ]*\(", text)
+
+
 @pytest.mark.usefixtures("x64")
 def test_one_device_is_eight_to_the_last_digit():
     config = mil.CLAM(**SMALL, attention=4, sampled=2, dtype=mil.Dtype.float64)
     bag = bags(np.float64)
     case = compiled_case(config, bag)
+    wide = lambda a: a.astype(np.float64) if a.dtype == np.float32 else a
+    case = case._replace(state=jax.tree.map(wide, case.state))
     one, eight = (first_step(case, mesh, bag) for mesh in (ONE, make_mesh()))
     chex.assert_trees_all_close(one, eight, rtol=1e-12, atol=1e-15)
 

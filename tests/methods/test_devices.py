@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from wsi_jax.training.checkpoint import Checkpoints, digest
-from wsi_jax.training.compile import make_mesh, replicate
+from wsi_jax.training.compile import replicate
+from wsi_jax.training.mesh import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Opens what eight devices have saved, and saves it again.

@@ -14,7 +14,8 @@ from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.training.checkpoint import Checkpoints
-from wsi_jax.training.compile import compile_method, make_mesh
+from wsi_jax.training.compile import compile_method
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.optimiser import Thaw
 from wsi_jax.types import Bag, Dtype, Task
 

@@ -113,16 +113,18 @@ def test_both_passes_of_sparsemax_drop_out_alike(key):
     """And like one that embeds a chunk at a time with the keys that it would have."""
     params, x, mask = setup(n=12, dtype=np.float32)
 
-    def embed(x, key):
-        keep = jax.random.bernoulli(key, 0.5, x.shape)
+    def embed(x, keys):
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, x.shape[1:]))(keys)
         return embed_with(params)(jnp.where(keep, x, 0), None)
 
     normaliser = Normaliser.sparsemax
-    pool = lambda key: attention_pool(
-        embed, x, mask, chunk=5, key=key, normaliser=normaliser
+    pool = lambda keys: attention_pool(
+        embed, x, mask, chunk=5, keys=keys, normaliser=normaliser
     )
-    result = jax.jit(pool)(key)
-    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    own = jax.random.split(key, len(x))
+    result = jax.jit(pool)(own)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    keys = [fold(own, i) for i in range(3)]
     parts = [embed(x[:, 5 * i : 5 * i + 5], k) for i, k in enumerate(keys)]
     h, logits = (jnp.concatenate(a, 1) for a in zip(*parts, strict=True))
     w = normalise(jnp.swapaxes(logits, 1, 2), mask[:, None], normaliser)

@@ -12,7 +12,8 @@ from experiments.pretraining.sim_clr import SimCLR
 from wsi_jax import config_fields
 from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import Output, ViTEncoder
-from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.compile import compile_method, split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("one", "other"))

@@ -13,7 +13,8 @@ from experiments.pretraining.tile_classifier import TileClassifier
 from wsi_jax import config_fields
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.nets.norm import Norm, NormKind
-from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.compile import compile_method, split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag, Task
 
 TASK = Task(("smooth", "rough", "absent"))

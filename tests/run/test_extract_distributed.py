@@ -30,7 +30,7 @@ from wsi_jax.run.progress import silent
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SIDE, TILES, SLIDES = 256, 64, 8

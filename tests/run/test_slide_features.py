@@ -24,7 +24,7 @@ from wsi_jax.run.tiling import Tiling, tile_slide
 from wsi_jax.slides.grid import Grid, level0
 from wsi_jax.slides.slide import open_slide
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 
 K, SIDE = 4, 32
 LOW = Tiling(

@@ -21,7 +21,8 @@ from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.pyramid_writer import write_pyramid
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.training.compile import compile_each, make_mesh, replicate
+from wsi_jax.training.compile import compile_each, replicate
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Task, TwoLevelFeatures
 
 K, SIZES = 2, ((1024, 1280), (1024, 1024), (1280, 1024))

@@ -14,7 +14,8 @@ from wsi_jax.training.checkpoint import (
     digest,
     is_finite,
 )
-from wsi_jax.training.compile import make_mesh, replicate
+from wsi_jax.training.compile import replicate
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import TrainState
 
 ONE, EIGHT = make_mesh(jax.devices()[:1]), make_mesh()

@@ -5,12 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsi_jax.training.compile import (
-    compile_encoder,
-    make_mesh,
-    replicate,
-    split,
-)
+from wsi_jax.training.compile import compile_encoder, replicate, split
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag
 
 ONE, EIGHT = make_mesh(jax.devices()[:1]), make_mesh()

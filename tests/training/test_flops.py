@@ -6,8 +6,9 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from wsi_jax.training.compile import compile_method, compile_phase, make_mesh
+from wsi_jax.training.compile import compile_method, compile_phase
 from wsi_jax.training.flops import Counted, compiled_temp_bytes, count_flops, executed
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Method
 
 

@@ -11,9 +11,10 @@ import optax
 import pytest
 
 from wsi_jax.training.checkpoint import Checkpoints
-from wsi_jax.training.compile import compile_method, make_mesh
+from wsi_jax.training.compile import compile_method
 from wsi_jax.training.log import MetricsLog, read_metrics
 from wsi_jax.training.loop import Best, DivergedError, Train, fit, monitored
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Bag, Prediction
 
@@ -27,9 +28,9 @@ def of_loss(loss):
     return compile_method(supervised(start, loss, nothing, optax.sgd(0.5)), MESH)
 
 
-def downhill(params, bag, key):
-    """w grows by about 1/2 a step, more or less as the step's key has it."""
-    push = 1 + 0.1 * jax.random.normal(key, ())
+def downhill(params, bag, keys):
+    """w grows by about 1/2 a step, more or less as the step's keys have it."""
+    push = 1 + 0.1 * jax.vmap(jax.random.normal)(keys)
     return -params["w"] * push * bag.x[:, 0, 0], {}
 
 

@@ -124,6 +124,11 @@ def gain(problem, params, episode, config):
     )  # fmt: skip
 
 
+def mean_loss(gained, params):
+    count = (gained.weight > 0).sum().astype(gained.gain.dtype)
+    return ppo.loss(episodes.AGENT, params, gained, CONFIG, count)[0]
+
+
 def test_an_update_is_that_of_stacked_states(x64):
     """In value and in gradient, however the slides are padded, and whatever with.
 
@@ -137,7 +142,7 @@ def test_an_update_is_that_of_stacked_states(x64):
         gained = gain(padded, params, padded.play(), CONFIG)
         args = episodes.AGENT, TX, params, TX.init(params), gained, CONFIG
         heavy = gained._replace(weight=2 * gained.weight)
-        loss = lambda params: ppo.loss(episodes.AGENT, params, heavy, CONFIG)[0]
+        loss = functools.partial(mean_loss, heavy)
         return jax.grad(loss)(params), *ppo.improve(*args)
 
     @jax.jit
@@ -190,8 +195,7 @@ def test_no_gradient_is_scattered():
     gained = jax.eval_shape(
         lambda params: gain(problem, params, problem.play(), CONFIG), problem.agent
     )
-    loss = lambda params, gained: ppo.loss(episodes.AGENT, params, gained, CONFIG)[0]
-    program = jax.make_jaxpr(jax.grad(loss))(problem.agent, gained)
+    program = jax.make_jaxpr(jax.grad(mean_loss, 1))(gained, problem.agent)
     assert "scatter" not in str(program)
 
 

@@ -157,7 +157,7 @@ def test_predictions_read_ahead_and_are_the_same(slides):
 def test_patch_all_reads_every_cell_once(slides):
     """Its attention is on all tiles with tissue, and padding has none."""
     config = dataclasses.replace(PATCH_ALL, mpp=2.0, augment=CropAugmentation())
-    run = Run(config, slides, tx=optax.adam(1e-2), cache_gib=0.0)
+    run = Run(config, slides, tx=optax.adam(1e-3), cache_gib=0.0)
     state = run.init()
     for slide in slides:
         slide.n_read = 0
@@ -169,7 +169,7 @@ def test_patch_all_reads_every_cell_once(slides):
     assert [slide.n_read for slide in slides] == tiles[:3].tolist()
     steps = run.method.steps(state, itertools.repeat(run.bag))
     losses = [float(metrics["loss"]) for _, metrics in itertools.islice(steps, 20)]
-    assert losses[-1] < 0.98 * losses[0]
+    assert np.mean(losses[-5:]) < 0.95 * losses[0]
 
 
 def test_the_view_that_selects_is_renewed_now_and_then(slides):

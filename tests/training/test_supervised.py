@@ -17,10 +17,10 @@ def linear(tx):
     def init(key, bag):
         return {"kernel": jax.random.normal(key, (bag.x.shape[-1],))}
 
-    def loss(params, bag, key):
+    def loss(params, bag, keys):
         tiles = bag.mask.sum(-1)
         mean = (bag.x * bag.mask[..., None]).sum(1) / jnp.maximum(tiles, 1)[:, None]
-        noise = jax.random.uniform(key, tiles.shape)
+        noise = jax.vmap(jax.random.uniform)(keys)
         losses = optax.sigmoid_binary_cross_entropy(mean @ params["kernel"], bag.target)
         return losses, {"tiles": tiles.astype(jnp.float32), "noise": noise}
 

@@ -191,8 +191,8 @@ class Scorer(SelectiveByTile):
     def select(self, candidates, scores):
         return best_and_worst(candidates, scores, self.best, self.worst)
 
-    def loss(self, params, batch, selection, crops, key):
-        tiles = self.config.augmented(jax.random.fold_in(key, 1), crops)
+    def loss(self, params, batch, selection, crops, keys):
+        tiles = self.config.augmented(keys, crops)
         return self._tile_loss(params, selection.mask, tiles, batch.target)
 
     def _tile_loss(self, params, mask, tiles, label):
@@ -262,8 +262,8 @@ class Classifier(Scorer):
         options = head.normaliser, head.power, head.pooling
         return classify_tiles(net, params, tiles, mask, *options)
 
-    def loss(self, params, batch, selection, crops, key):
-        tiles = self.config.augmented(jax.random.fold_in(key, 1), crops)
+    def loss(self, params, batch, selection, crops, keys):
+        tiles = self.config.augmented(keys, crops)
         label, mask = batch.target, selection.mask
         logits, _ = self.forward(params, mask, tiles)
         loss, metrics = classification_loss(logits, label)

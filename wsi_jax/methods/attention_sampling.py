@@ -204,13 +204,13 @@ class _Net(Selective):
         index, mask, weights = self.sampler.choose(log_a, key, n, self.inference)
         return Selection(index, mask, (weights, log_a))
 
-    def loss(self, params, batch, selection, crops, key):
+    def loss(self, params, batch, selection, crops, keys):
         label, config, mask = batch.target, self.config.loss, batch.mask
         overview = batch.x.overview
         log_a = self.sampler.log_attention(self.view(params), overview, mask)
         sample = selection.extra._replace(index=selection.index, mask=selection.mask)
         weights = self.sampler.weights(log_a, sample)
-        crops = self.config.augmented(jax.random.fold_in(key, 1), crops)
+        crops = self.config.augmented(keys, crops)
         magnification, _ = self._corners(batch, selection)
         h = self.classifier.embed(params, crops, magnification, selection.mask)
         logits = self._classify(params, weights, h)[0]

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.config_fields import COUNT
-from wsi_jax.nets.attention import AttentionHead, PooledHead, with_statistics
+from wsi_jax.nets.attention import (
+    AttentionHead,
+    PooledHead,
+    embed_tiles,
+    with_statistics,
+)
 from wsi_jax.nets.clam import Clam
 from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.ops.attention_weights import Normaliser, masked_softmax
@@ -57,12 +62,12 @@ class Mean(Pool):
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         net = _pooled_head(self, task)
 
-        def forward(params, bag, key):
-            def embed(x, key):
-                h = _embed(net, params, x, key)
+        def forward(params, bag, keys):
+            def embed(x, keys):
+                h = embed_tiles(net, params, x, keys)
                 return h, jnp.zeros((*h.shape[:2], 1))
 
-            pooled = attention_pool(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
+            pooled = attention_pool(embed, bag.x, bag.mask, chunk=self.chunk, keys=keys)
             logits = net.apply(params, pooled.pooled[:, 0], method="classify")
             return logits, masked_softmax(pooled.logits[:, 0], bag.mask)
 
@@ -79,9 +84,9 @@ class Max(Pool):
     def stages(self, task: Task, tx: optax.GradientTransformation) -> tuple[Stage, ...]:
         net = _pooled_head(self, task)
 
-        def forward(params, bag, key):
-            embed = lambda x, key: _embed(net, params, x, key)
-            best = max_pool(embed, bag.x, bag.mask, chunk=self.chunk, key=key)
+        def forward(params, bag, keys):
+            embed = lambda x, keys: embed_tiles(net, params, x, keys)
+            best = max_pool(embed, bag.x, bag.mask, chunk=self.chunk, keys=keys)
             count = lambda winner, mask: jnp.zeros(mask.shape).at[winner].add(1) * mask
             attention = jax.vmap(count)(best.winner, bag.mask) / best.winner.shape[-1]
             return net.apply(params, best.pooled, method="classify"), attention
@@ -119,9 +124,9 @@ class ABMIL(Pool):
             dtype=self.dtype.value,
         )
         clam = Clam.of(net, self)
-        forward = lambda params, bag, key: clam.predict(params, bag.x, bag.mask, key)
-        loss = lambda params, bag, key: clam.loss(
-            params, bag.x, bag.mask, bag.target, key
+        forward = lambda params, bag, keys: clam.predict(params, bag.x, bag.mask, keys)
+        loss = lambda params, bag, keys: clam.loss(
+            params, bag.x, bag.mask, bag.target, keys
         )
         return _one_stage(net, forward, tx, loss)
 
@@ -145,7 +150,7 @@ class CLAM(ABMIL):
 
 
 def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
-    """The Method of a net and its `forward(params, bag, key)`: logits, attention."""
+    """The Method of a net and its `forward(params, bag, keys)`: logits, attention."""
 
     def init(key, bag):
         params = net.init(key, bag.x[:1, :1])
@@ -153,8 +158,8 @@ def _one_stage(net, forward, tx, loss=None) -> tuple[Stage, ...]:
             return params
         return with_statistics(params, *feature_moments(bag.x, bag.mask))
 
-    def cross_entropy(params, bag, key):
-        logits, _ = forward(params, bag, key)
+    def cross_entropy(params, bag, keys):
+        logits, _ = forward(params, bag, keys)
         return classification_loss(logits, bag.target)
 
     def predict(params, bag, key):
@@ -183,10 +188,3 @@ def _pooled_head(config: Pool, task: Task) -> PooledHead:
         standardise=config.standardise,
         dtype=config.dtype.value,
     )
-
-
-def _embed(net, params, x, key):
-    """Embeds tiles; with a key, drops out as in training."""
-    rngs = {} if key is None else {"dropout": key}
-    train = key is not None
-    return net.apply(params, x, train, method="embed", rngs=rngs)

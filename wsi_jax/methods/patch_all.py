@@ -88,8 +88,8 @@ class _Net(SelectiveByTile):
         rule = self.config.normaliser
         return classify_tiles(self.classifier, params, crops, mask, rule)
 
-    def loss(self, params, batch, selection, crops, key):
-        crops, label = self.config.augmented(key, crops), batch.target
+    def loss(self, params, batch, selection, crops, keys):
+        crops, label = self.config.augmented(keys, crops), batch.target
         logits, _ = self.forward(params, selection.mask, crops)
         return classification_loss(logits, label)
 

@@ -18,17 +18,13 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.config_fields import COUNT, FieldError
+from wsi_jax.nets import sasha_losses
 from wsi_jax.nets.hafed import HAFED
 from wsi_jax.nets.policy import Actor, Critic, Updater
 from wsi_jax.nets.sasha import ZoomNets, is_distilled, policy_rounds
-from wsi_jax.nets.sasha_losses import (
-    attention_kl_loss,
-    hafed_loss,
-    partial_zoom_loss,
-    updater_loss,
-)
 from wsi_jax.ops.attention_weights import Normaliser
 from wsi_jax.ops.pooling import feature_moments
+from wsi_jax.ops.slide_keys import slide_keys
 from wsi_jax.ops.zoom_env import Rules
 from wsi_jax.ops.zoom_strategies import AT_ONCE, STRATEGIES, Strategy
 from wsi_jax.training import ppo
@@ -221,11 +217,11 @@ class _Stages:
         """The classifier, trained on the children of all tiles."""
         config = self.config.hafed
 
-        def loss(params, batch, key):
+        def loss(params, batch, keys):
             nets = self.nets(batch.x.low)
-            total, metrics = hafed_loss(nets, params, batch, key)
+            total, metrics = sasha_losses.hafed_loss(nets, params, batch, keys)
             if config.partial_zoom_weight:
-                partial = partial_zoom_loss(nets, params, batch, key)
+                partial = sasha_losses.partial_zoom_loss(nets, params, batch, keys)
                 metrics["partial_zoom_loss"] = partial
                 total += config.partial_zoom_weight * partial
             return total, metrics
@@ -242,10 +238,10 @@ class _Stages:
         """The updater, trained to predict rows at high resolution."""
         config = self.config.updater
 
-        def loss(params, batch, key, anchors=config.anchors):
+        def loss(params, batch, keys, anchors=config.anchors):
             """Mean squared error of the updated rows [b]."""
-            return updater_loss(
-                self.nets(batch.x.low), params, batch, key, self.rules,
+            return sasha_losses.updater_loss(
+                self.nets(batch.x.low), params, batch, keys, self.rules,
                 anchors=anchors, itself=config.include_self, chunk=config.anchors,
             )  # fmt: skip
 
@@ -262,10 +258,12 @@ class _Stages:
             actor = self.nets(batch.x.low).act
             return lambda params, x: actor({"actor": params[tree]}, x)
 
-        def loss(params, batch, key):
+        def loss(params, batch, keys):
             """Divergence [b] of the ranking from HAFED's attention."""
-            del key
-            return attention_kl_loss(self.nets(batch.x.low), params, batch, act(batch))
+            del keys
+            return sasha_losses.attention_kl_loss(
+                self.nets(batch.x.low), params, batch, act(batch)
+            )
 
         def predict(params, batch, key):
             return self.prediction.by(AT_ONCE, params, batch, key, act(batch))
@@ -282,7 +280,9 @@ class _Stages:
             trees[-1],
             supervised(init, lambda *args: (loss(*args), {}), predict, tx),
             overrides=config.overrides(monitor="-loss"),
-            validate=lambda *args: {"loss": measure(*args)},
+            validate=lambda params, batch, key: {
+                "loss": measure(params, batch, slide_keys(key, len(batch.target)))
+            },
         )
 
     def policy_stage(self) -> Stage:

@@ -4,13 +4,15 @@
 memory; its parts are methods, for bags that are embedded chunk by chunk (`nets.clam`).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from wsi_jax.ops.attention_weights import Normaliser, normalise
 
@@ -192,6 +194,28 @@ class AttentionHead(nn.Module):
         """Logits (negative, positive) of tiles by each class's instance classifier."""
         h, kernel = _promoted(h, self.instance_kernel)
         return jnp.einsum("bsd,cdo->bsco", h, kernel) + self.instance_bias[None, None]
+
+
+def embed_tiles(
+    net: nn.Module,
+    params: PyTree,
+    x: Num[Array, "b n f"],
+    keys: Key[Array, " b"] | None = None,
+) -> Any:
+    """What a head's `embed` gives for tiles.
+
+    Args:
+        net: `AttentionHead` or `PooledHead`.
+        keys: of each slide's dropout, in training; None for none.
+    """
+    if keys is None:
+        return net.apply(params, x, method="embed")
+
+    def one(x, key):
+        rngs = {"dropout": key}
+        return net.apply(params, x[None], True, method="embed", rngs=rngs)
+
+    return jax.tree.map(lambda a: a[:, 0], jax.vmap(one)(x, keys))
 
 
 class PooledHead(nn.Module):

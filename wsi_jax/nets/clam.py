@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from wsi_jax.nets.attention import AttentionHead
+from wsi_jax.nets.attention import AttentionHead, embed_tiles
 from wsi_jax.nets.classification_loss import classification_loss
 from wsi_jax.ops.attention_weights import Normaliser, normalise
 from wsi_jax.ops.pooling import AttentionPooled, attention_pool
+from wsi_jax.ops.slide_keys import halves
 
 
 class Clam(NamedTuple):
@@ -39,14 +40,18 @@ class Clam(NamedTuple):
         return cls(net, **own)
 
     def predict(
-        self, params: PyTree, x: Num[Array, "b n f"], mask: Bool[Array, "b n"], key=None
+        self,
+        params: PyTree,
+        x: Num[Array, "b n f"],
+        mask: Bool[Array, "b n"],
+        keys: Key[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b c"], Float[Array, "b n"]]:
         """Logits, and the attention behind the likeliest class.
 
         Args:
-            key: drops out as in training; None for prediction.
+            keys: of each slide [b], drop out as in training; None for prediction.
         """
-        pooled = self._pool(params, x, mask, key)
+        pooled = self._pool(params, x, mask, keys)
         logits = self._classify(params, pooled)
         several = self.net.branches > 1
         branch = logits.argmax(-1) if several else jnp.zeros(len(logits), int)
@@ -59,11 +64,13 @@ class Clam(NamedTuple):
         x: Num[Array, "b n f"],
         mask: Bool[Array, "b n"],
         label: Int[Array, " b"],
-        key=None,
+        keys: Key[Array, " b"] | None = None,
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
         """Cross-entropy of each slide, mixed with the clustering loss; and metrics."""
-        key, tile_key = (None, None) if key is None else jax.random.split(key)
-        pooled = self._pool(params, x, mask, key)
+        tile_keys = None
+        if keys is not None:
+            keys, tile_keys = halves(keys)
+        pooled = self._pool(params, x, mask, keys)
         logits = self._classify(params, pooled)
         bag, metrics = classification_loss(logits, label)
         if not self.instance_weight:
@@ -73,7 +80,7 @@ class Clam(NamedTuple):
 
         def tile_logits(index):
             tiles = jnp.take_along_axis(clean, index[..., None], 1)
-            h, _ = self._embed(params, tiles, tile_key)
+            h, _ = embed_tiles(self.net, params, tiles, tile_keys)
             return self.net.apply(params, h, method="instance_logits")
 
         instance = instance_loss(
@@ -84,18 +91,14 @@ class Clam(NamedTuple):
         metrics |= {"bag_loss": bag, "instance_loss": instance}
         return (1 - w) * bag + w * instance, metrics
 
-    def _pool(self, params, x, mask, key) -> AttentionPooled:
-        embed = lambda x, key: self._embed(params, x, key)
+    def _pool(self, params, x, mask, keys) -> AttentionPooled:
+        embed = lambda x, keys: embed_tiles(self.net, params, x, keys)
         return attention_pool(
-            embed, x, mask, chunk=self.chunk, key=key, normaliser=self.normaliser
+            embed, x, mask, chunk=self.chunk, keys=keys, normaliser=self.normaliser
         )
 
     def _classify(self, params, pooled):
         return self.net.apply(params, pooled.pooled, method="classify")
-
-    def _embed(self, params, x, key):
-        rngs = {} if key is None else {"dropout": key}
-        return self.net.apply(params, x, key is not None, method="embed", rngs=rngs)
 
 
 def instance_loss(

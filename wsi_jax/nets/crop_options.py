@@ -118,12 +118,12 @@ class CropOptions:
         return CropClassifier(trunk, net, self.chunk, self.trunk_rate > 0)
 
     def augmented(
-        self, key: Array, crops: Num[Array, "b n s s 3"]
+        self, keys: Array, crops: Num[Array, "b n s s 3"]
     ) -> Num[Array, "b n s s 3"]:
-        """Crops for a training step."""
+        """Crops for a training step; keys: of each slide [b]."""
         if not self.augment.enabled:
             return crops
-        return augment_crops(key, crops, stain=self.augment.stain)
+        return augment_crops(keys, crops, stain=self.augment.stain)
 
 
 @dataclasses.dataclass(kw_only=True)

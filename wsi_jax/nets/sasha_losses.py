@@ -17,7 +17,7 @@ from wsi_jax.types import Bag
 
 
 def hafed_loss(
-    nets: ZoomNets, params: PyTree, batch: Bag, key: Key[Array, ""]
+    nets: ZoomNets, params: PyTree, batch: Bag, keys: Key[Array, " b"]
 ) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
     """HAFED's loss on the children of all tiles, some of the top masked."""
     high = nets.standardised(params, batch.x.high)
@@ -28,19 +28,22 @@ def hafed_loss(
         output = net.apply(params["hafed"], high, mask, uniforms)
         return hafed_losses(output, label, mask), output.logits
 
-    keys = jax.random.split(key, len(batch.target))
     losses, logits = jax.vmap(one)(keys, high, batch.mask, batch.target)
     _, metrics = classification_loss(logits, batch.target)
     return sum(losses), metrics | {"slide_loss": losses.slide}
 
 
 def partial_zoom_loss(
-    nets: ZoomNets, params: PyTree, batch: Bag, key: Key[Array, ""]
+    nets: ZoomNets, params: PyTree, batch: Bag, keys: Key[Array, " b"]
 ) -> Float[Array, " b"]:
     """HAFED's cross-entropy with a random share of the tiles at high resolution."""
-    keys = jax.random.split(jax.random.fold_in(key, 1))
-    share = jax.random.uniform(keys[0], (len(batch.target), 1))
-    at_high = jax.random.uniform(keys[1], batch.mask.shape) < share
+
+    def draw(key):
+        share, tiles = jax.random.split(jax.random.fold_in(key, 1))
+        n = batch.mask.shape[1]
+        return jax.random.uniform(tiles, (n,)) < jax.random.uniform(share)
+
+    at_high = jax.vmap(draw)(keys)
     rows = nets.rows(params, batch.x)
     state = jnp.where(at_high[..., None], rows.high, rows.low)
     logits, _ = nets.classify(params, state, batch.mask)
@@ -51,7 +54,7 @@ def updater_loss(
     nets: ZoomNets,
     params: PyTree,
     batch: Bag,
-    key: Key[Array, ""],
+    keys: Key[Array, " b"],
     rules: zoom_env.Rules,
     *,
     anchors: int,
@@ -64,7 +67,7 @@ def updater_loss(
     have any.
 
     Args:
-        key: draws the tiles that are zoomed into.
+        keys: of each slide, draw the tiles that are zoomed into.
         anchors: number of tiles of a slide that are zoomed into, each by itself.
         itself: whether a tile counts as similar to itself.
         chunk: tiles zoomed into at a time.
@@ -90,7 +93,6 @@ def updater_loss(
         each = total / jnp.maximum(count, 1)
         return each.sum() / jnp.maximum((count > 0).sum(), 1)
 
-    keys = jax.random.split(key, len(batch.target))
     low, high = lax.stop_gradient(nets.rows(params, batch.x))
     return jax.vmap(one)(keys, low, high, batch.mask)
 

@@ -25,18 +25,27 @@ def rotate_flip(
 
 
 def augment_crops(
-    key: Key[Array, ""], crops: UInt8[Array, "b n s s 3"], *, stain: float
+    keys: Key[Array, " b"], crops: UInt8[Array, "b n s s 3"], *, stain: float
 ) -> Num[Array, "b n s s 3"]:
     """Random rotation or flip, and stain, of each crop of each slide.
 
     Args:
+        keys: of each slide.
         stain: range of each stain's log gain, drawn from -stain to stain; at 0 pixels
             stay whole numbers.
     """
-    flat, keys = crops.reshape(-1, *crops.shape[2:]), jax.random.split(key)
-    flat = rotate_flip(flat, jax.random.randint(keys[0], (len(flat),), 0, 8))
+    b, n = crops.shape[:2]
+    flat = crops.reshape(b * n, *crops.shape[2:])
+
+    def draw(key):
+        which, gains = jax.random.split(key)
+        which = jax.random.randint(which, (n,), 0, 8)
+        return which, jax.random.uniform(gains, (n, 3), minval=-stain, maxval=stain)
+
+    which, gains = jax.vmap(draw)(keys)
+    flat = rotate_flip(flat, which.reshape(-1))
     if stain:
-        gains = jax.random.uniform(keys[1], (len(flat), 3), minval=-stain, maxval=stain)
+        gains = gains.reshape(-1, 3)
         flat = jitter_stain(flat, jnp.exp(gains), jnp.zeros_like(gains))
     return flat.reshape(crops.shape)
 

@@ -56,7 +56,7 @@ def attention_pool(
     mask: Bool[Array, "b n"],
     *,
     chunk: int,
-    key: Key[Array, ""] | None = None,
+    keys: Key[Array, " b"] | None = None,
     normaliser: Normaliser = Normaliser.softmax,
     power: float = 2.0,
 ) -> AttentionPooled:
@@ -68,27 +68,27 @@ def attention_pool(
     weight is known before the last logit.
 
     Args:
-        embed: (x [b m f], key) -> (h [b m d], logits [b m k]), tile by tile.
+        embed: (x [b m f], keys [b]) -> (h [b m d], logits [b m k]), tile by tile.
         x: tiles of the bags; what stands behind the mask, NaN included, has no effect.
-        key: for `embed`'s dropout, folded with the chunk's number.
+        keys: each slide's, for `embed`'s dropout; folded with the chunk's number.
     """
     b = len(x)
-    out, weights = jax.eval_shape(embed, x[:, :1], key)
+    out, weights = jax.eval_shape(embed, x[:, :1], keys)
     k, d, dtype = weights.shape[-1], out.shape[-1], _at_least_float32(weights.dtype)
     zeros, lowest = jnp.zeros((b, k, d), dtype), jnp.finfo(dtype).min
 
-    def embed_masked(x, mask, key):
-        h, logits = embed(jnp.where(mask[..., None], x, 0), key)
+    def embed_masked(x, mask, keys):
+        h, logits = embed(jnp.where(mask[..., None], x, 0), keys)
         return h.astype(dtype), jnp.swapaxes(logits, 1, 2).astype(dtype)
 
     if normaliser is Normaliser.sparsemax:
         return _pool_in_two_passes(
-            embed_masked, zeros, x, mask, chunk=chunk, key=key, normaliser=normaliser
+            embed_masked, zeros, x, mask, chunk=chunk, keys=keys, normaliser=normaliser
         )
 
-    def absorb(carry, key, x, mask):
+    def absorb(carry, keys, x, mask):
         top, total, pooled = carry
-        h, logits = embed_masked(x, mask, key)
+        h, logits = embed_masked(x, mask, keys)
         u = jnp.where(mask[:, None], log_weights(logits, normaliser, power), lowest)
         new_top = jnp.maximum(top, lax.stop_gradient(u.max(-1)))
         scale = jnp.exp(top - new_top)
@@ -98,7 +98,7 @@ def attention_pool(
         return (new_top, total, pooled), logits
 
     start = jnp.full((b, k), lowest, dtype), jnp.zeros((b, k), dtype), zeros
-    (_, total, pooled), logits = _scan_chunks(absorb, start, (x, mask), chunk, key)
+    (_, total, pooled), logits = _scan_chunks(absorb, start, (x, mask), chunk, keys)
     pooled /= jnp.where(total > 0, total, 1)[..., None]
     return AttentionPooled(pooled, jnp.concatenate(logits, -1))
 
@@ -109,17 +109,17 @@ def max_pool(
     mask: Bool[Array, "b n"],
     *,
     chunk: int,
-    key: Key[Array, ""] | None = None,
+    keys: Key[Array, " b"] | None = None,
 ) -> MaxPooled:
     """Maximum of each feature over a slide's tiles, chunk by chunk.
 
     Equal to the dense maximum in value and gradient; of equal tiles the first wins.
 
     Args:
-        embed: (x [b m f], key) -> h [b m d].
+        embed: (x [b m f], keys [b]) -> h [b m d].
         mask: True where there is a tile; a slide without one pools to zero.
     """
-    out = jax.eval_shape(embed, x[:, :1], key)
+    out = jax.eval_shape(embed, x[:, :1], keys)
     b, d, dtype = x.shape[0], out.shape[-1], _at_least_float32(out.dtype)
     start = (
         jnp.full((b, d), -jnp.inf, dtype),
@@ -127,9 +127,9 @@ def max_pool(
         jnp.zeros((), jnp.int32),
     )
 
-    def absorb(carry, key, x, mask):
+    def absorb(carry, keys, x, mask):
         best, winner, first = carry
-        h = embed(jnp.where(mask[..., None], x, 0), key).astype(dtype)
+        h = embed(jnp.where(mask[..., None], x, 0), keys).astype(dtype)
         h = jnp.where(mask[..., None], h, -jnp.inf)
         index = h.argmax(1)
         value = jnp.take_along_axis(h, index[:, None], 1)[:, 0]
@@ -138,7 +138,7 @@ def max_pool(
         carry = jnp.where(better, value, best), winner, first + x.shape[1]
         return carry, None
 
-    (best, winner, _), _ = _scan_chunks(absorb, start, (x, mask), chunk, key)
+    (best, winner, _), _ = _scan_chunks(absorb, start, (x, mask), chunk, keys)
     return MaxPooled(jnp.where(jnp.isfinite(best), best, 0), winner)
 
 
@@ -154,37 +154,37 @@ def _at_least_float32(dtype):
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _pool_in_two_passes(embed, zeros, x, mask, *, chunk, key, normaliser):
+def _pool_in_two_passes(embed, zeros, x, mask, *, chunk, keys, normaliser):
     """Logits of all tiles first, then the weighted sum: for weights that need all."""
     if x.shape[1] <= chunk:
-        h, logits = embed(x, mask, key)
+        h, logits = embed(x, mask, keys)
         w = normalise(logits, mask[:, None], normaliser)
         return AttentionPooled(jnp.einsum("bkn,bnd->bkd", w, h), logits)
 
-    def only_logits(carry, key, x, mask):
-        return carry, embed(x, mask, key)[1]
+    def only_logits(carry, keys, x, mask):
+        return carry, embed(x, mask, keys)[1]
 
-    def weighted_sum(pooled, key, x, mask, w):
-        h, _ = embed(x, mask, key)
+    def weighted_sum(pooled, keys, x, mask, w):
+        h, _ = embed(x, mask, keys)
         return pooled + jnp.einsum("bnk,bnd->bkd", w, h), None
 
-    # The key draws the same dropout in both passes.
-    _, logits = _scan_chunks(only_logits, (), (x, mask), chunk, key)
+    # The keys draw the same dropout in both passes.
+    _, logits = _scan_chunks(only_logits, (), (x, mask), chunk, keys)
     logits = jnp.concatenate(logits, -1)
     w = jnp.swapaxes(normalise(logits, mask[:, None], normaliser), 1, 2)
-    pooled, _ = _scan_chunks(weighted_sum, zeros, (x, mask, w), chunk, key)
+    pooled, _ = _scan_chunks(weighted_sum, zeros, (x, mask, w), chunk, keys)
     return AttentionPooled(pooled, logits)
 
 
-def _scan_chunks(absorb, carry, parts, chunk, key):
+def _scan_chunks(absorb, carry, parts, chunk, keys):
     """Scans `absorb` over chunks of tiles; returns the last carry and all outputs.
 
     Args:
-        absorb: (carry, key, *parts of a chunk) -> (carry, output [... chunk] or None).
+        absorb: (carry, keys, *parts of a chunk) -> (carry, output [... chunk] or None).
     """
     n = parts[0].shape[1]
     if n <= chunk:
-        carry, out = absorb(carry, key, *parts)
+        carry, out = absorb(carry, keys, *parts)
         return carry, [out]
     whole, rest = divmod(n, chunk)
 
@@ -192,8 +192,7 @@ def _scan_chunks(absorb, carry, parts, chunk, key):
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry, i, *parts):
         cut = lambda a: lax.dynamic_slice_in_dim(a, i * chunk, chunk, 1)
-        folded = None if key is None else jax.random.fold_in(key, i)
-        return absorb(carry, folded, *map(cut, parts))
+        return absorb(carry, _folded(keys, i), *map(cut, parts))
 
     carry, out = lax.scan(
         lambda carry, i: body(carry, i, *parts), carry, jnp.arange(whole)
@@ -202,8 +201,12 @@ def _scan_chunks(absorb, carry, parts, chunk, key):
     if out is not None:
         outs = [jnp.moveaxis(out, 0, -2).reshape(*out.shape[1:-1], whole * chunk)]
     if rest:
-        last = None if key is None else jax.random.fold_in(key, whole)
         tail = [a[:, whole * chunk :] for a in parts]
-        carry, out = jax.checkpoint(absorb)(carry, last, *tail)
+        carry, out = jax.checkpoint(absorb)(carry, _folded(keys, whole), *tail)
         outs.append(out)
     return carry, outs
+
+
+def _folded(keys, i):
+    """The keys of a chunk."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)

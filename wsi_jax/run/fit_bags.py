@@ -21,8 +21,9 @@ from wsi_jax.run.config import Experiment
 from wsi_jax.run.fields_from_python import errors_in_python, with_fields
 from wsi_jax.run.inputs import FeatureInput
 from wsi_jax.run.inputs.features import padded_bag
-from wsi_jax.training.compile import compile_method, make_mesh, split
+from wsi_jax.training.compile import compile_method, split
 from wsi_jax.training.loop import Train, fit
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import bucket
 
 Array = np.ndarray | jax.Array

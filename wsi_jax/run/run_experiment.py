@@ -49,8 +49,8 @@ from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.train_fold import train
 from wsi_jax.run.write_report import write_report
-from wsi_jax.training.compile import make_mesh
 from wsi_jax.training.compile_cache import keep_compiled
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Stage, Task
 
 OTHER_FOLDER = "name another --config.run_dir"  # where a folder is in use

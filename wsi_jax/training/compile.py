@@ -1,7 +1,7 @@
-"""The only place that knows jit, meshes and sharding.
+"""The only place that compiles: functions, and how their arrays lie on devices.
 
-One axis, "data". The state lies whole on every device, a batch is split by slide, and
-the gradient's mean over devices is the compiler's.
+The state lies whole on every device and a batch is split by slide; gradients are summed
+over devices by `mesh.on_each_device`.
 """
 
 import functools
@@ -12,19 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from wsi_jax.ops.stream_plan import Net, StreamPlan, packed_tile
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import stream_one_tile
 from wsi_jax.training.flops import Counted, count_flops
+from wsi_jax.training.mesh import split_over, traced_for, whole_on
 from wsi_jax.types import Compiled, Method
-
-
-def make_mesh(devices=None) -> Mesh:
-    """All devices on one axis, "data", along which batches are split by slide."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def compile_method(
@@ -41,12 +36,12 @@ def compile_method(
         return method.driver(read)
     if method.precompiled:
         return method
-    everywhere, by_slide = _shardings(mesh)
+    everywhere, by_slide = whole_on(mesh), split_over(mesh)
     return Method(
         init=jax.jit(method.init, out_shardings=everywhere),
         step=Counted(
             jax.jit(
-                method.step,
+                _traced(method.step, mesh),
                 in_shardings=(everywhere, by_slide),
                 out_shardings=everywhere,
                 donate_argnums=0,
@@ -58,7 +53,7 @@ def compile_method(
 
 def compile_each(function: Callable, mesh: Mesh) -> Callable:
     """Compiles (params, batch, key) -> arrays of each slide, split by slide."""
-    everywhere, by_slide = _shardings(mesh)
+    everywhere, by_slide = whole_on(mesh), split_over(mesh)
     compiled = jax.jit(
         function,
         in_shardings=(everywhere, by_slide, everywhere),
@@ -77,13 +72,13 @@ def compile_phase(
 
 def compile_encoder(apply, mesh: Mesh):
     """Compiles (params, pixels [b h w 3]) -> features [b d], split by tile."""
-    everywhere, by_tile = _shardings(mesh)
+    everywhere, by_tile = whole_on(mesh), split_over(mesh)
     return jax.jit(apply, in_shardings=(everywhere, by_tile), out_shardings=by_tile)
 
 
 def replicate(tree, mesh: Mesh):
     """Lays a tree of arrays whole on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, whole_on(mesh))
 
 
 def split(batch, mesh: Mesh):
@@ -99,15 +94,20 @@ def split(batch, mesh: Mesh):
                 f"a batch of {len(array)} does not divide among {local} devices; "
                 "make the batch a multiple of them"
             )
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    put = lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a))
+    put = lambda a: jax.make_array_from_process_local_data(
+        split_over(mesh), np.asarray(a)
+    )
     return jax.tree.map(put, batch)
 
 
-def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(
-        mesh, PartitionSpec("data")
-    )
+def _traced(function: Callable, mesh: Mesh) -> Callable:
+    """The function; `on_each_device` within it is over these devices."""
+
+    def traced(*args):
+        with traced_for(mesh):
+            return function(*args)
+
+    return traced
 
 
 class Phases:

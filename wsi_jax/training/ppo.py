@@ -19,11 +19,12 @@ from wsi_jax.config_fields import COUNT, POSITIVE, FieldError
 from wsi_jax.ops.advantages import Reward, advantages, normalise, rewards, surrogate
 from wsi_jax.ops.episode import Episode, TwoLevelSlides, play, sampler
 from wsi_jax.ops.episode_states import state_logits
+from wsi_jax.ops.slide_keys import slide_keys
 from wsi_jax.ops.zoom_strategies import Strategy
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.loop import StageConfig
+from wsi_jax.training.mesh import on_each_device
 from wsi_jax.training.optimiser import Optimiser
-from wsi_jax.training.supervised import plain_mean, weighted_mean
 from wsi_jax.training.zoom_prediction import ZoomPrediction
 from wsi_jax.types import Method, TrainState
 
@@ -158,18 +159,26 @@ def experience(
 
 
 def loss(
-    agent: Agent, params: PyTree, experience: Experience, config: PPO
+    agent: Agent,
+    params: PyTree,
+    experience: Experience,
+    config: PPO,
+    count: Float[Array, ""],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Loss of actor and critic, which share no parameter; and each as a metric."""
+    """Loss of actor and critic, which share no parameter; and each as a metric.
+
+    Args:
+        count: slides by which sums are divided: those of all devices, not of this one.
+    """
     slides, episode, live = experience.slides, experience.episode, experience.live
     new = evaluate_policy(
         agent, params, slides, episode, masked=config.mask_visited, chunk=config.chunk
     )
 
     def mean(x):
-        """Mean over a slide's steps, then over slides."""
+        """Mean over a slide's steps, then weighted over slides."""
         each = jnp.where(live, x, 0).sum((1, 2)) / jnp.maximum(live.sum((1, 2)), 1)
-        return weighted_mean(each, experience.weight)
+        return (each * experience.weight).sum() / count
 
     log_ratio = jnp.where(live, new.log_p - experience.log_p, 0)
     gain = mean(surrogate(log_ratio, experience.advantage, config.clip))
@@ -187,20 +196,28 @@ def improve(
     opt: PyTree,
     experience: Experience,
     config: PPO,
+    total: Callable = lambda tree: tree,
 ) -> tuple[PyTree, PyTree, dict[str, Float[Array, " epochs"]]]:
-    """Parameters and optimiser's state after learning; metrics of each epoch."""
+    """Parameters and optimiser's state after learning; metrics of each epoch.
+
+    Args:
+        total: sums a tree over devices.
+    """
+    real = experience.weight > 0
+    count, gain = total((real.sum(), (experience.gain.mean(1) * real).sum()))
+    count = jnp.maximum(count, 1).astype(gain.dtype)
 
     def epoch(carry, _):
         params, opt = carry
-        loss_of = lambda params: loss(agent, params, experience, config)
-        grads, metrics = jax.grad(loss_of, has_aux=True)(params)
+        loss_of = lambda params: loss(agent, params, experience, config, count)
+        grads, metrics = total(jax.grad(loss_of, has_aux=True)(params))
         updates, opt = tx.update(grads, opt, params)
         for name in ("actor", "critic"):
             metrics[f"{name}_grad_norm"] = optax.tree.norm(grads[name])
         return (optax.apply_updates(params, updates), opt), metrics
 
     (params, opt), metrics = lax.scan(epoch, (params, opt), length=config.epochs)
-    return params, opt, metrics
+    return params, opt, metrics | {"gain": gain / count}
 
 
 def policy_method(
@@ -226,9 +243,13 @@ def policy_method(
         return TrainState(jnp.int32(0), params, tx.init(agent), key)
 
     def step(state, batch):
-        params, nets = state.params, prediction.nets(batch.x.low)
         key = jax.random.fold_in(state.key, state.step)
-        keys = jax.random.split(key, (len(batch.target), config.episodes))
+        return on_each_device(learn, state, (batch, slide_keys(key, len(batch.target))))
+
+    def learn(state, split, total):
+        batch, keys = split
+        params, nets = state.params, prediction.nets(batch.x.low)
+        keys = jax.vmap(lambda key: jax.random.split(key, config.episodes))(keys)
         slides, steps = prediction.slides(params, batch)
         episode = play(
             slides, nets.row_updater(params), lambda x: nets.act(params, x),
@@ -241,10 +262,11 @@ def policy_method(
             agent, learnt, lambda x: nets.row_logits(params, x), slides,
             batch.target, batch.weight, episode, config,
         )  # fmt: skip
-        learnt, opt, metrics = improve(agent, tx, learnt, state.opt, gained, config)
+        learnt, opt, metrics = improve(
+            agent, tx, learnt, state.opt, gained, config, total
+        )
         metrics = {name: values.mean() for name, values in metrics.items()}
         metrics["loss"] = metrics["actor_loss"] + metrics["critic_loss"]
-        metrics["gain"] = plain_mean(gained.gain.mean(1), batch.weight)
         return TrainState(state.step + 1, params | learnt, opt, state.key), metrics
 
     def predict(params, batch, key):

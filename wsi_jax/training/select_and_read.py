@@ -97,8 +97,8 @@ class Selective:
     def select(self, candidates: Selection, scores) -> Selection:
         """The tiles to read, by the scores [b n] of candidates."""
 
-    def loss(self, params, batch, selection: Selection, crops, key) -> tuple:
-        """Loss of each slide [b], and metrics, each [b]."""
+    def loss(self, params, batch, selection: Selection, crops, keys) -> tuple:
+        """Loss of each slide [b], and metrics, each [b]; `keys` are the slides' own."""
 
     def prediction(self, params, batch, selection: Selection, crops) -> Prediction:
         """The prediction, without counts."""
@@ -185,10 +185,10 @@ class Learner:
                 return params
             return read_first(params, batch, select_key, adapt_key)
 
-        def loss(params, batch, key):
+        def loss(params, batch, keys):
             overviews, selection, crops = batch.x
             batch = batch._replace(x=overviews)
-            return net.loss(params, batch, selection, crops, key)
+            return net.loss(params, batch, selection, crops, keys)
 
         self.net = net
         self._supervised = supervised(init, loss, None, tx)

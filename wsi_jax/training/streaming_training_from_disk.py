@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wsi_jax.ops.slide_keys import halves, slide_keys
 from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.training.compile import Phases, compile_phase
 from wsi_jax.training.flops import count_flops
@@ -67,7 +68,7 @@ class Streamable(Protocol):
         """(positions of the map that must be right, tissue beyond which windows read
         zeros); None for all positions, and for no such tissue."""
 
-    def loss(self, head, x, mask, label, key) -> tuple:
+    def loss(self, head, x, mask, label, keys) -> tuple:
         """Losses of the slides of a bag, and metrics."""
 
     def predict(self, head, x, mask) -> tuple:
@@ -154,7 +155,7 @@ class StreamedTraining:
         share, part = shares
 
         def loss(head, x):
-            losses, metrics = self.net.loss(head, x, mask, label, key)
+            losses, metrics = self.net.loss(head, x, mask, label, key[None])
             loss = share * losses[0]
             return loss, {"loss": loss} | {k: part * v[0] for k, v in metrics.items()}
 
@@ -234,13 +235,9 @@ class StreamedTraining:
         return self._prepared[shifted]
 
 
-def slide_keys(key, b: int):
-    """Keys of the augmentation of each slide of a batch, and of its dropout."""
-    return tuple(jax.random.split(half, b) for half in jax.random.split(key))
-
-
 def _batch_keys(key, step, weight):
-    return slide_keys(jax.random.fold_in(key, step), len(weight))
+    """Keys of the augmentation of each slide, and of its dropout."""
+    return halves(slide_keys(jax.random.fold_in(key, step), len(weight)))
 
 
 def _zeros(tree: Any) -> Any:

@@ -3,15 +3,15 @@
 Both give the same results, but for what dropout draws.
 """
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from wsi_jax.ops.augment import rotate_flip
+from wsi_jax.ops.slide_keys import halves
 from wsi_jax.ops.streaming import stream
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.streaming_training_from_disk import Streamable, slide_keys
+from wsi_jax.training.streaming_training_from_disk import Streamable
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Method, Prediction
 
@@ -47,15 +47,10 @@ def image_method(
             x, mask = lax.map(one, (batch.x, batch.mask, keys))
         return x, mask.reshape(len(mask), -1)
 
-    def loss(params, batch, key):
-        # Each slide has a key of its own, as when it is streamed from disk.
-        augment_keys, head_keys = slide_keys(key, len(batch.x))
+    def loss(params, batch, keys):
+        augment_keys, head_keys = halves(keys)
         x, mask = bags(params, batch, augment_keys)
-        each = lambda x, mask, label, key: jax.tree.map(
-            lambda v: v[0],
-            net.loss(params["head"], x[None], mask[None], label[None], key),
-        )
-        return jax.vmap(each)(x, mask, batch.target, head_keys)
+        return net.loss(params["head"], x, mask, batch.target, head_keys)
 
     def predict(params, batch, key):
         del key

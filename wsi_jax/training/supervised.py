@@ -1,32 +1,14 @@
-"""The training step of anything with a differentiable loss."""
+"""The training step of anything with a differentiable loss, on all devices."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
+from wsi_jax.ops.slide_keys import slide_keys
+from wsi_jax.training.mesh import on_each_device
 from wsi_jax.types import Method, TrainState
-
-
-def weighted_mean(
-    values: Float[Array, " b"], weight: Float[Array, " b"]
-) -> Float[Array, ""]:
-    """Sum of weighted values over the number of real slides; 0 where there are none.
-
-    Real are slides of a weight above 0. The divisor is not the sum of the weights: in a
-    batch where a class is missing the others would weigh more than they should.
-    """
-    count = (weight > 0).sum().astype(weight.dtype)
-    return (values * weight).sum() / jnp.where(count > 0, count, 1)
-
-
-def plain_mean(
-    values: Float[Array, " b"], weight: Float[Array, " b"]
-) -> Float[Array, ""]:
-    """Mean over the real slides of a batch, whatever each of them weighs."""
-    return weighted_mean(values, (weight > 0).astype(weight.dtype))
 
 
 def supervised(
@@ -34,17 +16,23 @@ def supervised(
     loss: Callable,
     predict: Callable | None,
     tx: optax.GradientTransformation,
+    whole: bool = False,
 ) -> Method:
     """Makes the Method of anything with a differentiable loss.
 
     The gradient is that of the loss weighted by `batch.weight`, over the number of real
-    slides of the whole batch, on however many devices it lies. Metrics beside the loss
-    are plain means.
+    slides of the whole batch, those of a weight above 0; not over the sum of weights,
+    for where a class is missing the others would weigh more than they should. Each
+    device sums over slides of its own, and the sums are added once. Metrics beside the
+    loss are plain means.
 
     Args:
         init: (key, batch) -> params.
-        loss: (params, batch, key) -> (loss of each slide [b], metrics each [b]).
+        loss: (params, batch, keys) -> (loss of each slide [b], metrics each [b]); the
+            keys [b] are the slides' own.
         predict: (params, batch, key) -> Prediction; None where another makes it.
+        whole: the loss of a slide depends on others of the batch; `loss` is then given
+            all of them and one key.
     """
 
     def init_state(key, batch):
@@ -52,15 +40,28 @@ def supervised(
         params = init(init_key, batch)
         return TrainState(jnp.int32(0), params, tx.init(params), key)
 
-    def mean_loss(params, batch, key):
-        losses, metrics = loss(params, batch, key)
-        mean = weighted_mean(losses, batch.weight)
-        means = jax.tree.map(lambda v: plain_mean(v, batch.weight), metrics)
-        return mean, {"loss": mean} | means
+    def sums(params, batch, keys):
+        """Sums over slides; their number is the last of them."""
+        losses, metrics = loss(params, batch, keys)
+        weight, real = batch.weight, batch.weight > 0
+        total = (losses * weight).sum()
+        each = {"loss": total} | {n: (v * real).sum() for n, v in metrics.items()}
+        return total, (each, real.sum().astype(weight.dtype))
+
+    def gradient(params, split, total):
+        grads, (metrics, count) = jax.grad(sums, has_aux=True)(params, *split)
+        grads, metrics, count = total((grads, metrics, count))
+        count = jnp.where(count > 0, count, 1)
+        mean = lambda a: (a / count).astype(a.dtype)
+        return jax.tree.map(mean, (grads, metrics))
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params, batch, key)
+        if whole:
+            grads, metrics = gradient(state.params, (batch, key), lambda tree: tree)
+        else:
+            split = batch, slide_keys(key, len(batch.weight))
+            grads, metrics = on_each_device(gradient, state.params, split)
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {"grad_norm": optax.tree.norm(grads)}

@@ -21,8 +21,8 @@ from wsi_jax.run.extract.extract_cohort import (
 from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import SlideRecord
-from wsi_jax.training.compile import make_mesh
 from wsi_jax.training.compile_cache import keep_compiled
+from wsi_jax.training.mesh import make_mesh
 
 
 def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:

@@ -23,7 +23,7 @@ from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import Tiling
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 
 
 class WorkerCheck(NamedTuple):

@@ -14,7 +14,7 @@ from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
 from wsi_jax.run.tiling import Tiling, as_streamed_slide
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag
 
 

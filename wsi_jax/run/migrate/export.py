@@ -21,7 +21,8 @@ from wsi_jax.run.inputs import FeatureInput
 from wsi_jax.run.model_card import CARD, WEIGHTS, read_card
 from wsi_jax.run.run_folder import read_csv, write_csv
 from wsi_jax.training.checkpoint import Checkpoints
-from wsi_jax.training.compile import compile_method, make_mesh, replicate
+from wsi_jax.training.compile import compile_method, replicate
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Task
 
 

@@ -31,7 +31,8 @@ from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.stain import unfamiliar
 from wsi_jax.training.checkpoint import Checkpoints, digest
-from wsi_jax.training.compile import compile_each, compile_method, make_mesh, replicate
+from wsi_jax.training.compile import compile_each, compile_method, replicate
+from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag, Stage, Task
 
 

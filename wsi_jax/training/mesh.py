@@ -1,0 +1,65 @@
+"""Devices on one axis, over which batches are split, and sums over them.
+
+The one place where functions ask which devices they run on.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+
+
+def make_mesh(devices=None) -> Mesh:
+    """Devices of all processes, or some, on one axis along which batches are split.
+
+    The devices of a process stand together, so that its rows of a batch do.
+    """
+    devices = jax.devices() if devices is None else devices
+    order = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(order), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def split_over(mesh: Mesh) -> NamedSharding:
+    """Arrays split along their first axis."""
+    return NamedSharding(mesh, SPLIT)
+
+
+def whole_on(mesh: Mesh) -> NamedSharding:
+    """Arrays whole on every device."""
+    return NamedSharding(mesh, WHOLE)
+
+
+@contextlib.contextmanager
+def traced_for(mesh: Mesh) -> Iterator[None]:
+    """Within the block, `on_each_device` maps what is traced over these devices."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
+
+
+def on_each_device(function: Callable, same: Any, split: Any) -> Any:
+    """`function(same, split, total)` on every device, for its rows of a batch.
+
+    Outside `traced_for`, or on one device, it is called once, for all rows.
+
+    Args:
+        function: `total(tree)` gives the sums of a tree's arrays over devices; what it
+            returns must be the same on all.
+        same: is whole on every device.
+        split: arrays, of whose rows each device has some.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(same, split, lambda tree: tree)
+    total = lambda tree: jax.lax.psum(tree, AXIS)
+    # Unchecked: else gradients are summed over devices wherever a parameter is used,
+    # loops included, and not once.
+    return jax.shard_map(
+        lambda same, split: function(same, split, total),
+        in_specs=(WHOLE, SPLIT), out_specs=WHOLE, check_vma=False,
+    )(same, split)  # fmt: skip
