@@ -1,0 +1,165 @@
+"""Several processes that train together: how they meet, and what they tell each other.
+
+Each runs the same command; together they run one program on the devices of all. What
+one process must know of the others goes through here.
+"""
+
+import dataclasses
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from wsi_jax.config_fields import FieldError
+
+# What schedulers tell each process of the number of them.
+SCHEDULERS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Cluster:
+    """The processes of a run. Left as it is, SLURM, Open MPI and TPU pods are asked.
+
+    Attributes:
+        coordinator: HOST:PORT at which process 0 waits for the others.
+        processes: how many there are; 0 asks the scheduler.
+        process: which of them this is, from 0.
+        patience_s: seconds without a sign of life from a process until the others end.
+    """
+
+    coordinator: str = ""
+    processes: int = 0
+    process: int = 0
+    patience_s: int = 30
+
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "processes": (0, 1 << 20),
+        "process": (0, 1 << 20),
+        "patience_s": (10, 3600),
+    }
+
+    def validate(self) -> None:
+        """Refuses half an address, and a process that there is not."""
+        if bool(self.coordinator) != bool(self.processes):
+            missing = "processes" if self.coordinator else "coordinator"
+            raise FieldError(missing, "coordinator and processes are given together")
+        if self.processes and self.process >= self.processes:
+            raise FieldError("process", f"below processes={self.processes}")
+
+    def join(self) -> None:
+        """Waits for the other processes, if there are any; before JAX is used.
+
+        Raises:
+            FieldError: they do not come.
+        """
+        given = {}
+        if self.coordinator:
+            given = {
+                "coordinator_address": self.coordinator,
+                "num_processes": self.processes,
+                "process_id": self.process,
+            }
+        elif not _scheduled():
+            return
+        if jax.distributed.is_initialized():
+            return
+        try:
+            jax.distributed.initialize(
+                **given, heartbeat_timeout_seconds=self.patience_s
+            )
+        except (RuntimeError, ValueError) as error:
+            raise FieldError(
+                "coordinator",
+                f"the processes do not find each other ({_first_line(error)}); give "
+                "coordinator, processes and process to each",
+            ) from error
+
+
+def is_first() -> bool:
+    """Whether this process writes files and speaks for all."""
+    return jax.process_index() == 0
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.process_count() > 1
+
+
+def own_part(items: Sequence) -> Sequence:
+    """Every n-th item: those that this process deals with."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def meet(place: str) -> None:
+    """Waits until all processes are here; `place` is the same in all."""
+    if several():
+        multihost_utils.sync_global_devices(place)
+
+
+def gather(tree: Any) -> Any:
+    """Arrays of all devices, whole, in host memory of every process.
+
+    Args:
+        tree: of arrays that are split over devices along the first axis, or whole.
+    """
+    if not several():
+        return jax.device_get(tree)
+    whole = lambda a: (
+        np.asarray(a)
+        if not isinstance(a, jax.Array) or a.is_fully_replicated
+        else multihost_utils.process_allgather(a, tiled=True)
+    )
+    return jax.tree.map(whole, tree)
+
+
+def agree(any_of: bool) -> bool:
+    """Whether it is so in any process; the same in all."""
+    if not several():
+        return any_of
+    return bool(multihost_utils.process_allgather(np.array(any_of)).any())
+
+
+def exchange(own: bytes) -> list[bytes]:
+    """What each process gives, in all of them, in order."""
+    if not several():
+        return [own]
+    sizes = multihost_utils.process_allgather(np.array(len(own)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(own)] = np.frombuffer(own, np.uint8)
+    each = multihost_utils.process_allgather(padded)
+    return [row[:n].tobytes() for row, n in zip(each, sizes.tolist(), strict=True)]
+
+
+def exchange_arrays(own: Sequence[Mapping[str, Any]]) -> list[list[dict]]:
+    """Dicts of arrays that each process gives, in all of them, by process."""
+    file = io.BytesIO()
+    named = {f"{i}.{name}": a for i, one in enumerate(own) for name, a in one.items()}
+    np.savez(file, count=len(own), **named)
+    return [_unpacked(part) for part in exchange(file.getvalue())]
+
+
+def _unpacked(part: bytes) -> list[dict]:
+    with np.load(io.BytesIO(part), allow_pickle=False) as arrays:
+        dicts = [{} for _ in range(int(arrays["count"]))]
+        for key in arrays.files:
+            number, _, name = key.partition(".")
+            if name:
+                dicts[int(number)][name] = arrays[key]
+        return dicts
+
+
+def _scheduled() -> bool:
+    """Whether a scheduler has started several processes."""
+    counts = (os.environ.get(name, "1") for name in SCHEDULERS)
+    if any(count.isdigit() and int(count) > 1 for count in counts):
+        return True
+    # A TPU pod's hosts, as its virtual machines are told.
+    return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
