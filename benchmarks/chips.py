@@ -26,6 +26,9 @@ class Chip(NamedTuple):
         bandwidth: bytes a second of the memory.
         grids: shapes in which a TPU's chips are sold, the smallest first; () for a GPU.
         clock: cycles a second of a TPU's matrix units; None where not known.
+        link: bytes a second, one way, of the slowest link of a ring of many chips: a
+            TPU's to a neighbour, a GPU's to another machine.
+        of_host: chips of a machine.
     """
 
     kind: str
@@ -33,6 +36,8 @@ class Chip(NamedTuple):
     bandwidth: float
     grids: tuple[tuple[int, ...], ...] = ()
     clock: float | None = None
+    link: float | None = None
+    of_host: int = 8
 
     @property
     def peaks(self) -> Mapping[str, float]:
@@ -47,9 +52,11 @@ _PLANE = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8))
 _CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4))
 CHIPS = {
     "v5e": Chip("TPU v5 lite", 16e9, 819e9, _PLANE, 1.5e9),
-    "v5p": Chip("TPU v5", 95e9, 2765e9, _CUBE, 1.75e9),
+    # 1,200 GB/s of six links, both ways (cloud.google.com/tpu/docs/v5p).
+    "v5p": Chip("TPU v5", 95e9, 2765e9, _CUBE, 1.75e9, 1200e9 / 12, 4),
     "v6e": Chip("TPU v6 lite", 32e9, 1640e9, _PLANE),
-    "h200": Chip("NVIDIA H200", 141e9, 4800e9),
+    # An adapter of 400 Gb/s for each (DGX H200); NVLink has 900 GB/s.
+    "h200": Chip("NVIDIA H200", 141e9, 4800e9, link=400e9 / 8),
 }
 
 

@@ -21,14 +21,15 @@ from wsi_jax.training.compile import compile_encoder, compile_method
 from wsi_jax.types import Bag, Dtype, TwoLevelFeatures
 
 POOLS = ("mean", "max", "abmil", "clam_sb", "clam_mb")
-# Slides measure 20 mm on a side where a method sees overviews.
+# Slides measure 20 mm on a side where a method sees overviews; some of twice the area
+# say what of its time is the overviews'.
 PRODUCTION = Sizes(
     variant="",
     tiles=100_000,
     features=1024,
     encoders=("resnet50", "convnext", "vit_s16", "vit_l16", "vit_g16"),
     extracted=256,
-    slide_um=20_000,
+    slides_um=(20_000, 28_000),
     zoom_tiles=(1_000, 10_000),
     slides=64,
     tiles_px=(1024, 2048, 4096),
@@ -39,7 +40,7 @@ SMALLEST = Sizes(
     features=64,
     encoders=("resnet50", "convnext", "vit_s16"),
     extracted=8,
-    slide_um=2_000,
+    slides_um=(2_000,),
     zoom_tiles=(64,),
     slides=8,
     tiles_px=(512,),

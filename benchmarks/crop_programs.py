@@ -98,9 +98,12 @@ def crop_programs(sizes: Sizes) -> Iterator[Program]:
     config = sizes.config("attention_sampling")
     (stage,) = stages_of(config)
     size = f"{config.method.crops} crops x {config.train.batch} slides"
-    for part, words in (("step", size), ("prediction", size), ("select", "overviews")):
-        make = _program(config, stage, sizes, part)
-        yield Program("attention_sampling", f"{part}, {words}", make)
+    parts = ("step", size), ("select", "overviews"), ("prediction", size)
+    for i, slide_um in enumerate(sizes.slides_um):
+        larger = f" of {slide_um // 1000} mm" if i else ""
+        for part, words in parts[:2] if i else parts:
+            make = _program(config, stage, slide_um, part)
+            yield Program("attention_sampling", f"{part}, {words}{larger}", make)
     config = sizes.config("attention_pooling")
     scorer, classifier = stages_of(config)
     method, scoring = config.method, config.method.scoring
@@ -113,11 +116,11 @@ def crop_programs(sizes: Sizes) -> Iterator[Program]:
         (classifier, "prediction", f"prediction, {tiles}"),
     )
     for stage, part, words in parts:
-        make = _program(config, stage, sizes, part)
+        make = _program(config, stage, sizes.slides_um[0], part)
         yield Program("attention_pooling", words, make)
 
 
-def _program(config, stage, sizes, part: str) -> Callable:
+def _program(config, stage, slide_um, part: str) -> Callable:
     """What `Program` makes, of this part."""
-    made = lambda mesh: CropMethod(config, stage, sizes.slide_um, mesh)
+    made = lambda mesh: CropMethod(config, stage, slide_um, mesh)
     return lambda mesh: getattr(made(mesh), part)()

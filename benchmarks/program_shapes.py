@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
         features: numbers of each of them.
         encoders: names of the encoders that extract.
         extracted: tiles that are encoded at a time.
-        slide_um: side of a slide of which crops are selected.
+        slides_um: sides of slides of which crops are selected.
         zoom_tiles: tiles of a slide that is zoomed into.
         slides: slides that are zoomed into together, beside the config's batch.
         tiles_px: sides of streamed tiles.
@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
     features: int
     encoders: tuple[str, ...]
     extracted: int
-    slide_um: int
+    slides_um: tuple[int, ...]
     zoom_tiles: tuple[int, ...]
     slides: int
     tiles_px: tuple[int, ...]
