@@ -27,6 +27,14 @@ def having(name: str) -> Callable[[Rows], Rows]:
     )
 
 
+def where(*pairs: str) -> Callable[[Rows], Rows]:
+    """The rows that have all of some values, as "name=value"."""
+    wanted = [pair.split("=", 1) for pair in pairs]
+    return lambda rows: [
+        row for row in rows if all(str(row.get(k)) == v for k, v in wanted)
+    ]
+
+
 def span(*names: str) -> Callable[[Rows], str]:
     """The least and the greatest value of some names."""
 

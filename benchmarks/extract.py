@@ -42,15 +42,15 @@ SLIDES, SIDE_PX = 8, 2560
 TIMED = 5
 
 
-def write_slides(folder: pathlib.Path, n: int) -> None:
+def write_slides(folder: pathlib.Path, n: int, side: int = SIDE_PX) -> None:
     """Slides at 1 um/px, four fifths of each side pink and as rough as tissue is."""
-    tissue = slice(SIDE_PX // 10, 9 * SIDE_PX // 10)
+    tissue = slice(side // 10, 9 * side // 10)
     for i in range(n):
         rng = np.random.default_rng(i)
-        rough = rng.integers(0, 50, (SIDE_PX // 4, SIDE_PX // 4, 1), np.uint8)
+        rough = rng.integers(0, 50, (side // 4, side // 4, 1), np.uint8)
         rough = rough.repeat(4, 0).repeat(4, 1)
-        rough = rough + rng.integers(0, 25, (SIDE_PX, SIDE_PX, 3), np.uint8)
-        image = np.full((SIDE_PX, SIDE_PX, 3), 240, np.uint8)
+        rough = rough + rng.integers(0, 25, (side, side, 3), np.uint8)
+        image = np.full((side, side, 3), 240, np.uint8)
         pink = np.array((170, 80, 140), np.uint8)
         image[tissue, tissue] = pink + rough[tissue, tissue]
         write_pyramid(folder / f"slide_{i}.tif", image, 1.0, quality=80)

@@ -62,7 +62,8 @@ def render(tables: Sequence[Mapping], report: Mapping) -> str:
     left out.
 
     Args:
-        tables: columns, rows and facts of each, as in tables.toml.
+        tables: columns, rows and facts of each, as in tables.toml, and the name of the
+            JSON where it is not the table's.
         report: a benchmark's JSON.
     """
     parts = []
@@ -89,7 +90,8 @@ def filled(page: str) -> str:
         opening, name, end = match.groups()
         if name in FACTS:
             return f"{opening}{FACTS[name]()}\n{end}"
-        report = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        file = TABLES[name][0].get("report", name)
+        report = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
         return f"{opening}{render(TABLES[name], report)}\n{end}"
 
     return BLOCK.sub(block, page)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from wsi_jax.training.packing import spread_by_size
+from wsi_jax.training.packing import like_sizes, spread_by_size
 
 
 def fullest(sizes, packed):
@@ -66,3 +66,17 @@ def test_bins_without_slides_are_empty():
 def test_what_is_no_size_is_refused(sizes, bins):
     with pytest.raises(ValueError, match=r"bins=|sizes\["):
         spread_by_size(sizes, bins)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches_of_like_sizes_hold_every_slide_once_and_do_not_overlap(seed):
+    sizes, batch = drawn(seed)
+    batches = like_sizes(sizes, batch)
+    assert sorted(itertools.chain(*batches)) == list(range(len(sizes)))
+    assert all(len(indices) == batch for indices in batches[:-1])
+    for before, after in itertools.pairwise(batches):
+        assert max(sizes[i] for i in before) <= min(sizes[i] for i in after)
+
+
+def test_of_equal_sizes_the_first_comes_first():
+    assert like_sizes([2, 1, 2, 1, 1], 2) == [[1, 3], [4, 0], [2]]

@@ -1,4 +1,5 @@
-"""Slides of a batch, shared out among devices so that none is waited for long."""
+"""Slides of a batch, shared out among devices so that none is waited for long; and
+slides of like sizes in one batch."""
 
 import heapq
 import math
@@ -36,3 +37,20 @@ def spread_by_size(sizes: Iterable[Real], bins: int) -> list[list[int]]:
         packed[place].append(i)
         heapq.heapreplace(fullness, (filled + sizes[i], place))
     return [sorted(indices) for indices in packed]
+
+
+def like_sizes(sizes: Iterable[Real], batch: int) -> list[list[int]]:
+    """Batches of slides of like sizes, the smallest first; of equal ones the first.
+
+    Where devices have few slides each, or pad all slides to the longest of a batch.
+
+    Args:
+        sizes: work of each slide.
+        batch: slides in a batch; the last may have fewer.
+
+    Returns:
+        Indices into `sizes` of each batch.
+    """
+    sizes = list(sizes)
+    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
+    return [order[first : first + batch] for first in range(0, len(order), batch)]
