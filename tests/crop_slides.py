@@ -65,7 +65,7 @@ def batch(reader, slides):
 
 
 class Run:
-    """A stage of a method compiled for one device, with a reader and one batch.
+    """A stage of a method compiled for some devices, with a reader and one batch.
 
     Args:
         config: of the method.
@@ -75,11 +75,11 @@ class Run:
         kwargs: of the reader.
     """
 
-    def __init__(self, config, slides, stage=0, tx=None, **kwargs):
+    def __init__(self, config, slides, stage=0, tx=None, devices=1, **kwargs):
         self.reader = reader(config, **kwargs)
         self.bag, self.requests = batch(self.reader, slides), []
         self.stage = config.stages(TASK, tx or optax.sgd(0.1), MPP, CELL)[stage]
-        mesh = make_mesh(jax.devices()[:1])
+        mesh = make_mesh(jax.devices()[:devices])
         self.method = compile_method(self.stage.method, mesh, self._read)
 
     def _read(self, slides, magnification, yx, mask):

@@ -266,3 +266,16 @@ def test_a_fingerprint_shows_every_bit_and_its_place():
     prints.add(fingerprint(tree | {"a": tree["a"][::-1]}).tobytes())
     prints.add(fingerprint({"a": tree["b"].ravel()[:5], "b": tree["b"]}).tobytes())
     assert len(prints) == 8
+
+
+@pytest.mark.parametrize("config", [sampling(True, **MANY), POOLING, PATCH_ALL])
+def test_one_device_is_four(slides, config):
+    """In training and predictions; of four slides one is missing."""
+
+    def trained(devices):
+        run = Run(config, slides, stage=-1, tx=optax.sgd(0.1), devices=devices)
+        state, metrics = run.steps(run.init(), 2)
+        prediction = run.predict(state.params)._replace(trace=None)
+        return jax.device_get((metrics, prediction))
+
+    chex.assert_trees_all_close(trained(1), trained(4), rtol=1e-5, atol=1e-6)

@@ -47,13 +47,15 @@ def run_training(config: Any, name: str) -> None:
         name: name of its folder in runs/, unless the config names one.
     """
     from wsi_jax.run import run_experiment
+    from wsi_jax.training.processes import first_speaks
 
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
     with errors_in_one_line(folder):
         report = run_experiment.run(dataclasses.replace(config, run_dir=""), folder)
-    print((folder / "metrics.txt").read_text())
-    print(f"report: {report}")
+    with first_speaks():
+        print((folder / "metrics.txt").read_text())
+        print(f"report: {report}")
 
 
 def run_extraction(config: Any, name: str) -> None:

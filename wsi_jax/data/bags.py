@@ -14,7 +14,12 @@ from jaxtyping import Float32, Int32, Shaped
 from wsi_jax.data import features
 from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.features import FeatureError
-from wsi_jax.data.order import draw_tiles, process_rows, slides_of_batch
+from wsi_jax.data.order import (
+    draw_tiles,
+    filled_up,
+    process_rows,
+    slides_of_batch,
+)
 from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.types import Bag, bucket
 
@@ -74,29 +79,39 @@ def training_bags(
     batch_size: int,
     balanced: bool,
     start: int,
-    process: int,
-    processes: int,
+    devices: int = 1,
+    process: int = 0,
+    processes: int = 1,
 ) -> Iterator[BagBatch]:
     """Batches without end; batch i is a function of the seed and i alone.
 
     The padded length is that of the longest bag of the whole batch, of `batch_size`
-    slides over all processes; each process loads its rows of every batch. `balanced`,
-    classes take turns rather than slides. To resume, start at that step.
-
-    ValueError: the batch does not divide among the processes.
+    slides over all processes; each process loads its rows of every batch. Rows of no
+    weight fill it up to a multiple of the devices. `balanced`, classes take turns
+    rather than slides. To resume, start at that step.
     """
 
     def indices(step):
-        return slides_of_batch(seed, step, bags.targets, batch_size, balanced)
+        at = slides_of_batch(seed, step, bags.targets, batch_size, balanced)
+        return filled_up(at, devices, -1)
 
-    rows = process_rows(batch_size, process, processes)
+    rows = process_rows(-(-batch_size // devices) * devices, process, processes)
     return _batches(bags, indices, seed, rows, range(start, ENDLESS // batch_size))
 
 
 def evaluation_bags(
-    bags: BagStore, *, batch_size: int, process: int, processes: int
+    bags: BagStore,
+    *,
+    batch_size: int,
+    devices: int = 1,
+    process: int = 0,
+    processes: int = 1,
 ) -> Iterator[BagBatch]:
-    """Every slide once, whole and in order; the last batch is filled with weight 0."""
+    """Every slide once, whole and in order; the last batch is filled with weight 0.
+
+    Batches are made larger, up to a multiple of the devices.
+    """
+    batch_size = -(-batch_size // devices) * devices
 
     def indices(step):
         index = np.arange(step * batch_size, (step + 1) * batch_size)

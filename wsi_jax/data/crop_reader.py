@@ -89,16 +89,18 @@ class CropReader:
         slides: Sequence[StreamedSlide],
         target: Shaped[np.ndarray, "b ..."],
         weight: Float32[np.ndarray, " b"],
+        rows: slice = slice(None),
     ) -> Bag:
         """A batch of slides, all with cells of one side at one mpp.
 
         Targets and weights are of each row of the batch: rows behind the slides have no
-        cells and weight 0.
+        cells and weight 0. Of the slides in `rows` alone are pixels read, and held.
         """
         # All are being read before the first is waited for.
+        own = slides[rows]
         planes = {
             (slide, mpp): self._plane(slide, mpp)
-            for slide in slides
+            for slide in own
             for mpp in self._plane_mpps(slide)
         }
         cell, b = slides[0].cell_px, len(target)
@@ -111,11 +113,13 @@ class CropReader:
             tissue = slide.tissue()
             mask[i, : tissue.shape[0], : tissue.shape[1]] = tissue
             background[i] = slide.background
-        read = lambda mpp: [planes[slide, mpp].result() for slide in slides]
+        background = background[rows]
+        read = lambda mpp: [planes[slide, mpp].result() for slide in own]
         whole = lambda mpp: _stack(
             read(mpp), cell * slides[0].mpp / mpp, background, grid
         )
-        overview = np.zeros((b, *(cell * n for n in grid), 3), np.uint8)
+        sides = (cell * n for n in grid)
+        overview = np.zeros((len(background), *sides, 3), np.uint8)
         if self._overviews:
             overview = whole(slides[0].mpp)
         if self._resident:

@@ -7,7 +7,7 @@ import functools
 import threading
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, Shaped
 
 TILES, BAGS, DRAW = 0, 1, 2  # separate the uses of one seed
 
@@ -74,6 +74,14 @@ def draw_tiles(
 ) -> Int64[np.ndarray, " {most}"]:
     """`most` of a slide's n tiles, in order, drawn anew at every step."""
     return np.sort(permutation(n, seed, DRAW, step, slide)[:most])
+
+
+def filled_up(
+    values: Shaped[np.ndarray, "b ..."], devices: int, fill: int = 0
+) -> Shaped[np.ndarray, "rows ..."]:
+    """The values of a batch, with rows behind them up to a multiple of the devices."""
+    more = [(0, -len(values) % devices)] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, more, constant_values=fill)
 
 
 def process_rows(batch_size: int, process: int, processes: int) -> slice:

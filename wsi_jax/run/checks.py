@@ -1,6 +1,5 @@
 """Checks that stop a run before it costs anything: batches, cohort and slides."""
 
-import dataclasses
 import pathlib
 from collections.abc import Collection, Sequence
 
@@ -17,19 +16,10 @@ from wsi_jax.run.run_folder import RunError, read_json, write_csv, write_json
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import StainRange, stain_range, unfamiliar
-from wsi_jax.types import Stage
 
 MANIFEST, SLIDES = "manifest.csv", "slides.json"
 # Columns of the manifest that decide how a run trains and tests.
 DECISIVE = ("label", "patient_id", "split", "fold", "mpp")
-
-
-def check_batches(config: Experiment, devices: int) -> None:
-    """Checks that both batches divide among the devices, before any extraction."""
-    if config.tilings():
-        check_divides("encode_batch", config.encode_batch, devices)
-    devices = config.input.devices(config.method, devices)
-    check_divides("train.batch", config.train.batch, devices)
 
 
 def check_divides(name: str, size: int, devices: int) -> None:
@@ -41,18 +31,6 @@ def check_divides(name: str, size: int, devices: int) -> None:
             f"--config.{name}={size} does not divide among {devices} devices; "
             "make it a multiple of them"
         )
-
-
-def check_plans(config: Experiment, stages: Sequence[Stage], devices: int) -> None:
-    """Checks the batches of stages that have a training of their own."""
-    for stage in stages:
-        if not stage.overrides:
-            continue
-        own = dataclasses.replace(config, train=config.stage_train(stage))
-        try:
-            check_batches(own, devices)
-        except RunError as error:
-            raise RunError(f"stage {stage.name!r}: {error}") from error
 
 
 def check_cohort(part: Cohort, pretrained_on: Sequence[str]) -> Lint:

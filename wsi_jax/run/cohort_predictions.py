@@ -14,6 +14,7 @@ from wsi_jax.evals.threshold import choose_threshold
 from wsi_jax.ops import class_prior
 from wsi_jax.run.inputs import Input
 from wsi_jax.training.loop import Train
+from wsi_jax.training.processes import gather
 from wsi_jax.types import Compiled
 
 
@@ -85,7 +86,7 @@ class Model(NamedTuple):
         key = jax.random.key(0)
         predictions = self.method.predictions(self.params, batches, key)
         for prediction, (_, lengths) in zip(predictions, again, strict=True):
-            prediction = jax.device_get(prediction)
+            prediction = gather(prediction)
             p = class_prior.probabilities(prediction.logits, self.log_prior)
             flops, trace = prediction.counts["flops"], prediction.trace
             for i, n in enumerate(lengths):
@@ -134,7 +135,7 @@ def mean_metrics(
     """
     key, slides = jax.random.key(0), []
     for batch, lengths in input.evaluation_batches(part):
-        metrics = jax.device_get(measure(params, input.put(batch), key))
+        metrics = gather(measure(params, input.put(batch), key))
         slides += [{k: v[i] for k, v in metrics.items()} for i in range(len(lengths))]
     return {name: float(np.mean([one[name] for one in slides])) for name in slides[0]}
 

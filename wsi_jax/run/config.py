@@ -25,6 +25,7 @@ from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import has_mpp
 from wsi_jax.slides.tissue import Tissue
 from wsi_jax.training.loop import Train
+from wsi_jax.training.processes import Cluster
 from wsi_jax.types import Stage, Task
 
 
@@ -104,6 +105,7 @@ class Experiment:
         encode_batch: tiles encoded at a time.
         executor: who extracts features: threads of this process, or Dask's workers.
         scheduler: Dask's scheduler, as tcp://HOST:8786; for executor=dask.
+        cluster: the processes of a run on several machines.
         max_refused: share of slides that may be refused before the run stops.
         heatmaps: test slides whose attention is drawn.
     """
@@ -122,6 +124,7 @@ class Experiment:
     encode_batch: int = 64
     executor: Executor = Executor.threads
     scheduler: str = ""
+    cluster: Cluster = dataclasses.field(default_factory=Cluster)
     max_refused: float = 0.1
     heatmaps: int = 12
 

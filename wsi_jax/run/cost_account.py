@@ -10,17 +10,22 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.interrupts import Stopped
 from wsi_jax.run.run_folder import write_json
 from wsi_jax.training.flops import executed
+from wsi_jax.training.processes import is_first
 
 
 @contextlib.contextmanager
 def open_account(path: pathlib.Path) -> Iterator[Meter]:
     """A meter that goes on from the journal beside `path`.
 
-    Its seconds are saved when the block ends; after a signal, the whole account.
+    Its seconds are saved when the block ends; after a signal, the whole account. Of
+    several processes the first has it.
 
     Args:
         path: JSON file of the account, as `write_account` writes it.
     """
+    if not is_first():
+        yield Meter()
+        return
     meter = Meter(device_bytes=device_bytes, journal=path.with_suffix(".jsonl"))
     try:
         yield meter

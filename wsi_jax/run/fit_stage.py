@@ -18,6 +18,7 @@ from wsi_jax.run.stage_checkpoints import StageCheckpoints
 from wsi_jax.training.compile import replicate
 from wsi_jax.training.log import MetricsLog
 from wsi_jax.training.loop import Train, fit
+from wsi_jax.training.processes import agree, is_first
 from wsi_jax.types import Bag, Compiled, TrainState
 
 
@@ -93,7 +94,9 @@ def _fit(
     state = begin(method.init(jax.random.key(plan.seed), first), earlier)
     state, best = stage.restore(state)
     step, latest = int(state.step), {}
-    log = MetricsLog(folder / "metrics.jsonl", step)
+    log = lambda *_: None
+    if is_first():
+        log = MetricsLog(folder / "metrics.jsonl", step)
     advance(step, before=True)
     feed = Feed(prefetch_to_device(batches.stream(step), batches.put, 2))
 
@@ -103,10 +106,11 @@ def _fit(
         latest.update(metrics)
 
     began = time.perf_counter()
-    with interrupts.deferred() as interrupted:
+    with interrupts.deferred(agree) as interrupted:
         state, _ = fit(
             method, state, feed, plan, log=logged, save=stage.save,
-            validate=validate, keep=stage.keep, best=best, interrupted=interrupted,
+            validate=validate, keep=stage.keep, best=best,
+            interrupted=interrupted,
             advance=lambda: advance(1, format_latest(latest, plan.monitor)),
         )  # fmt: skip
     account.add_device_s(time.perf_counter() - began - feed.waited_s)

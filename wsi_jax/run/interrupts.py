@@ -51,19 +51,31 @@ def stoppable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
+def deferred(
+    agree: Callable[[bool], bool] = bool,
+) -> Iterator[Callable[[], bool]]:
     """Within the block a signal waits; gives () -> whether one has come.
+
+    Args:
+        agree: whether a signal has come here -> whether one has in any process.
 
     Raises:
         Stopped: at the end of the block, if one has come.
     """
     _request.waits = True
     try:
-        yield lambda: _request.which is not None
+        yield lambda: _asked(agree)
     finally:
         _request.waits = False
     if _request.which is not None:
         raise Stopped(_request.which)
+
+
+def _asked(agree):
+    """Whether to end, as all processes do where one was asked to."""
+    if agree(_request.which is not None) and _request.which is None:
+        _request.which = signal.SIGTERM
+    return _request.which is not None
 
 
 def _handle(number, frame):

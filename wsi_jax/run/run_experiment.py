@@ -3,11 +3,13 @@
 A run that was stopped goes on; of a finished one the report is given at once.
 """
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
 from functools import partial
 
+import jax
 from jax.sharding import Mesh
 
 from wsi_jax import config_fields
@@ -21,9 +23,8 @@ from wsi_jax.locks import locked
 from wsi_jax.run.checks import (
     MANIFEST,
     SLIDES,
-    check_batches,
     check_cohort,
-    check_plans,
+    check_divides,
     check_same_slides,
     check_slides,
     check_unchanged,
@@ -51,6 +52,13 @@ from wsi_jax.run.train_fold import train
 from wsi_jax.run.write_report import write_report
 from wsi_jax.training.compile_cache import keep_compiled
 from wsi_jax.training.mesh import make_mesh
+from wsi_jax.training.processes import (
+    agree,
+    first_does,
+    first_speaks,
+    is_first,
+    meet,
+)
 from wsi_jax.types import Stage, Task
 
 OTHER_FOLDER = "name another --config.run_dir"  # where a folder is in use
@@ -67,15 +75,22 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             another process is at work in the folder.
         Stopped: by a signal; given again, the command goes on.
     """
-    keep_compiled()
     config_fields.validate(config)
+    config.cluster.join()
+    with first_speaks():
+        return _prepare_and_run(config, folder)
+
+
+def _prepare_and_run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
+    keep_compiled()
     check_claim(folder, config)
     mesh = make_mesh()
-    check_batches(config, mesh.size)
+    if config.tilings():
+        check_divides("encode_batch", config.encode_batch, jax.local_device_count())
     cohort = config.data.cohort()
     check_unchanged(folder / MANIFEST, cohort)
     report = folder / "report.html"
-    if report.is_file():
+    if agree(report.is_file()):
         return report
     parts = [use_fold(cohort, fold) for fold in range(config.data.folds)] or [cohort]
     counts = [check_cohort(part, encoder_slides(config)) for part in parts]
@@ -86,13 +101,18 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
         print(f"note: {note}", file=sys.stderr, flush=True)
     tx = config.train.optimiser.make(config.train.steps)
     stages = config.stages(Task(cohort.classes), tx)
-    check_plans(config, stages, mesh.size)
-    with locked(folder, OTHER_FOLDER):
+
+    def begin(stack):
+        stack.enter_context(locked(folder, OTHER_FOLDER))
         check_claim(folder, config)  # another run may have come before the lock
         claim(folder, config)
         write_manifest(folder / MANIFEST, cohort)
-        with open_account(folder / "cost.json") as meter:
-            _run(config, folder, cohort, parts, stages, mesh, meter)
+
+    with contextlib.ExitStack() as stack:
+        first_does(lambda: begin(stack))
+        meter = stack.enter_context(open_account(folder / "cost.json"))
+        _run(config, folder, cohort, parts, stages, mesh, meter)
+        meet("end")
     return report
 
 
@@ -114,12 +134,12 @@ def _run(
     """Reads, trains, tests and reports, in a folder that is locked."""
     account = folder / "cost.json"
     records, source = read_slides(config, cohort, folder, parts, mesh, meter)
-    write_account(account, meter)
+    first_does(lambda: write_account(account, meter))
     refused = {record.slide_id for record in records if record.refusal}
     parts = [without(part, refused) for part in parts]
     stains = [training_stain_range(records, part) for part in parts]
     note_stains(records, parts, stains)
-    write_slides(folder, records)
+    first_does(lambda: write_slides(folder, records))
     print_reasons(records)
     for estimate in source.describe_memory(stages, without(cohort, refused)):
         print(estimate, flush=True)
@@ -132,6 +152,8 @@ def _run(
         )  # fmt: skip
         tested.append(predictions)
     unpredicted = refuse_unpredicted(parts, tested)
+    if not is_first():
+        return  # the first writes what all have found
     if add_reasons(records, source.notes(), unpredicted):
         write_slides(folder, records)
     metrics, predictions = evaluate(config, cohort, tested)
@@ -224,7 +246,7 @@ def read_slides(
         rows = [record.row for record in records if not record.refusal]
         extract_on_cluster(config, rows, features, meter)  # what follows has them made
     for tiling in tilings:
-        extract_here(config, records, tiling, features, sheet, mesh, meter)
+        extract_here(config, records, tiling, features, sheet, meter)
         check(records)
     return records, open_input(config, records, features, folder, mesh)
 

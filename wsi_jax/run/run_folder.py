@@ -11,7 +11,10 @@ from wsi_jax.files import replacing, write_text
 from wsi_jax.provenance import provenance
 
 # Fields that may differ between two commands that are still the same run.
-FREE = ("run_dir", "reading", "max_refused", "heatmaps", "executor", "scheduler")
+FREE = (
+    *("run_dir", "reading", "max_refused", "heatmaps"),
+    *("executor", "scheduler", "cluster"),
+)
 READABLE = 0, 2  # the first version whose run folders this one reads
 
 

@@ -25,6 +25,7 @@ from wsi_jax.slides.stain import StainRange
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_each
 from wsi_jax.training.flops import executed
+from wsi_jax.training.processes import first_does
 from wsi_jax.types import Stage
 
 
@@ -73,7 +74,7 @@ def train(
         weights=digest(params),
         features=fingerprint,
     )
-    save_card(folder, card)
+    first_does(lambda: save_card(folder, card))
     return tested
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from wsi_jax.ops.stream_plan import Net, StreamPlan, packed_tile
 from wsi_jax.ops.stream_tile import TissueMask
@@ -33,7 +33,7 @@ def compile_method(
         read: reads crops, for a method with a driver; as `Method.driver`.
     """
     if method.driver:
-        return method.driver(read)
+        return method.driver(read, mesh)
     if method.precompiled:
         return method
     everywhere, by_slide = whole_on(mesh), split_over(mesh)
@@ -63,10 +63,21 @@ def compile_each(function: Callable, mesh: Mesh) -> Callable:
 
 
 def compile_phase(
-    function: Callable, donate: tuple[int, ...] = (), static: tuple[str, ...] = ()
+    function: Callable,
+    donate: tuple[int, ...] = (),
+    static: tuple[str, ...] = (),
+    out: NamedSharding | None = None,
 ) -> Callable:
-    """Compiles one phase of a precompiled method."""
-    compiled = jax.jit(function, donate_argnums=donate, static_argnames=static)
+    """Compiles one phase of a method that leaves the device in between.
+
+    Args:
+        out: how its results lie on devices; None leaves it to the arguments.
+    """
+    if out is not None:
+        function = _traced(function, out.mesh)
+    compiled = jax.jit(
+        function, donate_argnums=donate, static_argnames=static, out_shardings=out
+    )
     return Counted(compiled)
 
 
@@ -103,9 +114,9 @@ def split(batch, mesh: Mesh):
 def _traced(function: Callable, mesh: Mesh) -> Callable:
     """The function; `on_each_device` within it is over these devices."""
 
-    def traced(*args):
+    def traced(*args, **kwargs):
         with traced_for(mesh):
-            return function(*args)
+            return function(*args, **kwargs)
 
     return traced
 

@@ -35,6 +35,44 @@ def whole_on(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, WHOLE)
 
 
+def share(mesh: Mesh) -> dict[str, int]:
+    """What of a batch this process loads: `devices`, `process` and `processes`."""
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    own = processes.index(jax.process_index())
+    return {"devices": mesh.size, "process": own, "processes": len(processes)}
+
+
+def own_rows(mesh: Mesh, count: int) -> slice:
+    """Those of a batch's rows that lie on the devices of this process."""
+    part = share(mesh)
+    rows = count // part["processes"]
+    return slice(part["process"] * rows, (part["process"] + 1) * rows)
+
+
+def rows_here(tree: Any, mesh: Mesh) -> Any:
+    """This process's rows of a batch's arrays, in host memory."""
+
+    def one(array):
+        if not isinstance(array, jax.Array) or array.is_fully_replicated:
+            return np.asarray(array)[own_rows(mesh, len(array))]
+        shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
+        return np.concatenate(jax.device_get([shard.data for shard in shards]))
+
+    return jax.tree.map(one, tree)
+
+
+def on_local_devices(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that are whole on every device, for programs of this process alone."""
+    local = mesh.local_mesh
+    if local.size == mesh.size:
+        return tree
+    parts = lambda a: [shard.data for shard in a.addressable_shards]
+    here = lambda a: jax.make_array_from_single_device_arrays(
+        a.shape, whole_on(local), parts(a)
+    )
+    return jax.tree.map(here, tree)
+
+
 @contextlib.contextmanager
 def traced_for(mesh: Mesh) -> Iterator[None]:
     """Within the block, `on_each_device` maps what is traced over these devices."""

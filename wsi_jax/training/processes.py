@@ -4,10 +4,11 @@ Each runs the same command; together they run one program on the devices of all.
 one process must know of the others goes through here.
 """
 
+import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -54,7 +55,7 @@ class Cluster:
         """Waits for the other processes, if there are any; before JAX is used.
 
         Raises:
-            FieldError: they do not come.
+            ValueError: they do not come.
         """
         given = {}
         if self.coordinator:
@@ -72,10 +73,10 @@ class Cluster:
                 **given, heartbeat_timeout_seconds=self.patience_s
             )
         except (RuntimeError, ValueError) as error:
-            raise FieldError(
-                "coordinator",
+            raise ValueError(
                 f"the processes do not find each other ({_first_line(error)}); give "
-                "coordinator, processes and process to each",
+                "--config.cluster.coordinator=HOST:PORT, --config.cluster.processes "
+                "and --config.cluster.process to each"
             ) from error
 
 
@@ -92,6 +93,39 @@ def several() -> bool:
 def own_part(items: Sequence) -> Sequence:
     """Every n-th item: those that this process deals with."""
     return items[jax.process_index() :: jax.process_count()]
+
+
+def first_does(action: Callable[[], Any]) -> None:
+    """Process 0 does something, and the others wait for it.
+
+    Raises:
+        ValueError, OSError: what process 0 has raised; in the others a ValueError.
+    """
+    error = None
+    if is_first():
+        try:
+            action()
+        except (ValueError, OSError) as raised:
+            error = raised
+    first, *_ = exchange(str(error).encode() if error else b"")
+    if error:
+        raise error
+    if first:
+        raise ValueError(f"process 0: {first.decode()}")
+
+
+@contextlib.contextmanager
+def first_speaks() -> Iterator[None]:
+    """Within the block nothing is printed but by process 0, which speaks for all."""
+    if is_first():
+        yield
+        return
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def meet(place: str) -> None:

@@ -1,22 +1,32 @@
 """Methods that select what to read, on slides on disk: the driver reads between rounds.
 
-While the device learns from one batch, threads read the crops of the next. What was
+While the devices learn from one batch, threads read the crops of the next. What was
 selected for it is part of the state, so that a resumed training reads the same crops.
+
+A batch is split over devices by slide, and each process reads its own slides.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree, UInt32
 
-from wsi_jax.training.compile import compile_phase
+from wsi_jax.training.compile import compile_phase, replicate, split
+from wsi_jax.training.mesh import (
+    on_local_devices,
+    own_rows,
+    rows_here,
+    split_over,
+    whole_on,
+)
 from wsi_jax.training.select_and_read import (
     Learner,
     Selection,
@@ -32,6 +42,29 @@ def in_rounds(net: Selective, tx: optax.GradientTransformation) -> Method:
     return Method(Learner(net, tx).init, None, None, driver=driver)
 
 
+class Placed(NamedTuple):
+    """A batch in two places.
+
+    Attributes:
+        host: in host memory: the overviews of this process's slides, all else of all.
+        devices: split over the devices by slide.
+        slide: numbers [b] of this process's slides.
+    """
+
+    host: Bag
+    devices: Bag
+    slide: np.ndarray
+
+    @classmethod
+    def of(cls, batch: Bag, mesh: Mesh) -> "Placed":
+        """A batch in host memory, on devices too."""
+        rows = own_rows(mesh, len(batch.weight))
+        own = lambda a: np.asarray(a)[rows]
+        x = batch.x._replace(slide=own(batch.x.slide))
+        local = Bag(x, *map(own, batch[1:]))
+        return cls(batch, split(local, mesh), x.slide)
+
+
 class Driver:
     """Runs a method whose crops are read between its compiled functions.
 
@@ -39,6 +72,7 @@ class Driver:
 
     Args:
         read: reads crops; as `Method.driver` has it.
+        mesh: devices of all processes.
 
     Attributes:
         begin, select: compiled; the cells to read, or the candidates to score; of these
@@ -48,29 +82,35 @@ class Driver:
     """
 
     def __init__(
-        self, net: Selective, tx: optax.GradientTransformation, read: Callable
+        self,
+        net: Selective,
+        tx: optax.GradientTransformation,
+        read: Callable,
+        mesh: Mesh,
     ):
-        self.net, self._reader = net, read
+        self.net, self.mesh, self._reader = net, mesh, read
+        split, whole = split_over(mesh), whole_on(mesh)
         self._learner = Learner(net, tx, self._read_first)
         # In training others select than in predictions, and each keeps its scores.
         self.scores = {True: Scores(self, net), False: Scores(self, net)}
-        self._first = compile_phase(net.first, static=("n",))
-        self._init_on_crops = compile_phase(net.init_on_crops)
-        self.begin = compile_phase(net.begin, static=("n", "train"))
-        self.select = compile_phase(net.select)
+        self._first = compile_phase(net.first, static=("n",), out=split)
+        self._init_on_crops = compile_phase(net.init_on_crops, out=whole)
+        self.begin = compile_phase(net.begin, static=("n", "train"), out=split)
+        self.select = compile_phase(net.select, out=split)
         self._corners = compile_phase(net.cells.crop_corners, static=("shape",))
-        self.learn = compile_phase(self._learner.step, donate=(0,))
+        self.learn = compile_phase(self._learner.step, donate=(0,), out=whole)
         self.predict_on_crops = compile_phase(
-            functools.partial(counted_prediction, net)
+            functools.partial(counted_prediction, net), out=split
         )
-        self._fold = compile_phase(jax.random.fold_in)
+        self._fold = compile_phase(jax.random.fold_in, out=whole)
 
     def init(self, key, batch: Bag) -> TrainState:
         """The initial state; reads crops of the first batch."""
-        state = self._learner.init(key, batch)
+        batch = Placed.of(batch, self.mesh)
+        state = replicate(self._learner.init(key, batch), self.mesh)
         if not self.net.in_state:
             return state
-        ahead = self._select_to_learn(state, batch, 0)
+        ahead = replicate(self._select_to_learn(state, batch, 0), self.mesh)
         return state._replace(opt=state.opt._replace(ahead=ahead))
 
     def steps(
@@ -82,7 +122,8 @@ class Driver:
             ValueError: the batches end, though the state is to hold the selection for
                 the next one.
         """
-        net, batches = self.net, iter(batches)
+        net, place = self.net, lambda batch: Placed.of(batch, self.mesh)
+        batches = map(place, batches)
         if (batch := next(batches, None)) is None:
             return
         selection = state.opt.ahead
@@ -100,8 +141,8 @@ class Driver:
                 ahead = self._select_to_learn(state, after, 1)
                 coming = self.read(after, ahead)
             kept = ahead if net.in_state else None
-            crops = reading.result()
-            state, metrics = self.learn(state, batch, selection, crops, kept)
+            crops = split(reading.result(), self.mesh)
+            state, metrics = self.learn(state, batch.devices, selection, crops, kept)
             if after is not None and not net.lookahead:
                 # The crops are read while the device still learns from these.
                 ahead = self._select_to_learn(state, after, 0)
@@ -115,8 +156,10 @@ class Driver:
 
     def predictions(self, params, batches: Iterable[Bag], key) -> Iterator[Prediction]:
         """The prediction on each batch; the next one's crops are read meanwhile."""
+        key = replicate(key, self.mesh)
         view, waiting = self.net.view(params), None
         for batch in batches:
+            batch = Placed.of(batch, self.mesh)
             selection = self._select(view, batch, key, train=False)
             coming = batch, selection, self.read(batch, selection)
             if waiting:
@@ -125,18 +168,31 @@ class Driver:
         if waiting:
             yield self._predicted(params, *waiting)
 
-    def read(self, batch: Bag, selection: Selection) -> Any:
-        """A future of the selected crops; only indices leave the device."""
-        places = self._corners(selection.index, shape=batch.mask.shape[1:])
-        return self._reader(batch.x.slide, *jax.device_get((*places, selection.mask)))
+    def read(self, batch: Placed, selection: Selection) -> Any:
+        """A future of the selected crops of this process's slides; only indices leave
+        the devices."""
+        own = rows_here((selection.index, selection.mask), self.mesh)
+        return self.read_tiles(batch, *own)
+
+    def places(self, batch: Placed, index: np.ndarray) -> tuple:
+        """Magnification and corner of cells of this process's slides."""
+        corners = self._corners(index, shape=batch.host.mask.shape[1:])
+        return jax.device_get(corners)
+
+    def read_tiles(self, batch: Placed, index: np.ndarray, mask: np.ndarray) -> Any:
+        """A future of some tiles of this process's slides."""
+        return self._reader(batch.slide, *self.places(batch, index), mask)
 
     def _read_first(self, params, batch, select_key, adapt_key):
-        n = self.net.most_cells(batch.mask, train=False)
-        selection = self._first(params, batch, select_key, n=n)
-        magnification, _ = self._corners(selection.index, shape=batch.mask.shape[1:])
-        crops = self.read(batch, selection).result()
+        n = self.net.most_cells(batch.host.mask, train=False)
+        params, *keys = replicate((params, select_key, adapt_key), self.mesh)
+        selection = self._first(params, batch.devices, keys[0], n=n)
+        index, mask = rows_here((selection.index, selection.mask), self.mesh)
+        magnification, corners = self.places(batch, index)
+        crops = self._reader(batch.slide, magnification, corners, mask).result()
+        crops, magnification = split((crops, magnification), self.mesh)
         return self._init_on_crops(
-            adapt_key, params, crops, magnification, selection.mask
+            keys[1], params, crops, magnification, selection.mask
         )
 
     def _select_to_learn(self, state, batch, later: int):
@@ -145,18 +201,21 @@ class Driver:
         return self._select(self._learner.view(state), batch, key, train=True)
 
     def _select(self, view, batch, key, train) -> Selection:
-        n = self.net.most_cells(batch.mask, train)
-        selection = self.begin(view, batch, key, n=n, train=train)
+        n = self.net.most_cells(batch.host.mask, train)
+        selection = self.begin(view, batch.devices, key, n=n, train=train)
         if not self.net.chunk:
             return selection
         return self.select(selection, self.scores[train](view, batch, selection))
 
     def _predicted(self, params, batch, selection, reading):
-        return self.predict_on_crops(params, batch, selection, reading.result())
+        crops = split(reading.result(), self.mesh)
+        return self.predict_on_crops(params, batch.devices, selection, crops)
 
 
 class Scores:
     """Scores tiles, and keeps those of whole slides until the view is another one.
+
+    Each process scores the tiles of its own slides, on its own devices.
 
     Attributes:
         score: compiled; (view, tiles [n s s 3]) -> scores [n].
@@ -165,49 +224,59 @@ class Scores:
     def __init__(self, driver: Driver, net: Selective):
         self._driver, self._chunk = driver, net.chunk
         self._version, self._kept = b"", {}
-        self.score, self._print = compile_phase(net.score), compile_phase(fingerprint)
+        self._local = driver.mesh.local_mesh
+        self.score = compile_phase(net.score, out=split_over(self._local))
+        self._print = compile_phase(fingerprint)
 
-    def __call__(self, view: PyTree, batch: Bag, candidates: Selection) -> np.ndarray:
+    def __call__(self, view: PyTree, batch: Placed, candidates: Selection) -> Array:
         """Scores [b n] of candidates; none is scored twice by the same view."""
+        mesh = self._driver.mesh
+        own = rows_here((candidates.index, candidates.mask), mesh)
+        return split(self._of_own_slides(view, batch, *own), mesh)
+
+    def _of_own_slides(self, view, batch, index, mask):
+        """Scores of this process's rows."""
         version = np.asarray(self._print(view)).tobytes()
         if version != self._version:
             self._version, self._kept = version, {}
-        wanted = np.array(candidates.mask)  # to write to
+        wanted = np.array(mask)  # to write to
         scores = np.zeros(wanted.shape, np.float32)
-        slides = np.asarray(batch.x.slide).tolist()
-        whole = wanted.sum(1) == np.asarray(batch.mask).sum((1, 2))
+        slides = batch.slide.tolist()
+        cells = batch.host.mask[own_rows(self._driver.mesh, len(batch.host.mask))]
+        whole = wanted.sum(1) == cells.sum((1, 2))
         for i, slide in enumerate(slides):
             if whole[i] and (slide in self._kept or slide in slides[:i]):
                 wanted[i] = False
-        self._fill(scores, view, batch, candidates, wanted)
-        index = np.asarray(candidates.index)
+        view = on_local_devices(view, self._driver.mesh)
+        self._fill(scores, view, batch, index, wanted)
         for i, slide in enumerate(slides):
             if whole[i]:  # whatever the order of its candidates
-                tiles = np.flatnonzero(candidates.mask[i])
+                tiles = np.flatnonzero(mask[i])
                 tiles = tiles[np.argsort(index[i, tiles])]
                 scores[i, tiles] = self._kept.setdefault(slide, scores[i, tiles])
         return scores
 
-    def _fill(self, scores, view, batch, candidates, wanted):
+    def _fill(self, scores, view, batch, index, wanted):
         """Scores a chunk while the next one is read; memory is that of two."""
         chunk, n = self._chunk, scores.shape[1]
         if not wanted.any():
             return
         rows = int(wanted.any(1).sum())
         width, most = max(1, chunk // rows), max(chunk, rows)
+        most += -most % self._local.size
         parts = [np.s_[:, i : i + width] for i in range(0, n, width)]
         parts = [part for part in parts if wanted[part].any()]
-        index = np.asarray(candidates.index)
 
         def read(part):
-            return self._driver.read(batch, Selection(index[part], wanted[part]))
+            return self._driver.read_tiles(batch, index[part], wanted[part])
 
         coming, results = read(parts[0]), []
         for part, after in zip(parts, [*parts[1:], None], strict=True):
             tiles = coming.result()[wanted[part]]
             coming = after and read(after)
             wide = [(0, most - len(tiles))] + [(0, 0)] * 3
-            results.append(self.score(view, np.pad(tiles, wide)))
+            tiles = jax.device_put(np.pad(tiles, wide), split_over(self._local))
+            results.append(self.score(view, tiles))
         for part, values in zip(parts, jax.device_get(results), strict=True):
             here = wanted[part]
             scores[part][here] = values[: here.sum()]

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from jax.sharding import Mesh
+import jax
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import read_coords
@@ -12,10 +12,16 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.executor import dask
 from wsi_jax.run.extract.extract_distributed import extract_distributed
+from wsi_jax.run.extract.several_processes import (
+    records_of_all,
+    share_outcomes,
+)
 from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import progress
 from wsi_jax.run.slide_record import SlideRecord, draw_tissue, precomputed_records
 from wsi_jax.run.tiling import Tiling
+from wsi_jax.training.mesh import make_mesh
+from wsi_jax.training.processes import first_does, own_part
 
 
 def find_slides(
@@ -27,11 +33,13 @@ def find_slides(
     """
     if config.precomputed:
         return precomputed_records(rows, pathlib.Path(config.precomputed))
-    records = find_tiles(
-        rows, config.tiling(), "encoded" if config.tilings() else "streamed",
+    purpose = "encoded" if config.tilings() else "streamed"
+    find = lambda rows: find_tiles(
+        rows, config.tiling(), purpose,
         reading=config.reading, meter=meter, progress=progress,
     )  # fmt: skip
-    draw_tissue(records, sheet)
+    records = records_of_all(rows, purpose, find)
+    first_does(lambda: draw_tissue(records, sheet))
     return records
 
 
@@ -41,19 +49,21 @@ def extract_here(
     tiling: Tiling,
     features: pathlib.Path,
     sheet: pathlib.Path,
-    mesh: Mesh,
     meter: Meter,
 ) -> None:
     """Writes the features of one tiling below a folder, by threads of this process.
 
-    Each record learns what becomes of its slide; the contact sheet is drawn again if
-    slides are refused meanwhile.
+    Of several processes each makes those of its own part of the slides. Each record
+    learns what becomes of its slide; the contact sheet is drawn again if slides are
+    refused meanwhile.
     """
     usable = [record for record in records if not record.refusal]
+    extractor = Extractor(tiling, make_mesh(jax.local_devices()))
     extract(
-        records, Extractor(tiling, mesh), features, batch=config.encode_batch,
+        own_part(records), extractor, features, batch=config.encode_batch,
         reading=config.reading, meter=meter, progress=progress,
     )  # fmt: skip
+    share_outcomes(records)
     for record in usable:
         if tiling.children > 1 and not record.refusal:
             low, high = map(read_coords, record.features)
@@ -62,7 +72,7 @@ def extract_here(
                     f"{record.slide_id}: no tile of which all children could be read"
                 )
     if any(record.refusal for record in usable):
-        draw_tissue(records, sheet)
+        first_does(lambda: draw_tissue(records, sheet))
 
 
 def extract_on_cluster(

@@ -4,6 +4,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
+
 from wsi_jax import config_fields
 from wsi_jax.data.cohort import Row
 from wsi_jax.evals.cost_meter import Meter
@@ -22,7 +24,6 @@ from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.training.compile_cache import keep_compiled
-from wsi_jax.training.mesh import make_mesh
 
 
 def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
@@ -66,12 +67,12 @@ def find_and_extract(
     meter: Meter,
 ) -> list[SlideRecord]:
     """Makes features by threads of this process, all slides through shared batches."""
-    mesh, sheet = make_mesh(), folder / "tissue.png"
-    check_divides("encode_batch", config.encode_batch, mesh.size)
+    sheet = folder / "tissue.png"
+    check_divides("encode_batch", config.encode_batch, jax.local_device_count())
     records = find_slides(config, rows, sheet, meter)
     for tiling in config.tilings():
         write_slides(folder, records)
-        extract_here(config, records, tiling, features, sheet, mesh, meter)
+        extract_here(config, records, tiling, features, sheet, meter)
     return records
 
 

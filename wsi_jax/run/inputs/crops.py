@@ -6,11 +6,13 @@ import functools
 import numpy as np
 
 from wsi_jax.data.crop_reader import CropReader
+from wsi_jax.data.order import filled_up
 from wsi_jax.run.inputs.base import LoadedSlide
 from wsi_jax.run.inputs.slides import SlideInput
 from wsi_jax.run.tiling import as_streamed_slide
 from wsi_jax.training.compile import split
-from wsi_jax.types import Overviews
+from wsi_jax.training.mesh import own_rows
+from wsi_jax.types import Bag, Overviews
 
 
 class CropInput(SlideInput):
@@ -34,7 +36,7 @@ class CropInput(SlideInput):
 
     @classmethod
     def devices(cls, method, available):
-        return available if method.resident else 1
+        return available
 
     @classmethod
     def subtitle(cls, config):
@@ -56,7 +58,11 @@ class CropInput(SlideInput):
         return self._reader.read(slides, magnification, yx, mask)
 
     def put(self, batch):
-        return split(batch, self.mesh) if self.method.resident else batch
+        if not self.method.resident:
+            return batch  # the driver does
+        rows = own_rows(self.mesh, len(batch.weight))
+        own = (None if a is None else a[rows] for a in batch[1:])
+        return split(Bag(batch.x, *own), self.mesh)
 
     def positions(self, row, slide):
         cells, fine = super().positions(row, slide), self.method.reads()[0]
@@ -67,7 +73,9 @@ class CropInput(SlideInput):
         return self._config.train.batch
 
     def _bag(self, slides, target, weight):
-        return self._reader.bag(slides, target, weight)
+        target, weight = (filled_up(a, self.mesh.size) for a in (target, weight))
+        rows = own_rows(self.mesh, len(weight))
+        return self._reader.bag(slides, target, weight, rows)
 
     @functools.cached_property
     def _reader(self) -> CropReader:

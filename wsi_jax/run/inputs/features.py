@@ -1,6 +1,7 @@
 """Input of methods that pool features of tiles."""
 
 import functools
+import itertools
 import pathlib
 from typing import Any
 
@@ -17,6 +18,7 @@ from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import Slide, SlideError
 from wsi_jax.training.compile import split
+from wsi_jax.training.mesh import share
 from wsi_jax.types import Bag, bucket
 
 MAX_SIDE_PX = 1 << 16  # largest tile that other tools' feature files may name
@@ -90,16 +92,16 @@ class FeatureInput(Input):
             batch_size=plan.batch,
             balanced=plan.balanced,
             start=start,
-            process=0,
-            processes=1,
+            **share(self.mesh),
         )
         return (batch.bag for batch in batches)
 
     def evaluation_batches(self, part):
         bags, size = self._bags(part), self._config.train.batch
-        for batch in evaluation_bags(bags, batch_size=size, process=0, processes=1):
-            real = batch.slide[batch.slide >= 0]
-            yield batch.bag, [int(bags.lengths[slide]) for slide in real]
+        lengths = map(int, bags.lengths)
+        for batch in evaluation_bags(bags, batch_size=size, **share(self.mesh)):
+            rows = len(batch.slide) * share(self.mesh)["processes"]
+            yield batch.bag, list(itertools.islice(lengths, rows))
 
     def put(self, batch):
         return split(batch, self.mesh)

@@ -21,6 +21,8 @@ from wsi_jax.slides.grid import children
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.flops import executed
+from wsi_jax.training.mesh import own_rows, rows_here, share
+from wsi_jax.training.processes import meet
 from wsi_jax.types import TwoLevelFeatures
 
 
@@ -146,16 +148,21 @@ class TwoLevelInput(FeatureInput):
             meter.begin(own)
             for batch, lengths in self.evaluation_batches(part):
                 before = executed()
-                x = jax.device_get(distil(params, self.put(batch), jax.random.key(0)))
+                x = distil(params, self.put(batch), jax.random.key(0))
+                x = rows_here(x, self.mesh)
                 after = executed()
                 meter.record(
                     own, **{name: after[name] - before[name] for name in after}
                 )
-                for i, (n, name) in enumerate(zip(lengths, order, strict=False)):
+                named = list(zip(lengths, order, strict=False))
+                rows = len(batch.weight) * share(self.mesh)["processes"]
+                rows = own_rows(self.mesh, rows)
+                for i, (n, name) in enumerate(named[rows]):
                     if name in todo:
                         one = jax.tree.map(lambda a, i=i, n=n: a[i, :n], x)
                         write_distilled(path_of(name), one, expected[name])
                         advance(1)
+        meet("distilled")  # files of other processes are there
         self.free_memory()
         return DistilledInput(self, folder, expected)
 
