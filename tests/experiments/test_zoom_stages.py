@@ -202,7 +202,6 @@ def test_a_baseline_that_leads_is_what_the_next_stage_begins_with(
         ("loading.max_tiles", 9, "max_tiles=9: Toy reads all"),
         ("grid.overlap_px", 4, "overlap_px=4: tiles share no"),
         ("method.children", 1, "method.children=1: at least 2"),
-        ("method.guess_batch", 3, r"stage 'guess': --config\.train\.batch=3 does not"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(

@@ -146,21 +146,22 @@ def _target(leaf) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=first)
 
 
-def _is_key(leaf) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf of a tree is a random key."""
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
 
 
 def _keys_as_data(tree):
-    data = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    data = lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf
     return jax.tree.map(data, tree)
 
 
 def _data_as_keys(tree, like):
     wrap = lambda leaf, key: (
         jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(key))
-        if _is_key(key)
+        if is_key(key)
         else leaf
     )
     return jax.tree.map(wrap, tree, like)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from wsi_jax.ops.stream_plan import Net, StreamPlan, packed_tile
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import stream_one_tile
+from wsi_jax.training.checkpoint import is_key
 from wsi_jax.training.flops import Counted, count_flops
 from wsi_jax.training.mesh import split_over, traced_for, whole_on
 from wsi_jax.types import Compiled, Method
@@ -88,8 +89,17 @@ def compile_encoder(apply, mesh: Mesh):
 
 
 def replicate(tree, mesh: Mesh):
-    """Lays a tree of arrays whole on every device."""
-    return jax.device_put(tree, whole_on(mesh))
+    """Lays a tree of arrays and keys whole on every device."""
+    whole = whole_on(mesh)
+
+    def put(leaf):
+        if not is_key(leaf):
+            return jax.device_put(leaf, whole)
+        # Devices of other processes are given arrays, but no keys.
+        data = jax.device_put(np.asarray(jax.random.key_data(leaf)), whole)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(put, tree)
 
 
 def split(batch, mesh: Mesh):
