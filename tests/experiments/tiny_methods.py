@@ -1,4 +1,4 @@
-"""Every method in seconds; `--config=tiny_methods.py:NAME`. As `tiny.py` in all else."""
+"""Every method in seconds: `tiny_methods.py:NAME`. As `tiny.py` in all else."""
 
 import pathlib
 import runpy

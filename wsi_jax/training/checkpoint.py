@@ -26,7 +26,10 @@ class Checkpoints:
     def __init__(self, folder: str | pathlib.Path, keep: int = 1):
         newest = ocp.checkpoint_managers.LatestN(keep)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=newest, cleanup_tmp_directories=True
+            preservation_policy=newest,
+            cleanup_tmp_directories=True,
+            # Threads of two managers would meet at one place of several processes.
+            enable_async_checkpointing=jax.process_count() == 1,
         )
         handlers = {
             "tree": ocp.StandardCheckpointHandler(),

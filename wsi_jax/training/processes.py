@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -68,9 +69,13 @@ class Cluster:
             return
         if jax.distributed.is_initialized():
             return
+        # It would take SIGTERM for itself, which stops a run in order.
+        jax.config.update("jax_enable_preemption_service", False)
         try:
             jax.distributed.initialize(
-                **given, heartbeat_timeout_seconds=self.patience_s
+                **given,
+                heartbeat_timeout_seconds=self.patience_s,
+                shutdown_timeout_seconds=self.patience_s,
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(
@@ -126,6 +131,30 @@ def first_speaks() -> Iterator[None]:
         contextlib.redirect_stderr(nowhere),
     ):
         yield
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Within the block, where a process fails it ends at once, and the others too.
+
+    Python would first wait for the others, who wait for it.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not several():
+            raise
+        code = error.code if isinstance(error, SystemExit) else 1
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            error = (
+                f"another one of {jax.process_count()} processes has ended, or this "
+                f"one's devices have failed ({_first_line(error)}); mend what that one "
+                "says and give the same command to all again: it goes on"
+            )
+        elif isinstance(error, SystemExit) and not isinstance(error.code, int):
+            error, code = error.code, 1
+        print(f"process {jax.process_index()}: {error}", file=sys.stderr, flush=True)
+        os._exit(code)
 
 
 def meet(place: str) -> None:
