@@ -96,7 +96,8 @@ def training_bags(
         return filled_up(at, devices, -1)
 
     rows = process_rows(-(-batch_size // devices) * devices, process, processes)
-    return _batches(bags, indices, seed, rows, range(start, ENDLESS // batch_size))
+    steps = range(start, ENDLESS // (rows.stop - rows.start))
+    return _batches(bags, indices, seed, rows, steps)
 
 
 def evaluation_bags(
