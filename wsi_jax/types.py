@@ -139,11 +139,11 @@ class Method(NamedTuple):
         predict: (params, batch, key) -> Prediction.
         precompiled: whether the functions are Python over phases that are compiled
             already, because they leave the device in between.
-        driver: (read, mesh) -> `Compiled`, for methods that read what they select, on
-            all devices of a mesh: `read` takes slide numbers [b], magnifications [b n],
-            corners [b n 2] and a mask [b n], and gives a future of the crops
-            [b n s s 3]. `init` is then good for shapes alone, and the other two are
-            None.
+        driver: (read, mesh, spread) -> `Compiled`, for methods that read what they
+            select, as `training.compile.compile_method`: `read` takes slide numbers
+            [b], magnifications [b n], corners [b n 2] and a mask [b n], and gives a
+            future of the crops [b n s s 3]. `init` is then good for shapes alone, and
+            the other two are None.
     """
 
     init: Callable

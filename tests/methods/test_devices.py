@@ -1,5 +1,6 @@
 """What is learnt on some devices is opened on any others, by another process."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,8 +15,8 @@ import optax
 import pytest
 
 from wsi_jax.training.checkpoint import Checkpoints, digest
-from wsi_jax.training.compile import replicate
-from wsi_jax.training.mesh import make_mesh
+from wsi_jax.training.compile import compile_method, replicate, split
+from wsi_jax.training.mesh import LARGE, make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Opens what eight devices have saved, and saves it again.
@@ -85,3 +86,30 @@ def test_weights_of_each_method_go_from_eight_devices_to_one_and_back(
     restored, _ = Checkpoints(tmp_path / "one").restore(like)
     chex.assert_trees_all_equal(restored, weights)
     assert all(len(leaf.devices()) == 8 for leaf in jax.tree.leaves(restored))
+
+
+def test_an_optimiser_divided_among_devices_is_whole(tmp_path):
+    """Each holds an eighth of its large arrays; the same is learnt."""
+    bag, eight = contract.bags(), make_mesh()
+    wide = dataclasses.replace(contract.METHODS["abmil"], width=1 << 14)
+    (stage,) = wide.stages(contract.TASK, optax.adam(1e-2))
+
+    def learnt(spread):
+        method = compile_method(stage.method, eight, spread=spread)
+        batch = split(bag, eight)
+        state = method.init(jax.random.key(0), batch)
+        for _ in range(2):
+            state, _ = method.step(state, batch)
+        return state
+
+    whole, divided = learnt(False), learnt(True)
+    chex.assert_trees_all_close(divided.params, whole.params, rtol=1e-5, atol=1e-6)
+    for leaf in jax.tree.leaves(divided.opt):
+        part = np.prod(leaf.sharding.shard_shape(leaf.shape))
+        assert part == (leaf.size // 8 if leaf.size >= LARGE else leaf.size)
+    assert all(a.is_fully_replicated for a in jax.tree.leaves(divided.params))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, divided, {})
+    checkpoints.close()
+    restored, _ = Checkpoints(tmp_path).restore(whole)  # where nothing is divided
+    chex.assert_trees_all_equal(restored.opt, divided.opt)

@@ -35,14 +35,21 @@ def test_a_batch_is_split_by_slide_and_parameters_lie_whole_on_every_device():
 
 
 def test_an_encoder_on_eight_devices_is_the_one_on_one():
+    """Its weights whole on each, or divided among them."""
+
     def apply(params, pixels):
         return jnp.einsum("bhwc,cd->bd", pixels / 255, params)
 
-    params = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    params = np.random.default_rng(0).normal(size=(3, 1 << 15)).astype(np.float32)
     pixels = np.random.default_rng(1).integers(0, 256, (16, 2, 2, 3), np.uint8)
-    one, eight = (
-        compile_encoder(apply, mesh)(replicate(params, mesh), split(pixels, mesh))
-        for mesh in (ONE, EIGHT)
-    )
-    assert {shard.data.shape for shard in eight.addressable_shards} == {(2, 4)}
-    np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-6)
+
+    def encoded(mesh, spread=False):
+        laid = replicate(params, mesh, spread)
+        assert laid.is_fully_replicated == (not spread)
+        return compile_encoder(apply, mesh)(laid, split(pixels, mesh))
+
+    for features in (encoded(EIGHT), encoded(EIGHT, spread=True)):
+        assert {shard.data.shape for shard in features.addressable_shards} == {
+            (2, 1 << 15)
+        }
+        np.testing.assert_allclose(features, encoded(ONE), rtol=1e-5, atol=1e-6)

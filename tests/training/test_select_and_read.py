@@ -19,7 +19,7 @@ from wsi_jax.ops.sampling import Estimator
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.optimiser import Optimiser, Schedule
 from wsi_jax.training.select_and_read import Selection
-from wsi_jax.training.select_and_read_from_disk import fingerprint
+from wsi_jax.training.tile_scores import fingerprint
 
 POOLING = AttentionPooling(
     scorer=TRUNK,

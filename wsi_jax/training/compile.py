@@ -19,32 +19,34 @@ from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import stream_one_tile
 from wsi_jax.training.checkpoint import is_key
 from wsi_jax.training.flops import Counted, count_flops
-from wsi_jax.training.mesh import split_over, traced_for, whole_on
-from wsi_jax.types import Compiled, Method
+from wsi_jax.training.mesh import divided, split_over, traced_for, whole_on
+from wsi_jax.types import Compiled, Method, TrainState
 
 
 def compile_method(
-    method: Method, mesh: Mesh, read: Callable | None = None
+    method: Method, mesh: Mesh, read: Callable | None = None, spread: bool = False
 ) -> Compiled:
-    """Compiles a Method: state replicated and donated, batches split by slide.
+    """Compiles a Method: state whole on every device and donated, batches split.
 
     A precompiled one is returned as it is.
 
     Args:
         read: reads crops, for a method with a driver; as `Method.driver`.
+        spread: whether the optimiser's state is divided among the devices.
     """
     if method.driver:
-        return method.driver(read, mesh)
+        return method.driver(read, mesh, spread)
     if method.precompiled:
         return method
-    everywhere, by_slide = whole_on(mesh), split_over(mesh)
+    state, by_slide = state_shardings(mesh, spread), split_over(mesh)
+    traced = functools.partial(_traced, mesh=mesh, spread=spread)
     return Method(
-        init=jax.jit(method.init, out_shardings=everywhere),
+        init=jax.jit(traced(method.init), out_shardings=state),
         step=Counted(
             jax.jit(
-                _traced(method.step, mesh),
-                in_shardings=(everywhere, by_slide),
-                out_shardings=everywhere,
+                traced(method.step),
+                in_shardings=(state, by_slide),
+                out_shardings=(state, whole_on(mesh)),
                 donate_argnums=0,
             )
         ),
@@ -67,15 +69,19 @@ def compile_phase(
     function: Callable,
     donate: tuple[int, ...] = (),
     static: tuple[str, ...] = (),
-    out: NamedSharding | None = None,
+    out: Any = None,
+    mesh: Mesh | None = None,
+    spread: bool = False,
 ) -> Callable:
     """Compiles one phase of a method that leaves the device in between.
 
     Args:
         out: how its results lie on devices; None leaves it to the arguments.
+        mesh: devices over which `on_each_device` maps it; None for one device.
+        spread: whether the optimiser's state is divided among them.
     """
-    if out is not None:
-        function = _traced(function, out.mesh)
+    if mesh is not None:
+        function = _traced(function, mesh, spread)
     compiled = jax.jit(
         function, donate_argnums=donate, static_argnames=static, out_shardings=out
     )
@@ -83,16 +89,26 @@ def compile_phase(
 
 
 def compile_encoder(apply, mesh: Mesh):
-    """Compiles (params, pixels [b h w 3]) -> features [b d], split by tile."""
-    everywhere, by_tile = whole_on(mesh), split_over(mesh)
-    return jax.jit(apply, in_shardings=(everywhere, by_tile), out_shardings=by_tile)
+    """Compiles (params, pixels [b h w 3]) -> features [b d], split by tile.
+
+    The parameters are used where they lie: whole on every device, or divided.
+    """
+    by_tile = split_over(mesh)
+    return jax.jit(apply, in_shardings=(None, by_tile), out_shardings=by_tile)
 
 
-def replicate(tree, mesh: Mesh):
-    """Lays a tree of arrays and keys whole on every device."""
+def replicate(tree, mesh: Mesh, spread: bool = False):
+    """Lays a tree of arrays and keys whole on every device.
+
+    Args:
+        spread: divide large arrays among the devices instead.
+    """
     whole = whole_on(mesh)
 
     def put(leaf):
+        if spread:
+            own = NamedSharding(mesh, divided(leaf.shape, mesh.size))
+            return jax.device_put(leaf, own)
         if not is_key(leaf):
             return jax.device_put(leaf, whole)
         # Devices of other processes are given arrays, but no keys.
@@ -121,11 +137,17 @@ def split(batch, mesh: Mesh):
     return jax.tree.map(put, batch)
 
 
-def _traced(function: Callable, mesh: Mesh) -> Callable:
-    """The function; `on_each_device` within it is over these devices."""
+def state_shardings(mesh: Mesh, spread: bool) -> TrainState:
+    """How a state lies: whole on every device, but for what of it is spread."""
+    whole = whole_on(mesh)
+    return TrainState(whole, whole, None if spread else whole, whole)
+
+
+def _traced(function: Callable, mesh: Mesh, spread: bool) -> Callable:
+    """The function, traced for these devices."""
 
     def traced(*args, **kwargs):
-        with traced_for(mesh):
+        with traced_for(mesh, spread):
             return function(*args, **kwargs)
 
     return traced

@@ -4,6 +4,8 @@ The one place where functions ask which devices they run on.
 """
 
 import contextlib
+import contextvars
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+LARGE = 1 << 16  # numbers in an array from which it is worth dividing
+_spread = contextvars.ContextVar("spread", default=False)
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -74,10 +78,41 @@ def on_local_devices(tree: Any, mesh: Mesh) -> Any:
 
 
 @contextlib.contextmanager
-def traced_for(mesh: Mesh) -> Iterator[None]:
-    """Within the block, `on_each_device` maps what is traced over these devices."""
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        yield
+def traced_for(mesh: Mesh, spread: bool = False) -> Iterator[None]:
+    """Within the block, what is traced is for these devices.
+
+    Args:
+        spread: whether `spread_over_devices` divides arrays among them.
+    """
+    before = _spread.set(spread)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            yield
+    finally:
+        _spread.reset(before)
+
+
+def spread_over_devices(tree: Any) -> Any:
+    """A tree whose large arrays are divided among devices, where that is asked for.
+
+    Each is divided along its longest axis that the devices divide; each device then
+    updates its own part of an optimiser's state, and holds no other (ZeRO, stage 1;
+    Rajbhandari et al. 2020).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not _spread.get() or mesh.empty or mesh.size == 1:
+        return tree
+    part = lambda a: jax.lax.with_sharding_constraint(a, divided(a.shape, mesh.size))
+    return jax.tree.map(part, tree)
+
+
+def divided(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """How an array is divided among devices; small ones are not."""
+    axes = [axis for axis, n in enumerate(shape) if n % devices == 0]
+    if math.prod(shape) < LARGE or not axes:
+        return WHOLE
+    longest = max(axes, key=lambda axis: shape[axis])
+    return PartitionSpec(*[None] * longest, AXIS)
 
 
 def on_each_device(function: Callable, same: Any, split: Any) -> Any:

@@ -23,7 +23,7 @@ from wsi_jax.ops.slide_keys import slide_keys
 from wsi_jax.ops.zoom_strategies import Strategy
 from wsi_jax.training.actor_critic import Agent, evaluate_policy
 from wsi_jax.training.loop import StageConfig
-from wsi_jax.training.mesh import on_each_device
+from wsi_jax.training.mesh import on_each_device, spread_over_devices
 from wsi_jax.training.optimiser import Optimiser
 from wsi_jax.training.zoom_prediction import ZoomPrediction
 from wsi_jax.types import Method, TrainState
@@ -244,7 +244,9 @@ def policy_method(
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        return on_each_device(learn, state, (batch, slide_keys(key, len(batch.target))))
+        split = batch, slide_keys(key, len(batch.target))
+        state, metrics = on_each_device(learn, state, split)
+        return state._replace(opt=spread_over_devices(state.opt)), metrics
 
     def learn(state, split, total):
         batch, keys = split

@@ -31,12 +31,15 @@ class Cluster:
         processes: how many there are; 0 asks the scheduler.
         process: which of them this is, from 0.
         patience_s: seconds without a sign of life from a process until the others end.
+        spread: divide the optimiser's state, and a frozen encoder's weights, among
+            devices, where each has no room for all of them.
     """
 
     coordinator: str = ""
     processes: int = 0
     process: int = 0
     patience_s: int = 30
+    spread: bool = False
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "processes": (0, 1 << 20),

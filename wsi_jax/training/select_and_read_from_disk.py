@@ -9,20 +9,21 @@ A batch is split over devices by slide, and each process reads its own slides.
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import Array
 
-from wsi_jax.training.compile import compile_phase, replicate, split
+from wsi_jax.training.compile import (
+    compile_phase,
+    replicate,
+    split,
+    state_shardings,
+)
 from wsi_jax.training.mesh import (
-    on_local_devices,
-    own_rows,
     rows_here,
     split_over,
     whole_on,
@@ -33,6 +34,7 @@ from wsi_jax.training.select_and_read import (
     Selective,
     counted_prediction,
 )
+from wsi_jax.training.tile_scores import Placed, Scores
 from wsi_jax.types import Bag, Method, Prediction, TrainState
 
 
@@ -40,29 +42,6 @@ def in_rounds(net: Selective, tx: optax.GradientTransformation) -> Method:
     """The method on slides on disk, whose crops a driver reads as they are selected."""
     driver = functools.partial(Driver, net, tx)
     return Method(Learner(net, tx).init, None, None, driver=driver)
-
-
-class Placed(NamedTuple):
-    """A batch in two places.
-
-    Attributes:
-        host: in host memory: the overviews of this process's slides, all else of all.
-        devices: split over the devices by slide.
-        slide: numbers [b] of this process's slides.
-    """
-
-    host: Bag
-    devices: Bag
-    slide: np.ndarray
-
-    @classmethod
-    def of(cls, batch: Bag, mesh: Mesh) -> "Placed":
-        """A batch in host memory, on devices too."""
-        rows = own_rows(mesh, len(batch.weight))
-        own = lambda a: np.asarray(a)[rows]
-        x = batch.x._replace(slide=own(batch.x.slide))
-        local = Bag(x, *map(own, batch[1:]))
-        return cls(batch, split(local, mesh), x.slide)
 
 
 class Driver:
@@ -73,6 +52,7 @@ class Driver:
     Args:
         read: reads crops; as `Method.driver` has it.
         mesh: devices of all processes.
+        spread: whether the optimiser's state is divided among them.
 
     Attributes:
         begin, select: compiled; the cells to read, or the candidates to score; of these
@@ -87,18 +67,23 @@ class Driver:
         tx: optax.GradientTransformation,
         read: Callable,
         mesh: Mesh,
+        spread: bool = False,
     ):
         self.net, self.mesh, self._reader = net, mesh, read
         split, whole = split_over(mesh), whole_on(mesh)
         self._learner = Learner(net, tx, self._read_first)
         # In training others select than in predictions, and each keeps its scores.
-        self.scores = {True: Scores(self, net), False: Scores(self, net)}
+        scores = lambda: Scores(net, mesh, self.read_tiles)
+        self.scores = {True: scores(), False: scores()}
         self._first = compile_phase(net.first, static=("n",), out=split)
         self._init_on_crops = compile_phase(net.init_on_crops, out=whole)
         self.begin = compile_phase(net.begin, static=("n", "train"), out=split)
         self.select = compile_phase(net.select, out=split)
         self._corners = compile_phase(net.cells.crop_corners, static=("shape",))
-        self.learn = compile_phase(self._learner.step, donate=(0,), out=whole)
+        self.learn = compile_phase(
+            self._learner.step, donate=(0,), mesh=mesh, spread=spread,
+            out=(state_shardings(mesh, spread), whole),
+        )  # fmt: skip
         self.predict_on_crops = compile_phase(
             functools.partial(counted_prediction, net), out=split
         )
@@ -210,86 +195,3 @@ class Driver:
     def _predicted(self, params, batch, selection, reading):
         crops = split(reading.result(), self.mesh)
         return self.predict_on_crops(params, batch.devices, selection, crops)
-
-
-class Scores:
-    """Scores tiles, and keeps those of whole slides until the view is another one.
-
-    Each process scores the tiles of its own slides, on its own devices.
-
-    Attributes:
-        score: compiled; (view, tiles [n s s 3]) -> scores [n].
-    """
-
-    def __init__(self, driver: Driver, net: Selective):
-        self._driver, self._chunk = driver, net.chunk
-        self._version, self._kept = b"", {}
-        self._local = driver.mesh.local_mesh
-        self.score = compile_phase(net.score, out=split_over(self._local))
-        self._print = compile_phase(fingerprint)
-
-    def __call__(self, view: PyTree, batch: Placed, candidates: Selection) -> Array:
-        """Scores [b n] of candidates; none is scored twice by the same view."""
-        mesh = self._driver.mesh
-        own = rows_here((candidates.index, candidates.mask), mesh)
-        return split(self._of_own_slides(view, batch, *own), mesh)
-
-    def _of_own_slides(self, view, batch, index, mask):
-        """Scores of this process's rows."""
-        version = np.asarray(self._print(view)).tobytes()
-        if version != self._version:
-            self._version, self._kept = version, {}
-        wanted = np.array(mask)  # to write to
-        scores = np.zeros(wanted.shape, np.float32)
-        slides = batch.slide.tolist()
-        cells = batch.host.mask[own_rows(self._driver.mesh, len(batch.host.mask))]
-        whole = wanted.sum(1) == cells.sum((1, 2))
-        for i, slide in enumerate(slides):
-            if whole[i] and (slide in self._kept or slide in slides[:i]):
-                wanted[i] = False
-        view = on_local_devices(view, self._driver.mesh)
-        self._fill(scores, view, batch, index, wanted)
-        for i, slide in enumerate(slides):
-            if whole[i]:  # whatever the order of its candidates
-                tiles = np.flatnonzero(mask[i])
-                tiles = tiles[np.argsort(index[i, tiles])]
-                scores[i, tiles] = self._kept.setdefault(slide, scores[i, tiles])
-        return scores
-
-    def _fill(self, scores, view, batch, index, wanted):
-        """Scores a chunk while the next one is read; memory is that of two."""
-        chunk, n = self._chunk, scores.shape[1]
-        if not wanted.any():
-            return
-        rows = int(wanted.any(1).sum())
-        width, most = max(1, chunk // rows), max(chunk, rows)
-        most += -most % self._local.size
-        parts = [np.s_[:, i : i + width] for i in range(0, n, width)]
-        parts = [part for part in parts if wanted[part].any()]
-
-        def read(part):
-            return self._driver.read_tiles(batch, index[part], wanted[part])
-
-        coming, results = read(parts[0]), []
-        for part, after in zip(parts, [*parts[1:], None], strict=True):
-            tiles = coming.result()[wanted[part]]
-            coming = after and read(after)
-            wide = [(0, most - len(tiles))] + [(0, 0)] * 3
-            tiles = jax.device_put(np.pad(tiles, wide), split_over(self._local))
-            results.append(self.score(view, tiles))
-        for part, values in zip(parts, jax.device_get(results), strict=True):
-            here = wanted[part]
-            scores[part][here] = values[: here.sum()]
-
-
-def fingerprint(tree: PyTree) -> UInt32[Array, "2"]:
-    """64 bits that change when a bit of a tree does, but by a rare chance."""
-    sums = jnp.zeros(2, jnp.uint32)
-    factors = jnp.array([2654435761, 2246822519], jnp.uint32)
-    for leaf in jax.tree.leaves(tree):
-        words = lax.bitcast_convert_type(leaf, jnp.uint8).reshape(-1).astype(jnp.uint32)
-        at = jnp.arange(1, len(words) + 1, dtype=jnp.uint32)
-        mixed = (at[None] * factors[:, None]) ^ words[None] * jnp.uint32(0x9E3779B1)
-        mixed = (mixed ^ mixed >> 15) * jnp.uint32(0x85EBCA6B)
-        sums = sums * jnp.uint32(31) + (mixed ^ mixed >> 13).sum(1, dtype=jnp.uint32)
-    return sums

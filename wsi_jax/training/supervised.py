@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wsi_jax.ops.slide_keys import slide_keys
-from wsi_jax.training.mesh import on_each_device
+from wsi_jax.training.mesh import on_each_device, spread_over_devices
 from wsi_jax.types import Method, TrainState
 
 
@@ -38,7 +38,8 @@ def supervised(
     def init_state(key, batch):
         key, init_key = jax.random.split(key)
         params = init(init_key, batch)
-        return TrainState(jnp.int32(0), params, tx.init(params), key)
+        opt = spread_over_devices(tx.init(params))
+        return TrainState(jnp.int32(0), params, opt, key)
 
     def sums(params, batch, keys):
         """Sums over slides; their number is the last of them."""
@@ -65,6 +66,7 @@ def supervised(
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {"grad_norm": optax.tree.norm(grads)}
+        opt = spread_over_devices(opt)
         return TrainState(state.step + 1, params, opt, state.key), metrics
 
     return Method(init_state, step, predict)

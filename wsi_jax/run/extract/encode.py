@@ -34,15 +34,16 @@ class CompiledEncoder:
     Args:
         trunk: the encoder.
         mesh: devices over which each batch of tiles is split.
+        spread: whether the weights are divided among them too.
     """
 
-    def __init__(self, trunk: Trunk, mesh: Mesh):
-        self.trunk, self.mesh = trunk, mesh
+    def __init__(self, trunk: Trunk, mesh: Mesh, spread: bool = False):
+        self.trunk, self.mesh, self._spread = trunk, mesh, spread
 
     @functools.cached_property
     def params(self) -> PyTree:
         """Its weights, on every device."""
-        return replicate(self.trunk.params(), self.mesh)
+        return replicate(self.trunk.params(), self.mesh, self._spread)
 
     @functools.cached_property
     def _apply(self) -> Callable:

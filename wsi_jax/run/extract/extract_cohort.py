@@ -58,7 +58,8 @@ def extract_here(
     refused meanwhile.
     """
     usable = [record for record in records if not record.refusal]
-    extractor = Extractor(tiling, make_mesh(jax.local_devices()))
+    mesh = make_mesh(jax.local_devices())
+    extractor = Extractor(tiling, mesh, config.cluster.spread)
     extract(
         own_part(records), extractor, features, batch=config.encode_batch,
         reading=config.reading, meter=meter, progress=progress,

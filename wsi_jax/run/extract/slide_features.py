@@ -35,10 +35,12 @@ class Extractor:
     Args:
         tiling: grid, tissue and encoder; not to be changed any more.
         mesh: devices over which each batch of tiles is split.
+        spread: whether the encoder's weights are divided among them too.
     """
 
-    def __init__(self, tiling: Tiling, mesh: Mesh):
-        self.tiling, self.encoder = tiling, CompiledEncoder(tiling.encoder, mesh)
+    def __init__(self, tiling: Tiling, mesh: Mesh, spread: bool = False):
+        self.tiling = tiling
+        self.encoder = CompiledEncoder(tiling.encoder, mesh, spread)
         self.settings, self.folder = tiling.fingerprint(), tiling.folder()
 
     @functools.cached_property

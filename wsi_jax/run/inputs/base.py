@@ -76,7 +76,8 @@ class Input(abc.ABC):
     def compiled(self, method: Method) -> Compiled:
         """A method compiled once: training, validation, test and folds share it."""
         if id(method) not in self._compiled:  # some have parts without a hash
-            compiled = compile_method(method, self.mesh, self.read_crops)
+            spread = bool(self._config) and self._config.cluster.spread
+            compiled = compile_method(method, self.mesh, self.read_crops, spread)
             self._compiled[id(method)] = compiled, method
         return self._compiled[id(method)][0]
 
