@@ -125,7 +125,7 @@ def sasha_programs(sizes: Sizes) -> Iterator[Program]:
 
     def batch(stage, n, slides=None):
         def shapes(devices):
-            b = slides or config.stage_train(stage).batch * devices
+            b = (slides or config.stage_train(stage).batch) * devices
             low = Shape((b, n, sizes.features), jnp.float16)
             high = Shape((b, n, children, sizes.features), jnp.float16)
             if stage is not hafed:  # distilled

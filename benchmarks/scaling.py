@@ -12,7 +12,7 @@ efficiency: a step of devices that have slides of their own, against one device 
     slides' tissue to a power of .8 and of 1.25. work: "own", a device's own slides are
     its work; "padded", all devices run one program.
 collectives: a step compiled for the devices of `--chip`, and the results of what they
-    send to each other; it needs the chip's compiler.
+    send to each other; it needs the chip's compiler, and minutes for some methods.
 run: a small extraction by shards on this machine, one of them killed: rates, in
     seconds, and forecast_s against measured_s. It takes minutes.
 shards: 1,000,000 slides by a hundred workers, simulated (`benchmarks.shard_simulation`)
@@ -68,13 +68,13 @@ def efficiency_rows(quick: bool) -> Iterator[dict]:
                 )
 
 
-def collective_rows(chip: str, devices: int) -> Iterator[dict]:
-    """The training step of each method, of few tiles where there is a choice."""
+def collective_rows(chip: str, devices: int, only: list[str]) -> Iterator[dict]:
+    """The training step of some methods, of few tiles where there is a choice."""
     # What is compiled for a description cannot be read again.
     jax.config.update("jax_enable_compilation_cache", False)
     mesh, steps = make_mesh(described_devices(chip, devices)), {}
     for one in programs():
-        if "step" in one.program:
+        if "step" in one.program and any(text in one.method for text in only):
             steps.setdefault((one.method, one.program.partition(",")[0]), one)
     for program in steps.values():
         row, forecast = compiled_row(program, chip, mesh)
@@ -121,16 +121,18 @@ def rows(args: record.Arguments) -> Iterator[dict]:
     """Rows of other parts that FILE has, then those of the chosen parts."""
 
     def anew(row):
-        of_chip = row.get("chip"), row.get("devices")
-        others = row["part"] == "collectives" and of_chip != (args.chip, args.devices)
-        return row["part"] in args.parts and not others
+        if row["part"] != "collectives" or row["part"] not in args.parts:
+            return row["part"] in args.parts
+        of_chip = row["chip"], row["devices"]
+        named = any(text in row["method"] for text in args.only)
+        return named and of_chip == (args.chip, args.devices)
 
     before = kept(args.out) or kept(RESULTS / "scaling.json")
     yield from (row for row in before if not anew(row))
     if "efficiency" in args.parts:
         yield from efficiency_rows(args.quick)
     if "collectives" in args.parts:
-        yield from collective_rows(args.chip, args.devices)
+        yield from collective_rows(args.chip, args.devices, args.only)
     if "run" in args.parts:
         with tempfile.TemporaryDirectory() as folder:
             before = [{"part": "run"} | shard_run.run_row(pathlib.Path(folder))]
@@ -146,6 +148,11 @@ PARTS = ("efficiency", "shards", "run", "collectives")
 OPTIONS = {
     "--parts": {"nargs": "+", "choices": PARTS, "default": list(PARTS[:2])},
     "--chip": {"choices": tuple(CHIPS), "default": "v5p", "help": "of collectives"},
+    "--only": {
+        "nargs": "+",
+        "default": [""],
+        "help": "methods with these in their name",
+    },
     "--devices": {"type": int, "default": 64, "help": "of collectives"},
 }
 

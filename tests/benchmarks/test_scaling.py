@@ -105,7 +105,7 @@ def test_collectives_of_a_compiled_step_are_counted_by_kind(monkeypatch):
     monkeypatch.setattr(scaling, "described_devices", cpu)
     before = jax.config.jax_enable_compilation_cache
     try:
-        (row,) = scaling.collective_rows("v5p", 2)
+        (row,) = scaling.collective_rows("v5p", 2, [""])
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
     assert row["program"] == "step, 8"
@@ -158,16 +158,20 @@ def test_refused_slides_cost_their_tissue_and_slow_ones_their_factor():
 def test_rows_of_other_parts_and_of_other_chips_stay(tmp_path, monkeypatch):
     file = tmp_path / "rows.json"
     rates = RATES._asdict() | {"status": 1.0, "large_tissue": 1.0, "large_bytes": 1}
-    chip = {"part": "collectives", "chip": "h200", "devices": 16}
+    chip = {"part": "collectives", "method": "mean", "chip": "h200", "devices": 16}
+    other = {"part": "collectives", "method": "max", "chip": "v5p", "devices": 64}
+    gone = other | {"method": "mean"}
     old = [{"part": "efficiency", "method": "old"}, {"part": "shards"}]
-    record.write(file, [{"part": "run"} | rates, chip, *old])
+    record.write(file, [{"part": "run"} | rates, chip, other, gone, *old])
     new = {"part": "efficiency", "method": "new"}
     monkeypatch.setattr(scaling, "efficiency_rows", lambda quick: [new])
-    monkeypatch.setattr(scaling, "collective_rows", lambda chip, devices: [])
+    monkeypatch.setattr(scaling, "collective_rows", lambda chip, devices, only: [])
     common = {"out": file, "quick": True, "chip": "v5p", "devices": 64}
+    common["only"] = ["mean"]
     every = ["efficiency", "shards", "collectives"]
     rows = list(scaling.rows(argparse.Namespace(parts=every, **common)))
-    assert rows[:2] == [{"part": "run"} | rates, chip]
+    assert rows[:3] == [{"part": "run"} | rates, chip, other]
+    assert gone not in rows
     assert [row for row in rows if row["part"] == "efficiency"] == [new]
     simulated = [row for row in rows if row["part"] == "shards"]
     assert [row["scenario"] for row in simulated] == list(scaling.SCENARIOS)
