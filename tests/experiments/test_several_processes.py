@@ -63,6 +63,9 @@ def assert_alike(one, other):
     np.testing.assert_allclose(p[0], p[1], atol=1e-5)
     ends = [read_json(folder / "metrics.json") for folder in (one, other)]
     assert ends[0]["test.n"] == ends[1]["test.n"]
+    costs = [read_json(folder / "cost.json") for folder in (one, other)]
+    for name in ("slides", "tiles", "bytes_decoded", "steps"):
+        assert costs[0][name] == costs[1][name], name
 
 
 def test_two_processes_are_one(two, manifest, tmp_path):
@@ -74,6 +77,8 @@ def test_two_processes_are_one(two, manifest, tmp_path):
     finish(second)
     assert "report:" in first.log.read_text()
     assert "report:" not in second.log.read_text()
+    flops = [read_json(tmp_path / n / "cost.json")["flops"] for n in ("two", "alone")]
+    assert flops[0] == flops[1]
     assert_alike(tmp_path / "alone", tmp_path / "two")
 
 

@@ -89,7 +89,7 @@ class Meter:
     def unit(self, unit: str) -> dict[str, int | float]:
         """The work on a unit so far, for `begin` of a later process."""
         with self._lock:
-            return dict(self._units[unit])
+            return dict(self._units.get(unit, {}))
 
     def save(self) -> None:
         """Writes down the seconds so far, and the work that belongs to no unit."""

@@ -10,7 +10,7 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.interrupts import Stopped
 from wsi_jax.run.run_folder import write_json
 from wsi_jax.training.flops import executed
-from wsi_jax.training.processes import is_first
+from wsi_jax.training.processes import add_up, is_first
 
 
 @contextlib.contextmanager
@@ -73,9 +73,9 @@ class StepAccount:
         self._meter.begin(self._unit, **done)
 
     def record(self, step: int) -> None:
-        """Enters what was done since it was last called."""
+        """Enters what all processes have done since it was last called, in all."""
         now, before = self._work(), self._before
-        spent = {name: now[name] - before.get(name, 0) for name in now}
+        spent = add_up({name: now[name] - before.get(name, 0) for name in now})
         self._meter.record(self._unit, steps=step - self._step, **spent)
         self._step, self._before = step, now
 

@@ -25,7 +25,7 @@ from wsi_jax.slides.stain import StainRange
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_each
 from wsi_jax.training.flops import executed
-from wsi_jax.training.processes import first_does
+from wsi_jax.training.processes import exchange_json, first_does
 from wsi_jax.types import Stage
 
 
@@ -97,6 +97,7 @@ class Training:
     ):
         self.input, self._config, self._folder = source, config, folder
         self._meter, self._progress, self._unit = meter, progress, unit
+        self._entered = set()
         self._parts = {name: in_split(cohort, name) for name in SPLITS}
 
     def fingerprints(self) -> dict[str, str]:
@@ -223,6 +224,9 @@ class Training:
 
     def _work(self) -> dict[str, int]:
         """What this process has computed and read so far; its slides are entered."""
-        for name in self.input.slides_read():  # once, however many folds read it
-            self._meter.begin(f"slides/{name}", slides=1)
+        new = [n for n in self.input.slides_read() if n not in self._entered]
+        for names in exchange_json(new):
+            for name in names:  # once, however many folds and processes read it
+                self._meter.begin(f"slides/{name}", slides=1)
+        self._entered.update(new)
         return executed() | self.input.work()

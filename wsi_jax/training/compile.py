@@ -19,7 +19,13 @@ from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import stream_one_tile
 from wsi_jax.training.checkpoint import is_key
 from wsi_jax.training.flops import Counted, count_flops
-from wsi_jax.training.mesh import divided, split_over, traced_for, whole_on
+from wsi_jax.training.mesh import (
+    divided,
+    share,
+    split_over,
+    traced_for,
+    whole_on,
+)
 from wsi_jax.types import Compiled, Method, TrainState
 
 
@@ -48,7 +54,8 @@ def compile_method(
                 in_shardings=(state, by_slide),
                 out_shardings=(state, whole_on(mesh)),
                 donate_argnums=0,
-            )
+            ),
+            processes=share(mesh)["processes"],
         ),
         predict=compile_each(method.predict, mesh),
     )
@@ -62,7 +69,7 @@ def compile_each(function: Callable, mesh: Mesh) -> Callable:
         in_shardings=(everywhere, by_slide, everywhere),
         out_shardings=by_slide,
     )
-    return Counted(compiled)
+    return Counted(compiled, processes=share(mesh)["processes"])
 
 
 def compile_phase(
@@ -77,7 +84,7 @@ def compile_phase(
 
     Args:
         out: how its results lie on devices; None leaves it to the arguments.
-        mesh: devices over which `on_each_device` maps it; None for one device.
+        mesh: devices of all that call it; None where each process does by itself.
         spread: whether the optimiser's state is divided among them.
     """
     if mesh is not None:
@@ -85,7 +92,7 @@ def compile_phase(
     compiled = jax.jit(
         function, donate_argnums=donate, static_argnames=static, out_shardings=out
     )
-    return Counted(compiled)
+    return Counted(compiled, processes=share(mesh)["processes"] if mesh else 1)
 
 
 def compile_encoder(apply, mesh: Mesh):
@@ -137,10 +144,10 @@ def split(batch, mesh: Mesh):
     return jax.tree.map(put, batch)
 
 
-def state_shardings(mesh: Mesh, spread: bool) -> TrainState:
+def state_shardings(mesh: Mesh, spread: bool) -> Any:
     """How a state lies: whole on every device, but for what of it is spread."""
     whole = whole_on(mesh)
-    return TrainState(whole, whole, None if spread else whole, whole)
+    return TrainState(whole, whole, None, whole) if spread else whole
 
 
 def _traced(function: Callable, mesh: Mesh, spread: bool) -> Callable:

@@ -36,10 +36,17 @@ class Counted:
     Args:
         flops: FLOPs of a call, where they are the same for all; None to count them
             at the first call with each shape of arguments.
+        processes: how many call it together; each counts its share.
     """
 
-    def __init__(self, function: Callable, flops: Callable[[], int] | None = None):
+    def __init__(
+        self,
+        function: Callable,
+        flops: Callable[[], int] | None = None,
+        processes: int = 1,
+    ):
         self._function, self._flops, self._counts = function, flops, {}
+        self._processes = processes
 
     def __getattr__(self, name):
         return getattr(self._function, name)
@@ -50,7 +57,8 @@ class Counted:
             key = tree, tuple(map(_shape, leaves))
             if key not in self._counts:
                 self._counts[key] = self._count(args, kwargs)
-            _add(self._counts[key])
+            flops = self._counts[key]
+            _add(flops and flops // self._processes)
         return self._function(*args, **kwargs)
 
     def _count(self, args, kwargs) -> int | None:

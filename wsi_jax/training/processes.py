@@ -7,6 +7,7 @@ one process must know of the others goes through here.
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,6 +199,20 @@ def exchange(own: bytes) -> list[bytes]:
     padded[: len(own)] = np.frombuffer(own, np.uint8)
     each = multihost_utils.process_allgather(padded)
     return [row[:n].tobytes() for row, n in zip(each, sizes.tolist(), strict=True)]
+
+
+def exchange_json(own: Any) -> list[Any]:
+    """What each process gives, fit for JSON, in all of them, in order."""
+    if not several():
+        return [own]
+    return [json.loads(part) for part in exchange(json.dumps(own).encode())]
+
+
+def add_up(counts: Mapping[str, int | float]) -> dict[str, int | float]:
+    """The counts of all processes, added."""
+    parts = exchange_json(dict(counts))
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0) for part in parts) for name in names}
 
 
 def exchange_arrays(own: Sequence[Mapping[str, Any]]) -> list[list[dict]]:

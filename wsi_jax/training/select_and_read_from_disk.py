@@ -75,19 +75,21 @@ class Driver:
         # In training others select than in predictions, and each keeps its scores.
         scores = lambda: Scores(net, mesh, self.read_tiles)
         self.scores = {True: scores(), False: scores()}
-        self._first = compile_phase(net.first, static=("n",), out=split)
-        self._init_on_crops = compile_phase(net.init_on_crops, out=whole)
-        self.begin = compile_phase(net.begin, static=("n", "train"), out=split)
-        self.select = compile_phase(net.select, out=split)
+        self._first = compile_phase(net.first, static=("n",), out=split, mesh=mesh)
+        self._init_on_crops = compile_phase(net.init_on_crops, out=whole, mesh=mesh)
+        self.begin = compile_phase(
+            net.begin, static=("n", "train"), out=split, mesh=mesh
+        )
+        self.select = compile_phase(net.select, out=split, mesh=mesh)
         self._corners = compile_phase(net.cells.crop_corners, static=("shape",))
         self.learn = compile_phase(
             self._learner.step, donate=(0,), mesh=mesh, spread=spread,
             out=(state_shardings(mesh, spread), whole),
         )  # fmt: skip
         self.predict_on_crops = compile_phase(
-            functools.partial(counted_prediction, net), out=split
+            functools.partial(counted_prediction, net), out=split, mesh=mesh
         )
-        self._fold = compile_phase(jax.random.fold_in, out=whole)
+        self._fold = compile_phase(jax.random.fold_in, out=whole, mesh=mesh)
 
     def init(self, key, batch: Bag) -> TrainState:
         """The initial state; reads crops of the first batch."""

@@ -15,6 +15,7 @@ from wsi_jax.run.extract.extract_distributed import extract_distributed
 from wsi_jax.run.extract.several_processes import (
     records_of_all,
     share_outcomes,
+    share_work,
 )
 from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import progress
@@ -65,6 +66,8 @@ def extract_here(
         reading=config.reading, meter=meter, progress=progress,
     )  # fmt: skip
     share_outcomes(records)
+    names = (record.slide_id for record in own_part(records))
+    share_work(meter, (f"{extractor.folder}/{name}" for name in names))
     for record in usable:
         if tiling.children > 1 and not record.refusal:
             low, high = map(read_coords, record.features)

@@ -2,17 +2,24 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from wsi_jax.data.cohort import Row
+from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.report.contact_sheet import Picture
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import Stain
-from wsi_jax.training.processes import exchange_arrays, own_part, several
+from wsi_jax.training.processes import (
+    exchange_arrays,
+    exchange_json,
+    own_part,
+    several,
+)
 
 
 def records_of_all(
@@ -45,15 +52,30 @@ def share_outcomes(records: Sequence[SlideRecord]) -> None:
     if not several():
         return
     files = lambda record: [str(path) for path in record.features]
-    outcome = lambda r: json.dumps([r.refusal, r.notes, files(r)])
-    parts = exchange_arrays([{"json": outcome(r)} for r in own_part(records)])
+    outcome = lambda record: (record.refusal, record.notes, files(record))
+    parts = exchange_json([outcome(record) for record in own_part(records)])
     for process, part in enumerate(parts):
-        for record, arrays in zip(records[process :: len(parts)], part, strict=True):
-            refusal, notes, paths = json.loads(str(arrays["json"]))
+        for record, (refusal, notes, paths) in zip(
+            records[process :: len(parts)], part, strict=True
+        ):
             record.features = list(map(pathlib.Path, paths))
             record.refuse(refusal)
             for text in notes:
                 record.note(text)
+
+
+def share_work(meter: Meter, units: Iterable[str]) -> None:
+    """Enters what each process has done in the account of all.
+
+    Args:
+        units: those of this process; some may have had no work.
+    """
+    done = {unit: work for unit in units if (work := meter.unit(unit))}
+    for process, others in enumerate(exchange_json(done)):
+        if process != jax.process_index():
+            for unit, work in others.items():
+                meter.begin(unit)
+                meter.record(unit, **work)
 
 
 def _to_arrays(slide: TiledSlide) -> dict[str, Any]:
