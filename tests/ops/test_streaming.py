@@ -11,6 +11,7 @@ from trunks import NECK, NEXT, TINY, assert_same, image, trunk, trunk_shapes
 
 from benchmarks.overlapping_tiles import halo
 from wsi_jax.nets.norm import NormKind
+from wsi_jax.ops import tile_border
 from wsi_jax.ops.stream_plan import plan_stream
 from wsi_jax.ops.stream_tile import StreamError, TissueMask
 from wsi_jax.ops.streaming import dense_on_tissue, stream
@@ -254,9 +255,13 @@ def reference(numbers):
     return net, params
 
 
-@pytest.mark.parametrize("seed", [0, 3])
-def test_any_net_streams(x64, seed):
-    """Kernels, strides and paddings as they fall; the smallest tile there is."""
+@pytest.mark.parametrize(("seed", "in_parts"), [(0, True), (0, False), (3, True)])
+def test_any_net_streams(x64, monkeypatch, seed, in_parts):
+    """Kernels, strides and paddings as they fall; the smallest tile there is.
+
+    Borders of tiles are computed apart as on a TPU, or with the tile as elsewhere.
+    """
+    monkeypatch.setattr(tile_border, "IN_PARTS", ("cpu",) if in_parts else ())
     rng = np.random.default_rng(seed)
     layers, params, d = [], [], 3
     for _ in range(5):

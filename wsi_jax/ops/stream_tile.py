@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Num
 
 from wsi_jax.ops.convolution import pad_or_cut, padded_conv
 from wsi_jax.ops.pixel_packing import packed_kernel, unpack
-from wsi_jax.ops.tile_border import MAX, SUM, last_positions
+from wsi_jax.ops.tile_border import MAX, SUM, last_positions, window_behind
 from wsi_jax.ops.trunk_ops import Ops, relu, window_max
 from wsi_jax.ops.windows import Window, map_length, receptive_field
 
@@ -58,9 +58,7 @@ class TileContext:
     """The operations of a net on tiles; they take and leave buffers in order.
 
     Several tiles, of one image or of several, make one batch: `at`, `size` and the
-    tissue then have one entry for each. Nothing here copies a whole map: of a window's
-    result on a tile only the first rows and columns depend on the neighbours, and what
-    these add is computed from the buffers alone.
+    tissue then have one entry for each.
 
     Args:
         at: index (row, column) of the tile; may be traced, and arrays [b].
@@ -207,19 +205,8 @@ class TileContext:
         if key not in self._borders:
             borders = self._neighbours(x, history, fill)
             self._borders[key] = x, borders
-        (k, s), borders = window, list(self._borders[key][1])
-        y = op(x, padding)
-        for axis, border in enumerate(borders):
-            if border is None:
-                continue
-            # Outputs that the border has a part in.
-            first = min(-(-history[axis] // s), y.shape[1 + axis])
-            around = list(padding)
-            around[axis] = 0, (first - 1) * s + k - history[axis]
-            if axis == 1 and history[0]:  # the column has the corner's rows
-                around[0] = 0, padding[0][1]
-            borders[axis] = op(border, around)
-        return reduction.combine(y, *borders)
+        borders = self._borders[key][1]
+        return window_behind(x, borders, window, padding, op, reduction)
 
     def _neighbours(self, x, history, fill):
         """The last rows above x, the last columns on its left; keeps its own.

@@ -1,16 +1,24 @@
 """What lies above a tile and on its left, and its part in the results of windows.
 
 Of a window's result on a tile only the first rows and columns depend on the neighbours.
-So the window is computed on the tile alone, and on the border alone, and the two are
-joined there: no map is copied to make room for its border.
+So on a TPU the window is computed on the tile alone, and on the border alone, and the
+two are joined there: no map is copied to make room for its border. Elsewhere that costs
+more than the copy does: a GPU's convolutions take no padding on one side, for which the
+map would be copied too, and a CPU has no arithmetic to spare for the border.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Num
+
+Borders = Sequence[Num[Array, "b _ _ d"] | None]
+
+
+IN_PARTS = ("tpu",)  # platforms
 
 
 class Reduction(NamedTuple):
@@ -25,6 +33,59 @@ class Reduction(NamedTuple):
 
     identity: float
     combine: Callable
+
+
+def window_behind(
+    x: Num[Array, "b h w d"],
+    borders: Borders,
+    window: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+    op: Callable,
+    reduction: Reduction,
+) -> Num[Array, "b y x e"]:
+    """A window over a map behind its borders.
+
+    Args:
+        borders: positions above the map, and those on its left, the corner with them;
+            each may be None.
+        window: (size, stride).
+        padding: positions before and after the map along each axis; those before it are
+            its border's, where it has one.
+        op: (map, padding) -> map, where what is padded has no effect.
+    """
+    if all(border is None for border in borders):
+        return op(x, padding)
+    in_parts = lambda x, *borders: _in_parts(x, borders, window, padding, op, reduction)
+    in_one_map = lambda x, *borders: _in_one_map(x, borders, padding, op)
+    in_parts_on = dict.fromkeys(IN_PARTS, in_parts)
+    return lax.platform_dependent(x, *borders, default=in_one_map, **in_parts_on)
+
+
+def _in_parts(x, borders, window, padding, op, reduction):
+    k, s = window
+    y, parts = op(x, padding), []
+    for axis, border in enumerate(borders):
+        if border is None:
+            parts.append(None)
+            continue
+        # Outputs that the border has a part in.
+        n = border.shape[1 + axis]
+        first = min(-(-n // s), y.shape[1 + axis])
+        around = list(padding)
+        around[axis] = 0, (first - 1) * s + k - n
+        if axis == 1 and borders[0] is not None:  # the column has the corner's rows
+            around[0] = 0, padding[0][1]
+        parts.append(op(border, around))
+    return reduction.combine(y, *parts)
+
+
+def _in_one_map(x, borders, padding, op):
+    padding = list(padding)
+    for axis, border in enumerate(borders):
+        if border is not None:
+            x = jnp.concatenate([border, x], 1 + axis)
+            padding[axis] = 0, padding[axis][1]
+    return op(x, padding)
 
 
 @jax.custom_vjp
