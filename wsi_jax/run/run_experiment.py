@@ -3,6 +3,7 @@
 A run that was stopped goes on; of a finished one the report is given at once.
 """
 
+import collections
 import contextlib
 import pathlib
 import sys
@@ -54,6 +55,7 @@ from wsi_jax.training.compile_cache import keep_compiled
 from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.processes import (
     agree,
+    exchange_json,
     first_does,
     first_speaks,
     is_first,
@@ -152,9 +154,10 @@ def _run(
         )  # fmt: skip
         tested.append(predictions)
     unpredicted = refuse_unpredicted(parts, tested)
+    notes = dict(collections.ChainMap(*exchange_json(source.notes())))
     if not is_first():
         return  # the first writes what all have found
-    if add_reasons(records, source.notes(), unpredicted):
+    if add_reasons(records, notes, unpredicted):
         write_slides(folder, records)
     metrics, predictions = evaluate(config, cohort, tested)
     write_account(account, meter)
