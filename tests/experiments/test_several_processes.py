@@ -4,6 +4,7 @@ import pathlib
 import random
 import signal
 import socket
+import subprocess
 import time
 
 import numpy as np
@@ -26,7 +27,8 @@ def two(start):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        fields = {"coordinator": address, "processes": 2, "patience_s": 10}
+        fields = {"coordinator": address, "processes": 2}
+        fields |= {"wait_s": 20, "patience_s": 10}
         cluster = [f"--config.cluster.{name}={value}" for name, value in fields.items()]
         return [
             start(
@@ -134,7 +136,10 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(two, manifest, tmp_
             processes[which].kill()
             kills += 1
         for process in processes:
-            process.wait(ENDS_S)
+            try:
+                process.wait(ENDS_S)
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"process {which} was killed: {process.log.read_text()}")
     if not (tmp_path / "killed" / "report.html").exists():
         for process in two(command("killed")):
             finish(process)

@@ -31,6 +31,7 @@ class Cluster:
         coordinator: HOST:PORT at which process 0 waits for the others.
         processes: how many there are; 0 asks the scheduler.
         process: which of them this is, from 0.
+        wait_s: seconds in which all must have begun.
         patience_s: seconds without a sign of life from a process until the others end.
         spread: divide the optimiser's state, and a frozen encoder's weights, among
             devices, where each has no room for all of them.
@@ -39,12 +40,14 @@ class Cluster:
     coordinator: str = ""
     processes: int = 0
     process: int = 0
+    wait_s: int = 300
     patience_s: int = 30
     spread: bool = False
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "processes": (0, 1 << 20),
         "process": (0, 1 << 20),
+        "wait_s": (1, 86400),
         "patience_s": (10, 3600),
     }
 
@@ -78,6 +81,7 @@ class Cluster:
         try:
             jax.distributed.initialize(
                 **given,
+                initialization_timeout=self.wait_s,
                 heartbeat_timeout_seconds=self.patience_s,
                 shutdown_timeout_seconds=self.patience_s,
             )
