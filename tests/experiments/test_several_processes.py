@@ -1,5 +1,6 @@
 """Several processes train as one does; where one ends, all do, and go on together."""
 
+import contextlib
 import pathlib
 import random
 import signal
@@ -126,24 +127,26 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(two, manifest, tmp_
     for process in processes:
         finish(process)
     whole_s, draw, kills = time.monotonic() - began, random.Random(0), 0
-    while kills < 20 and not (tmp_path / "killed" / "report.html").exists():
-        processes = two(command("killed"))
-        which = draw.randrange(2)
-        deadline = time.monotonic() + draw.uniform(0.2, 1.0) * whole_s
-        while time.monotonic() < deadline and processes[which].poll() is None:
-            time.sleep(0.01)
-        if processes[which].poll() is None:
-            processes[which].kill()
-            kills += 1
-        for process in processes:
-            try:
-                process.wait(ENDS_S)
-            except subprocess.TimeoutExpired:
-                pytest.fail(f"process {which} was killed: {process.log.read_text()}")
-    if not (tmp_path / "killed" / "report.html").exists():
-        for process in two(command("killed")):
-            finish(process)
-    assert outputs(tmp_path / "killed") == outputs(tmp_path / "undisturbed")
+    while kills < 20:
+        folder = tmp_path / f"killed_{kills}"
+        while not (folder / "report.html").exists():
+            after_s = draw.uniform(0.1, 1.0) * whole_s if kills < 20 else None
+            kills += killed(two(command(folder.name)), draw.randrange(2), after_s)
+        assert outputs(folder) == outputs(tmp_path / "undisturbed")
+
+
+def killed(processes, which, after_s):
+    """Whether one was killed before its end; all have ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        processes[which].wait(after_s)
+    alive = processes[which].poll() is None
+    processes[which].kill()
+    for process in processes:
+        try:
+            process.wait(ENDS_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"process {which} was killed: {process.log.read_text()}")
+    return alive
 
 
 def wait_for(processes, folder, pattern):
