@@ -30,9 +30,9 @@ from wsi_jax.nets.norm import NormKind
 from wsi_jax.ops.stream_plan import best_tile_side, plan_stream
 from wsi_jax.ops.streaming import stream
 from wsi_jax.ops.trunk_ops import DENSE
-from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import temporaries
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass
 from wsi_jax.types import Dtype
 

@@ -19,7 +19,7 @@ from benchmarks import record
 from benchmarks.device import in_own_process
 from wsi_jax.nets.conv_encoder import Encoder
 from wsi_jax.ops.stream_plan import plan_stream
-from wsi_jax.training.compile import Phases
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_passes import Route, backward_pass, forward_pass
 
 SIZES, COUNTED = (4096, 8192, 16384), 65_536

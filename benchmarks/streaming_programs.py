@@ -13,7 +13,7 @@ from benchmarks.program_shapes import KEY, Program, Sizes, placed
 from wsi_jax.ops.stream_plan import plan_stream
 from wsi_jax.ops.tile_schedule import tile_batches
 from wsi_jax.ops.trunk_ops import DENSE
-from wsi_jax.training.compile import Phases
+from wsi_jax.training.phases import Phases
 
 WHOLE_PX = 65_536  # side of the slide of a whole step
 AT_ONCE, LARGE_PX = 8, 4096  # tiles of a batch; of those so large, one

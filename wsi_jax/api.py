@@ -102,7 +102,10 @@ def extract(
 
 
 def load(
-    run: AnyRun | Sequence[AnyRun], *, refuse_unfamiliar_stains: bool = False
+    run: AnyRun | Sequence[AnyRun],
+    *,
+    refuse_unfamiliar_stains: bool = False,
+    all_devices: bool = False,
 ) -> SlidePredictor:
     """Opens a trained run: `wsi_jax.load("runs/demo").predict("slide.svs")`.
 
@@ -113,6 +116,7 @@ def load(
         run: its folder, or what `train` gave back; or several of them.
         refuse_unfamiliar_stains: refuse a slide that is stained like none that the run
             has learnt from (fluorescence, say); otherwise its prediction has a note.
+        all_devices: split the tiles of a slide over all devices of this machine.
 
     Raises:
         FileNotFoundError: a folder without a trained model.
@@ -128,7 +132,11 @@ def load(
         else:
             folders += one.models if isinstance(one, Run) else [one]
     with errors_in_python():
-        return load_runs(folders, refuse_unfamiliar_stains=refuse_unfamiliar_stains)
+        return load_runs(
+            folders,
+            refuse_unfamiliar_stains=refuse_unfamiliar_stains,
+            all_devices=all_devices,
+        )
 
 
 def predict(

@@ -137,19 +137,16 @@ class Method(NamedTuple):
         init: (key, batch) -> state.
         step: (state, batch) -> (state, metrics).
         predict: (params, batch, key) -> Prediction.
-        precompiled: whether the functions are Python over phases that are compiled
-            already, because they leave the device in between.
-        driver: (read, mesh, spread) -> `Compiled`, for methods that read what they
-            select, as `training.compile.compile_method`: `read` takes slide numbers
-            [b], magnifications [b n], corners [b n 2] and a mask [b n], and gives a
-            future of the crops [b n s s 3]. `init` is then good for shapes alone, and
-            the other two are None.
+        driver: (read, mesh, spread) -> `Compiled`, as `training.compile.compile_method`
+            has them, for methods that leave the device in between. `init` is then good
+            for shapes alone, and the other two are None. `read` is for those that read
+            what they select: it takes slide numbers [b], magnifications [b n], corners
+            [b n 2] and a mask [b n], and gives a future of the crops [b n s s 3].
     """
 
     init: Callable
     step: Callable
     predict: Callable
-    precompiled: bool = False
     driver: Callable | None = None
 
     def steps(self, state, batches: Iterable) -> Iterator[tuple]:
@@ -216,6 +213,8 @@ class Stage(NamedTuple):
             raises where the device has too little. None for methods that do not stream.
         saliency: (params, slide, class) -> for each tile ((row, column), gradient
             [h w 3] of the class's logit). None for methods that read no pixels.
+        predict_by_tiles: (params, batch, key) -> Prediction, the tiles of a slide split
+            over all devices of the parameters; None where slides are.
         alternatives: the same parameters with other `predict` functions, by name;
             reported beside the method.
         overrides: fields of `training.loop.Train` that this stage replaces, by name.
@@ -234,6 +233,7 @@ class Stage(NamedTuple):
     method: Method
     memory_estimate: Callable | None = None
     saliency: Callable | None = None
+    predict_by_tiles: Callable | None = None
     alternatives: Mapping[str, Method] = types.MappingProxyType({})
     overrides: Mapping[str, Any] = types.MappingProxyType({})
     validate: Callable | None = None

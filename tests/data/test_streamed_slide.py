@@ -8,7 +8,7 @@ import tifffile
 from wsi_jax.data.streamed_slide import StreamedSlide
 from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.slides.pyramid_writer import write_pyramid
-from wsi_jax.slides.slide import open_slide
+from wsi_jax.slides.slide import SlideError, open_slide, shape_at
 
 MPP, CELL, TILE = 0.5, 32, (48, 64)
 
@@ -90,3 +90,15 @@ def test_a_tile_that_cannot_be_read_is_blank_and_reported(tmp_path):
     assert view.unreadable_note().startswith(
         "1 of 2 reads of tiles failed, taken as blank: hurt: level"
     )
+
+
+def test_a_slide_of_known_shape_is_opened_when_it_is_read(path, view):
+    """So that a process holds the slides of others without their files."""
+    absent = StreamedSlide("gone.tif", None, view.yx, CELL, MPP, shape=view.shape)
+    np.testing.assert_array_equal(absent.tissue(3), view.tissue(3))
+    assert absent.bytes_decoded == 0
+    absent.close()
+    with pytest.raises(SlideError, match="gone"):
+        next(absent.tiles([(0, 0)], TILE))
+    slide = open_slide(path)
+    assert shape_at(slide.shape, slide.mpp, 0.7) == slide.shape_at(0.7)

@@ -54,6 +54,14 @@ def command(finished, tmp_path):
     return predict
 
 
+def test_all_devices_predict_as_the_first_does(command, finished, write):
+    path = write("slide.tif", 0.5)
+    (line,) = command("--devices", "all", path).values()
+    p = open_run(finished).predict(path).probabilities
+    for name, value in p.items():
+        np.testing.assert_allclose(float(line[f"p_{name}"]), value, atol=1e-5)
+
+
 def test_files_folders_and_csvs_each_at_their_own_mpp(command, write, tmp_path, capsys):
     """The flag is for slides that have none; a CSV that contradicts a file is noted."""
     own, _ = write("own.tif", 0.5), write("below/silent.tif")

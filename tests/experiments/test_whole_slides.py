@@ -76,7 +76,10 @@ def test_a_run_of_slides(whole, tmp_path, capsys, monkeypatch):
 
     out = folder / "predicted"
     argv = ["predict", "--run", str(folder), "--out", str(out), "--saliency"]
-    cli.app([*argv, slides[name]["path"]], standalone_mode=False)
+    argv += ["--devices", "all", slides[name]["path"]]
+    cli.app(argv, standalone_mode=False)
+    p = float(by_slide(out / "predictions.csv")[name]["p_tumor"])
+    np.testing.assert_allclose(prediction.probabilities["tumor"], p, atol=1e-5)
     with Image.open(out / f"{name}_saliency.png") as drawn:
         assert np.asarray(drawn).std() > 5
 

@@ -6,69 +6,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from streamed_images import PLAIN, TASK, ImageSlide, config, images, on_disk
 from trunks import assert_same
 
 from wsi_jax.methods.streaming_clam import Augment, Mode, StreamingCLAM
-from wsi_jax.nets.conv_encoder import ConvNeXtEncoder, Encoder
+from wsi_jax.nets.conv_encoder import ConvNeXtEncoder
 from wsi_jax.nets.vit_encoder import ViTEncoder
 from wsi_jax.ops.attention_weights import Normaliser
-from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.training.checkpoint import Checkpoints
 from wsi_jax.training.compile import compile_method
 from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.optimiser import Thaw
-from wsi_jax.types import Bag, Dtype, Task
+from wsi_jax.types import Bag, Dtype
 
-TASK = Task(("normal", "tumor"))
 ONE = make_mesh(jax.devices()[:1])
-PLAIN = Augment(hue=0.0, saturation=0.0, value=0.0)
 
 
-class ImageSlide:
-    """An image with its tissue, read as `data.streamed_slide.StreamedSlide`."""
-
-    def __init__(self, image, tissue):
-        self.image, self.mask, self.tiles_read = image, tissue, 0
-        self.shape = image.shape[:2]
-
-    def rotated_shape(self, turn=0):
-        return self.shape[::-1] if turn & 1 else self.shape
-
-    def tissue(self, turn=0):
-        return self._rotated(self.mask[..., None], turn)[..., 0]
-
-    def tiles(self, order, tile_px, turn=0):
-        image, (h, w) = self._rotated(self.image, turn), tile_px
-        for r, c in order:
-            self.tiles_read += 1
-            tile = image[r * h : (r + 1) * h, c * w : (c + 1) * w]
-            rest = [(0, n - m) for n, m in zip(tile_px, tile.shape[:2], strict=True)]
-            yield np.pad(tile, [*rest, (0, 0)])[None]
-
-    def _rotated(self, a, turn):
-        if not turn:
-            return a
-        return np.asarray(rotate_flip(jnp.asarray(a)[None], jnp.array([turn]))[0])
-
-
-def config(dtype=Dtype.float32, **kw):
-    trunk = Encoder(stages=1, width=4, dtype=dtype)
-    small = {"tile_px": 16, "pool": 4, "width": 4, "attention": 3, "chunk": 64}
-    return StreamingCLAM(**{"trunk": trunk} | small | kw)
-
-
-def images(side=48, count=2):
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (count, side, side, 3), np.uint8)
-    cells = -(-(side // 4) // 4)
-    mask = rng.random((count, cells, cells)) < 0.3
-    mask[:, 1, 1] = True
-    label, weight = np.arange(count, dtype=np.int32) % 2, np.array([2.0, 1.0])
-    return Bag(x, mask, label, weight[:count])
-
-
-def on_disk(bag):
-    return bag._replace(x=tuple(map(ImageSlide, bag.x, bag.mask)), mask=None)
+def on_one(config, tx):
+    """The method on slides on disk, on one device."""
+    return compile_method(config.stages(TASK, tx)[0].method, ONE)
 
 
 def trained(config, bag, streamed):
@@ -123,10 +79,8 @@ def test_a_sliver_too_narrow_for_the_map_is_masked():
     slide = ImageSlide(image, np.ones((6, 6), bool))
     bag = Bag((slide,), None, np.zeros(1, np.int32), np.ones(1, np.float32))
     trunk = ConvNeXtEncoder(blocks=(1,), width=4, stem=4, scale=0.5)
-    streamed, at_once = (
-        config(trunk=trunk, stream_pool=pool).stages(TASK, optax.sgd(0.1))[0].method
-        for pool in (True, False)
-    )
+    made = (config(trunk=trunk, stream_pool=pool) for pool in (True, False))
+    streamed, at_once = (on_one(one, optax.sgd(0.1)) for one in made)
     params = streamed.init(jax.random.key(0), bag).params
     streamed, at_once = (one.predict(params, bag, None) for one in (streamed, at_once))
     assert np.isfinite(streamed.logits).all()
@@ -137,7 +91,7 @@ def test_a_sliver_too_narrow_for_the_map_is_masked():
 def test_resumed_is_uninterrupted_and_a_frozen_trunk_has_no_backward_pass(tmp_path):
     still = Augment(turn=False, hue=0.0, saturation=0.0, value=0.0)
     made = config(thaw=Thaw(frozen=1), augment=still)
-    method = made.stages(TASK, optax.adam(3e-2))[0].method
+    method = on_one(made, optax.adam(3e-2))
     slides = on_disk(images(count=1))
     first = method.init(jax.random.key(0), slides)
     state, tiles = jax.tree.map(jnp.copy, first), []

@@ -107,6 +107,16 @@ def assert_same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+def test_tiles_are_encoded_on_several_devices(slides, together, params):
+    """Whose number divides neither tiles nor children."""
+    mesh = make_mesh(jax.devices()[:3])
+    split = ZoomMethodRunner(TILING, K, STAGE.rounds, params, mesh)
+    outputs = split(slides, 15, READING, Meter())
+    for one, alone in zip(outputs, together[0], strict=True):
+        np.testing.assert_array_equal(one.order, alone.order)
+        np.testing.assert_allclose(one.logits, alone.logits, atol=1e-5)
+
+
 def test_it_is_the_prediction_of_the_method_on_all_features(slides, together, params):
     features = TwoLevelInput(METHOD, TILING, ONE)
     predict = compile_each(STAGE.method.predict, ONE)

@@ -7,7 +7,6 @@ from trunks import TINY, trunk
 
 from wsi_jax.ops.stream_plan import best_tile_side, plan_stream
 from wsi_jax.ops.streaming import stream
-from wsi_jax.training.compile import Phases
 from wsi_jax.training.flops import count_flops
 from wsi_jax.training.memory_estimate import (
     TileError,
@@ -16,6 +15,7 @@ from wsi_jax.training.memory_estimate import (
     memory_estimate,
     temporaries,
 )
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_passes import Route
 from wsi_jax.training.tile_slots import slot_bytes
 

@@ -10,7 +10,7 @@ from wsi_jax.ops.stream_plan import plan_stream
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import dense_on_tissue, split_into_tiles
 from wsi_jax.ops.trunk_ops import DENSE
-from wsi_jax.training.compile import Phases
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_passes import (
     Route,
     backward_pass,

@@ -1,5 +1,6 @@
 """The commands on slides and runs: `wsi-jax predict`, `evaluate` and `compare`."""
 
+import enum
 import os
 import pathlib
 import sys
@@ -11,6 +12,14 @@ from wsi_jax.run.interrupts import stoppable
 
 # What the commands on slides call fields of a config, in errors.
 PREDICT_FLAGS = {"data.mpp": "--mpp", "reading.max_unreadable": "--max-unreadable"}
+
+
+class Devices(enum.Enum):
+    """Devices of this machine that predict a slide."""
+
+    first = "first"
+    all = "all"
+
 
 Run = Annotated[
     list[pathlib.Path],
@@ -33,6 +42,9 @@ RefuseStains = Annotated[
         help="refuse slides stained like none that the run has learnt from",
     ),
 ]
+AllDevices = Annotated[
+    Devices, typer.Option(help="devices over which the tiles of a slide are split")
+]
 Together = Annotated[
     int, typer.Option(help="slides zoomed into at once, by methods that zoom")
 ]
@@ -53,6 +65,7 @@ def predict(
         bool, typer.Option("--saliency", help="draw gradients at pixels too")
     ] = False,
     together: Together = 16,
+    devices: AllDevices = Devices.first,
     trust: Trust = (),
 ):
     """Predict slides by a trained run: a table and heatmaps.
@@ -65,7 +78,7 @@ def predict(
     options = options_of(mpp, max_unreadable, together, saliency)
     with errors_in_one_line(out):
         rows = predict_slides.find_rows(slides, mpp)
-        predictor = open_run(run, saliency, refuse_unfamiliar_stains, trust)
+        predictor = open_run(run, saliency, refuse_unfamiliar_stains, devices, trust)
         lines = predict_slides.predict_slides(predictor, run, out, rows, options)
     n, table = sum(bool(line["prediction"]) for line in lines), out / "predictions.csv"
     print(f"{n} of {len(lines)} slides have a prediction: {table}")
@@ -88,6 +101,7 @@ def evaluate(
     max_unreadable: MaxUnreadable = None,
     refuse_unfamiliar_stains: RefuseStains = False,
     together: Together = 16,
+    devices: AllDevices = Devices.first,
     trust: Trust = (),
 ):
     """Validate a trained run on other labelled slides.
@@ -104,7 +118,7 @@ def evaluate(
     options = options_of(mpp, max_unreadable, together)
     with errors_in_one_line(out or run[0]):
         out = out or external_validation.default_folder(run[0], manifest)
-        predictor = open_run(run, False, refuse_unfamiliar_stains, trust)
+        predictor = open_run(run, False, refuse_unfamiliar_stains, devices, trust)
         report = external_validation.validate_run(
             predictor, run, out, manifest, mpp, options
         )
@@ -152,14 +166,16 @@ def options_of(mpp, max_unreadable, together, saliency=False):
     return Options(Reading(max_unreadable=max_unreadable), together, saliency)
 
 
-def open_run(run, saliency, refuse_unfamiliar_stains, trust):
+def open_run(run, saliency, refuse_unfamiliar_stains, devices, trust):
     from wsi_jax import config_fields
     from wsi_jax.run.predict import predict_slides
 
     import_from_here()
     config_fields.PACKAGES.update(trust)
     try:
-        predictor = predict_slides.open_run(run, saliency, refuse_unfamiliar_stains)
+        predictor = predict_slides.open_run(
+            run, saliency, refuse_unfamiliar_stains, devices is Devices.all
+        )
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     predictor.names = PREDICT_FLAGS

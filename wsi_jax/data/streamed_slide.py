@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,18 +44,23 @@ class StreamedSlide:
         cell_px: int,
         mpp: float,
         threads: int = 4,
+        shape: tuple[int, int] | None = None,
     ):
-        """Opens the slide, for its shape; SlideError where it cannot be opened.
+        """A slide that is opened when it is first read; SlideError where it cannot be.
 
-        `given_mpp`, of level 0, wins over the file; `threads` read ahead.
+        `given_mpp`, of level 0, wins over the file; `threads` read ahead. Without a
+        `shape`, as above, the slide is opened for it.
         """
         self.number = next(NUMBERS)
         self.path, self._given_mpp = path, given_mpp
         self.yx, self.cell_px, self.mpp = yx, cell_px, mpp
         self.n_read, self.n_unreadable, self.first_error = 0, 0, ""
         self._threads, self._lock = threads, threading.Lock()
-        self._slide: Slide = open_slide(path, given_mpp)
-        self.shape = self._slide.shape_at(mpp)
+        self.shape = shape or self._slide.shape_at(mpp)
+
+    @functools.cached_property
+    def _slide(self) -> Slide:
+        return open_slide(self.path, self._given_mpp)
 
     def rotated_shape(self, turn: int) -> tuple[int, int]:
         """(h, w) of the slide under a turn."""
@@ -118,8 +124,9 @@ class StreamedSlide:
         self, yx: Sequence[int], size: int | tuple[int, int], mpp: float
     ) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
         """As `crop`, not counted yet; and why it is blank, or ""."""
+        slide = self._slide  # which may be no slide, unlike a tile that is damaged
         try:
-            return self._slide.read(yx, size, mpp), ""
+            return slide.read(yx, size, mpp), ""
         except SlideError as error:
             size = (size, size) if isinstance(size, int) else size
             return np.full((*size, 3), self.background, np.uint8), str(error)
@@ -148,12 +155,13 @@ class StreamedSlide:
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
-        self._slide.close()
+        if "_slide" in self.__dict__:
+            self._slide.close()
 
     @property
     def bytes_decoded(self) -> int:
         """Of pixels decoded from the slide's levels so far."""
-        return self._slide.bytes_decoded
+        return self._slide.bytes_decoded if "_slide" in self.__dict__ else 0
 
     def _tile(self, at, tile_px, turn):
         box = []

@@ -34,6 +34,7 @@ from wsi_jax.ops.stream_tile import StreamError, TissueMask
 from wsi_jax.ops.trunk_ops import max_pool
 from wsi_jax.ops.windows import receptive_field
 from wsi_jax.training.optimiser import Thaw
+from wsi_jax.training.streamed_net import StreamedNet
 from wsi_jax.training.streaming_training_from_disk import StreamedTraining
 from wsi_jax.training.streaming_training_on_device import image_method
 from wsi_jax.types import Stage, Takes, Task
@@ -182,13 +183,14 @@ class StreamingCLAM:
         if not streamed:
             method = image_method(net, (self.tile_px, self.tile_px), tx)
             return (Stage("train", method),)
-        training = StreamedTraining(net, "--config.method")
+        streamed = StreamedNet(net, "--config.method")
         return (
             Stage(
                 "train",
-                training.method(tx),
-                memory_estimate=training.memory_estimate,
-                saliency=training.saliency,
+                StreamedTraining(streamed).method(tx),
+                memory_estimate=streamed.memory_estimate,
+                saliency=streamed.saliency,
+                predict_by_tiles=streamed.predict_by_tiles,
             ),
         )
 

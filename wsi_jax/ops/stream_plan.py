@@ -51,6 +51,13 @@ class StreamPlan(NamedTuple):
         both = zip(shapes, self.fills[axis], strict=True)
         return [jnp.full(s.shape, fill, s.dtype) for s, fill in both]
 
+    def times(self, n: int) -> "StreamPlan":
+        """The plan for n times as many tiles at once."""
+        more = lambda s: jax.ShapeDtypeStruct((n * s.shape[0], *s.shape[1:]), s.dtype)
+        names = "tile", "out", "rows", "columns"
+        grown = {name: jax.tree.map(more, getattr(self, name)) for name in names}
+        return self._replace(**grown)
+
     @property
     def batch(self) -> int:
         """Number of tiles that are computed at once."""

@@ -16,10 +16,9 @@ from wsi_jax.nets.trunk import Trunk
 from wsi_jax.provenance import config_hash
 from wsi_jax.report.contact_sheet import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
-from wsi_jax.slides.file_faults import read_file
 from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.masks import read_annotations, read_mask
-from wsi_jax.slides.slide import Slide, SlideError, open_slide
+from wsi_jax.slides.slide import Slide, SlideError, open_slide, shape_at
 from wsi_jax.slides.stain import Stain, measure_stain
 from wsi_jax.slides.tissue import (
     Background,
@@ -123,6 +122,8 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
     """Finds a slide's tissue and the tiles on it; an unreadable slide has a reason."""
     nothing = TiledSlide(row, np.zeros((0, 2), np.int32))
     refused = lambda message: nothing._replace(reason=_with_id(row, message))
+    if not os.path.exists(row.path):
+        return refused(f"no file {row.path}; mend its path")
     try:
         with open_slide(row.path, row.mpp) as slide:
             for mpp in (tiling.grid.mpp, tiling.tiles.mpp, *tiling.reads):
@@ -135,7 +136,7 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
             background = find_background(overview, tissue, slide.fill_rgb)
             tissue = dataclasses.replace(tissue, background=background)
             mask = _tissue(row, slide, overview, tissue)
-        content = read_file(row.path, lambda: content_id(row.path))
+        content = content_id(row.path)
     except (SlideError, AnnotationError, OSError) as error:
         return refused(str(error))
     except Exception as error:  # one bad slide stops no other
@@ -164,8 +165,9 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
 def as_streamed_slide(slide: TiledSlide, grid: Grid, reading: Reading) -> StreamedSlide:
     """A slide as streaming methods read it; its tissue is its tiles."""
     row = slide.row
+    shape = shape_at(slide.shape, slide.mpp, grid.mpp)
     return StreamedSlide(
-        row.path, row.mpp, slide.yx, grid.size_px, grid.mpp, reading.threads
+        row.path, row.mpp, slide.yx, grid.size_px, grid.mpp, reading.threads, shape
     )
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from wsi_jax.slides import mpp_metadata, reader_pool, size_limits
-from wsi_jax.slides.file_faults import mend, read_file
 from wsi_jax.slides.find_levels import downsample
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
@@ -99,7 +98,7 @@ class Slide:
 
     def shape_at(self, mpp: float) -> tuple[int, int]:
         """(h, w) of the whole slide at `mpp`: the pixels whose centre is on it."""
-        return tuple(max(1, _centres_before(n * self.mpp / mpp)) for n in self.shape)
+        return shape_at(self.shape, self.mpp, mpp)
 
     def overview(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
         """The whole slide at `mpp`, antialiased; its shape is `shape_at(mpp)`.
@@ -178,8 +177,8 @@ class Slide:
         end = np.minimum(self.levels[index].shape, self.shape_at(mpp))
         last = end - tiles[0].shape[:2]
         if ratio == 1 and (yx >= 0).all() and (yx <= last).all():
-            with contextlib.suppress(Exception):
-                reader_pool.read_regions(self._key, index, yx.tolist(), tiles)
+            with contextlib.suppress(Exception), reader_pool.lease(self._key) as reader:
+                reader.read_regions(index, yx.tolist(), tiles)
                 self._count(sum(tile.size for tile in tiles))
                 return [None] * len(tiles)
         return [self._error(at, mpp, tile) for at, tile in zip(yx, tiles, strict=True)]
@@ -220,7 +219,7 @@ class Slide:
         except Exception as error:
             raise SlideError(
                 f"{self.slide_id}: level {level} cannot be read at (y, x) = ({y}, {x}),"
-                f" {h} x {w} px: {error}. {mend(error, self.path)}"
+                f" {h} x {w} px: {error}. Copy {self.path} again, or leave it out"
             ) from error
         self._count(pixels.size)
         return pixels
@@ -248,14 +247,14 @@ def open_slide(
     tags.
     """
     path = os.fspath(path)
+    key = reader_pool.key_of(path, open_reader)
+    with _refusal(slide_id_of(path), path), reader_pool.lease(key) as reader:
+        return Slide(path, key, mpp, reader)
 
-    def read():
-        key = reader_pool.key_of(path, open_reader)
-        with reader_pool.lease(key) as reader:
-            return Slide(path, key, mpp, reader)
 
-    with _refusal(slide_id_of(path), path):
-        return read_file(path if is_url(path) else os.path.abspath(path), read)
+def shape_at(shape: tuple[int, int], mpp: float, other: float) -> tuple[int, int]:
+    """(h, w) at `other` um/px of a slide of `shape` at `mpp`: see `Slide.shape_at`."""
+    return tuple(max(1, _centres_before(n * mpp / other)) for n in shape)
 
 
 @contextlib.contextmanager
@@ -268,8 +267,8 @@ def _refusal(slide_id, path):
         raise
     except Exception as error:
         raise SlideError(
-            f"{slide_id}: cannot be read ({type(error).__name__}: {error}). "
-            f"{mend(error, path)}"
+            f"{slide_id}: cannot be read ({type(error).__name__}: {error}). Copy "
+            f"{path} again, or leave it out"
         ) from error
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from wsi_jax.training.compile import Phases, compile_phase
+from wsi_jax.training.compile import compile_phase
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_passes import (
     Route,
     backward_pass,

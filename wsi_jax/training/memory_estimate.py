@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from wsi_jax.ops.stream_plan import StreamPlan
-from wsi_jax.training.compile import Phases
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_passes import IN_FLIGHT, Route
 from wsi_jax.training.tile_slots import slot_bytes
 
@@ -91,13 +91,15 @@ def temporaries(phases: Phases) -> int:
 
 
 def device_bytes() -> int | None:
-    """Memory of the first device, of a CPU the machine's; None where unknown."""
+    """Memory of the first device, of a CPU its share of the machine's; None where
+    unknown."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     if device.platform == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        every = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return every // jax.local_device_count()
     return None
 
 

@@ -16,11 +16,13 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from wsi_jax.config_fields import FieldError
 
 # What schedulers tell each process of the number of them.
 SCHEDULERS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+PATIENCE_MS = 24 * 3600 * 1000  # for slides are of many sizes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -166,9 +168,12 @@ def ending_together() -> Iterator[None]:
 
 
 def meet(place: str) -> None:
-    """Waits until all processes are here; `place` is the same in all."""
+    """Waits until all processes are here, for hours; `place` is the same in all.
+
+    What all devices compute together waits for others too, but of CPUs for 30 s alone.
+    """
     if several():
-        multihost_utils.sync_global_devices(place)
+        multihost.get_barrier_sync_fn()(key=place, timeout_ms=PATIENCE_MS)
 
 
 def gather(tree: Any) -> Any:

@@ -11,7 +11,7 @@ from wsi_jax.ops.augment import rotate_flip
 from wsi_jax.ops.slide_keys import halves
 from wsi_jax.ops.streaming import stream
 from wsi_jax.training.flops import count_flops
-from wsi_jax.training.streaming_training_from_disk import Streamable
+from wsi_jax.training.streamable import Streamable
 from wsi_jax.training.supervised import supervised
 from wsi_jax.types import Method, Prediction
 

@@ -22,7 +22,7 @@ from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.ops.stream_tile import TissueMask
 from wsi_jax.ops.streaming import join_tiles
 from wsi_jax.ops.tile_schedule import tile_batches
-from wsi_jax.training.compile import Phases
+from wsi_jax.training.phases import Phases
 from wsi_jax.training.tile_slots import Slots
 
 # The indices of tiles in order -> their pixels [1 h w 3], blank beyond the slide.
@@ -121,7 +121,7 @@ def forward_pass(
         keep: keep the seams, for the backward pass.
     """
     plan, batches = route.plan, route.batches()
-    slots = Slots(plan, route.computed())
+    slots = Slots(plan, route.computed(), phases.mesh)
     seams, blocks = [], []
     for batch, pixels in zip(batches, route.pixels(batches), strict=True):
         buffers = slots.take(batch, -1)
@@ -159,7 +159,9 @@ def backward_pass(
         grads: the gradient is added to it; donated. None for zeros.
     """
     grads = jax.tree.map(jnp.zeros_like, params) if grads is None else grads
-    passes = _backwards(phases.backward, grads, params, route, passed, cotangent)
+    slots = Slots(route.plan, route.computed(), phases.mesh)
+    args = grads, params, route, passed, cotangent
+    passes = _backwards(phases.backward, slots, *args)
     for _, result in passes:
         grads = result
     return grads
@@ -174,15 +176,17 @@ def pixel_gradients(
 ) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "1 h w 3"]]]:
     """The gradient of the pixels, tile by tile, the last batch first."""
     phase = lambda _, *args: phases.to_pixels(*args)
-    for batch, pixels in _backwards(phase, None, params, route, passed, cotangent):
+    slots = Slots(route.plan, route.computed(), phases.mesh)
+    args = None, params, route, passed, cotangent
+    for batch, pixels in _backwards(phase, slots, *args):
         each = unpack(np.asarray(pixels), route.plan.packing)
         for i, at in enumerate(batch):
             yield tuple(map(int, at)), each[i : i + 1]
 
 
-def _backwards(phase, grads, params, route, passed, cotangent):
+def _backwards(phase, slots, grads, params, route, passed, cotangent):
     """Each batch, the last first, and the gradients once it is done."""
-    plan, slots = route.plan, Slots(route.plan, route.computed())
+    plan = route.plan
     cotangent = np.asarray(cotangent, plan.out.dtype)
     blocks = _blocks(plan, plan.tiles(route.size_px), cotangent)
     last_first = passed.seams[::-1]

@@ -1,12 +1,16 @@
 """What tiles leave to their neighbours, on the device until these are computed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from wsi_jax.ops.stream_plan import StreamPlan
 from wsi_jax.training.compile import compile_phase
+from wsi_jax.training.mesh import split_over, whole_on
 from wsi_jax.types import bucket
 
 LEAST = 16  # slots, so that slides of many sizes share what is compiled
@@ -19,9 +23,17 @@ class Slots:
 
     One slot for each column of tiles, and one for each row. Two more of each stand for
     neighbours that are not computed: the slide's edge, and zeros for tiles left out.
+
+    Where tiles are split over a mesh, every device has all slots: the neighbour of a
+    tile may be computed by any of them.
     """
 
-    def __init__(self, plan: StreamPlan, computed: Bool[np.ndarray, "rows columns"]):
+    def __init__(
+        self,
+        plan: StreamPlan,
+        computed: Bool[np.ndarray, "rows columns"],
+        mesh: Mesh | None = None,
+    ):
         self._batch, self._computed = plan.batch, np.pad(computed, 1)
         buffers = plan.rows, plan.columns
         kinds = zip(_counts(computed.shape), buffers, plan.fills, strict=True)
@@ -33,7 +45,11 @@ class Slots:
             for n, shapes, fills in kinds
         )
         none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), buffers)
-        self._put = none, self._indices(np.zeros((0, 2), int))
+        self._exchange, at = _exchange_on(mesh), np.zeros((0, 2), int)
+        if mesh is not None:
+            self._slots = jax.device_put(self._slots, whole_on(mesh))
+            none = jax.device_put(none, split_over(mesh))
+        self._put = none, self._indices(at)
 
     def take(self, batch: Int[np.ndarray, "n 2"], side: int) -> tuple[list, list]:
         """The buffers of the neighbours of each tile.
@@ -47,7 +63,7 @@ class Slots:
             beside[:, axis] += side
             index[:n][~self._computed[tuple(beside.T + 1)]] = ZEROS
             index[:n][beside[:, axis] < 0] = EDGE
-        self._slots, taken = _exchange(self._slots, *self._put, indices)
+        self._slots, taken = self._exchange(self._slots, *self._put, indices)
         return taken
 
     def put(self, batch: Int[np.ndarray, "n 2"], buffers: tuple[list, list]) -> None:
@@ -90,4 +106,9 @@ def _exchanged(slots, buffers, places, wanted):
 
 
 _new_slots = compile_phase(_edge_and_zeros, static=("shape", "dtype", "fill"))
-_exchange = compile_phase(_exchanged, donate=(0,))
+
+
+@functools.cache
+def _exchange_on(mesh):
+    out = None if mesh is None else (whole_on(mesh), split_over(mesh))
+    return compile_phase(_exchanged, donate=(0,), out=out)

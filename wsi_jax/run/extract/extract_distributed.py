@@ -77,11 +77,11 @@ def extract_distributed(
         stack.callback(lambda: [job.cancel() for job in jobs])
         shared = tiling, settings, check, batch, reading
         for row in rows:
-            missing = None if os.path.exists(row.path) else tile_slide(row, tiling)
-            if missing is None or not missing.reason:
+            if os.path.exists(row.path):
                 own = _absolute(row), file_size(row.path)
                 jobs[executor.submit(extract_slide, *own, *shared)] = row
             else:
+                missing = tile_slide(row, tiling)
                 records[row.slide_id] = tiled_record(missing, "encoded")
                 advance(1, before=True)
         for job in concurrent.futures.as_completed(jobs):

@@ -62,6 +62,7 @@ class Input(abc.ABC):
         method: config of the method.
         tiling: grid, tissue and encoder.
         mesh: devices over which batches are split.
+        encoder_mesh: devices over which tiles are split to be encoded.
         dim: features of a tile; 0 for slides.
     """
 
@@ -70,7 +71,8 @@ class Input(abc.ABC):
 
     def __init__(self, method: Any, tiling: Tiling, mesh: Mesh, config: Any = None):
         """Reads nothing yet; `config` is the experiment, None to predict only."""
-        self.method, self.tiling, self.mesh, self.dim = method, tiling, mesh, 0
+        self.method, self.tiling, self.dim = method, tiling, 0
+        self.mesh = self.encoder_mesh = mesh
         self._config, self._compiled = config, {}
 
     def compiled(self, method: Method) -> Compiled:
@@ -109,12 +111,6 @@ class Input(abc.ABC):
         """The stages of a method."""
         del grid
         return method.stages(task, tx)
-
-    @classmethod
-    def devices(cls, method: Any, available: int) -> int:
-        """How many devices share a batch."""
-        del method
-        return available
 
     @classmethod
     @abc.abstractmethod

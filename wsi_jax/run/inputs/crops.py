@@ -35,10 +35,6 @@ class CropInput(SlideInput):
         return method.stages(task, tx, grid.mpp, grid.size_px)
 
     @classmethod
-    def devices(cls, method, available):
-        return available
-
-    @classmethod
     def subtitle(cls, config):
         return config.method.description(config.grid.mpp)
 

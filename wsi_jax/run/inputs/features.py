@@ -122,7 +122,7 @@ class FeatureInput(Input):
 
     @functools.cached_property
     def _encoder(self) -> CompiledEncoder:
-        return CompiledEncoder(self.tiling.encoder, self.mesh)
+        return CompiledEncoder(self.tiling.encoder, self.encoder_mesh)
 
     def _features(self, low: np.ndarray) -> Any:
         """A batch's `x` of one slide, for features [n d] of its tiles."""

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from wsi_jax.config_fields import FieldError
@@ -14,7 +13,6 @@ from wsi_jax.run.inputs.base import Input, LoadedSlide, TilePositions
 from wsi_jax.run.tiling import Tiling, as_streamed_slide
 from wsi_jax.slides.grid import level0
 from wsi_jax.slides.slide import SlideError
-from wsi_jax.training.mesh import make_mesh
 from wsi_jax.types import Bag
 
 
@@ -24,7 +22,7 @@ class SlideInput(Input):
     Args:
         method: config of the method.
         tiling: grid and tissue.
-        mesh: devices; one of them is used where the method does not share batches.
+        mesh: devices, each of which has slides of its own.
         config: the experiment, where cohorts are read.
         tiled: the slides of its cohort, with their tiles.
     """
@@ -32,8 +30,6 @@ class SlideInput(Input):
     description = "streams whole slides"
 
     def __init__(self, method, tiling, mesh, config=None, tiled=()):
-        if self.devices(method, mesh.size) < mesh.size:
-            mesh = make_mesh(jax.local_devices()[:1])
         super().__init__(method, tiling, mesh, config)
         # The pictures are for the contact sheet only.
         self._tiled = {s.row.slide_id: s._replace(picture=None) for s in tiled}
@@ -66,10 +62,6 @@ class SlideInput(Input):
     @classmethod
     def tilings(cls, config):
         return ()
-
-    @classmethod
-    def devices(cls, method, available):
-        return 1
 
     @classmethod
     def subtitle(cls, config):
@@ -131,11 +123,21 @@ class SlideInput(Input):
         }
 
     def describe_memory(self, stages, part):
-        return [
+        estimates = [
             stage.memory_estimate(self.streamed_slides(part))
             for stage in stages
             if stage.memory_estimate
         ]
+        devices, batch = self.mesh.size, self._config.train.batch
+        if estimates and devices > 1:
+            note = f"{devices} devices, a slide on each at a time"
+            if idle := max(0, devices - batch):
+                note += (
+                    f"; {idle} have none in a batch of {batch}: --config.train.batch="
+                    f"{devices} has one for each"
+                )
+            estimates.append(note)
+        return estimates
 
     def streamed_slides(self, part: Cohort) -> Iterator[StreamedSlide]:
         """The slides of a part."""
@@ -162,8 +164,8 @@ class SlideInput(Input):
         }
 
     def _evaluation_size(self) -> int:
-        """Slides in an evaluation batch."""
-        return 1
+        """Slides in an evaluation batch; several a device, to share out by size."""
+        return 4 * self.mesh.size if self.mesh.size > 1 else 1
 
     def _bag(self, slides: list[StreamedSlide], target, weight) -> Bag:
         """A batch; slides missing at its end have no weight."""

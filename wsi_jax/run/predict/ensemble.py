@@ -39,6 +39,7 @@ def load(
     runs: str | os.PathLike | Sequence[str | os.PathLike | Predictor],
     *,
     refuse_unfamiliar_stains: bool = False,
+    all_devices: bool = False,
 ) -> SlidePredictor:
     """Opens a trained run, or several that predict together.
 
@@ -46,6 +47,8 @@ def load(
         runs: folder of a run or of one fold of it; or several of them, opened or not.
         refuse_unfamiliar_stains: a slide stained like none that the run has learnt from
             is refused; otherwise its prediction has a note.
+        all_devices: tiles of a slide are encoded, or streamed, on all devices of this
+            machine, not on the first.
 
     Returns:
         A Predictor; of several an Ensemble, which has the same methods.
@@ -63,7 +66,8 @@ def load(
         raise ValueError("no run; name one at least")
     for run in folders:
         like = members[0] if members else None
-        kwargs = {"refuse_unfamiliar_stains": refuse_unfamiliar_stains, "like": like}
+        kwargs = {"all_devices": all_devices, "like": like}
+        kwargs["refuse_unfamiliar_stains"] = refuse_unfamiliar_stains
         if isinstance(run, Predictor):
             strict = refuse_unfamiliar_stains
             members.append(run.refusing_unfamiliar_stains() if strict else run)

@@ -133,6 +133,7 @@ def open_run(
     run: pathlib.Path | Sequence[pathlib.Path],
     saliency: bool = False,
     refuse_unfamiliar_stains: bool = False,
+    all_devices: bool = False,
 ) -> SlidePredictor:
     """Opens a trained run, or several that predict together.
 
@@ -146,7 +147,11 @@ def open_run(
                 f"pixels of them to show; its {ENCODER} makes features of tiles for a "
                 "run on slides (--config.encoder.weights)"
             )
-    predictor = load(run, refuse_unfamiliar_stains=refuse_unfamiliar_stains)
+    predictor = load(
+        run,
+        refuse_unfamiliar_stains=refuse_unfamiliar_stains,
+        all_devices=all_devices,
+    )
     if saliency:
         predictor.check_saliency()
     return predictor

@@ -33,13 +33,14 @@ from wsi_jax.slides.stain import unfamiliar
 from wsi_jax.training.checkpoint import Checkpoints, digest
 from wsi_jax.training.compile import compile_each, compile_method, replicate
 from wsi_jax.training.mesh import make_mesh
-from wsi_jax.types import Bag, Stage, Task
+from wsi_jax.types import Bag, Method, Stage, Task
 
 
 def load(
     run: str | os.PathLike,
     *,
     refuse_unfamiliar_stains: bool = False,
+    all_devices: bool = False,
     like: "Predictor | None" = None,
 ) -> "Predictor":
     """Opens the folder of a trained run, or of one fold of it.
@@ -48,6 +49,8 @@ def load(
         run: the folder.
         refuse_unfamiliar_stains: a slide stained like none that the run has learnt from
             is refused; otherwise its prediction has a note.
+        all_devices: tiles of a slide are encoded, or streamed, on all devices of this
+            machine, not on the first.
         like: a run opened before; one of the same config shares its programs.
 
     Raises:
@@ -64,7 +67,7 @@ def load(
         )
     card = model_card.read_card(folder / CARD)
     model_card.check_encoder(card, folder)
-    return Predictor(folder, card, refuse_unfamiliar_stains, like)
+    return Predictor(folder, card, refuse_unfamiliar_stains, all_devices, like)
 
 
 class Predictor(SlidePredictor):
@@ -82,32 +85,40 @@ class Predictor(SlidePredictor):
         folder: pathlib.Path,
         card: Card,
         refuse_unfamiliar_stains: bool = False,
+        all_devices: bool = False,
         like: "Predictor | None" = None,
     ):
         self.folder, self.card = folder, card
         self._refuse_unfamiliar_stains = refuse_unfamiliar_stains
-        mesh = make_mesh(jax.local_devices()[:1])
+        devices = jax.local_devices()
+        mesh = make_mesh(devices[:1])
+        self._mesh = make_mesh(devices) if all_devices else mesh
         kind, grid = input_of(card.method), card.tiling.grid
-        same = like is not None and like._same_config(card)
+        same = like is not None and like._mesh == self._mesh
+        same = same and like._same_config(card)
         self._input = like._input if same else kind(card.method, card.tiling, mesh)
         tx = optax.identity()
         *earlier, stage = kind.stages(card.method, grid, Task(card.classes), tx)
         distil = [one.distil for one in earlier if one.distil]
-        self._saliency = stage.saliency
+        self._input.encoder_mesh, self._saliency = self._mesh, stage.saliency
+        by_tiles = self._mesh.size > 1 and stage.predict_by_tiles
         bag = self._input.template(card.dim)
         params = _read_params(folder, card, bag, earlier, stage)
-        self.params = replicate(params, mesh)
+        self.params = replicate(params, self._mesh if by_tiles else mesh)
         if same:
             self.runner = copy.copy(like.runner)
             self.runner.params = self.params
         elif stage.rounds:
             self.runner = ZoomMethodRunner(
-                card.tiling, card.method.children, stage.rounds, self.params, mesh
+                card.tiling, card.method.children, stage.rounds, self.params, self._mesh
             )
         else:
+            method = compile_method(stage.method, mesh, self._input.read_crops)
+            if by_tiles:
+                method = Method(None, None, by_tiles)
             self.runner = MethodRunner(
                 self._input,
-                compile_method(stage.method, mesh, self._input.read_crops),
+                method,
                 [compile_each(lambda p, x, _, f=f: f(p, x), mesh) for f in distil],
                 self.params,
             )
@@ -166,6 +177,7 @@ class Predictor(SlidePredictor):
         self, slides: Sequence[TiledSlide], batch: int, reading: Reading, meter: Meter
     ) -> list[SlideOutput | SlideError]:
         """What the method gives for each slide."""
+        batch += -batch % self._mesh.size
         return self.runner(slides, batch, reading, meter)
 
     def _prediction(

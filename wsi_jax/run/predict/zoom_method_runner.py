@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, UInt8
 
+from wsi_jax.data.order import filled_up
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.extract.encode import CompiledEncoder, Encoded, encode_slides
@@ -33,7 +34,7 @@ class ZoomMethodRunner:
         k: children to a side of a tile.
         rounds: the method's prediction in rounds.
         params: as above.
-        mesh: mesh of one device.
+        mesh: devices that encode tiles; the first does all else.
     """
 
     grouped = True
@@ -95,7 +96,10 @@ class ZoomMethodRunner:
     def _encode(self, pixels):
         """Features [b k*k d] of children [b k*k s s 3], as on disk in training."""
         flat = pixels.reshape(-1, *pixels.shape[2:])
-        features = self._encoder(split(flat, self._mesh))
+        n = len(flat)
+        features = self._encoder(split(filled_up(flat, self._mesh.size), self._mesh))
+        if self._mesh.size > 1:
+            features = jax.device_get(features)[:n]
         return features.astype(np.float16).reshape(*pixels.shape[:2], -1)
 
 
