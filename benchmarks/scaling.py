@@ -108,6 +108,9 @@ def shard_rows(rates: dict, slides: int) -> Iterator[dict]:
         yield {
             "part": "shards", "scenario": name, "slides": slides, "shards": shards,
             "workers": WORKERS, **result, "scan_s": scan * slides,
+            "refused": faults.refused, "slow_slides": faults.slow_slides,
+            "slide_factor": faults.slide_factor, "slow_starts": faults.slow_starts,
+            "start_factor": faults.start_factor,
             "manifest_s": row * slides,
             "status_hours": rates["status"] * slides * slower / HOUR_S,
             "tissue_hours": tissue * slides / shards / HOUR_S,

@@ -40,7 +40,7 @@ WIDE_MM = (
     (2.7, 3.4, 8.6, 9.5, 11.0, 14.0, 16.4, 20.1, 22.5),
     (4.3, 5.9, 10.5, 12.2, 17.0, 19.0, 25.1, 28.9, 40.8),
 )
-WINDOW, REPEATS = 16, 10  # batches in which slides of like sizes are sought, and draws
+WINDOW, DRAWN = 16, 8192  # batches that are made at a time; slides, at least
 
 
 class Slides(NamedTuple):
@@ -120,7 +120,7 @@ def step_seconds(
     means over many batches."""
     rng, batch = np.random.default_rng(0), devices * per_device
     together, alone = [], []
-    for _ in range(REPEATS):
+    for _ in range(max(2, -(-DRAWN // (WINDOW * batch)))):
         slides = draw(rng, WINDOW * batch, spread)
         sizes = cost.sizes(slides)
         for own in _batches(sizes, per_device, packing):

@@ -60,7 +60,7 @@ def test_padded_all_devices_wait_for_the_largest_slide():
 
 
 def test_packing_never_makes_a_step_longer_and_one_device_waits_for_nobody(monkeypatch):
-    monkeypatch.setattr(scaling_efficiency, "REPEATS", 2)
+    monkeypatch.setattr(scaling_efficiency, "DRAWN", 1)
     cost = scaling_efficiency.tile_by_tile(1.0, 0.512)
     seconds = {
         packing: scaling_efficiency.step_seconds(cost, 8, 4, packing)
