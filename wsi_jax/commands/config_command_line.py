@@ -8,6 +8,7 @@ one line, before JAX is imported where it can be known before.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import pathlib
@@ -91,6 +92,7 @@ def errors_in_one_line(
 def error_message(error: Exception, folder: str | os.PathLike) -> str:
     """An error of the user's, or of the user's disk, as one message."""
     from wsi_jax.data.disk_space import is_full
+    from wsi_jax.slides.file_faults import is_transient
 
     if is_full(error):
         where = getattr(error, "filename", None) or folder
@@ -107,7 +109,12 @@ def error_message(error: Exception, folder: str | os.PathLike) -> str:
             PermissionError: "may not be read or written; ask for the right, or name "
             "another",
         }
-        return f"{error.filename}: {reasons.get(type(error), error.strerror)}"
+        reason = reasons.get(type(error), error.strerror)
+        if error.errno == errno.EROFS:
+            reason = "may only be read; name another folder"
+        elif is_transient(error):
+            reason += "; see that its disk answers, and give the same command again"
+        return f"{error.filename}: {reason}"
     name = type(error).__name__
     return str(error) if name == "ValueError" else f"{name}: {error}"
 

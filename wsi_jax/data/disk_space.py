@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 from wsi_jax.data.features import FeatureError
+from wsi_jax.slides.file_faults import has_errno
 
 GIB = 1 << 30
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,12 +30,5 @@ def check_space(folder: str | os.PathLike, tiles: int, d: int) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or its cause, says that a disk is full.
-
-    Orbax passes on a full disk as a ValueError with a text.
-    """
-    by_number = isinstance(error, OSError) and error.errno in _FULL
-    if by_number or os.strerror(errno.ENOSPC) in str(error):
-        return True
-    earlier = error.__cause__ or error.__context__
-    return earlier is not None and is_full(earlier)
+    """Whether an error, or its cause, says that a disk is full."""
+    return has_errno(error, _FULL)

@@ -9,6 +9,7 @@ from jaxtyping import Float32, Shaped
 
 from wsi_jax.data.bag_store import BagStore, Loading
 from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all, write_whole
+from wsi_jax.slides.file_faults import reads_file
 from wsi_jax.types import TwoLevelFeatures
 
 
@@ -36,6 +37,7 @@ def write_distilled(
     write_whole(path, write_datasets)
 
 
+@reads_file
 def is_distilled(path: str | os.PathLike, fingerprint: str) -> bool:
     """Whether a file is there, complete, and made with this."""
     try:
@@ -83,11 +85,16 @@ class DistilledBags(BagStore):
         super().__init__(paths, targets, weights, lengths, rows, loading)
 
     def read(self, slide):
-        with opened(self.paths[slide]) as f:
-            return tuple(
-                read_all(dataset(f, name), verify=False)
-                for name in TwoLevelFeatures._fields
-            )
+        return _read(self.paths[slide])
 
     def pack(self, low, high):
         return TwoLevelFeatures(low, high)
+
+
+@reads_file
+def _read(path):
+    with opened(path) as f:
+        return tuple(
+            read_all(dataset(f, name), verify=False)
+            for name in TwoLevelFeatures._fields
+        )

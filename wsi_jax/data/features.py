@@ -20,6 +20,7 @@ from jaxtyping import Float, Float16, Int, Int32
 import wsi_jax
 from wsi_jax.data import hdf5
 from wsi_jax.data.hdf5 import FeatureError, dataset, opened, read_all
+from wsi_jax.slides.file_faults import reads_file
 
 FEATURE_NAMES = ("features", "feats")  # CLAM and TRIDENT; STAMP and mopadi
 
@@ -83,6 +84,7 @@ def write_features(
     hdf5.write_whole(path, write_datasets)
 
 
+@reads_file
 def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
     """Reads a feature file of ours, CLAM's or TRIDENT's.
 
@@ -101,12 +103,14 @@ def read_features(path: str | os.PathLike, verify: bool = True) -> Features:
     return Features(x, yx, attrs)
 
 
+@reads_file
 def read_coords(path: str | os.PathLike) -> Coords:
     """All of a feature file but its features."""
     with opened(path) as f:
         return _coords(*_datasets(f, path))
 
 
+@reads_file
 def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
     """(n, d) of a feature file, from its header alone."""
     with opened(path) as f:
@@ -115,6 +119,7 @@ def feature_shape(path: str | os.PathLike) -> tuple[int, int]:
     return int(n), int(d)
 
 
+@reads_file
 def check_feature_file(path: str | os.PathLike) -> tuple[int, int]:
     """(n, d) of a feature file that `read_features` can read; a piece at a time.
 

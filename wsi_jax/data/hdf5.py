@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from wsi_jax.files import replacing
+from wsi_jax.slides.file_faults import is_transient, mend
 
 # What one slide can be: the tiles of a dataset, the numbers of a tile, and all of them.
 MAX_ROWS, MAX_COLUMNS, MAX_GIB = 10_000_000, 65_536, 32
@@ -52,6 +53,13 @@ def write_whole(
         temporary.write_bytes(whole.getbuffer())
 
 
+class _File(io.FileIO):
+    """A file that is read without Python's lock, which HDF5 would hold meanwhile."""
+
+    def __repr__(self):  # what h5py takes for its name
+        return os.fspath(self.name)
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
     """Opens a file to read from it.
@@ -62,8 +70,10 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block for ever
             raise FeatureError(f"{path}: no regular file; extract the slide's features")
-        with h5py.File(path, "r") as f:
-            yield f
+        with _File(path) as file:
+            file.read(1)  # what hangs does so here, and not within the lock of h5py
+            with h5py.File(file, "r") as f:
+                yield f
     except FeatureError:
         raise
     except FileNotFoundError:
@@ -75,6 +85,8 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
         *(OSError, RuntimeError, KeyError, ValueError, TypeError),
         *(MemoryError, OverflowError),
     ) as error:
+        if is_transient(error):
+            raise FeatureError(f"{path}: {error}. {mend(error, path)}") from None
         raise FeatureError(
             f"{path}: truncated or not HDF5 ({error}); delete it and extract again"
         ) from None

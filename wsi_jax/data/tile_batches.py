@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import threading
 import time
 import weakref
@@ -11,10 +12,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from wsi_jax.config_fields import COUNT
+from wsi_jax.config_fields import COUNT, POSITIVE
 from wsi_jax.data.order import process_rows, tile_order
 from wsi_jax.data.prefetch import parallel_batches
 from wsi_jax.slides.decoded_tile_cache import off_aligned_buffer
+from wsi_jax.slides.file_faults import is_hung
 from wsi_jax.slides.slide import SlideError, open_slide
 
 # Tiles per Python call: enough to make the call itself free, and neighbours, which
@@ -49,14 +51,17 @@ class Reading:
         prefetch: number of batches kept ready.
         max_unreadable: fraction of a slide's tiles that may be unreadable before the
             slide is refused.
+        hang_s: seconds after which a read that has not come back is named on stderr;
+            after ten times as long it counts as unreadable.
     """
 
     threads: int = 16
     prefetch: int = 2
     max_unreadable: float = 0.1
+    hang_s: float = 60.0
 
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **{"threads": COUNT, "prefetch": COUNT},
+        **{"threads": COUNT, "prefetch": COUNT, "hang_s": (POSITIVE, math.inf)},
         "max_unreadable": (0, 1),
     }
 
@@ -189,7 +194,8 @@ class _Pixels:
             memory = self.batches.pop(step)
         # Whatever is cut from an array on a memoryview keeps that array alive.
         pixels = np.asarray(memoryview(memory))
-        weakref.finalize(pixels, self.free.append, memory).atexit = False
+        if not is_hung():  # else a thread left behind may write to it yet
+            weakref.finalize(pixels, self.free.append, memory).atexit = False
         return pixels
 
 

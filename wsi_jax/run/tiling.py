@@ -16,6 +16,7 @@ from wsi_jax.nets.trunk import Trunk
 from wsi_jax.provenance import config_hash
 from wsi_jax.report.contact_sheet import Contact, Picture, shrink
 from wsi_jax.slides.annotations import AnnotationError
+from wsi_jax.slides.file_faults import read_file
 from wsi_jax.slides.grid import Grid, children, tile_grid
 from wsi_jax.slides.masks import read_annotations, read_mask
 from wsi_jax.slides.slide import Slide, SlideError, open_slide, shape_at
@@ -122,8 +123,6 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
     """Finds a slide's tissue and the tiles on it; an unreadable slide has a reason."""
     nothing = TiledSlide(row, np.zeros((0, 2), np.int32))
     refused = lambda message: nothing._replace(reason=_with_id(row, message))
-    if not os.path.exists(row.path):
-        return refused(f"no file {row.path}; mend its path")
     try:
         with open_slide(row.path, row.mpp) as slide:
             for mpp in (tiling.grid.mpp, tiling.tiles.mpp, *tiling.reads):
@@ -136,7 +135,7 @@ def tile_slide(row: Row, tiling: Tiling) -> TiledSlide:
             background = find_background(overview, tissue, slide.fill_rgb)
             tissue = dataclasses.replace(tissue, background=background)
             mask = _tissue(row, slide, overview, tissue)
-        content = content_id(row.path)
+        content = read_file(row.path, lambda: content_id(row.path))
     except (SlideError, AnnotationError, OSError) as error:
         return refused(str(error))
     except Exception as error:  # one bad slide stops no other

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tifffile
 
+from wsi_jax.slides.file_faults import is_transient
 from wsi_jax.slides.tiff_reader import TiffLevel, is_jpeg, page_fault
 
 # One for OpenSlide's interpolation, one for another build of the JPEG decoder.
@@ -84,7 +85,9 @@ class DirectLevels:
                     for level, shape in enumerate(self._shapes)
                     if shape in pages and self._suits(level, pages[shape])
                 }
-        except Exception:  # what OpenSlide opened may still be too odd for tifffile
+        except Exception as error:  # what OpenSlide opened may be odd for tifffile
+            if is_transient(error):
+                raise
             return {}
 
     def _suits(self, level, page):
@@ -105,11 +108,15 @@ class DirectLevels:
             (y, down), (x, right) = (divmod(n / downsample, 1) for n in at)
             try:
                 ours = direct.read(int(y), int(x), h, w).astype(np.float32)
-            except Exception:  # a damaged tile is OpenSlide's to read or to refuse
+            except Exception as error:  # a damaged tile is OpenSlide's to refuse
+                if is_transient(error):
+                    raise
                 continue
             try:
                 theirs = self._region(level, *at, h - 1, w - 1)
-            except Exception:
+            except Exception as error:
+                if is_transient(error):
+                    raise
                 return False
             ours = ours[:-1] * (1 - down) + ours[1:] * down
             ours = ours[:, :-1] * (1 - right) + ours[:, 1:] * right

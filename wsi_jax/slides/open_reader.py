@@ -1,6 +1,7 @@
 """Chooses the reader of a file: the first of `READERS` that can open it."""
 
 from wsi_jax.slides.file_checks import check_file
+from wsi_jax.slides.file_faults import is_transient
 from wsi_jax.slides.flat_reader import FlatReader
 from wsi_jax.slides.openslide_reader import OpenSlideReader
 from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
@@ -21,11 +22,15 @@ def open_reader(path: str) -> Reader:
         if not is_url(path):
             check_file(path)
     except Exception as error:  # whatever junk may raise
+        if is_transient(error):
+            raise
         reasons.append(str(error))
     for reader in READERS if not reasons else ():
         try:
             return reader(path)
         except Exception as error:  # decoders raise whatever they like on junk
+            if is_transient(error):
+                raise  # and not read otherwise, by another
             reasons.append(f"{reader.__name__}: {error}")
     raise SlideError(
         f"{path} cannot be opened as a slide; copy it again if it is damaged, else "

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from wsi_jax.slides.chunked_level import ChunkedLevel
 from wsi_jax.slides.direct_levels import DirectLevels, is_exact
 from wsi_jax.slides.file_checks import check_size
+from wsi_jax.slides.file_faults import is_transient
 from wsi_jax.slides.find_levels import pyramid_levels
 from wsi_jax.slides.reader_protocol import WHITE, Reader, flatten
 from wsi_jax.slides.tiff_directories import read_directories
@@ -104,8 +105,8 @@ class OpenSlideReader(Reader):
         if direct is not None:
             try:
                 return direct.read(y, x, h, w, out)
-            except Exception:  # a tile missing or damaged is OpenSlide's to fill
-                if level in self._blocks:
+            except Exception as error:  # a damaged tile is OpenSlide's to fill
+                if level in self._blocks or is_transient(error):
                     raise
         if level in self._blocks:
             return self._blocks[level].read(y, x, h, w, out)

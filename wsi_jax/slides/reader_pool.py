@@ -9,12 +9,13 @@ import collections
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from wsi_jax.slides.file_faults import read_file
 from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
 
 # A reader in use is never closed, so more threads than this still work.
@@ -60,6 +61,10 @@ def key_of(path: str, open_reader: Callable[[str], Reader]) -> FileKey:
         return FileKey(path, open_reader)
     try:
         stat = os.stat(path)
+    except FileNotFoundError as error:
+        raise SlideError(
+            f"no file {path}; mend its path (paths in a manifest are relative to it)"
+        ) from error
     except OSError as error:
         raise SlideError(
             f"{path} cannot be read ({error.strerror}); mend the manifest's path "
@@ -108,13 +113,32 @@ def read_region(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Reads by the shared reader of a file; if it fails, once more by a new one, which
     no other thread's bad tile can have spoilt."""
+    return read_file(key.path, lambda: _read_region(key, (level, y, x, h, w), out))
+
+
+def read_regions(
+    key: FileKey,
+    level: int,
+    corners: Sequence[Sequence[int]],
+    outs: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> None:
+    """Reads rectangles at once by the shared reader of a file."""
+
+    def read():
+        with lease(key) as reader:
+            reader.read_regions(level, corners, outs)
+
+    read_file(key.path, read)
+
+
+def _read_region(key, region, out):
     try:
         with lease(key) as reader:
-            return reader.read_region(level, y, x, h, w, out)
+            return reader.read_region(*region, out)
     except Exception:  # decoders raise whatever they like
         reader = key.open_reader(key.path)
     try:
-        return reader.read_region(level, y, x, h, w)
+        return reader.read_region(*region)
     finally:
         reader.close()
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from wsi_jax.slides import mpp_metadata, reader_pool, size_limits
+from wsi_jax.slides.file_faults import mend, read_file
 from wsi_jax.slides.find_levels import downsample
 from wsi_jax.slides.open_reader import open_reader
 from wsi_jax.slides.reader_protocol import Reader, SlideError, is_url
@@ -177,8 +178,8 @@ class Slide:
         end = np.minimum(self.levels[index].shape, self.shape_at(mpp))
         last = end - tiles[0].shape[:2]
         if ratio == 1 and (yx >= 0).all() and (yx <= last).all():
-            with contextlib.suppress(Exception), reader_pool.lease(self._key) as reader:
-                reader.read_regions(index, yx.tolist(), tiles)
+            with contextlib.suppress(Exception):
+                reader_pool.read_regions(self._key, index, yx.tolist(), tiles)
                 self._count(sum(tile.size for tile in tiles))
                 return [None] * len(tiles)
         return [self._error(at, mpp, tile) for at, tile in zip(yx, tiles, strict=True)]
@@ -219,7 +220,7 @@ class Slide:
         except Exception as error:
             raise SlideError(
                 f"{self.slide_id}: level {level} cannot be read at (y, x) = ({y}, {x}),"
-                f" {h} x {w} px: {error}. Copy {self.path} again, or leave it out"
+                f" {h} x {w} px: {error}. {mend(error, self.path)}"
             ) from error
         self._count(pixels.size)
         return pixels
@@ -247,9 +248,14 @@ def open_slide(
     tags.
     """
     path = os.fspath(path)
-    key = reader_pool.key_of(path, open_reader)
-    with _refusal(slide_id_of(path), path), reader_pool.lease(key) as reader:
-        return Slide(path, key, mpp, reader)
+
+    def read():
+        key = reader_pool.key_of(path, open_reader)
+        with reader_pool.lease(key) as reader:
+            return Slide(path, key, mpp, reader)
+
+    with _refusal(slide_id_of(path), path):
+        return read_file(path if is_url(path) else os.path.abspath(path), read)
 
 
 def shape_at(shape: tuple[int, int], mpp: float, other: float) -> tuple[int, int]:
@@ -267,8 +273,8 @@ def _refusal(slide_id, path):
         raise
     except Exception as error:
         raise SlideError(
-            f"{slide_id}: cannot be read ({type(error).__name__}: {error}). Copy "
-            f"{path} again, or leave it out"
+            f"{slide_id}: cannot be read ({type(error).__name__}: {error}). "
+            f"{mend(error, path)}"
         ) from error
 
 

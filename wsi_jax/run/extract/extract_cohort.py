@@ -21,6 +21,7 @@ from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import progress
 from wsi_jax.run.slide_record import SlideRecord, draw_tissue, precomputed_records
 from wsi_jax.run.tiling import Tiling
+from wsi_jax.slides.file_faults import set_hang_s
 from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.processes import first_does, own_part
 
@@ -32,6 +33,7 @@ def find_slides(
 
     What was taken as tissue is drawn on a contact sheet, at `sheet`.
     """
+    set_hang_s(config.reading.hang_s)
     if config.precomputed:
         return precomputed_records(rows, pathlib.Path(config.precomputed))
     purpose = "encoded" if config.tilings() else "streamed"

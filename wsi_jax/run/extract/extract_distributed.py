@@ -7,6 +7,7 @@ same one, so a unit may be run again, or twice at once, and nothing is lost or d
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -27,6 +28,7 @@ from wsi_jax.run.extract.extract_worker import (
 )
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
+from wsi_jax.slides.file_faults import read_file
 
 VISIBLE_S = 10.0  # network file systems remember for a while what was not there
 
@@ -77,11 +79,13 @@ def extract_distributed(
         stack.callback(lambda: [job.cancel() for job in jobs])
         shared = tiling, settings, check, batch, reading
         for row in rows:
-            if os.path.exists(row.path):
-                own = _absolute(row), file_size(row.path)
+            there = os.path.exists(row.path)
+            missing = None if there else tile_slide(row, tiling)
+            if there or not missing.reason:
+                size = read_file(row.path, functools.partial(file_size, row.path))
+                own = _absolute(row), size
                 jobs[executor.submit(extract_slide, *own, *shared)] = row
             else:
-                missing = tile_slide(row, tiling)
                 records[row.slide_id] = tiled_record(missing, "encoded")
                 advance(1, before=True)
         for job in concurrent.futures.as_completed(jobs):

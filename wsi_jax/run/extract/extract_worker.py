@@ -23,6 +23,7 @@ from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import Tiling
+from wsi_jax.slides.file_faults import set_hang_s
 from wsi_jax.training.mesh import make_mesh
 
 
@@ -118,6 +119,7 @@ def extract_slide(
         WorkerError: the worker cannot make what the driver would make; the message
             names its host and the mend.
     """
+    set_hang_s(reading.hang_s)
     check.check(row.path, size)
     extractor, meter = _extractor(tiling, settings), Meter()
     devices = extractor.encoder.mesh.size

@@ -11,6 +11,7 @@ from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.run.config_file import rename_fields
 from wsi_jax.run.predict.slide_prediction import SlidePrediction
 from wsi_jax.run.tiling import TiledSlide
+from wsi_jax.slides.file_faults import set_hang_s
 from wsi_jax.slides.slide import SlideError
 from wsi_jax.slides.slide_id import slide_id_of
 
@@ -95,6 +96,7 @@ class SlidePredictor(abc.ABC):
                 yield self._renamed(result) if failed else result
 
     def _predict(self, rows, batch, reading) -> list[SlidePrediction | SlideError]:
+        set_hang_s(reading.hang_s)
         meter, results = Meter(), [self._tile(row) for row in rows]
         slides = [one for one in results if isinstance(one, TiledSlide)]
         outputs = iter(self._outputs(slides, batch, reading, meter) if slides else ())
