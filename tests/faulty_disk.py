@@ -3,14 +3,16 @@
     python tests/faulty_disk.py FOLDER MOUNT    serves the files of a folder, to read
 
 What the kernel gives a reader of `MOUNT/name` is what `FOLDER/name.fault` says: "EIO 3"
-fails the next 3 reads, "EIO" all, "slow 0.2" waits first, "hang" never answers. Files
-are read past the page cache. Needs root, Linux and /dev/fuse.
+fails the next 3 reads, "EIO" all, "slow 0.2" waits first, "hang" does not answer until
+the fault is mended; `FOLDER/.fault`, "EIO 0.01", fails so many of all. Files are read
+past the page cache. Needs root, Linux and /dev/fuse.
 """
 
 import ctypes
 import errno
 import os
 import pathlib
+import random
 import stat
 import struct
 import subprocess
@@ -27,20 +29,23 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FaultyDisk:
-    """Mounted while it is used as a context; `folder` holds the files themselves."""
+    """Mounted until the end of its context; `folder` holds the files themselves.
+
+    OSError: nothing can be mounted here.
+    """
 
     def __init__(self, folder, mount):
         self.folder, self.mount = pathlib.Path(folder), pathlib.Path(mount)
         for path in (self.folder, self.mount):
             path.mkdir(exist_ok=True)
-
-    def __enter__(self):
         command = [sys.executable, __file__, str(self.folder), str(self.mount)]
         self.server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while not os.path.ismount(self.mount):
             if self.server.poll() is not None:
                 raise OSError("no FUSE here")
             time.sleep(0.01)
+
+    def __enter__(self):
         return self
 
     def __exit__(self, *_):
@@ -49,7 +54,7 @@ class FaultyDisk:
         subprocess.run(["umount", "--lazy", str(self.mount)], check=True)
 
     def fault(self, name, text=""):
-        """Sets the fault of a file; "" mends it."""
+        """Sets the fault of a file, or of the disk (""); no text mends it."""
         path = self.folder / f"{name}.fault"
         path.write_text(text) if text else path.unlink(missing_ok=True)
 
@@ -93,9 +98,8 @@ class Server:
 
     def body(self, code, node, data):
         if code == INIT:
-            return struct.pack(
-                "<4I2H2I2HI28x", 7, 31, 1 << 17, 0, 64, 48, 4096, 1, 0, 0, 0
-            )
+            numbers = 7, 31, 1 << 17, 0, 64, 48, 4096, 1, 0, 0, 0
+            return struct.pack("<4I2H2I2HI28x", *numbers)
         if code == LOOKUP:
             name = data.rstrip(b"\0").decode()
             os.stat(f"{self.folder}/{name}")
@@ -127,12 +131,14 @@ class Server:
             if kind == "EIO" and more:
                 left = int(more[0]) - 1
                 fault.write_text(f"EIO {left}") if left else fault.unlink()
-        if kind == "EIO":
+        everywhere = pathlib.Path(self.folder, ".fault")
+        share = float(everywhere.read_text().split()[1]) if everywhere.exists() else 0
+        if kind == "EIO" or random.random() < share:
             raise OSError(errno.EIO, "")
         if kind == "slow":
             time.sleep(float(more[0]))
-        if kind == "hang":
-            threading.Event().wait()
+        while kind == "hang" and fault.exists():
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def test_a_damaged_file_of_a_run_is_named(tiny, tmp_path, name, text):
         (PermissionError(13, "denied", "a"), "a: may not be read or written; ask"),
         (IsADirectoryError(21, "is one", "a"), "a: is a folder, and a file is wanted"),
         (FileNotFoundError(2, "none", "a"), "a: is not there; mend the path"),
-        (OSError(30, "Read-only file system", "a"), "a: Read-only file system"),
+        (OSError(30, "Read-only", "a"), "a: may only be read; name another folder"),
+        (OSError(5, "I/O error", "a"), "a: I/O error; see that its disk answers, and"),
     ],
 )
 def test_what_a_disk_refuses_names_the_file(error, message, tmp_path):

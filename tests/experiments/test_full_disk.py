@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,14 @@ from run_files import table
 
 from wsi_jax.commands import config_command_line
 from wsi_jax.data.disk_space import check_space
-from wsi_jax.data.features import FeatureMetadata, is_whole, write_features
+from wsi_jax.data.features import (
+    FeatureMetadata,
+    feature_shape,
+    is_whole,
+    read_features,
+    write_features,
+)
+from wsi_jax.run.extract import extract_command
 from wsi_jax.training.log import read_metrics
 
 
@@ -117,6 +125,41 @@ def test_a_disk_that_is_full_stops_a_run_that_then_goes_on(disk, command):
     steps = [line["step"] for line in lines if "train.loss" in line]
     assert steps == [5, 10, 15, 20, 25, 30]
     assert len(table(run / "predictions.csv")) == 6
+
+
+def test_a_disk_that_fills_up_stops_extraction_and_refuses_no_slide(
+    disk, tiny, tmp_path
+):
+    """So does one that may only be read. Then the rest is made, and nothing else."""
+    config, folder = tiny(), disk(4_000)
+    elsewhere = extract_command.run(config, tmp_path / "elsewhere")
+    whole = {record.slide_id: record.features[0] for record in elsewhere}
+    # Room enough for the numbers of all slides, and not for their files.
+    need = sum(n * (2 * d + 8) for n, d in map(feature_shape, whole.values()))
+    config.features = str(folder / "features")
+    fill(folder, need // 1024 + 8)
+
+    def message():
+        with pytest.raises(OSError, match=r"No space|Read-only") as caught:
+            extract_command.run(config, tmp_path / "run")
+        return config_command_line.error_message(caught.value, folder)
+
+    assert re.search(r"/features/.*\.h5: no space left on its disk", message())
+    first = {p: p.stat().st_mtime_ns for p in folder.rglob("*.h5")}
+    assert 0 < len(first) < len(whole)
+    assert not [*folder.rglob("*.part")]
+    (folder / "ballast").unlink()
+    for mode in ("ro", "rw"):
+        if mode == "rw":
+            assert "may only be read; name another folder" in message()
+        options = ["mount", "-o", f"remount,{mode}", str(folder)]
+        subprocess.run(options, check=True)
+    records = extract_command.run(config, tmp_path / "run")
+    assert not any(record.refusal for record in records)
+    assert {p: p.stat().st_mtime_ns for p in first} == first
+    for record in records:
+        ours, theirs = record.features[0], whole[record.slide_id]
+        np.testing.assert_array_equal(read_features(ours).x, read_features(theirs).x)
 
 
 def test_a_file_the_system_refuses_to_grow(tiny_file, manifest, tmp_path):

@@ -124,9 +124,8 @@ def test_a_read_that_hangs_is_named_then_refused_while_others_go_on(
         if batch.ok.all():  # of the others the memory is free to be used again
             batches.append(batch)
     assert len(batches) == 10
-    (line,) = [
-        line for line in capsys.readouterr().err.splitlines() if "bad: a read" in line
-    ]
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "bad: a read" in line]
     assert f"{sources[1].path} has not come back for 0.2 s" in line
     assert "has not come back for 2 s" in counts.reasons[1]
     assert "See that the disk or network of" in counts.reasons[1]

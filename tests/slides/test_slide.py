@@ -158,7 +158,7 @@ def test_transparent_is_white_and_grey_has_three_channels(tmp_path):
 def test_what_is_not_a_slide_is_named(tmp_path):
     (tmp_path / "junk.svs").write_bytes(b"no slide at all" * 100)
     for name in ("junk.svs", "gone.svs"):
-        with pytest.raises(SlideError, match=rf"{name} cannot be .*(copy|mend)"):
+        with pytest.raises(SlideError, match=rf"{name}(;| cannot be .*) (copy|mend) "):
             open_slide(tmp_path / name, MPP)
         assert not reader_pool._entries
 

@@ -38,7 +38,7 @@ _TRANSIENT = {
 
 _settings = {"hang_s": 60.0}
 _failed: set[str] = set()  # files whose last read failed to the end: not waited for
-_named: dict[str, "_Thread"] = {}  # files that hung, and the first thread that did
+_named: dict[str, object] = {}  # files that hung, and a mark of the first read
 _hung: set[str] = set()  # files that a thread left behind still reads
 _idle: list["_Thread"] = []
 
@@ -136,8 +136,10 @@ def has_errno(error: BaseException, numbers: Collection[int]) -> bool:
 def mend(error: BaseException, path: str | os.PathLike) -> str:
     """What mends an error of reading a file."""
     if is_transient(error):
-        where = f"the disk or network of {path}"
-        return f"See that {where} answers, and give the same command again"
+        return (
+            f"See that the disk or network of {path} answers, and give the same "
+            "command again"
+        )
     return f"Copy {path} again, or leave it out"
 
 
@@ -162,7 +164,8 @@ def _result(thread, path, hang_s):
     try:
         return thread.results.get(timeout=hang_s)
     except queue.Empty:
-        if _named.setdefault(path, thread) is thread:
+        mark = object()
+        if _named.setdefault(path, mark) is mark:
             print(
                 f"{slide_id_of(path)}: a read of {path} has not come back for "
                 f"{hang_s:g} s (--config.reading.hang_s); see that its disk or network "

@@ -171,7 +171,8 @@ def close_all() -> None:
 def _close(entries):
     for entry in entries:
         if entry.reader is not None:
-            entry.reader.close()
+            with contextlib.suppress(OSError):  # of a disk that is gone
+                entry.reader.close()
 
 
 def _clear_after_fork():
