@@ -29,7 +29,7 @@ from wsi_jax.slides.grid import Grid
 from wsi_jax.slides.slide import SlideError, open_slide
 from wsi_jax.slides.slide_id import slide_id_of
 from wsi_jax.slides.tissue import Tissue
-from wsi_jax.training.compile import make_mesh
+from wsi_jax.training.mesh import make_mesh
 
 MPP, SIDE = 4.0, 32
 TILING = Tiling(
