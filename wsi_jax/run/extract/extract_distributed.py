@@ -7,7 +7,6 @@ same one, so a unit may be run again, or twice at once, and nothing is lost or d
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import time
@@ -28,7 +27,6 @@ from wsi_jax.run.extract.extract_worker import (
 )
 from wsi_jax.run.slide_record import SlideRecord, tiled_record
 from wsi_jax.run.tiling import TiledSlide, Tiling, tile_slide
-from wsi_jax.slides.file_faults import read_file
 
 VISIBLE_S = 10.0  # network file systems remember for a while what was not there
 
@@ -79,11 +77,9 @@ def extract_distributed(
         stack.callback(lambda: [job.cancel() for job in jobs])
         shared = tiling, settings, check, batch, reading
         for row in rows:
-            there = os.path.exists(row.path)
-            missing = None if there else tile_slide(row, tiling)
-            if there or not missing.reason:
-                size = read_file(row.path, functools.partial(file_size, row.path))
-                own = _absolute(row), size
+            missing = None if os.path.exists(row.path) else tile_slide(row, tiling)
+            if missing is None or not missing.reason:
+                own = _absolute(row), file_size(row.path)
                 jobs[executor.submit(extract_slide, *own, *shared)] = row
             else:
                 records[row.slide_id] = tiled_record(missing, "encoded")

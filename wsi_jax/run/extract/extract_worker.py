@@ -23,7 +23,7 @@ from wsi_jax.run.extract.slide_features import Extractor, extract, find_tiles
 from wsi_jax.run.progress import silent
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.tiling import Tiling
-from wsi_jax.slides.file_faults import set_hang_s
+from wsi_jax.slides.file_faults import reads_file, set_hang_s
 from wsi_jax.training.mesh import make_mesh
 
 
@@ -96,6 +96,7 @@ def worker_check(folder: pathlib.Path) -> Iterator[WorkerCheck]:
         token.unlink(missing_ok=True)
 
 
+@reads_file
 def file_size(path: str) -> int:
     """Bytes of a slide's file; 0 of a folder."""
     return 0 if os.path.isdir(path) else os.path.getsize(path)
