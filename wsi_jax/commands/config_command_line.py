@@ -48,13 +48,13 @@ def run_training(config: Any, name: str) -> None:
         name: name of its folder in runs/, unless the config names one.
     """
     from wsi_jax.run import run_experiment
-    from wsi_jax.training.processes import ending_together, first_speaks
+    from wsi_jax.training.processes import ending_together, is_first
 
     logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
     with ending_together(), errors_in_one_line(folder):
         report = run_experiment.run(dataclasses.replace(config, run_dir=""), folder)
-    with first_speaks():
+    if is_first():
         print((folder / "metrics.txt").read_text())
         print(f"report: {report}")
 

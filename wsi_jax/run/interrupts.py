@@ -65,17 +65,19 @@ def deferred(
     _request.waits = True
     try:
         yield lambda: _asked(agree)
+        asked = _asked(agree)  # a signal may have come since
     finally:
         _request.waits = False
-    if _request.which is not None:
+    if asked:
         raise Stopped(_request.which)
 
 
 def _asked(agree):
     """Whether to end, as all processes do where one was asked to."""
-    if agree(_request.which is not None) and _request.which is None:
+    asked = agree(_request.which is not None)  # one that comes meanwhile waits
+    if asked and _request.which is None:
         _request.which = signal.SIGTERM
-    return _request.which is not None
+    return asked
 
 
 def _handle(number, frame):

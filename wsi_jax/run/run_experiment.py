@@ -8,12 +8,11 @@ import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 from jax.sharding import Mesh
 
-from wsi_jax import config_fields
+from wsi_jax import __version__, config_fields
 from wsi_jax.data.cohort import Cohort, in_split, write_manifest
 from wsi_jax.data.lint import format_counts
 from wsi_jax.data.public_cohorts import pretraining_note
@@ -47,7 +46,13 @@ from wsi_jax.run.extract.extract_cohort import (
 from wsi_jax.run.inputs import Input
 from wsi_jax.run.predict.slide_prediction import not_finite
 from wsi_jax.run.progress import progress
-from wsi_jax.run.run_folder import RunError, check_claim, claim, write_json
+from wsi_jax.run.run_folder import (
+    RunError,
+    check_claim,
+    claim,
+    fixed_fields,
+    write_json,
+)
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.run.train_fold import train
 from wsi_jax.run.write_report import write_report
@@ -55,6 +60,7 @@ from wsi_jax.training.compile_cache import keep_compiled
 from wsi_jax.training.mesh import make_mesh
 from wsi_jax.training.processes import (
     agree,
+    check_alike,
     exchange_json,
     first_does,
     first_speaks,
@@ -91,6 +97,12 @@ def _prepare_and_run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
         check_divides("encode_batch", config.encode_batch, jax.local_device_count())
     cohort = config.data.cohort()
     check_unchanged(folder / MANIFEST, cohort)
+    check_alike(
+        version=__version__,
+        config=fixed_fields(config),
+        cohort=[[r.slide_id, r.label, r.split, r.fold] for r in cohort.rows],
+        devices=jax.local_device_count(),
+    )
     report = folder / "report.html"
     if agree(report.is_file()):
         return report
@@ -240,14 +252,20 @@ def read_slides(
     """
     features = pathlib.Path(config.features or folder / "features")
     sheet, tilings = folder / "tissue.png", config.tilings()
-    check = partial(check_slides, folder, config, parts, encoder_slides(config))
+
+    def check(records):
+        known = encoder_slides(config)
+        first_does(lambda: check_slides(folder, config, parts, known, records))
+        check_alike(refusals={r.slide_id: r.refusal for r in records if r.refusal})
+
     records = find_slides(config, cohort.rows, sheet, meter)
     check(records)  # where too many are refused, nothing has begun
-    if tilings:
+    if tilings and is_first():
         sweep(features)
     if tilings and config.executor is Executor.dask:
         rows = [record.row for record in records if not record.refusal]
-        extract_on_cluster(config, rows, features, meter)  # what follows has them made
+        # What follows has them made.
+        first_does(lambda: extract_on_cluster(config, rows, features, meter))
     for tiling in tilings:
         extract_here(config, records, tiling, features, sheet, meter)
         check(records)
@@ -269,6 +287,6 @@ def open_input(
     else:
         slides = [record.slide for record in records]
         settings = config.tiling().fingerprint()
-        check_same_slides(folder / SLIDES, slides, settings)
+        first_does(lambda: check_same_slides(folder / SLIDES, slides, settings))
         return config.input.from_config(config, mesh, slides)
     return config.input.from_config(config, mesh, *files)

@@ -48,10 +48,7 @@ def check_claim(folder: pathlib.Path, config: Any) -> None:
     record = read_json(path, "config")
     check_version(record.get("versions", {}).get("wsi_jax", "0.1.0"), folder)
     before = config_fields.with_defaults(record["config"])
-    fixed = lambda tree: {k: v for k, v in tree.items() if k not in FREE}
-    changed = config_fields.differences(
-        fixed(before), fixed(config_fields.to_plain(config))
-    )
+    changed = config_fields.differences(_fixed(before), fixed_fields(config))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         hint = ""
@@ -62,6 +59,15 @@ def check_claim(folder: pathlib.Path, config: Any) -> None:
             f"{folder} holds a run of another config:\n{listed}\n"
             f"change it back, or name a new folder with --config.run_dir{hint}"
         )
+
+
+def fixed_fields(config: Any) -> dict[str, Any]:
+    """The fields that are the same in all commands of a run, fit for JSON."""
+    return _fixed(config_fields.to_plain(config))
+
+
+def _fixed(tree):
+    return {name: value for name, value in tree.items() if name not in FREE}
 
 
 def claim(folder: pathlib.Path, config: Any) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from wsi_jax.training.processes import exchange_json
+
 SPARE = 1 << 20  # bytes for what Orbax writes around the arrays
 
 
@@ -66,7 +68,7 @@ class Checkpoints:
 
     def memory(self) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint's step and JSON, without its tree; or None."""
-        step = self._manager.latest_step()
+        step = self._latest()
         if step is None:
             return None
         return step, self._restore(step, memory=ocp.args.JsonRestore())["memory"]
@@ -83,7 +85,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it is damaged, or has another structure.
         """
-        step = self._manager.latest_step()
+        step = self._latest()
         if step is None:
             return None
         if like is None:
@@ -95,6 +97,14 @@ class Checkpoints:
         )
         return _data_as_keys(restored["tree"], like), restored["memory"]
 
+    def _latest(self) -> int | None:
+        """The newest step, as process 0 sees it: another may see a folder late."""
+        own = self._manager.latest_step()
+        step, *_ = exchange_json(own)
+        if step != own:
+            self._manager.reload()
+        return step
+
     def _saved_shapes(self, step):
         shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         return jax.tree.map(shape, self._manager.item_metadata(step)["tree"].tree)
@@ -102,6 +112,8 @@ class Checkpoints:
     def _restore(self, step, **items):
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except jax.errors.JaxRuntimeError:  # of a device, or of another process
+            raise
         except Exception as error:  # what Orbax raises depends on what is damaged
             reason = str(error).partition("\n")[0] or type(error).__name__
             folder = self._manager.directory

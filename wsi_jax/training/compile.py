@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from wsi_jax.training.checkpoint import is_key
 from wsi_jax.training.flops import Counted
 from wsi_jax.training.mesh import (
+    WHOLE,
     divided,
     share,
     split_over,
@@ -101,19 +102,23 @@ def replicate(tree, mesh: Mesh, spread: bool = False):
     Args:
         spread: divide large arrays among the devices instead.
     """
-    whole = whole_on(mesh)
+    alone = share(mesh)["processes"] == 1
 
     def put(leaf):
-        if spread:
-            own = NamedSharding(mesh, divided(leaf.shape, mesh.size))
-            return jax.device_put(leaf, own)
-        if not is_key(leaf):
-            return jax.device_put(leaf, whole)
-        # Devices of other processes are given arrays, but no keys.
-        data = jax.device_put(np.asarray(jax.random.key_data(leaf)), whole)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        if not alone and is_key(leaf):  # devices of others are given arrays only
+            data = put(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        part = divided(leaf.shape, mesh.size) if spread else WHOLE
+        if not alone and is_local(leaf):
+            leaf = np.asarray(leaf)  # other processes have one of their own
+        return jax.device_put(leaf, NamedSharding(mesh, part))
 
     return jax.tree.map(put, tree)
+
+
+def is_local(leaf) -> bool:
+    """Whether an array lies on devices of this process alone."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
 
 
 def split(batch, mesh: Mesh):

@@ -20,8 +20,8 @@ from orbax.checkpoint import multihost
 
 from wsi_jax.config_fields import FieldError
 
-# What schedulers tell each process of the number of them.
-SCHEDULERS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# What schedulers tell each process that they have started of the number of them.
+SCHEDULERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 PATIENCE_MS = 24 * 3600 * 1000  # for slides are of many sizes
 
 
@@ -31,7 +31,7 @@ class Cluster:
 
     Attributes:
         coordinator: HOST:PORT at which process 0 waits for the others.
-        processes: how many there are; 0 asks the scheduler.
+        processes: how many there are; 0 asks the scheduler, 1 is this one alone.
         process: which of them this is, from 0.
         wait_s: seconds in which all must have begun.
         patience_s: seconds without a sign of life from a process until the others end.
@@ -55,7 +55,7 @@ class Cluster:
 
     def validate(self) -> None:
         """Refuses half an address, and a process that there is not."""
-        if bool(self.coordinator) != bool(self.processes):
+        if bool(self.coordinator) != (self.processes > 1):
             missing = "processes" if self.coordinator else "coordinator"
             raise FieldError(missing, "coordinator and processes are given together")
         if self.processes and self.process >= self.processes:
@@ -74,7 +74,7 @@ class Cluster:
                 "num_processes": self.processes,
                 "process_id": self.process,
             }
-        elif not _scheduled():
+        elif self.processes or not _scheduled():
             return
         if jax.distributed.is_initialized():
             return
@@ -91,7 +91,8 @@ class Cluster:
             raise ValueError(
                 f"the processes do not find each other ({_first_line(error)}); give "
                 "--config.cluster.coordinator=HOST:PORT, --config.cluster.processes "
-                "and --config.cluster.process to each"
+                "and --config.cluster.process to each, or --config.cluster.processes=1 "
+                "to a run by itself"
             ) from error
 
 
@@ -114,19 +115,39 @@ def first_does(action: Callable[[], Any]) -> None:
     """Process 0 does something, and the others wait for it.
 
     Raises:
-        ValueError, OSError: what process 0 has raised; in the others a ValueError.
+        Exception: what process 0 has raised; in the others a ValueError.
     """
     error = None
     if is_first():
         try:
             action()
-        except (ValueError, OSError) as raised:
+        except Exception as raised:
             error = raised
-    first, *_ = exchange(str(error).encode() if error else b"")
+    failure, *_ = exchange_json(error and f"process 0: {error}")
     if error:
         raise error
-    if first:
-        raise ValueError(f"process 0: {first.decode()}")
+    if failure:
+        raise ValueError(failure)
+
+
+def check_alike(**found: Any) -> None:
+    """Checks that all processes have found the same.
+
+    Args:
+        found: fit for JSON; its names are for the message.
+
+    Raises:
+        ValueError: naming the first process that has not, and what.
+    """
+    first, *others = exchange_json(found)
+    for process, other in enumerate(others, 1):
+        for name, value in first.items():
+            if other[name] != value:
+                raise ValueError(
+                    f"process {process} has another {name} than process 0: give the "
+                    "same command to all, on machines with the same files, number of "
+                    "devices and version"
+                )
 
 
 @contextlib.contextmanager
@@ -152,8 +173,9 @@ def ending_together() -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        if not several():
+        if not jax.distributed.is_initialized() or not several():
             raise
+        sys.stdout.flush()
         code = error.code if isinstance(error, SystemExit) else 1
         if isinstance(error, jax.errors.JaxRuntimeError):
             error = (

@@ -45,8 +45,9 @@ def supervised(
         """Sums over slides; their number is the last of them."""
         losses, metrics = loss(params, batch, keys)
         weight, real = batch.weight, batch.weight > 0
-        total = (losses * weight).sum()
-        each = {"loss": total} | {n: (v * real).sum() for n, v in metrics.items()}
+        total = jnp.where(real, losses * weight, 0).sum()
+        mean = lambda v: jnp.where(real, v, 0).sum()
+        each = {"loss": total} | {name: mean(v) for name, v in metrics.items()}
         return total, (each, real.sum().astype(weight.dtype))
 
     def gradient(params, split, total):

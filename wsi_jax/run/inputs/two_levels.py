@@ -22,7 +22,7 @@ from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.flops import executed
 from wsi_jax.training.mesh import own_rows, rows_here, share
-from wsi_jax.training.processes import meet
+from wsi_jax.training.processes import agree, meet
 from wsi_jax.types import TwoLevelFeatures
 
 
@@ -140,7 +140,7 @@ class TwoLevelInput(FeatureInput):
             expected |= dict(zip(names, prints, strict=True))
             todo = {n for n in names if not is_distilled(path_of(n), expected[n])}
             advance(len(names) - len(todo), before=True)
-            if not todo:
+            if not agree(bool(todo)):
                 continue
             # All batches are run: the last digit of a slide's result may depend on the
             # slides beside it.
