@@ -254,8 +254,8 @@ def read_slides(
     sheet, tilings = folder / "tissue.png", config.tilings()
 
     def check(records):
-        known = encoder_slides(config)
-        first_does(lambda: check_slides(folder, config, parts, known, records))
+        slides = encoder_slides(config)
+        first_does(lambda: check_slides(folder, config, parts, slides, records))
         check_alike(refusals={r.slide_id: r.refusal for r in records if r.refusal})
 
     records = find_slides(config, cohort.rows, sheet, meter)

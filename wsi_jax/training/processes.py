@@ -130,16 +130,16 @@ def first_does(action: Callable[[], Any]) -> None:
         raise ValueError(failure)
 
 
-def check_alike(**found: Any) -> None:
+def check_alike(**facts: Any) -> None:
     """Checks that all processes have found the same.
 
     Args:
-        found: fit for JSON; its names are for the message.
+        facts: fit for JSON; their names are for the message.
 
     Raises:
         ValueError: naming the first process that has not, and what.
     """
-    first, *others = exchange_json(found)
+    first, *others = exchange_json(facts)
     for process, other in enumerate(others, 1):
         for name, value in first.items():
             if other[name] != value:
