@@ -36,10 +36,10 @@ def licences() -> list[dict]:
         name = canonicalize_name(need.name)
         for pair in {(name, wanted) for wanted in ("", *need.extras)} - visited:
             visited.add(pair)
-            found = metadata.distribution(name)
-            queue += [(line, pair[1]) for line in found.requires or ()]
-            licence = _stated(found.metadata) or UNSTATED.get(name, "")
-            rows[name] = name, found.version, licence
+            package = metadata.distribution(name)
+            queue += [(line, pair[1]) for line in package.requires or ()]
+            licence = _stated(package.metadata) or UNSTATED.get(name, "")
+            rows[name] = name, package.version, licence
     columns = "package", "version", "licence"
     return [dict(zip(columns, row, strict=True)) for _, row in sorted(rows.items())]
 
