@@ -145,7 +145,8 @@ class StreamingCLAM:
         Raises:
             ValueError: naming the flags.
         """
-        net = _Net(self, Task(("", "")))
+        # Nothing here asks for devices: several processes have not met yet.
+        net = _Net(dataclasses.replace(self, batch=1), Task(("", "")))
         one = jax.ShapeDtypeStruct((1, 2048, 2048, 3), jnp.uint8)
         try:
             windows = net_windows(net.feature_map, net.shapes(), one)
@@ -229,7 +230,7 @@ class _Net:
 
     def shapes(self):
         bare = self.config.trained().trunk
-        return jax.eval_shape(lambda key: self.init(key, bare), jax.random.key(0))
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), bare))
 
     def draw_augmentation(self, key):
         augment, keys = self.config.augment, jax.random.split(key, 3)
