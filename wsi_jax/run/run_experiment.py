@@ -83,8 +83,9 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             another process is at work in the folder.
         Stopped: by a signal; given again, the command goes on.
     """
+    config_fields.validate(config.cluster, "config.cluster")
+    config.cluster.join()  # before anything else asks JAX for devices
     config_fields.validate(config)
-    config.cluster.join()
     with first_speaks():
         return _prepare_and_run(config, folder)
 
