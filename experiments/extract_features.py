@@ -9,8 +9,10 @@ slides. Given the same config and `features`, that command then trains at once. 
 that have their features are skipped; `slides.csv` in the run's folder says what became
 of each and why. The exit code is 1 where no slide has features.
 
-Across machines that share slides, weights and features by the same names:
+Across machines that share slides, weights and features by the same names, as task of a
+job array (see docs/clusters.md), or as workers of Dask:
 
+    ... --config.shard=auto
     dask scheduler
     dask worker tcp://HOST:8786 --nthreads 2    # one for each device, on any machine
     ... --config.executor=dask --config.scheduler=tcp://HOST:8786

@@ -4,6 +4,8 @@ A command imports what it needs when it runs, so that help and refusals answer a
 """
 
 import enum
+import functools
+import shlex
 import sys
 from typing import Annotated
 
@@ -67,24 +69,37 @@ def train(fields: Fields = (), method: Method = "", manifest: Manifest = ""):
 
 
 @app.command(context_settings=ANY_WORDS)
-def extract(fields: Fields = (), method: Method = "", manifest: Manifest = ""):
+def extract(
+    fields: Fields = (),
+    method: Method = "",
+    manifest: Manifest = "",
+    status: Annotated[
+        bool, typer.Option("--status", help="say how far it is, and make nothing")
+    ] = False,
+):
     """Make the features that a method trains on, only.
 
     The manifest may be a folder of slides. Flags are those of `train`.
+
+    As a task of a job array, --config.shard=auto makes those of a part of the slides.
     """
     from wsi_jax.commands import config_command_line
 
-    _launch_method(
-        config_command_line.run_extraction, "extract", fields, method, manifest
-    )
+    main = config_command_line.run_extraction
+    if status:
+        named = {"--method": method, "--manifest": manifest}
+        words = [f"{flag}={value}" for flag, value in named.items() if value]
+        command = shlex.join(["wsi-jax", "extract", *words, *fields])
+        main = functools.partial(config_command_line.run_status, command=command)
+    _launch_method(main, "extract", fields, method, manifest, "--status")
 
 
-def _launch_method(main, command, words, method, manifest):
+def _launch_method(main, command, words, method, manifest, *flags):
     from wsi_jax import configs
     from wsi_jax.commands import config_command_line
 
     import_from_here()
-    config_command_line.check_flags(words, ["--method", "--manifest"])
+    config_command_line.check_flags(words, ["--method", "--manifest", *flags])
     argv = [f"wsi-jax {command}", *words]
     named = any(word.partition("=")[0] == "--config" for word in words)
     if method and named:

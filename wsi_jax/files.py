@@ -17,6 +17,7 @@ from collections.abc import Iterator
 MIB = 1 << 20
 DAY_S = 24 * 60 * 60
 PID_NAMESPACE = "/proc/self/ns/pid"  # process ids mean the same only within one
+BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
 
 
@@ -74,7 +75,8 @@ def machine_id() -> str:
     """8 hex digits that name this machine or container."""
     space = ""
     with contextlib.suppress(OSError):  # not on macOS and Windows
-        space = os.readlink(PID_NAMESPACE)
+        # Two nodes may have a pod of one name, in spaces of one number.
+        space = os.readlink(PID_NAMESPACE) + BOOT.read_text()
     return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 

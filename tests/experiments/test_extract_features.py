@@ -52,7 +52,7 @@ def test_features_are_made_once_and_a_bad_slide_stops_nothing(
     (slides / "bad.png").write_text("no picture")
     run = tmp_path / "run"
     records = extract_command.run(config, run)
-    extract_command.print_summary(records, run, 0.1)
+    extract_command.print_summary(records, run, config)
     bad, *good = table(run / "slides.csv")
     assert bad["status"] == "refused"
     assert [(one["slide_id"], one["status"]) for one in good] == [
@@ -65,7 +65,7 @@ def test_features_are_made_once_and_a_bad_slide_stops_nothing(
     assert "3 of 4 slides have features" in printed.out
     assert "more were refused than --config.max_refused=0.1: a training" in printed.err
     with pytest.raises(SystemExit, match="1"):
-        extract_command.print_summary(records[:1], run, 0.1)
+        extract_command.print_summary(records[:1], run, config)
 
     paths[1].unlink()
     before = times(paths)

@@ -70,7 +70,19 @@ def run_extraction(config: Any, name: str) -> None:
     folder = pathlib.Path(config.run_dir or f"runs/{name}")
     with errors_in_one_line(folder):
         records = extract_command.run(config, folder)
-    extract_command.print_summary(records, folder, config.max_refused)
+    extract_command.print_summary(records, folder, config)
+
+
+def run_status(config: Any, name: str, command: str) -> None:
+    """Prints how far an extraction is, and the `command` that goes on with it.
+
+    Arguments as `run_training`; exits with 1 where slides are left to do.
+    """
+    from wsi_jax.run.extract.extraction_status import print_status
+
+    folder = pathlib.Path(config.run_dir or f"runs/{name}")
+    with errors_in_one_line(folder):
+        print_status(config, folder, command)
 
 
 @contextlib.contextmanager

@@ -61,8 +61,8 @@ class Manifest:
             return assign_folds(cohort, self.folds, self.split.seed)
         return assign_splits(cohort, self.split)
 
-    def slides(self) -> tuple[Row, ...]:
-        """The slides alone; labels and splits are not asked for."""
+    def slides(self, part: slice = slice(None)) -> tuple[Row, ...]:
+        """The slides alone, or a part of them; labels and splits are not asked for."""
         if os.path.isdir(self.manifest):
             slides = sorted(find_slides(self.manifest).items())
             if not slides:
@@ -74,7 +74,7 @@ class Manifest:
         else:
             self._check_named()
             rows = read_manifest(self.manifest, labelled=False).rows
-        return with_mpp(Cohort(rows, ()), self.mpp).rows
+        return with_mpp(Cohort(rows[part], ()), self.mpp).rows
 
     def limitations(self) -> tuple[str, ...]:
         """What a report says of the slides besides."""
@@ -106,6 +106,8 @@ class Experiment:
         executor: who extracts features: threads of this process, or Dask's workers.
         scheduler: Dask's scheduler, as tcp://HOST:8786; for executor=dask.
         cluster: the processes of a run on several machines.
+        shard: i/n, to extract features of every n-th slide from the i-th on, counted
+            from 0; auto for the part of a task of a job array, auto/n of n parts.
         max_refused: share of slides that may be refused before the run stops.
         heatmaps: test slides whose attention is drawn.
     """
@@ -125,6 +127,7 @@ class Experiment:
     executor: Executor = Executor.threads
     scheduler: str = ""
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
+    shard: str = ""
     max_refused: float = 0.1
     heatmaps: int = 12
 

@@ -83,6 +83,11 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
             another process is at work in the folder.
         Stopped: by a signal; given again, the command goes on.
     """
+    if config.shard:
+        raise RunError(
+            f"--config.shard={config.shard}: a run trains on all slides; leave it out "
+            "here, and give it to `wsi-jax extract`"
+        )
     config_fields.validate(config.cluster, "config.cluster")
     config.cluster.join()  # before anything else asks JAX for devices
     config_fields.validate(config)

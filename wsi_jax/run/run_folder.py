@@ -13,7 +13,7 @@ from wsi_jax.provenance import provenance
 # Fields that may differ between two commands that are still the same run.
 FREE = (
     *("run_dir", "reading", "max_refused", "heatmaps"),
-    *("executor", "scheduler", "cluster"),
+    *("executor", "scheduler", "cluster", "shard"),
 )
 READABLE = 0, 2  # the first version whose run folders this one reads
 

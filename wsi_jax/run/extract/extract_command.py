@@ -1,5 +1,6 @@
 """Features of slides, made once and kept in files; nothing is trained."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from wsi_jax.run.extract.extract_cohort import (
     extract_on_cluster,
     find_slides,
 )
+from wsi_jax.run.extract.shard import read_shard
 from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
 from wsi_jax.run.run_folder import RunError
 from wsi_jax.run.slide_record import SlideRecord
@@ -27,27 +29,32 @@ from wsi_jax.training.compile_cache import keep_compiled
 
 
 def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
-    """Makes the features that are missing.
+    """Makes the features that are missing, of all slides or of a shard.
 
     Returns:
-        What became of each slide, as `slides.csv` in the folder has it.
+        What became of each slide, as `slides.csv` in the folder has it; of a shard, in
+        the shard's folder below it.
 
     Raises:
         ValueError: anything wrong with config, cohort or workers.
     """
-    if config.precomputed:
-        raise RunError(f"--config.precomputed={config.precomputed}: they are made")
-    if not config.tilings():
-        name = type(config.method).__name__
-        raise RunError(f"{name} reads slides: there are no features to make")
+    check_extraction(config)
     keep_compiled()
     config_fields.validate(config)
-    data = config.data
-    rows = data.slides() if isinstance(data, Manifest) else data.cohort().rows
+    i, n = read_shard(config.shard) if config.shard else (0, 1)
+    rows = slides_of(config, slice(i, None, n))
     features = pathlib.Path(config.features or folder / "features")
+    lock = locked(folder, f"{OTHER_FOLDER}, or in a job array add --config.shard=auto")
+    if config.shard:
+        lock = contextlib.nullcontext()
+        folder = shards_folder(config, folder) / f"{i}_of_{n}"
+        sweep(folder)
+        print(f"shard {i}/{n} of {len(rows)} slides: {folder}", flush=True)
+        if not rows:
+            return []
     account = folder / "cost.json"
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, OTHER_FOLDER):
+    with lock:
         with open_account(account) as meter:
             sweep(features)
             if config.executor is Executor.dask:
@@ -57,6 +64,26 @@ def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
             write_slides(folder, records)
         write_account(account, meter)
     return records
+
+
+def check_extraction(config: Experiment) -> None:
+    """Refuses, with a RunError, a config for which there are no features to make."""
+    if config.precomputed:
+        raise RunError(f"--config.precomputed={config.precomputed}: they are made")
+    if not config.tilings():
+        name = type(config.method).__name__
+        raise RunError(f"{name} reads slides: there are no features to make")
+
+
+def slides_of(config: Experiment, part: slice = slice(None)) -> Sequence[Row]:
+    """The slides, or a part of them: those outside it are not opened."""
+    data = config.data
+    return data.slides(part) if isinstance(data, Manifest) else data.cohort().rows[part]
+
+
+def shards_folder(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
+    """Where shards keep their records: other settings have other ones."""
+    return folder / "shards" / pathlib.Path(config.tilings()[-1].folder()).name
 
 
 def find_and_extract(
@@ -71,23 +98,27 @@ def find_and_extract(
     check_divides("encode_batch", config.encode_batch, jax.local_device_count())
     records = find_slides(config, rows, sheet, meter)
     for tiling in config.tilings():
-        write_slides(folder, records)
+        if not config.shard:  # the record of a shard says that it has ended
+            write_slides(folder, records)
         extract_here(config, records, tiling, features, sheet, meter)
     return records
 
 
 def print_summary(
-    records: Sequence[SlideRecord], folder: pathlib.Path, max_refused: float
+    records: Sequence[SlideRecord], folder: pathlib.Path, config: Experiment
 ) -> None:
-    """Prints what became of slides; exits with 1 where none has features."""
+    """Prints what became of slides; exits with 1 where none of all has features."""
     print_reasons(records)
-    n = sum(not record.refusal for record in records)
-    print(f"{n} of {len(records)} slides have features: {folder / 'slides.csv'}")
-    if not n:
+    n, refused = len(records), sum(bool(record.refusal) for record in records)
+    if config.shard:
+        print(f"{n - refused} of {n} slides of the shard have features")
+        return
+    print(f"{n - refused} of {n} slides have features: {folder / 'slides.csv'}")
+    if n == refused:
         raise SystemExit(1)
-    if len(records) - n > max_refused * len(records):
+    if refused > config.max_refused * n:
         print(
-            f"more were refused than --config.max_refused={max_refused:g}: a training "
-            "on them will stop; mend them, or raise it",
+            f"more were refused than --config.max_refused={config.max_refused:g}: a "
+            "training on them will stop; mend them, or raise it",
             file=sys.stderr,
         )
