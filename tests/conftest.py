@@ -9,6 +9,7 @@ import pathlib
 
 import jax
 import pytest
+from object_store import serve
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
@@ -61,3 +62,10 @@ def optimised():
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """An object store on this machine, gs://bucket-PORT."""
+    with serve(tmp_path_factory.mktemp("store")) as bucket:
+        yield bucket

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from wsi_jax import configs
+from wsi_jax.files import AnyPath, any_path
 from wsi_jax.run import run_experiment
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.config_file import read_config, run_name
@@ -20,6 +21,7 @@ from wsi_jax.run.predict.ensemble import load as load_runs
 from wsi_jax.run.predict.predict_paths import predict_paths
 from wsi_jax.run.predict.slide_prediction import SlidePrediction, SlidePredictions
 from wsi_jax.run.predict.slide_predictor import SlidePredictor
+from wsi_jax.run.run_folder import features_folder
 
 AnyRun = str | os.PathLike | Run | SlidePredictor
 
@@ -63,7 +65,7 @@ class Extraction(NamedTuple):
         slides: what became of each slide, as slides.csv in `folder` has it.
     """
 
-    folder: pathlib.Path
+    folder: AnyPath
     features: tuple[pathlib.Path, ...]
     slides: list[dict[str, Any]]
 
@@ -96,7 +98,7 @@ def extract(
         config, folder = _experiment(method, manifest, run_dir, fields)
         records = extract_command.run(config, folder)
     run_experiment.print_reasons(records)
-    features = pathlib.Path(config.features or folder / "features")
+    features = features_folder(config, folder)
     folders = tuple(features / tiling.folder() for tiling in config.tilings())
     return Extraction(folder, folders, [record.columns() for record in records])
 
@@ -181,4 +183,4 @@ def _experiment(method, manifest, run_dir, fields) -> tuple[Experiment, pathlib.
     folder = run_dir or config.run_dir or (name and f"runs/{name}")
     if not folder:
         raise ValueError("an Experiment has no name: add run_dir=FOLDER")
-    return dataclasses.replace(config, run_dir=""), pathlib.Path(folder)
+    return dataclasses.replace(config, run_dir=""), any_path(folder)

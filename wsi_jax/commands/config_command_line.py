@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import functools
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from ml_collections import config_flags
 
 from wsi_jax.commands.field_names import check_names
 from wsi_jax.config_fields import check_types
+from wsi_jax.files import any_path
 from wsi_jax.run.config_file import (
     did_you_mean,
     has_field,
@@ -51,8 +51,9 @@ def run_training(config: Any, name: str) -> None:
     from wsi_jax.training.processes import ending_together, is_first
 
     logging.set_verbosity(logging.WARNING)
-    folder = pathlib.Path(config.run_dir or f"runs/{name}")
+    folder = config.run_dir or f"runs/{name}"
     with ending_together(), errors_in_one_line(folder):
+        folder = any_path(folder)
         report = run_experiment.run(dataclasses.replace(config, run_dir=""), folder)
     if is_first():
         print((folder / "metrics.txt").read_text())
@@ -67,8 +68,9 @@ def run_extraction(config: Any, name: str) -> None:
     from wsi_jax.run.extract import extract_command
 
     logging.set_verbosity(logging.WARNING)
-    folder = pathlib.Path(config.run_dir or f"runs/{name}")
+    folder = config.run_dir or f"runs/{name}"
     with errors_in_one_line(folder):
+        folder = any_path(folder)
         records = extract_command.run(config, folder)
     extract_command.print_summary(records, folder, config)
 
@@ -80,9 +82,9 @@ def run_status(config: Any, name: str, command: str) -> None:
     """
     from wsi_jax.run.extract.extraction_status import print_status
 
-    folder = pathlib.Path(config.run_dir or f"runs/{name}")
+    folder = config.run_dir or f"runs/{name}"
     with errors_in_one_line(folder):
-        print_status(config, folder, command)
+        print_status(config, any_path(folder), command)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from wsi_jax.files import any_path
 from wsi_jax.run.interrupts import stoppable
 
 # What the commands on slides call fields of a config, in errors.
 PREDICT_FLAGS = {"data.mpp": "--mpp", "reading.max_unreadable": "--max-unreadable"}
+
+PATH = {"parser": any_path, "metavar": "PATH"}  # gs://bucket/run, too
 
 
 class Devices(enum.Enum):
@@ -22,10 +25,12 @@ class Devices(enum.Enum):
 
 
 Run = Annotated[
-    list[pathlib.Path],
-    typer.Option(help="folder of a trained run; given again, they predict together"),
+    list[os.PathLike],
+    typer.Option(
+        **PATH, help="folder of a trained run; given again, they predict together"
+    ),
 ]
-Out = Annotated[pathlib.Path, typer.Option(help="folder of the output")]
+Out = Annotated[os.PathLike, typer.Option(**PATH, help="folder of the output")]
 Mpp = Annotated[
     float | None, typer.Option(help="um/px of slides whose file and CSV have none")
 ]
@@ -89,13 +94,17 @@ def predict(
 @stoppable()
 def evaluate(
     run: Annotated[
-        list[pathlib.Path],
-        typer.Argument(help="folder of a trained run; several predict together"),
+        list[os.PathLike],
+        typer.Argument(
+            **PATH, help="folder of a trained run; several predict together"
+        ),
     ],
     manifest: Annotated[str, typer.Option(help="CSV of slides: path, label, ...")],
     out: Annotated[
-        pathlib.Path | None,
-        typer.Option(show_default="RUN/external/MANIFEST", help="folder of the output"),
+        os.PathLike | None,
+        typer.Option(
+            **PATH, show_default="RUN/external/MANIFEST", help="folder of the output"
+        ),
     ] = None,
     mpp: Mpp = None,
     max_unreadable: MaxUnreadable = None,
@@ -127,7 +136,9 @@ def evaluate(
 
 
 def compare(
-    runs: Annotated[list[pathlib.Path], typer.Argument(help="two or more folders")],
+    runs: Annotated[
+        list[os.PathLike], typer.Argument(**PATH, help="two or more folders")
+    ],
 ):
     """Compare runs on the test slides that they share.
 

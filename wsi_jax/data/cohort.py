@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 
 from wsi_jax.data.csv_table import CohortError, read_table, write_table
 from wsi_jax.data.slide_id_checks import barcode_patient, check_id
+from wsi_jax.files import any_path
 from wsi_jax.slides.slide_id import slide_id_of
 from wsi_jax.types import Task
 
@@ -82,7 +83,7 @@ def read_manifest(
 
     CohortError: naming the file, the line and the mend.
     """
-    path = pathlib.Path(path)
+    path = any_path(path)
     header, lines = read_table(path)
     _check_header(path, header, labelled)
     # By casefold: on macOS and Windows "S1" and "s1" would name one feature file.
@@ -120,8 +121,7 @@ def write_manifest(path: str | os.PathLike, cohort: Cohort) -> None:
 
     Files below the manifest's folder are named relative to it, others absolutely.
     """
-    path = pathlib.Path(path)
-    folder = path.absolute().parent
+    folder = pathlib.Path(path).absolute().parent
     table = [_cells(row, folder) for row in cohort.rows]
     keep = [c for c in COLUMNS if c in COLUMNS[:5] or any(cells[c] for cells in table)]
     write_table(path, keep, ([cells[name] for name in keep] for cells in table))

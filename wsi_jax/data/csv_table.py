@@ -1,11 +1,12 @@
 """Tolerant reading of CSVs, as spreadsheets, pandas and people write them."""
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
 
-from wsi_jax.files import replacing
+from wsi_jax.files import any_path, replacing
 
 # What makes a spreadsheet compute a cell, or would once it is unescaped.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -23,15 +24,15 @@ def read_lines(path: str | os.PathLike) -> list[tuple[int, list[str]]]:
     not a CSV.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            head = f.readline()
-            f.seek(0)
-            separator = max(",;\t", key=head.count)
-            reader = csv.reader(f, delimiter=separator, strict=True)
-            lines = [
-                (reader.line_num, [unescape_formula(cell.strip()) for cell in cells])
-                for cells in reader
-            ]
+        text = any_path(path).read_bytes().decode("utf-8-sig")
+        file = io.StringIO(text, newline="")
+        separator = max(",;\t", key=file.readline().count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        lines = [
+            (reader.line_num, [unescape_formula(cell.strip()) for cell in cells])
+            for cells in reader
+        ]
     except FileNotFoundError:
         raise CohortError(f"{path}: no such manifest; mend the path") from None
     except IsADirectoryError:

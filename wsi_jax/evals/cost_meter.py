@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-import pathlib
 import sys
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+
+from wsi_jax.files import AnyPath, Lines
 
 # What is useful once, however often it is done.
 WORK = ("slides", "tiles", "bytes_decoded", "steps", "flops", "uncounted_calls")
@@ -38,7 +39,7 @@ class Meter:
     ```
 
     Work of a run that may be killed is entered by unit: a slide, a stage of training.
-    With a journal, a file of entries, one JSON a line, each entry is on disk at once,
+    With a journal, `Lines` of entries, one JSON a line, each entry is on disk at once,
     and a later process goes on with the account. A unit that is done again is useful
     once; the work that was entered before and had to be done again is counted as
     repeated. `device_bytes` gives the peak bytes held on the device so far, or None.
@@ -47,17 +48,19 @@ class Meter:
     def __init__(
         self,
         device_bytes: Callable[[], int | None] | None = None,
-        journal: pathlib.Path | None = None,
+        journal: AnyPath | None = None,
     ):
-        self._device_bytes, self._journal = device_bytes, journal
+        self._device_bytes, self._journal = device_bytes, None
         self._start, self._process = time.perf_counter(), uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
         self._units: dict[str, Counter] = {}
         self._repeated, self._device_s = Counter(), 0.0
         self._spans: dict[str, _Span] = {}
         self._earlier: dict[str, dict] = {}  # seconds and peaks, by process
-        if journal is not None and journal.is_file():
-            self._replay(journal.read_bytes())
+        if journal is not None:
+            self._journal = Lines(journal)
+            if journal.is_file():
+                self._replay(journal.read_bytes())
 
     def add(self, *, device_s: int | float = 0, **work: int | float) -> None:
         """Adds work (of `WORK`) that belongs to no unit, and seconds of the device."""
@@ -96,6 +99,8 @@ class Meter:
         with self._lock:
             self._units.setdefault(ALONE, Counter())
             self._write(ALONE)
+            if self._journal is not None:
+                self._journal.flush()
 
     @contextlib.contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -148,12 +153,7 @@ class Meter:
             return
         entry = {"process": self._process, "unit": unit, "work": self._units[unit]}
         entry |= {"repeated": again or {}, "spent": self._spent()}
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
-        # A line that a kill has cut short is ended first, and read by nobody.
-        with self._journal.open("a+b") as file:
-            file.seek(max(0, file.tell() - 1))
-            cut = file.read(1) not in (b"", b"\n")
-            file.write(b"\n" * cut + json.dumps(entry).encode() + b"\n")
+        self._journal.add(json.dumps(entry))
 
     def _replay(self, journal: bytes) -> None:
         """Takes over the account of earlier processes; passes over what is damaged."""

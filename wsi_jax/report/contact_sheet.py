@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from wsi_jax.files import replacing
+from wsi_jax.files import AnyPath, any_path, replacing
 
 SIDE_PX = 180
 PER_PAGE = 100
@@ -50,12 +50,12 @@ def shrink(overview: np.ndarray, tissue: np.ndarray) -> Picture:
 
 def contact_sheet(
     slides: Sequence[Contact], path: str | os.PathLike, per_page: int = PER_PAGE
-) -> list[pathlib.Path]:
+) -> list[AnyPath]:
     """Writes PNGs of all slides, at least one, refused ones first; returns their paths.
 
     `path` is the first page; those after it are called path_2, path_3, ...
     """
-    path = pathlib.Path(path)
+    path = any_path(path)
     order = sorted(slides, key=lambda one: not one.reason)
     pages = [order[i : i + per_page] for i in range(0, len(order), per_page)]
     refused = sum(bool(one.reason) for one in slides)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jinja2
 import PIL.Image
 
-from wsi_jax.files import write_text
+from wsi_jax.files import any_path, write_text
 from wsi_jax.report.tables import Table, number
 
 # Legible, and two hundred slides still make a page that can be mailed.
@@ -131,7 +131,7 @@ def render(report: Report) -> str:
 
 def data_uri(path: str | os.PathLike) -> str:
     """An image file as a data URI, as WebP, at most IMAGE_WIDTH_PX wide."""
-    with PIL.Image.open(path) as image:
+    with any_path(path).open("rb") as file, PIL.Image.open(file) as image:
         small = image.convert("RGB")
     small.thumbnail((IMAGE_WIDTH_PX, 4 * IMAGE_WIDTH_PX))
     out = io.BytesIO()

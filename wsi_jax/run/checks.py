@@ -1,6 +1,5 @@
 """Checks that stop a run before it costs anything: batches, cohort and slides."""
 
-import pathlib
 from collections.abc import Collection, Sequence
 
 from wsi_jax.data.cohort import (
@@ -11,6 +10,7 @@ from wsi_jax.data.cohort import (
     read_manifest,
 )
 from wsi_jax.data.lint import Lint, lint
+from wsi_jax.files import AnyPath
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.run_folder import RunError, read_json, write_csv, write_json
 from wsi_jax.run.slide_record import SlideRecord
@@ -52,7 +52,7 @@ def check_cohort(part: Cohort, pretrained_on: Sequence[str]) -> Lint:
     return lint(part, pretrained_on)
 
 
-def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
+def check_unchanged(path: AnyPath, cohort: Cohort) -> None:
     """Checks that the cohort is the one with which the run began, if it has begun.
 
     Raises:
@@ -79,7 +79,7 @@ def check_unchanged(path: pathlib.Path, cohort: Cohort) -> None:
 
 
 def check_same_slides(
-    path: pathlib.Path, slides: Sequence[TiledSlide], settings: str
+    path: AnyPath, slides: Sequence[TiledSlide], settings: str
 ) -> None:
     """Checks that slides and tissue are those with which the run began, if it has.
 
@@ -100,7 +100,7 @@ def check_same_slides(
 
 
 def check_slides(
-    folder: pathlib.Path,
+    folder: AnyPath,
     config: Experiment,
     parts: list[Cohort],
     pretrained_on: Sequence[str],
@@ -125,7 +125,7 @@ def check_slides(
         check_cohort(without(part, reasons), pretrained_on)
 
 
-def write_slides(folder: pathlib.Path, records: Sequence[SlideRecord]) -> None:
+def write_slides(folder: AnyPath, records: Sequence[SlideRecord]) -> None:
     """Writes slides.csv: what has become of each slide, and why."""
     write_csv(folder / "slides.csv", [record.columns() for record in records])
 

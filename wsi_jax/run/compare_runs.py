@@ -1,6 +1,5 @@
 """Paired comparison of runs on the test slides that they share, by patients."""
 
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from wsi_jax.evals import metrics
 from wsi_jax.evals.bootstrap import REPLICATES, bootstrap
 from wsi_jax.evals.intervals import Difference, class_patients, delong_difference
 from wsi_jax.evals.summary import FEW, MAY_NOT_COVER
+from wsi_jax.files import AnyPath
 from wsi_jax.run.run_folder import RunError, read_csv
 
 PREDICTIONS = "predictions.csv"
@@ -24,12 +24,12 @@ class Tested(NamedTuple):
         lines: line of predictions.csv of each slide.
     """
 
-    run: pathlib.Path
+    run: AnyPath
     classes: tuple[str, ...]
     lines: dict[str, dict[str, str]]
 
 
-def read_tested(run: pathlib.Path) -> Tested:
+def read_tested(run: AnyPath) -> Tested:
     """The test slides of a run, or of an external validation.
 
     Raises:
@@ -80,7 +80,7 @@ def check_same(one: Tested, other: Tested) -> list[str]:
     return shared
 
 
-def compare_runs(runs: Sequence[pathlib.Path]) -> str:
+def compare_runs(runs: Sequence[AnyPath]) -> str:
     """Differences of the first run to each other one, as text.
 
     Raises:

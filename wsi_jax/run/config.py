@@ -90,8 +90,10 @@ class Experiment:
     """Everything that decides a run. A method is exchanged in the config file.
 
     Attributes:
-        run_dir: folder of the run; "" for runs/<name of the config file>.
-        features: folder of feature files, for runs to share; "" for the run's own.
+        run_dir: folder of the run, gs://BUCKET/NAME too; "" for runs/<name of the
+            config file>.
+        features: folder of feature files on a disk, for runs to share; "" for the
+            run's own.
         precomputed: folder of SLIDE_ID.h5 made by CLAM, TRIDENT or another run: no
             slide is read, and grid, tissue and encoder are not asked; "" for none.
         data: the cohort.

@@ -1,12 +1,12 @@
 """What a run costs, kept in its folder across processes."""
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
 from wsi_jax.evals.cost_meter import Meter
+from wsi_jax.files import AnyPath
 from wsi_jax.run.interrupts import Stopped
 from wsi_jax.run.run_folder import write_json
 from wsi_jax.training.flops import executed
@@ -14,7 +14,7 @@ from wsi_jax.training.processes import add_up, is_first
 
 
 @contextlib.contextmanager
-def open_account(path: pathlib.Path) -> Iterator[Meter]:
+def open_account(path: AnyPath) -> Iterator[Meter]:
     """A meter that goes on from the journal beside `path`.
 
     Its seconds are saved when the block ends; after a signal, the whole account. Of
@@ -37,7 +37,7 @@ def open_account(path: pathlib.Path) -> Iterator[Meter]:
             meter.save()
 
 
-def write_account(path: pathlib.Path, meter: Meter) -> None:
+def write_account(path: AnyPath, meter: Meter) -> None:
     """Writes what a meter has counted so far."""
     write_json(path, meter.as_dict())
 

@@ -1,6 +1,5 @@
 """From predictions of the test slides to metrics and tables."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from wsi_jax.data.cohort import Cohort
 from wsi_jax.evals.metrics import predict as predicted_classes
 from wsi_jax.evals.metrics import slide_metrics
 from wsi_jax.evals.summary import summarise_split
+from wsi_jax.files import AnyPath
 from wsi_jax.run.cohort_predictions import Predicted, Predictions
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.run_folder import write_csv
@@ -150,7 +150,7 @@ def strategy_metrics(
 
 
 def write_predictions(
-    path: pathlib.Path, predictions: Sequence[Predicted], cohort: Cohort
+    path: AnyPath, predictions: Sequence[Predicted], cohort: Cohort
 ) -> None:
     """One line a test slide: who it is, its prediction, each class's probability.
 

@@ -2,10 +2,10 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from wsi_jax.files import AnyPath, any_path
 from wsi_jax.report.tables import interval
 from wsi_jax.run.model_card import CARD
 from wsi_jax.run.predict.ensemble import load
@@ -41,7 +41,7 @@ class Run:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = pathlib.Path(folder)
+        self.folder = any_path(folder)
         self.report = self.folder / "report.html"
         if not self.report.is_file():
             raise FileNotFoundError(f"{folder} has no report; let its run end first")
@@ -62,7 +62,7 @@ class Run:
         return read_csv(self.folder / "slides.csv")
 
     @property
-    def models(self) -> list[pathlib.Path]:
+    def models(self) -> list[AnyPath]:
         """Folders of its trained models."""
         own = [self.folder] * (self.folder / CARD).is_file()
         return own or sorted(p.parent for p in self.folder.glob(f"*/{CARD}"))

@@ -1,7 +1,6 @@
 """One stage of a training: fit, choose on validation, go on where it was killed."""
 
 import contextlib
-import pathlib
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from wsi_jax.data.prefetch import prefetch_to_device
+from wsi_jax.files import AnyPath
 from wsi_jax.run import interrupts
 from wsi_jax.run.cost_account import StepAccount
 from wsi_jax.run.stage_checkpoints import StageCheckpoints
@@ -45,7 +45,7 @@ def fit_stage(
     method: Compiled,
     batches: StageBatches,
     validate: Callable[[Any], dict[str, float]],
-    folder: pathlib.Path,
+    folder: AnyPath,
     *,
     account: StepAccount,
     advance: Callable,
@@ -105,10 +105,15 @@ def _fit(
         account.record(step)
         latest.update(metrics)
 
+    def save(step, state, best):
+        if is_first():
+            log.flush()
+        stage.save(step, state, best)
+
     began = time.perf_counter()
     with interrupts.deferred(agree) as interrupted:
         state, _ = fit(
-            method, state, feed, plan, log=logged, save=stage.save,
+            method, state, feed, plan, log=logged, save=save,
             validate=validate, keep=stage.keep, best=best,
             interrupted=interrupted,
             advance=lambda: advance(1, format_latest(latest, plan.monitor)),

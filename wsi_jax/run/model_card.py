@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 from wsi_jax import __version__
 from wsi_jax.config_fields import check_types, from_plain, to_plain
-from wsi_jax.files import write_text
+from wsi_jax.files import AnyPath, write_text
 from wsi_jax.run.run_folder import check_version
 from wsi_jax.run.tiling import Tiling
 from wsi_jax.slides.stain import StainRange
@@ -68,12 +67,12 @@ class Card:
             raise ValueError(f"threshold={self.threshold}: more than 0, at most 1")
 
 
-def save_card(folder: pathlib.Path, card: Card) -> None:
+def save_card(folder: AnyPath, card: Card) -> None:
     """Writes a card into the folder of its run."""
     write_text(folder / CARD, json.dumps(to_plain(card), indent=1))
 
 
-def read_card(path: pathlib.Path) -> Card:
+def read_card(path: AnyPath) -> Card:
     """The card of a trained run.
 
     Raises:
@@ -108,7 +107,7 @@ def _damaged(path, error) -> ValueError:
 
 
 def check_weights(
-    params: Any, memory: dict[str, Any], card: Card, folder: pathlib.Path
+    params: Any, memory: dict[str, Any], card: Card, folder: AnyPath
 ) -> None:
     """Checks that parameters are numbers, and those that the card describes.
 
@@ -132,7 +131,7 @@ def check_weights(
         )
 
 
-def check_encoder(card: Card, folder: pathlib.Path) -> None:
+def check_encoder(card: Card, folder: AnyPath) -> None:
     """Checks that an encoder's weights are those that the features were made with.
 
     Raises:

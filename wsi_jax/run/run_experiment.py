@@ -18,7 +18,7 @@ from wsi_jax.data.lint import format_counts
 from wsi_jax.data.public_cohorts import pretraining_note
 from wsi_jax.data.splits import use_fold
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.files import sweep
+from wsi_jax.files import AnyPath, sweep
 from wsi_jax.locks import locked
 from wsi_jax.run.checks import (
     MANIFEST,
@@ -50,6 +50,7 @@ from wsi_jax.run.run_folder import (
     RunError,
     check_claim,
     claim,
+    features_folder,
     fixed_fields,
     write_json,
 )
@@ -72,7 +73,7 @@ from wsi_jax.types import Stage, Task
 OTHER_FOLDER = "name another --config.run_dir"  # where a folder is in use
 
 
-def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
+def run(config: Experiment, folder: AnyPath) -> AnyPath:
     """Does what is left of a run.
 
     Returns:
@@ -95,9 +96,10 @@ def run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
         return _prepare_and_run(config, folder)
 
 
-def _prepare_and_run(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
+def _prepare_and_run(config: Experiment, folder: AnyPath) -> AnyPath:
     keep_compiled()
     check_claim(folder, config)
+    features_folder(config, folder)  # refused before anything costs
     mesh = make_mesh()
     if config.tilings():
         check_divides("encode_batch", config.encode_batch, jax.local_device_count())
@@ -144,7 +146,7 @@ def encoder_slides(config: Experiment) -> tuple[str, ...]:
 
 def _run(
     config: Experiment,
-    folder: pathlib.Path,
+    folder: AnyPath,
     cohort: Cohort,
     parts: Sequence[Cohort],
     stages: Sequence[Stage],
@@ -245,7 +247,7 @@ def add_reasons(
 def read_slides(
     config: Experiment,
     cohort: Cohort,
-    folder: pathlib.Path,
+    folder: AnyPath,
     parts: Sequence[Cohort],
     mesh: Mesh,
     meter: Meter,
@@ -256,7 +258,7 @@ def read_slides(
         ValueError: too few slides can be used, or they are not those with which the
             run began.
     """
-    features = pathlib.Path(config.features or folder / "features")
+    features = features_folder(config, folder)
     sheet, tilings = folder / "tissue.png", config.tilings()
 
     def check(records):
@@ -282,7 +284,7 @@ def open_input(
     config: Experiment,
     records: Sequence[SlideRecord],
     features: pathlib.Path,
-    folder: pathlib.Path,
+    folder: AnyPath,
     mesh: Mesh,
 ) -> Input:
     """Where batches come from: feature files, or the slides themselves."""

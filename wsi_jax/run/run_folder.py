@@ -1,14 +1,14 @@
 """The folder of a run: its config, its files, and what may go on in it."""
 
 import csv
+import io
 import json
-import pathlib
 from typing import Any
 
 from wsi_jax import __version__, config_fields
 from wsi_jax.data.csv_table import escape_formula, unescape_formula
-from wsi_jax.files import replacing, write_text
-from wsi_jax.provenance import provenance
+from wsi_jax.files import AnyPath, any_path, is_remote, replacing, write_text
+from wsi_jax.provenance import config_hash, provenance
 
 # Fields that may differ between two commands that are still the same run.
 FREE = (
@@ -22,7 +22,7 @@ class RunError(ValueError):
     """A run that cannot go on as asked; the message names the flag or the file."""
 
 
-def check_version(version: str, path: pathlib.Path) -> None:
+def check_version(version: str, path: AnyPath) -> None:
     """Checks that this version reads what another has written.
 
     Raises:
@@ -36,7 +36,7 @@ def check_version(version: str, path: pathlib.Path) -> None:
         )
 
 
-def check_claim(folder: pathlib.Path, config: Any) -> None:
+def check_claim(folder: AnyPath, config: Any) -> None:
     """Checks that a folder holds no run, or one of this very config.
 
     Raises:
@@ -70,14 +70,37 @@ def _fixed(tree):
     return {name: value for name, value in tree.items() if name not in FREE}
 
 
-def claim(folder: pathlib.Path, config: Any) -> None:
+def claim(folder: AnyPath, config: Any) -> None:
     """Makes the run's folder, unless it is made, with the config in it."""
     path = folder / "config.json"
     if not path.is_file():
         write_json(path, {"config": config_fields.to_plain(config)} | provenance())
 
 
-def read_json(path: pathlib.Path, *fields: str) -> dict[str, Any]:
+def features_folder(config: Any, folder: AnyPath) -> AnyPath:
+    """The folder of feature files, where a run extracts any.
+
+    Raises:
+        RunError: it would be in an object store.
+    """
+    features = any_path(config.features or folder / "features")
+    if is_remote(features) and config.tilings():
+        raise RunError(
+            f"{features}: feature files (HDF5) cannot be in an object store: name a "
+            "folder on a disk of this machine, or a mounted one, by --config.features"
+        )
+    return features
+
+
+def hdf5_folder(config: Any, folder: AnyPath) -> AnyPath:
+    """Where a run keeps HDF5 of its own: in its folder, or below that of its features
+    if its own is in an object store."""
+    if not is_remote(folder):
+        return folder
+    return features_folder(config, folder) / "runs" / config_hash(str(folder))
+
+
+def read_json(path: AnyPath, *fields: str) -> dict[str, Any]:
     """An object that `write_json` wrote into a run's folder, with these objects in it.
 
     Raises:
@@ -95,13 +118,13 @@ def read_json(path: pathlib.Path, *fields: str) -> dict[str, Any]:
     return tree
 
 
-def write_json(path: pathlib.Path, tree: Any) -> None:
+def write_json(path: AnyPath, tree: Any) -> None:
     """Writes JSON under a temporary name, then renames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(tree, indent=1) + "\n")
 
 
-def write_csv(path: pathlib.Path, lines: list[dict]) -> None:
+def write_csv(path: AnyPath, lines: list[dict]) -> None:
     """Writes dicts of one shape as CSV, whole; no spreadsheet computes its cells."""
     with (
         replacing(path) as temporary,
@@ -113,10 +136,10 @@ def write_csv(path: pathlib.Path, lines: list[dict]) -> None:
             writer.writerow({name: escape_formula(v) for name, v in line.items()})
 
 
-def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
+def read_csv(path: AnyPath) -> list[dict[str, str]]:
     """The lines of a file of `write_csv`, as text."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {name: unescape_formula(cell) for name, cell in line.items()}
-            for line in csv.DictReader(file)
-        ]
+    file = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
+    return [
+        {name: unescape_formula(cell) for name, cell in line.items()}
+        for line in csv.DictReader(file)
+    ]

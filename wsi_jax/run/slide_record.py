@@ -8,6 +8,7 @@ from typing import Any
 
 from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import FeatureError, check_feature_file
+from wsi_jax.files import AnyPath
 from wsi_jax.report.contact_sheet import contact_sheet
 from wsi_jax.run.tiling import TiledSlide
 from wsi_jax.slides.stain import Stain, stain_columns
@@ -139,6 +140,6 @@ def precomputed_records(rows: Sequence[Row], folder: pathlib.Path) -> list[Slide
     return records
 
 
-def draw_tissue(records: Sequence[SlideRecord], path: pathlib.Path) -> None:
+def draw_tissue(records: Sequence[SlideRecord], path: AnyPath) -> None:
     """Draws a contact sheet: what was taken as tissue on each slide."""
     contact_sheet([record.slide.contact(record.refusal) for record in records], path)

@@ -1,10 +1,10 @@
 """Checkpoints of a stage of training: where it goes on, and what it must find there."""
 
 import contextlib
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wsi_jax.files import AnyPath
 from wsi_jax.run.cost_account import StepAccount
 from wsi_jax.run.model_card import WEIGHTS
 from wsi_jax.run.run_folder import RunError
@@ -26,7 +26,7 @@ class StageCheckpoints:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: AnyPath,
         fingerprints: Mapping[str, str],
         classes: Sequence[str],
         earlier: dict[str, Any] | None,
@@ -106,7 +106,7 @@ class StageCheckpoints:
             pass
 
 
-def check_after(before: str, now: str, folder: pathlib.Path) -> None:
+def check_after(before: str, now: str, folder: AnyPath) -> None:
     """A stage goes on from the parameters that it began with.
 
     Raises:
@@ -121,7 +121,7 @@ def check_after(before: str, now: str, folder: pathlib.Path) -> None:
 
 
 def check_same_data(
-    before: Mapping[str, str], now: Mapping[str, str], folder: pathlib.Path
+    before: Mapping[str, str], now: Mapping[str, str], folder: AnyPath
 ) -> None:
     """A stage goes on with the slides that it began with.
 

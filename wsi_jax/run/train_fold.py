@@ -1,12 +1,12 @@
 """One training on a cohort: its stages, a threshold from validation, the test."""
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wsi_jax.data.cohort import SPLITS, Cohort, in_split
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.files import AnyPath
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.cohort_predictions import (
     Model,
@@ -21,6 +21,7 @@ from wsi_jax.run.cost_account import StepAccount
 from wsi_jax.run.fit_stage import StageBatches, fit_stage
 from wsi_jax.run.inputs import Input
 from wsi_jax.run.model_card import Card, save_card
+from wsi_jax.run.run_folder import hdf5_folder
 from wsi_jax.slides.stain import StainRange
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.compile import compile_each
@@ -34,7 +35,7 @@ def train(
     cohort: Cohort,
     source: Input,
     stages: Sequence[Stage],
-    folder: pathlib.Path,
+    folder: AnyPath,
     meter: Meter,
     progress: Callable,
     *,
@@ -90,7 +91,7 @@ class Training:
         config: Experiment,
         cohort: Cohort,
         source: Input,
-        folder: pathlib.Path,
+        folder: AnyPath,
         meter: Meter,
         progress: Callable,
         unit: str,
@@ -176,10 +177,11 @@ class Training:
             lambda params, bag, key: stage.distil(params, bag.x), self.input.mesh
         )
         parts = list(self._parts.values())
+        folder = hdf5_folder(self._config, self._folder)
         slides = sum(len(part.rows) for part in parts)
         with self._progress(f"distilling ({stage.name})", slides) as advance:
             self.input = self.input.distilled(
-                parts, distil, params, self._folder / stage.name / "distilled",
+                parts, distil, params, folder / stage.name / "distilled",
                 advance=advance, meter=self._meter,
                 unit=f"{self._unit}{stage.name}/distilled",
             )  # fmt: skip

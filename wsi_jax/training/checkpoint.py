@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import pathlib
 import shutil
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from wsi_jax.files import any_path, is_remote
 from wsi_jax.training.processes import exchange_json
 
 SPARE = 1 << 20  # bytes for what Orbax writes around the arrays
@@ -25,7 +25,7 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """A folder of checkpoints by step; the newest are kept, incomplete ones removed."""
 
-    def __init__(self, folder: str | pathlib.Path, keep: int = 1):
+    def __init__(self, folder: str | os.PathLike, keep: int = 1):
         newest = ocp.checkpoint_managers.LatestN(keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=newest,
@@ -37,8 +37,11 @@ class Checkpoints:
             "tree": ocp.StandardCheckpointHandler(),
             "memory": ocp.JsonCheckpointHandler(),
         }
+        folder = any_path(folder)
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(folder).absolute(), options=options, item_handlers=handlers
+            folder if is_remote(folder) else folder.absolute(),
+            options=options,
+            item_handlers=handlers,
         )
 
     def save(self, step: int, tree: Any, memory: dict[str, Any]) -> None:
@@ -61,6 +64,8 @@ class Checkpoints:
 
     def _check_room(self, tree: Any) -> None:
         """Orbax would leave half a checkpoint, and pages of its threads' errors."""
+        if is_remote(self._manager.directory):  # a bucket is never full
+            return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(_keys_as_data(tree)))
         if shutil.disk_usage(self._manager.directory).free < size + SPARE:
             full = errno.ENOSPC

@@ -1,9 +1,9 @@
 """A run's metrics, one JSON object a line."""
 
 import json
-import pathlib
+import os
 
-from wsi_jax.files import write_text
+from wsi_jax.files import Lines, any_path, write_text
 
 
 class MetricsLog:
@@ -14,19 +14,19 @@ class MetricsLog:
             so that no step stands twice.
     """
 
-    def __init__(self, path: str | pathlib.Path, step: int = 0):
-        self._path = pathlib.Path(path)
-        lines = [line for line in read_metrics(self._path) if line["step"] <= step]
-        write_text(self._path, "".join(map(_line, lines)))
+    def __init__(self, path: str | os.PathLike, step: int = 0):
+        lines = [line for line in read_metrics(path) if line["step"] <= step]
+        write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        self._lines = Lines(path)
+        self.flush = self._lines.flush
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(_line({"step": step, **metrics}))
+        self._lines.add(json.dumps({"step": step, **metrics}))
 
 
-def read_metrics(path: str | pathlib.Path) -> list[dict]:
+def read_metrics(path: str | os.PathLike) -> list[dict]:
     """The lines of a metrics file; one cut short by a kill is left out."""
-    path = pathlib.Path(path)
+    path = any_path(path)
     if not path.exists():
         return []
     lines = []
@@ -36,7 +36,3 @@ def read_metrics(path: str | pathlib.Path) -> list[dict]:
         except json.JSONDecodeError:
             continue
     return lines
-
-
-def _line(metrics: dict) -> str:
-    return json.dumps(metrics) + "\n"

@@ -9,6 +9,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.features import read_coords
 from wsi_jax.data.two_level_bags import pair
 from wsi_jax.evals.cost_meter import Meter
+from wsi_jax.files import AnyPath
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.executor import dask
 from wsi_jax.run.extract.extract_distributed import extract_distributed
@@ -27,7 +28,7 @@ from wsi_jax.training.processes import first_does, own_part
 
 
 def find_slides(
-    config: Experiment, rows: Sequence[Row], sheet: pathlib.Path, meter: Meter
+    config: Experiment, rows: Sequence[Row], sheet: AnyPath, meter: Meter
 ) -> list[SlideRecord]:
     """Tissue and tiles of each slide, or its precomputed features.
 
@@ -51,7 +52,7 @@ def extract_here(
     records: Sequence[SlideRecord],
     tiling: Tiling,
     features: pathlib.Path,
-    sheet: pathlib.Path,
+    sheet: AnyPath,
     meter: Meter,
 ) -> None:
     """Writes the features of one tiling below a folder, by threads of this process.

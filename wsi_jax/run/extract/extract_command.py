@@ -10,7 +10,7 @@ import jax
 from wsi_jax import config_fields
 from wsi_jax.data.cohort import Row
 from wsi_jax.evals.cost_meter import Meter
-from wsi_jax.files import sweep
+from wsi_jax.files import AnyPath, is_remote, sweep
 from wsi_jax.locks import locked
 from wsi_jax.run.checks import check_divides, write_slides
 from wsi_jax.run.config import Experiment, Manifest
@@ -23,12 +23,12 @@ from wsi_jax.run.extract.extract_cohort import (
 )
 from wsi_jax.run.extract.shard import read_shard
 from wsi_jax.run.run_experiment import OTHER_FOLDER, print_reasons
-from wsi_jax.run.run_folder import RunError
+from wsi_jax.run.run_folder import RunError, features_folder
 from wsi_jax.run.slide_record import SlideRecord
 from wsi_jax.training.compile_cache import keep_compiled
 
 
-def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
+def run(config: Experiment, folder: AnyPath) -> list[SlideRecord]:
     """Makes the features that are missing, of all slides or of a shard.
 
     Returns:
@@ -43,7 +43,7 @@ def run(config: Experiment, folder: pathlib.Path) -> list[SlideRecord]:
     config_fields.validate(config)
     i, n = read_shard(config.shard) if config.shard else (0, 1)
     rows = slides_of(config, slice(i, None, n))
-    features = pathlib.Path(config.features or folder / "features")
+    features = features_folder(config, folder)
     lock = locked(folder, f"{OTHER_FOLDER}, or in a job array add --config.shard=auto")
     if config.shard:
         lock = contextlib.nullcontext()
@@ -81,8 +81,17 @@ def slides_of(config: Experiment, part: slice = slice(None)) -> Sequence[Row]:
     return data.slides(part) if isinstance(data, Manifest) else data.cohort().rows[part]
 
 
-def shards_folder(config: Experiment, folder: pathlib.Path) -> pathlib.Path:
-    """Where shards keep their records: other settings have other ones."""
+def shards_folder(config: Experiment, folder: AnyPath) -> pathlib.Path:
+    """Where shards keep their records: other settings have other ones.
+
+    Raises:
+        RunError: it would be in an object store, which has no times of folders.
+    """
+    if is_remote(folder):
+        raise RunError(
+            f"{folder}: --config.shard and --status need a run folder on a disk of "
+            "this machine, or a mounted one: name it by --config.run_dir"
+        )
     return folder / "shards" / pathlib.Path(config.tilings()[-1].folder()).name
 
 
@@ -90,7 +99,7 @@ def find_and_extract(
     config: Experiment,
     rows: Sequence[Row],
     features: pathlib.Path,
-    folder: pathlib.Path,
+    folder: AnyPath,
     meter: Meter,
 ) -> list[SlideRecord]:
     """Makes features by threads of this process, all slides through shared batches."""
@@ -105,7 +114,7 @@ def find_and_extract(
 
 
 def print_summary(
-    records: Sequence[SlideRecord], folder: pathlib.Path, config: Experiment
+    records: Sequence[SlideRecord], folder: AnyPath, config: Experiment
 ) -> None:
     """Prints what became of slides; exits with 1 where none of all has features."""
     print_reasons(records)

@@ -6,13 +6,14 @@ import pathlib
 from typing import NamedTuple
 
 from wsi_jax.data.features import FeatureError, feature_shape
+from wsi_jax.files import AnyPath
 from wsi_jax.run.config import Experiment
 from wsi_jax.run.extract.extract_command import (
     check_extraction,
     shards_folder,
     slides_of,
 )
-from wsi_jax.run.run_folder import read_csv
+from wsi_jax.run.run_folder import features_folder, read_csv
 
 NAMED = 5  # missing slides that are listed
 
@@ -25,7 +26,7 @@ class SlideStatus(NamedTuple):
     reason: str = ""
 
 
-def print_status(config: Experiment, folder: pathlib.Path, command: str) -> None:
+def print_status(config: Experiment, folder: AnyPath, command: str) -> None:
     """Prints the status of an extraction, and the command that goes on with it.
 
     Raises:
@@ -55,7 +56,7 @@ def print_status(config: Experiment, folder: pathlib.Path, command: str) -> None
     raise SystemExit(1)
 
 
-def slide_statuses(config: Experiment, folder: pathlib.Path) -> list[SlideStatus]:
+def slide_statuses(config: Experiment, folder: AnyPath) -> list[SlideStatus]:
     """The status of all slides, of whatever shard, in the manifest's order.
 
     Of a feature file only the header is read, which shows one that is cut short. Its
@@ -65,7 +66,7 @@ def slide_statuses(config: Experiment, folder: pathlib.Path) -> list[SlideStatus
     if hasattr(config.data, "mpp"):  # to fill it in, slides would be opened
         data = dataclasses.replace(config.data, mpp=None)
         config = dataclasses.replace(config, data=data)
-    features = pathlib.Path(config.features or folder / "features")
+    features = features_folder(config, folder)
     folders = [features / tiling.folder() for tiling in config.tilings()]
     tables = list(shards_folder(config, folder).glob("*/slides.csv"))
     if folders[0].is_dir():  # else the table of the run is of other settings

@@ -16,7 +16,7 @@ import numpy as np
 from wsi_jax.config_fields import flatten, to_plain
 from wsi_jax.data.cohort import Cohort, Row, read_manifest
 from wsi_jax.data.splits import use_fold
-from wsi_jax.files import content_id, write_text
+from wsi_jax.files import AnyPath, content_id, is_remote, write_text
 from wsi_jax.provenance import provenance
 from wsi_jax.report import tables
 from wsi_jax.report.page import Chart, Report, SlideResult, headline, write_page
@@ -37,12 +37,12 @@ PICTURES = 12  # slides whose heatmap is on the page
 
 def validate_run(
     predictor: SlidePredictor,
-    runs: Sequence[pathlib.Path],
-    out: pathlib.Path,
+    runs: Sequence[AnyPath],
+    out: AnyPath,
     manifest: str,
     mpp: float | None,
     options: Options,
-) -> pathlib.Path:
+) -> AnyPath:
     """Predicts the slides of a manifest, where not done yet, and measures.
 
     Args:
@@ -95,7 +95,7 @@ def validate_run(
     return out / "report.html"
 
 
-def default_folder(run: pathlib.Path, manifest: str) -> pathlib.Path:
+def default_folder(run: AnyPath, manifest: str) -> AnyPath:
     """RUN/external/NAME, for the first manifest of that name.
 
     Raises:
@@ -114,9 +114,9 @@ def default_folder(run: pathlib.Path, manifest: str) -> pathlib.Path:
     return out
 
 
-def training_rows(run: pathlib.Path) -> tuple[Row, ...]:
+def training_rows(run: AnyPath) -> tuple[Row, ...]:
     """The slides that a run, or one fold of it, has learnt from or validated on."""
-    run = run.resolve()
+    run = run if is_remote(run) else run.resolve()
     fold = run.name.removeprefix("fold_")
     of_fold = fold != run.name and fold.isdigit()
     path = (run.parent if of_fold else run) / MANIFEST
@@ -191,9 +191,7 @@ def predicted(
             )
 
 
-def write_refused(
-    path: pathlib.Path, cohort: Cohort, refused: Mapping[str, str]
-) -> None:
+def write_refused(path: AnyPath, cohort: Cohort, refused: Mapping[str, str]) -> None:
     """One line for each slide without a prediction; no file where there is none."""
     lines = [
         {"slide_id": row.slide_id, "label": row.label, "reason": refused[row.slide_id]}
@@ -213,7 +211,7 @@ def report(
     predictions: Sequence[Predicted],
     summary: Mapping[str, int | float | str],
     refused: Mapping[str, str],
-    out: pathlib.Path,
+    out: AnyPath,
 ) -> Report:
     """The page; arguments as they are in `validate_run`."""
     made, classes = provenance(), cohort.classes
@@ -261,7 +259,7 @@ def charts(
     cohort: Cohort,
     predictions: Sequence[Predicted],
     summary: Mapping[str, int | float | str],
-    out: pathlib.Path,
+    out: AnyPath,
 ) -> tuple[Chart, ...]:
     """ROC where every class has a slide, calibration and confusion."""
     classes = cohort.classes

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from wsi_jax.data.cohort import Cohort, Row
 from wsi_jax.data.tile_batches import Reading
-from wsi_jax.files import content_id
+from wsi_jax.files import AnyPath, content_id
 from wsi_jax.locks import locked
 from wsi_jax.provenance import config_hash
 from wsi_jax.run.config import Manifest, with_mpp
@@ -45,8 +45,8 @@ class Options(NamedTuple):
 
 def predict_slides(
     predictor: SlidePredictor,
-    run: pathlib.Path | Sequence[pathlib.Path],
-    out: pathlib.Path,
+    run: AnyPath | Sequence[AnyPath],
+    out: AnyPath,
     rows: Sequence[Row],
     options: Options,
 ) -> list[dict]:
@@ -130,7 +130,7 @@ def check_names(rows: Sequence[Row]) -> None:
 
 
 def open_run(
-    run: pathlib.Path | Sequence[pathlib.Path],
+    run: AnyPath | Sequence[AnyPath],
     saliency: bool = False,
     refuse_unfamiliar_stains: bool = False,
     all_devices: bool = False,
@@ -140,7 +140,7 @@ def open_run(
     Raises:
         FileNotFoundError, ValueError: why it predicts no slides, or has no saliency.
     """
-    for folder in [run] if isinstance(run, pathlib.Path) else run:
+    for folder in [run] if isinstance(run, os.PathLike) else run:
         if (folder / ENCODER).is_file() and not (folder / CARD).is_file():
             raise RunError(
                 f"{folder} was trained on tiles and judges no slides, nor has it "
@@ -176,11 +176,11 @@ def prediction_key(predictor: SlidePredictor, row: Row, max_unreadable: float) -
 def empty_line(
     predictor: SlidePredictor,
     row: Row,
-    run: pathlib.Path | Sequence[pathlib.Path],
+    run: AnyPath | Sequence[AnyPath],
     key: str,
 ) -> dict:
     """The line of predictions.csv of a slide without a prediction."""
-    runs = [run] if isinstance(run, pathlib.Path) else run
+    runs = [run] if isinstance(run, os.PathLike) else run
     ends = ("", "_low", "_high") if len(runs) > 1 else ("",)
     classes = {f"p_{name}{end}": "" for end in ends for name in predictor.classes}
     return {
@@ -196,7 +196,7 @@ def empty_line(
     }
 
 
-def read_predictions(table: pathlib.Path, columns: Sequence[str]) -> dict[str, dict]:
+def read_predictions(table: AnyPath, columns: Sequence[str]) -> dict[str, dict]:
     """The lines with a prediction that a table of these columns has, by key."""
     try:
         lines = read_csv(table)
@@ -213,7 +213,7 @@ def draw(
     predictor: SlidePredictor,
     row: Row,
     result: SlidePrediction | SlideError,
-    out: pathlib.Path,
+    out: AnyPath,
     saliency: bool,
 ) -> dict:
     """Draws the heatmap of a slide; what its line of predictions.csv has of it."""
@@ -258,6 +258,6 @@ def zoom_lines(prediction: SlidePrediction) -> list[dict]:
     ]
 
 
-def saliency_path(row: Row, out: pathlib.Path) -> pathlib.Path:
+def saliency_path(row: Row, out: AnyPath) -> AnyPath:
     """Where the gradient at a slide's pixels is drawn."""
     return out / f"{row.slide_id}_saliency.png"

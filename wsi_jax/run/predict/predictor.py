@@ -3,7 +3,6 @@
 import copy
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from wsi_jax.data.cohort import Row
 from wsi_jax.data.tile_batches import Reading
 from wsi_jax.evals.cost_meter import Meter
 from wsi_jax.evals.metrics import predict as decide
+from wsi_jax.files import AnyPath, any_path
 from wsi_jax.ops.class_prior import probabilities
 from wsi_jax.provenance import config_hash
 from wsi_jax.run import model_card
@@ -58,7 +58,7 @@ def load(
         ValueError: its files are damaged, do not belong together or are of an earlier
             version, or its encoder's weights are not those it was trained with.
     """
-    folder = pathlib.Path(run)
+    folder = any_path(run)
     if not (folder / CARD).is_file():
         folds = sorted(p.parent.name for p in folder.glob(f"fold_*/{CARD}"))
         hint = f"; open one of its folds: {', '.join(folds)}" if folds else ""
@@ -82,7 +82,7 @@ class Predictor(SlidePredictor):
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: AnyPath,
         card: Card,
         refuse_unfamiliar_stains: bool = False,
         all_devices: bool = False,
@@ -268,7 +268,7 @@ class Predictor(SlidePredictor):
 
 
 def _read_params(
-    folder: pathlib.Path, card: Card, bag: Bag, earlier: Sequence[Stage], stage: Stage
+    folder: AnyPath, card: Card, bag: Bag, earlier: Sequence[Stage], stage: Stage
 ) -> Any:
     """The parameters that the last stage of a run has kept; `bag` is for shapes."""
     shapes = lambda stage: (

@@ -1,6 +1,5 @@
 """The charts of a report: ROC, calibration, confusion, zooming, training."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from wsi_jax.evals.bootstrap import REPLICATES, roc_band
 from wsi_jax.evals.intervals import delong
 from wsi_jax.evals.metrics import calibration, confidence, ranked_classes, roc_points
 from wsi_jax.evals.zoom_curve import zoom_curve
+from wsi_jax.files import AnyPath
 from wsi_jax.report import curves
 from wsi_jax.report.figure import save_png, svg
 from wsi_jax.report.page import Chart
@@ -19,7 +19,7 @@ from wsi_jax.types import Stage
 
 
 def draw_charts(
-    folder: pathlib.Path,
+    folder: AnyPath,
     config,
     cohort: Cohort,
     stages: Sequence[Stage],
@@ -37,7 +37,9 @@ def draw_charts(
         *draw_zooming(config, cohort.classes, predictions, labels, patients),
     ]
     for stage in stages:
-        *_, log = sorted(folder.glob(f"**/{stage.name}/metrics.jsonl"))  # last fold's
+        file = f"{stage.name}/metrics.jsonl"
+        logs = [*folder.glob(file), *sorted(folder.glob(f"fold_*/{file}"))]
+        *_, log = logs  # of folds, the last
         if lines := read_metrics(log):
             charts.append(draw_training(lines, stage.name if len(stages) > 1 else ""))
             charts += draw_magnifications(lines)

@@ -1,11 +1,11 @@
 """Pictures of what the prediction of one slide was drawn from."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from wsi_jax.data.cohort import Cohort, Row
+from wsi_jax.files import AnyPath
 from wsi_jax.report.crop_figure import crop_figure, distinct, top_crops
 from wsi_jax.report.heatmap import all_alike, heatmap
 from wsi_jax.report.overview_panels import Overview
@@ -36,8 +36,8 @@ def by_interest(
 
 
 def draw_pictures(
-    folder: pathlib.Path, config, cohort: Cohort, source, one: Predicted
-) -> tuple[pathlib.Path, ...]:
+    folder: AnyPath, config, cohort: Cohort, source, one: Predicted
+) -> tuple[AnyPath, ...]:
     """Writes a slide's attention on its overview, and the tiles that had most of it.
 
     The first alone where every tile has the same attention.

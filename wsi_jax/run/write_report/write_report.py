@@ -1,7 +1,6 @@
 """The report of a run: heatmaps, the page, and the headline as a short text."""
 
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ from wsi_jax.config_fields import flatten
 from wsi_jax.data.cohort import Cohort
 from wsi_jax.data.lint import patients_note
 from wsi_jax.data.public_cohorts import pretraining_note
-from wsi_jax.files import write_text
+from wsi_jax.files import AnyPath, write_text
 from wsi_jax.report import tables
 from wsi_jax.report.page import Report, SlideResult, headline, write_page
 from wsi_jax.run.cohort_predictions import Predicted
@@ -34,7 +33,7 @@ WITHIN = (
 
 
 def write(
-    folder: pathlib.Path,
+    folder: AnyPath,
     config: Experiment,
     cohort: Cohort,
     source: Input,
@@ -107,8 +106,8 @@ def _reasons(slides: Sequence[dict]) -> dict[str, str]:
 
 
 def draw_heatmaps(
-    folder: pathlib.Path, config, cohort: Cohort, source, predictions, progress
-) -> dict[str, tuple[pathlib.Path, ...]]:
+    folder: AnyPath, config, cohort: Cohort, source, predictions, progress
+) -> dict[str, tuple[AnyPath, ...]]:
     """Pictures of the slides most worth a look, by slide; none of an unreadable one."""
     readable = [one for one in predictions if one.row.path]
     chosen = by_interest(readable, cohort.classes)[: config.heatmaps]
