@@ -184,6 +184,8 @@ class CropReader:
         if (kept := self._strips.get(key)) is not None:
             return kept
         strip = _Strip(*slide.read(yx, size, mpp), set())
+        if strip.error:  # it may be read another time
+            return strip
         with self._strip_lock:
             if self._strip_room >= strip.pixels.nbytes and key not in self._strips:
                 self._strip_room -= strip.pixels.nbytes

@@ -35,8 +35,8 @@ class StageCheckpoints:
         self._folder, self._account = folder, account
         self._data, self._classes = dict(fingerprints), list(classes)
         self._after = digest(earlier) if earlier else ""
-        self._states = Checkpoints(folder / "state")
-        self._kept = Checkpoints(folder / WEIGHTS)
+        self._states = Checkpoints(folder / "state", together=True)
+        self._kept = Checkpoints(folder / WEIGHTS, together=True)
 
     def finished(self, plan: Train) -> Any | None:
         """The parameters of a stage that had come to its end; None for another.

@@ -5,6 +5,7 @@ each read runs on a thread that may be left behind, and whoever waits for it wai
 while only. The slide is then refused by name, and the others go on.
 """
 
+import collections
 import errno
 import functools
 import os
@@ -39,7 +40,8 @@ _TRANSIENT = {
 _settings = {"hang_s": 60.0}
 _failed: set[str] = set()  # files whose last read failed to the end: not waited for
 _named: dict[str, object] = {}  # files that hung, and a mark of the first read
-_hung: set[str] = set()  # files that a thread left behind still reads
+_hung = collections.Counter()  # threads left behind that still read a file
+_lock = threading.Lock()
 _idle: list["_Thread"] = []
 
 
@@ -57,15 +59,16 @@ class _Thread(threading.Thread):
         self.start()
 
     def run(self):
-        while not self.left:
-            path, read = self.jobs.get()
+        while not self.left and (job := self.jobs.get()):
+            path, read = job
             try:
                 result = _repeated(path, read), None
             except BaseException as error:  # raised where it is waited for
                 result = None, error
             self.results.put(result)
-            del read, result  # and what they hold
-        _hung.discard(path)
+            del job, read, result  # and what they hold
+        with _lock:
+            _hung[path] -= 1
 
 
 def set_hang_s(seconds: float) -> None:
@@ -83,7 +86,7 @@ def read_file(path: str | os.PathLike, read: Callable[[], Any]) -> Any:
     """
     path, hang_s = os.fspath(path), _settings["hang_s"]
     hung = f"a read has not come back for {GIVE_UP * hang_s:g} s"
-    if path in _hung:
+    if _hung[path]:
         raise HungError(errno.ETIMEDOUT, hung, path)
     try:
         thread = _idle.pop()
@@ -93,8 +96,10 @@ def read_file(path: str | os.PathLike, read: Callable[[], Any]) -> Any:
     try:
         result, error = _result(thread, path, hang_s)
     except queue.Empty:
-        _hung.add(path)
+        with _lock:
+            _hung[path] += 1
         thread.left = True
+        thread.jobs.put(None)  # it may have come back by now, and wait for another
         raise HungError(errno.ETIMEDOUT, hung, path) from None
     _idle.append(thread)
     if error is not None:
@@ -114,7 +119,8 @@ def reads_file(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_hung() -> bool:
     """Whether a read was given up that may still write to its memory."""
-    return bool(_hung)
+    with _lock:
+        return any(_hung.values())
 
 
 def is_transient(error: BaseException) -> bool:

@@ -23,9 +23,17 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """A folder of checkpoints by step; the newest are kept, incomplete ones removed."""
+    """A folder of checkpoints by step; the newest are kept, incomplete ones removed.
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 1):
+    Args:
+        keep: how many are kept.
+        together: whether all processes of a run use it in step.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, keep: int = 1, together: bool = False
+    ):
+        self._together = together
         newest = ocp.checkpoint_managers.LatestN(keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=newest,
@@ -105,7 +113,7 @@ class Checkpoints:
     def _latest(self) -> int | None:
         """The newest step, as process 0 sees it: another may see a folder late."""
         own = self._manager.latest_step()
-        step, *_ = exchange_json(own)
+        step, *_ = exchange_json(own) if self._together else [own]
         if step != own:
             self._manager.reload()
         return step

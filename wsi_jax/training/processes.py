@@ -206,6 +206,7 @@ def gather(tree: Any) -> Any:
     """
     if not several():
         return jax.device_get(tree)
+    meet("gather")
     whole = lambda a: (
         np.asarray(a)
         if not isinstance(a, jax.Array) or a.is_fully_replicated
@@ -218,6 +219,7 @@ def agree(any_of: bool) -> bool:
     """Whether it is so in any process; the same in all."""
     if not several():
         return any_of
+    meet("agree")
     return bool(multihost_utils.process_allgather(np.array(any_of)).any())
 
 

@@ -25,9 +25,11 @@ from wsi_jax.training.compile import (
 )
 from wsi_jax.training.mesh import (
     rows_here,
+    share,
     split_over,
     whole_on,
 )
+from wsi_jax.training.processes import meet
 from wsi_jax.training.select_and_read import (
     Learner,
     Selection,
@@ -128,7 +130,7 @@ class Driver:
                 ahead = self._select_to_learn(state, after, 1)
                 coming = self.read(after, ahead)
             kept = ahead if net.in_state else None
-            crops = split(reading.result(), self.mesh)
+            crops = self._read_by_all(reading)
             state, metrics = self.learn(state, batch.devices, selection, crops, kept)
             if after is not None and not net.lookahead:
                 # The crops are read while the device still learns from these.
@@ -170,6 +172,13 @@ class Driver:
         """A future of some tiles of this process's slides."""
         return self._reader(batch.slide, *self.places(batch, index), mask)
 
+    def _read_by_all(self, reading):
+        """Crops over the devices, once all processes have read theirs."""
+        crops = reading.result()
+        if share(self.mesh)["processes"] > 1:
+            meet("crops")  # what devices do together waits for seconds only
+        return split(crops, self.mesh)
+
     def _read_first(self, params, batch, select_key, adapt_key):
         n = self.net.most_cells(batch.host.mask, train=False)
         params, *keys = replicate((params, select_key, adapt_key), self.mesh)
@@ -195,5 +204,5 @@ class Driver:
         return self.select(selection, self.scores[train](view, batch, selection))
 
     def _predicted(self, params, batch, selection, reading):
-        crops = split(reading.result(), self.mesh)
+        crops = self._read_by_all(reading)
         return self.predict_on_crops(params, batch.devices, selection, crops)

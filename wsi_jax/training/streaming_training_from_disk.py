@@ -24,7 +24,12 @@ from wsi_jax.training.device_threads import (
     own_devices,
 )
 from wsi_jax.training.mapped_slide import SHORTEST
-from wsi_jax.training.mesh import on_each_device, spread_over_devices, whole_on
+from wsi_jax.training.mesh import (
+    on_each_device,
+    share,
+    spread_over_devices,
+    whole_on,
+)
 from wsi_jax.training.packing import spread_by_size
 from wsi_jax.training.processes import exchange_arrays, meet
 from wsi_jax.training.streamed_net import StreamedNet, as_batch
@@ -172,9 +177,10 @@ class StreamedTraining:
                 ]
 
             here = itertools.chain(*on_devices(predict_slides, list(shares)))
-            meet("predictions")
-            every = itertools.chain(*exchange_arrays(list(here)))
-            return as_batch(sorted(every, key=lambda one: int(one["slide"])))
+            if share(mesh)["processes"] > 1:
+                meet("predictions")
+                here = itertools.chain(*exchange_arrays(list(here)))
+            return as_batch(sorted(here, key=lambda one: int(one["slide"])))
 
         return predict
 

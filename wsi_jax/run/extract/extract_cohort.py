@@ -68,16 +68,16 @@ def extract_here(
         own_part(records), extractor, features, batch=config.encode_batch,
         reading=config.reading, meter=meter, progress=progress,
     )  # fmt: skip
-    share_outcomes(records)
-    names = (record.slide_id for record in own_part(records))
-    share_work(meter, (f"{extractor.folder}/{name}" for name in names))
-    for record in usable:
+    for record in own_part(records):
         if tiling.children > 1 and not record.refusal:
             low, high = map(read_coords, record.features)
             if not len(pair(low, high, tiling.children)[0]):
                 record.refuse(
                     f"{record.slide_id}: no tile of which all children could be read"
                 )
+    share_outcomes(records)
+    names = (record.slide_id for record in own_part(records))
+    share_work(meter, (f"{extractor.folder}/{name}" for name in names))
     if any(record.refusal for record in usable):
         first_does(lambda: draw_tissue(records, sheet))
 

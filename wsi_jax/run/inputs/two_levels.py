@@ -22,7 +22,7 @@ from wsi_jax.slides.slide import SlideError
 from wsi_jax.training.checkpoint import digest
 from wsi_jax.training.flops import executed
 from wsi_jax.training.mesh import own_rows, rows_here, share
-from wsi_jax.training.processes import agree, meet
+from wsi_jax.training.processes import add_up, agree, meet
 from wsi_jax.types import TwoLevelFeatures
 
 
@@ -151,9 +151,8 @@ class TwoLevelInput(FeatureInput):
                 x = distil(params, self.put(batch), jax.random.key(0))
                 x = rows_here(x, self.mesh)
                 after = executed()
-                meter.record(
-                    own, **{name: after[name] - before[name] for name in after}
-                )
+                spent = {name: after[name] - before[name] for name in after}
+                meter.record(own, **add_up(spent))
                 named = list(zip(lengths, order, strict=False))
                 rows = len(batch.weight) * share(self.mesh)["processes"]
                 rows = own_rows(self.mesh, rows)
