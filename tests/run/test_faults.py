@@ -106,7 +106,7 @@ def test_every_slide_is_done_or_refused_with_its_reason(disk, tmp_path, capfd):
     def break_disk():
         disk.fault("passes.tif", "EIO 3")
         disk.fault("failing.tif", "EIO")
-        disk.fault("slow.tif", "slow 0.05")
+        disk.fault("slow.tif", "slow 0.01")
         disk.fault("hanging.tif", "hang")
         damage(disk.folder / "scratched.tif", 0)
         for tile in range(4):
